@@ -1,0 +1,1 @@
+//! Wires the parts together: the only module that knows everybody.

@@ -1,0 +1,1 @@
+//! Scaffold: filled in by its own commit.
