@@ -1,1 +1,44 @@
-//! Scaffold.
+//! The wire contract between control plane, proxies and operators: the generated messages, clients and servers, and
+//! [`model`], the parsed, always-valid form that both sides work with.
+//!
+//! Nothing outside this crate should decide by reading a generated message: a proto3 default means "absent or from the
+//! future", and only [`model`] tells the two apart from a real value.
+
+pub mod model;
+mod redact;
+
+/// Enrolment and renewal of certificates.
+pub mod identity {
+    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.identity.v1");
+    }
+}
+
+/// What a proxy is told.
+pub mod discovery {
+    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.discovery.v1");
+    }
+}
+
+/// What operators and pipelines do.
+pub mod admin {
+    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.admin.v1");
+    }
+}
+
+/// The version of the discovery protocol, as `Hello` and `Welcome` state it.
+pub const PROTOCOL: u32 = 1;
+
+/// Every feature that this build understands when it is named in `requires`. A name is added here together with the
+/// code that honours it, and never taken out.
+pub const FEATURES: &[&str] = &["rules/v1", "transport/v1"];
+
+/// The first of `requires` that this build does not understand.
+pub fn missing_feature(requires: &[String]) -> Option<&str> {
+    requires.iter().map(String::as_str).find(|name| !FEATURES.contains(name))
+}

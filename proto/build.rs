@@ -1,0 +1,27 @@
+//! Compiles the .proto files with protox, so that nobody needs protoc.
+
+use std::error::Error;
+
+const FILES: [&str; 3] = [
+    "isthmus/identity/v1/identity.proto",
+    "isthmus/discovery/v1/discovery.proto",
+    "isthmus/admin/v1/admin.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    tonic_prost_build::configure()
+        // No tonic transport: both ends bring their own TLS connector and acceptor.
+        .build_transport(false)
+        // Ordered maps encode the same bytes every time, so that an unchanged view pushes nothing.
+        .btree_map(".")
+        // These carry secrets; `redact.rs` writes their Debug by hand.
+        .skip_debug([
+            ".isthmus.identity.v1.EnrollRequest",
+            ".isthmus.admin.v1.CreateJoinTokenResponse",
+        ])
+        .emit_rerun_if_changed(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

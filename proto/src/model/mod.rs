@@ -1,0 +1,1 @@
+//! The parsed, always-valid form of what travels on the discovery stream.

@@ -1,0 +1,39 @@
+//! Debug for the messages that carry secrets: the generated one would print them.
+
+use std::fmt;
+
+use crate::admin::v1::CreateJoinTokenResponse;
+use crate::identity::v1::{EnrollRequest, enroll_request::Proof};
+
+impl fmt::Debug for EnrollRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proof = match &self.proof {
+            Some(Proof::JoinToken(_)) => "JoinToken([redacted])",
+            None => "none",
+        };
+        f.debug_struct("EnrollRequest")
+            .field("proof", &proof)
+            .field("csr_der", &format_args!("{} bytes", self.csr_der.len()))
+            .field("client_time_unix_ms", &self.client_time_unix_ms)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Proof::JoinToken(_) => f.write_str("JoinToken([redacted])"),
+        }
+    }
+}
+
+impl fmt::Debug for CreateJoinTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateJoinTokenResponse")
+            .field("token", &"[redacted]")
+            .field("id", &self.id)
+            .field("spiffe_id", &self.spiffe_id)
+            .field("expires_unix_ms", &self.expires_unix_ms)
+            .finish()
+    }
+}
