@@ -9,7 +9,7 @@ mod redact;
 
 /// Enrolment and renewal of certificates.
 pub mod identity {
-    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
     pub mod v1 {
         tonic::include_proto!("isthmus.identity.v1");
     }
@@ -17,7 +17,7 @@ pub mod identity {
 
 /// What a proxy is told.
 pub mod discovery {
-    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
     pub mod v1 {
         tonic::include_proto!("isthmus.discovery.v1");
     }
@@ -25,7 +25,7 @@ pub mod discovery {
 
 /// What operators and pipelines do.
 pub mod admin {
-    #[allow(unreachable_pub, clippy::all, missing_docs)]
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
     pub mod v1 {
         tonic::include_proto!("isthmus.admin.v1");
     }
@@ -40,5 +40,8 @@ pub const FEATURES: &[&str] = &["rules/v1", "transport/v1"];
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {
-    requires.iter().map(String::as_str).find(|name| !FEATURES.contains(name))
+    requires
+        .iter()
+        .map(String::as_str)
+        .find(|name| !FEATURES.contains(name))
 }

@@ -1,1 +1,32 @@
 //! The parsed, always-valid form of what travels on the discovery stream.
+//!
+//! Each type is made with `TryFrom` from its message; the error names the field and the reason. What cannot be read is
+//! refused at the smallest piece that decides: a rule, a port policy, an endpoint, a service port, a resource. Such a
+//! piece is kept as the `Err` of [`Understood`], never dropped and never read as a default, because a rule without the
+//! condition that we could not read would let more through than its author meant. A name in `requires` that is not in
+//! [`FEATURES`](crate::FEATURES) and an enum value from the future are the same case.
+
+mod delta;
+mod error;
+mod inbound;
+mod mesh;
+mod name;
+mod rule;
+mod service;
+
+pub use delta::{Body, Delta, Resource, ResourceKey};
+pub use error::{ModelError, Understood};
+pub use inbound::{Action, Inbound, InboundPort, PortPolicy};
+pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry};
+pub use name::{ServiceName, SiteName, WorkloadName};
+pub use rule::{Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Rule, RuleMode};
+pub use service::{
+    Address, AppProtocol, Endpoint, MeshPeer, Service, ServicePort, Target, TlsVersion, Transport, Workload,
+};
+
+/// No list on the wire may be longer: 100,000 endpoints are the design size of a whole mesh.
+pub const MAX_LIST: usize = 100_000;
+/// Rules of one port policy, values of one condition.
+pub const MAX_RULES: usize = 10_000;
+/// A name, host, path or header value, bytes.
+pub const MAX_TEXT: usize = 4_096;

@@ -1,0 +1,204 @@
+//! What others may do with the proxy's own workload.
+
+use std::net::IpAddr;
+
+use super::WorkloadName;
+use super::error::{NOT_UNDERSTOOD, bounded, each, parse, port, requires, unknown_value};
+use super::{AppProtocol, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, Transport, Understood};
+use crate::discovery::v1 as wire;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inbound {
+    pub workload: WorkloadName,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<InboundPort>,
+    /// For ports that no service declares.
+    pub default_policy: Understood<PortPolicy>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundPort {
+    /// The app's port.
+    pub port: u16,
+    pub protocol: AppProtocol,
+    pub services: Vec<ServiceName>,
+    /// Not understood: everything to this port is refused.
+    pub policy: Understood<PortPolicy>,
+}
+
+/// Precedence: a deny wins; then an allow; then the default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PortPolicy {
+    pub transport: Transport,
+    pub min_tls_version: TlsVersion,
+    pub deny: Vec<Rule>,
+    pub allow: Vec<Rule>,
+    pub default_action: Action,
+    /// The policy that sets the default; `None`: the mesh's own.
+    pub default_from: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+}
+
+impl Inbound {
+    /// Every piece that could not be read.
+    pub fn problems(&self) -> impl Iterator<Item = ModelError> {
+        let default = [("default_policy".to_owned(), &self.default_policy)];
+        let ports = self.ports.iter().map(|p| (format!("port {}", p.port), &p.policy));
+        default.into_iter().chain(ports).flat_map(|(at, policy)| {
+            let found: Vec<_> = match policy {
+                Ok(policy) => policy.problems().map(|e| e.within(&at)).collect(),
+                Err(e) => vec![e.clone().within(&at)],
+            };
+            found
+        })
+    }
+}
+
+impl PortPolicy {
+    fn problems(&self) -> impl Iterator<Item = ModelError> {
+        let of = |list: &'static str, rules: &'_ [Rule]| -> Vec<ModelError> {
+            let problem = |r: &Rule| {
+                r.conditions
+                    .as_ref()
+                    .err()
+                    .map(|e| e.clone().within(format!("{list} {r}")))
+            };
+            rules.iter().filter_map(problem).collect()
+        };
+        of("deny", &self.deny).into_iter().chain(of("allow", &self.allow))
+    }
+}
+
+impl TryFrom<wire::Inbound> for Inbound {
+    type Error = ModelError;
+
+    fn try_from(i: wire::Inbound) -> Result<Self, ModelError> {
+        bounded("ports", &i.ports, MAX_LIST)?;
+        let mut ports: Vec<InboundPort> = Vec::with_capacity(i.ports.len());
+        for (n, message) in i.ports.into_iter().enumerate() {
+            let read = InboundPort::try_from(message).map_err(|e| e.within(format!("ports[{n}]")))?;
+            if ports.iter().any(|known| known.port == read.port) {
+                return Err(ModelError::new(
+                    format!("ports[{n}].port"),
+                    format!("{} is declared twice", read.port),
+                ));
+            }
+            ports.push(read);
+        }
+        Ok(Self {
+            workload: i.workload.parse().map_err(|e| ModelError::new("workload", e))?,
+            addresses: each("addresses", &i.addresses, parse)?,
+            ports,
+            default_policy: policy("default_policy", i.default_policy),
+        })
+    }
+}
+
+fn policy(field: &str, message: Option<wire::PortPolicy>) -> Understood<PortPolicy> {
+    let message = message.ok_or_else(|| ModelError::new(field, "missing"))?;
+    PortPolicy::try_from(message).map_err(|e| e.within(field))
+}
+
+fn write_policy(policy: Understood<PortPolicy>) -> wire::PortPolicy {
+    policy.map_or_else(
+        |_| wire::PortPolicy {
+            requires: vec![NOT_UNDERSTOOD.to_owned()],
+            ..Default::default()
+        },
+        Into::into,
+    )
+}
+
+impl From<Inbound> for wire::Inbound {
+    fn from(i: Inbound) -> Self {
+        Self {
+            workload: i.workload.into(),
+            addresses: i.addresses.iter().map(ToString::to_string).collect(),
+            ports: i.ports.into_iter().map(Into::into).collect(),
+            default_policy: Some(write_policy(i.default_policy)),
+        }
+    }
+}
+
+impl TryFrom<wire::InboundPort> for InboundPort {
+    type Error = ModelError;
+
+    fn try_from(p: wire::InboundPort) -> Result<Self, ModelError> {
+        // A protocol from the future spoils its port, not its workload.
+        let protocol = AppProtocol::read(p.protocol);
+        let understood = policy("policy", p.policy);
+        Ok(Self {
+            port: port("port", p.port)?,
+            services: each("services", &p.services, parse)?,
+            protocol: *protocol.as_ref().unwrap_or(&AppProtocol::Tcp),
+            policy: protocol.and(understood),
+        })
+    }
+}
+
+impl From<InboundPort> for wire::InboundPort {
+    fn from(p: InboundPort) -> Self {
+        Self {
+            port: p.port.into(),
+            protocol: wire::AppProtocol::from(p.protocol).into(),
+            services: p.services.into_iter().map(Into::into).collect(),
+            policy: Some(write_policy(p.policy)),
+        }
+    }
+}
+
+impl TryFrom<wire::PortPolicy> for PortPolicy {
+    type Error = ModelError;
+
+    fn try_from(p: wire::PortPolicy) -> Result<Self, ModelError> {
+        requires(&p.requires)?;
+        bounded("deny", &p.deny, MAX_RULES)?;
+        bounded("allow", &p.allow, MAX_RULES)?;
+        Ok(Self {
+            transport: Transport::read(p.transport)?,
+            min_tls_version: TlsVersion::read(p.min_tls_version)?,
+            deny: p.deny.into_iter().map(Rule::from).collect(),
+            allow: p.allow.into_iter().map(Rule::from).collect(),
+            default_action: Action::read(p.default_action)?,
+            default_from: (!p.default_from.is_empty()).then_some(p.default_from),
+        })
+    }
+}
+
+impl From<PortPolicy> for wire::PortPolicy {
+    fn from(p: PortPolicy) -> Self {
+        Self {
+            transport: wire::Transport::from(p.transport).into(),
+            min_tls_version: wire::TlsVersion::from(p.min_tls_version).into(),
+            deny: p.deny.into_iter().map(Into::into).collect(),
+            allow: p.allow.into_iter().map(Into::into).collect(),
+            default_action: wire::Action::from(p.default_action).into(),
+            default_from: p.default_from.unwrap_or_default(),
+            requires: Vec::new(),
+        }
+    }
+}
+
+impl Action {
+    fn read(value: i32) -> Result<Self, ModelError> {
+        match wire::Action::try_from(value) {
+            Ok(wire::Action::Allow) => Ok(Self::Allow),
+            Ok(wire::Action::Deny) => Ok(Self::Deny),
+            Ok(wire::Action::Unspecified) | Err(_) => Err(unknown_value("default_action", value)),
+        }
+    }
+}
+
+impl From<Action> for wire::Action {
+    fn from(a: Action) -> Self {
+        match a {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The world as a proxy has to know it.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use isthmus_certs::TrustDomain;
+
+use super::error::{each, each_message, parse, unknown_value};
+use super::{ModelError, SiteName, Understood};
+use crate::discovery::v1 as wire;
+
+/// What every snapshot holds, whatever its workload uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mesh {
+    pub trust_domain: TrustDomain,
+    pub enforcement: Enforcement,
+    /// The site of the proxy that is told.
+    pub site: SiteName,
+    pub sites: Vec<Site>,
+    pub vip_ranges: Vec<IpNet>,
+    pub dns_suffixes: Vec<String>,
+    pub links: Vec<Link>,
+    /// Roots of the trust domain, DER. May be empty: then the roots known so far stay.
+    pub roots_der: Vec<Vec<u8>>,
+    /// Not understood: nothing is exported, and nothing is refused for it.
+    pub telemetry: Understood<Telemetry>,
+    /// What a newly issued leaf lives for, where the control plane says so.
+    pub leaf_lifetime: Option<Duration>,
+}
+
+/// Whether refusals are carried out or only counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    Observe,
+    Enforce,
+}
+
+/// A place with its own network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    pub name: SiteName,
+    pub ranges: Vec<IpNet>,
+}
+
+/// What joins two sites. Has no direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub site_a: SiteName,
+    pub site_b: SiteName,
+}
+
+/// Where spans go, and how many.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    /// Absent: no export.
+    pub otlp: Option<OtlpEndpoint>,
+    /// 0 to 1.
+    pub sampling_ratio: f64,
+}
+
+/// An OTLP/gRPC receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OtlpEndpoint {
+    /// `http://host:port`
+    Http(String),
+    /// An absolute path; `unix:/path` on the wire.
+    Unix(String),
+}
+
+impl TryFrom<wire::Mesh> for Mesh {
+    type Error = ModelError;
+
+    fn try_from(m: wire::Mesh) -> Result<Self, ModelError> {
+        let telemetry = match m.telemetry {
+            Some(telemetry) => Telemetry::try_from(telemetry).map_err(|e| e.within("telemetry")),
+            None => Ok(Telemetry::default()),
+        };
+        Ok(Self {
+            trust_domain: TrustDomain::parse(&m.trust_domain).map_err(|e| ModelError::new("trust_domain", e))?,
+            enforcement: Enforcement::read(m.enforcement)?,
+            site: m.site.parse().map_err(|e| ModelError::new("site", e))?,
+            sites: each_message("sites", m.sites)?,
+            vip_ranges: each("vip_ranges", &m.vip_ranges, parse)?,
+            dns_suffixes: m.dns_suffixes,
+            links: each_message("links", m.links)?,
+            roots_der: m.roots_der,
+            telemetry,
+            leaf_lifetime: match m.leaf_lifetime_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
+        })
+    }
+}
+
+impl From<Mesh> for wire::Mesh {
+    fn from(m: Mesh) -> Self {
+        Self {
+            trust_domain: m.trust_domain.as_str().to_owned(),
+            enforcement: wire::Enforcement::from(m.enforcement).into(),
+            site: m.site.into(),
+            sites: m.sites.into_iter().map(Into::into).collect(),
+            vip_ranges: m.vip_ranges.iter().map(ToString::to_string).collect(),
+            dns_suffixes: m.dns_suffixes,
+            links: m.links.into_iter().map(Into::into).collect(),
+            roots_der: m.roots_der,
+            telemetry: m.telemetry.ok().map(Into::into),
+            leaf_lifetime_seconds: m
+                .leaf_lifetime
+                .map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl Enforcement {
+    fn read(value: i32) -> Result<Self, ModelError> {
+        match wire::Enforcement::try_from(value) {
+            Ok(wire::Enforcement::Observe) => Ok(Self::Observe),
+            Ok(wire::Enforcement::Enforce) => Ok(Self::Enforce),
+            Ok(wire::Enforcement::Unspecified) | Err(_) => Err(unknown_value("enforcement", value)),
+        }
+    }
+}
+
+impl From<Enforcement> for wire::Enforcement {
+    fn from(e: Enforcement) -> Self {
+        match e {
+            Enforcement::Observe => Self::Observe,
+            Enforcement::Enforce => Self::Enforce,
+        }
+    }
+}
+
+impl TryFrom<wire::Site> for Site {
+    type Error = ModelError;
+
+    fn try_from(s: wire::Site) -> Result<Self, ModelError> {
+        Ok(Self {
+            name: s.name.parse().map_err(|e| ModelError::new("name", e))?,
+            ranges: each("ranges", &s.ranges, parse)?,
+        })
+    }
+}
+
+impl From<Site> for wire::Site {
+    fn from(s: Site) -> Self {
+        Self {
+            name: s.name.into(),
+            ranges: s.ranges.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::Link> for Link {
+    type Error = ModelError;
+
+    fn try_from(l: wire::Link) -> Result<Self, ModelError> {
+        Ok(Self {
+            name: l.name,
+            site_a: l.site_a.parse().map_err(|e| ModelError::new("site_a", e))?,
+            site_b: l.site_b.parse().map_err(|e| ModelError::new("site_b", e))?,
+        })
+    }
+}
+
+impl From<Link> for wire::Link {
+    fn from(l: Link) -> Self {
+        Self {
+            name: l.name,
+            site_a: l.site_a.into(),
+            site_b: l.site_b.into(),
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            otlp: None,
+            sampling_ratio: 0.0,
+        }
+    }
+}
+
+impl TryFrom<wire::Telemetry> for Telemetry {
+    type Error = ModelError;
+
+    fn try_from(t: wire::Telemetry) -> Result<Self, ModelError> {
+        if !(0.0..=1.0).contains(&t.sampling_ratio) {
+            return Err(ModelError::new(
+                "sampling_ratio",
+                format!("{} is not between 0 and 1", t.sampling_ratio),
+            ));
+        }
+        let otlp = match t.otlp_endpoint.as_str() {
+            "" => None,
+            text if text.starts_with("http://") && text.len() > "http://".len() => {
+                Some(OtlpEndpoint::Http(t.otlp_endpoint))
+            }
+            text => match text.strip_prefix("unix:") {
+                Some(path) if path.starts_with('/') => Some(OtlpEndpoint::Unix(path.to_owned())),
+                _ => {
+                    return Err(ModelError::new(
+                        "otlp_endpoint",
+                        "reads `http://host:port` or `unix:/path`",
+                    ));
+                }
+            },
+        };
+        Ok(Self {
+            otlp,
+            sampling_ratio: t.sampling_ratio,
+        })
+    }
+}
+
+impl From<Telemetry> for wire::Telemetry {
+    fn from(t: Telemetry) -> Self {
+        Self {
+            otlp_endpoint: match t.otlp {
+                None => String::new(),
+                Some(OtlpEndpoint::Http(uri)) => uri,
+                Some(OtlpEndpoint::Unix(path)) => format!("unix:{path}"),
+            },
+            sampling_ratio: t.sampling_ratio,
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Services, their endpoints, and what an address is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use isthmus_certs::SpiffeId;
+
+use super::error::{NOT_UNDERSTOOD, each, each_understood, parse, port, requires, unknown_value};
+use super::{ModelError, ServiceName, SiteName, Understood, WorkloadName};
+use crate::discovery::v1 as wire;
+
+/// A service that the proxy's app may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    pub name: ServiceName,
+    pub hostnames: Vec<String>,
+    pub vips: Vec<IpAddr>,
+    /// A port that is not understood refuses what is sent to it.
+    pub ports: Vec<(u16, Understood<ServicePort>)>,
+    /// An endpoint that is not understood gets no traffic.
+    pub endpoints: Vec<Understood<Endpoint>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    pub port: u16,
+    pub name: String,
+    pub protocol: AppProtocol,
+    /// What the callee accepts; `None`: the control plane does not say, and only the callee refuses.
+    pub transport: Option<Transport>,
+    pub min_tls_version: Option<TlsVersion>,
+}
+
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// Not declared: found out from the first bytes.
+    Detect,
+    /// HTTP/1 or HTTP/2 by preface.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The app's own TLS.
+    Tls,
+    /// Opaque; the client speaks first.
+    Tcp,
+    /// Opaque; the server may speak first.
+    ServerFirst,
+    Postgres,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// Anything, plaintext included.
+    Permissive,
+    /// Mesh mTLS, and the app's own TLS on ports declared TLS.
+    HttpsOnly,
+    /// Mesh mTLS.
+    MeshOnly,
+}
+
+/// In order: an older version is smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_0,
+    V1_1,
+    V1_2,
+    V1_3,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `None`: outside all declared sites.
+    pub site: Option<SiteName>,
+    pub ip: IpAddr,
+    /// Service port → the app's port here.
+    pub target_ports: BTreeMap<u16, u16>,
+    pub workload: Option<WorkloadName>,
+    /// `None`: no sidecar, reached in plain.
+    pub mesh: Option<MeshPeer>,
+}
+
+/// The sidecar in front of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshPeer {
+    pub port: u16,
+    /// Ids that it may present. Never empty.
+    pub identities: Vec<SpiffeId>,
+}
+
+/// What an address inside the mesh's ranges is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Address {
+    pub ip: IpAddr,
+    pub target: Target,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    Service(ServiceName),
+    Workload(Workload),
+}
+
+/// A workload that is addressed directly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    pub endpoint: Endpoint,
+    /// By the app's port.
+    pub ports: Vec<(u16, Understood<ServicePort>)>,
+}
+
+impl Service {
+    /// Every piece that could not be read.
+    pub fn problems(&self) -> impl Iterator<Item = &ModelError> {
+        let ports = self.ports.iter().filter_map(|(_, p)| p.as_ref().err());
+        ports.chain(self.endpoints.iter().filter_map(|e| e.as_ref().err()))
+    }
+}
+
+impl Workload {
+    pub fn problems(&self) -> impl Iterator<Item = &ModelError> {
+        self.ports.iter().filter_map(|(_, p)| p.as_ref().err())
+    }
+}
+
+impl TryFrom<wire::Service> for Service {
+    type Error = ModelError;
+
+    fn try_from(s: wire::Service) -> Result<Self, ModelError> {
+        Ok(Self {
+            name: ServiceName::new(&s.namespace, &s.name).map_err(|e| ModelError::new("name", e))?,
+            hostnames: s.hostnames,
+            vips: each("vips", &s.vips, parse)?,
+            ports: service_ports(s.ports)?,
+            endpoints: each_understood("endpoints", s.endpoints)?,
+        })
+    }
+}
+
+impl From<Service> for wire::Service {
+    fn from(s: Service) -> Self {
+        Self {
+            namespace: s.name.namespace().to_owned(),
+            name: s.name.name().to_owned(),
+            hostnames: s.hostnames,
+            vips: s.vips.iter().map(ToString::to_string).collect(),
+            ports: write_ports(s.ports),
+            endpoints: s.endpoints.into_iter().map(write_endpoint).collect(),
+        }
+    }
+}
+
+/// The number is read apart from the rest: a port that we do not understand is refused by its number.
+fn service_ports(ports: Vec<wire::ServicePort>) -> Result<Vec<(u16, Understood<ServicePort>)>, ModelError> {
+    let mut read: Vec<(u16, Understood<ServicePort>)> = Vec::with_capacity(ports.len());
+    for (i, message) in ports.into_iter().enumerate() {
+        let number = port("port", message.port).map_err(|e| e.within(format!("ports[{i}]")))?;
+        if read.iter().any(|(known, _)| *known == number) {
+            return Err(ModelError::new(
+                format!("ports[{i}].port"),
+                format!("{number} is declared twice"),
+            ));
+        }
+        read.push((
+            number,
+            ServicePort::try_from(message).map_err(|e| e.within(format!("ports[{i}]"))),
+        ));
+    }
+    Ok(read)
+}
+
+fn write_ports(ports: Vec<(u16, Understood<ServicePort>)>) -> Vec<wire::ServicePort> {
+    // A number from the future in `protocol` keeps an unreadable port unreadable.
+    let unreadable = |port: u16| wire::ServicePort {
+        port: port.into(),
+        protocol: i32::MAX,
+        ..Default::default()
+    };
+    ports
+        .into_iter()
+        .map(|(number, p)| p.map_or_else(|_| unreadable(number), Into::into))
+        .collect()
+}
+
+fn write_endpoint(endpoint: Understood<Endpoint>) -> wire::Endpoint {
+    endpoint.map_or_else(
+        |_| wire::Endpoint {
+            requires: vec![NOT_UNDERSTOOD.to_owned()],
+            ..Default::default()
+        },
+        Into::into,
+    )
+}
+
+impl TryFrom<wire::ServicePort> for ServicePort {
+    type Error = ModelError;
+
+    fn try_from(p: wire::ServicePort) -> Result<Self, ModelError> {
+        Ok(Self {
+            port: port("port", p.port)?,
+            name: p.name,
+            protocol: AppProtocol::read(p.protocol)?,
+            transport: optional(p.transport, Transport::read)?,
+            min_tls_version: optional(p.min_tls_version, TlsVersion::read)?,
+        })
+    }
+}
+
+fn optional<T>(value: i32, read: impl Fn(i32) -> Result<T, ModelError>) -> Result<Option<T>, ModelError> {
+    if value == 0 { Ok(None) } else { read(value).map(Some) }
+}
+
+impl From<ServicePort> for wire::ServicePort {
+    fn from(p: ServicePort) -> Self {
+        Self {
+            port: p.port.into(),
+            name: p.name,
+            protocol: wire::AppProtocol::from(p.protocol).into(),
+            transport: p.transport.map_or(0, |t| wire::Transport::from(t).into()),
+            min_tls_version: p.min_tls_version.map_or(0, |v| wire::TlsVersion::from(v).into()),
+        }
+    }
+}
+
+impl AppProtocol {
+    pub(super) fn read(value: i32) -> Result<Self, ModelError> {
+        match wire::AppProtocol::try_from(value) {
+            Ok(wire::AppProtocol::Unspecified) => Ok(Self::Detect),
+            Ok(wire::AppProtocol::Http) => Ok(Self::Http),
+            Ok(wire::AppProtocol::Http2) => Ok(Self::Http2),
+            Ok(wire::AppProtocol::Tls) => Ok(Self::Tls),
+            Ok(wire::AppProtocol::Tcp) => Ok(Self::Tcp),
+            Ok(wire::AppProtocol::ServerFirst) => Ok(Self::ServerFirst),
+            Ok(wire::AppProtocol::Postgres) => Ok(Self::Postgres),
+            Err(_) => Err(unknown_value("protocol", value)),
+        }
+    }
+}
+
+impl From<AppProtocol> for wire::AppProtocol {
+    fn from(p: AppProtocol) -> Self {
+        match p {
+            AppProtocol::Detect => Self::Unspecified,
+            AppProtocol::Http => Self::Http,
+            AppProtocol::Http2 => Self::Http2,
+            AppProtocol::Tls => Self::Tls,
+            AppProtocol::Tcp => Self::Tcp,
+            AppProtocol::ServerFirst => Self::ServerFirst,
+            AppProtocol::Postgres => Self::Postgres,
+        }
+    }
+}
+
+impl Transport {
+    pub(super) fn read(value: i32) -> Result<Self, ModelError> {
+        match wire::Transport::try_from(value) {
+            Ok(wire::Transport::MeshOnly) => Ok(Self::MeshOnly),
+            Ok(wire::Transport::HttpsOnly) => Ok(Self::HttpsOnly),
+            Ok(wire::Transport::Permissive) => Ok(Self::Permissive),
+            Ok(wire::Transport::Unspecified) | Err(_) => Err(unknown_value("transport", value)),
+        }
+    }
+}
+
+impl From<Transport> for wire::Transport {
+    fn from(t: Transport) -> Self {
+        match t {
+            Transport::MeshOnly => Self::MeshOnly,
+            Transport::HttpsOnly => Self::HttpsOnly,
+            Transport::Permissive => Self::Permissive,
+        }
+    }
+}
+
+impl TlsVersion {
+    pub(super) fn read(value: i32) -> Result<Self, ModelError> {
+        match wire::TlsVersion::try_from(value) {
+            Ok(wire::TlsVersion::TlsVersion10) => Ok(Self::V1_0),
+            Ok(wire::TlsVersion::TlsVersion11) => Ok(Self::V1_1),
+            Ok(wire::TlsVersion::TlsVersion12) => Ok(Self::V1_2),
+            Ok(wire::TlsVersion::TlsVersion13) => Ok(Self::V1_3),
+            Ok(wire::TlsVersion::Unspecified) | Err(_) => Err(unknown_value("min_tls_version", value)),
+        }
+    }
+
+    /// From the two bytes of a TLS record or hello (RFC 8446 §4.2.1); `None` for SSL 3 and older, GREASE and drafts.
+    pub fn from_wire(version: u16) -> Option<Self> {
+        match version {
+            0x0301 => Some(Self::V1_0),
+            0x0302 => Some(Self::V1_1),
+            0x0303 => Some(Self::V1_2),
+            0x0304 => Some(Self::V1_3),
+            _ => None,
+        }
+    }
+}
+
+impl From<TlsVersion> for wire::TlsVersion {
+    fn from(v: TlsVersion) -> Self {
+        match v {
+            TlsVersion::V1_0 => Self::TlsVersion10,
+            TlsVersion::V1_1 => Self::TlsVersion11,
+            TlsVersion::V1_2 => Self::TlsVersion12,
+            TlsVersion::V1_3 => Self::TlsVersion13,
+        }
+    }
+}
+
+impl TryFrom<wire::Endpoint> for Endpoint {
+    type Error = ModelError;
+
+    fn try_from(e: wire::Endpoint) -> Result<Self, ModelError> {
+        requires(&e.requires)?;
+        let mut target_ports = BTreeMap::new();
+        for (from, to) in e.target_ports {
+            target_ports.insert(port("target_ports", from)?, port("target_ports", to)?);
+        }
+        Ok(Self {
+            site: given(&e.site)
+                .map(parse)
+                .transpose()
+                .map_err(|e| ModelError::new("site", e))?,
+            ip: e.ip.parse().map_err(|_| ModelError::new("ip", "not an IP address"))?,
+            target_ports,
+            workload: given(&e.workload)
+                .map(parse)
+                .transpose()
+                .map_err(|e| ModelError::new("workload", e))?,
+            mesh: MeshPeer::read(e.mesh_port, &e.identities)?,
+        })
+    }
+}
+
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl MeshPeer {
+    /// Half a sidecar is an error, never a plain endpoint: plaintext would leave the host for a peer that has TLS.
+    fn read(mesh_port: u32, identities: &[String]) -> Result<Option<Self>, ModelError> {
+        match (mesh_port, identities) {
+            (0, []) => Ok(None),
+            (0, _) => Err(ModelError::new("mesh_port", "missing, though identities are given")),
+            (_, []) => Err(ModelError::new("identities", "missing, though a mesh port is given")),
+            (number, identities) => Ok(Some(Self {
+                port: port("mesh_port", number)?,
+                identities: each("identities", identities, SpiffeId::parse)?,
+            })),
+        }
+    }
+}
+
+impl From<Endpoint> for wire::Endpoint {
+    fn from(e: Endpoint) -> Self {
+        Self {
+            site: e.site.map(Into::into).unwrap_or_default(),
+            ip: e.ip.to_string(),
+            target_ports: e.target_ports.into_iter().map(|(a, b)| (a.into(), b.into())).collect(),
+            workload: e.workload.map(Into::into).unwrap_or_default(),
+            mesh_port: e.mesh.as_ref().map_or(0, |m| m.port.into()),
+            identities: e
+                .mesh
+                .iter()
+                .flat_map(|m| &m.identities)
+                .map(ToString::to_string)
+                .collect(),
+            requires: Vec::new(),
+        }
+    }
+}
+
+impl TryFrom<wire::Address> for Address {
+    type Error = ModelError;
+
+    fn try_from(a: wire::Address) -> Result<Self, ModelError> {
+        let target = match a.target {
+            Some(wire::address::Target::Service(name)) => {
+                Target::Service(name.parse().map_err(|e| ModelError::new("service", e))?)
+            }
+            Some(wire::address::Target::Workload(w)) => {
+                Target::Workload(Workload::try_from(w).map_err(|e| e.within("workload"))?)
+            }
+            None => {
+                return Err(ModelError::new(
+                    "target",
+                    "missing, or of a kind that this build does not know",
+                ));
+            }
+        };
+        Ok(Self {
+            ip: a.ip.parse().map_err(|_| ModelError::new("ip", "not an IP address"))?,
+            target,
+        })
+    }
+}
+
+impl From<Address> for wire::Address {
+    fn from(a: Address) -> Self {
+        Self {
+            ip: a.ip.to_string(),
+            target: Some(match a.target {
+                Target::Service(name) => wire::address::Target::Service(name.into()),
+                Target::Workload(workload) => wire::address::Target::Workload(workload.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<wire::Workload> for Workload {
+    type Error = ModelError;
+
+    fn try_from(w: wire::Workload) -> Result<Self, ModelError> {
+        let endpoint = w.endpoint.ok_or_else(|| ModelError::new("endpoint", "missing"))?;
+        Ok(Self {
+            endpoint: Endpoint::try_from(endpoint).map_err(|e| e.within("endpoint"))?,
+            ports: service_ports(w.ports)?,
+        })
+    }
+}
+
+impl From<Workload> for wire::Workload {
+    fn from(w: Workload) -> Self {
+        Self {
+            endpoint: Some(w.endpoint.into()),
+            ports: write_ports(w.ports),
+        }
+    }
+}
