@@ -1,1 +1,21 @@
-//! Scaffold: filled in by its own commit.
+//! What the proxy tells about itself and about each hop: counters for Prometheus, spans for OTLP.
+//!
+//! Sits beside both paths and is called by them; it knows nothing of policy or state. It refuses to slow anything down:
+//! counters are per-worker atomics merged at scrape, spans go through one bounded queue that drops and counts what it
+//! cannot hold, and trace headers that do not follow the W3C rules are replaced, never passed on.
+
+mod exposition;
+mod metrics;
+mod names;
+mod otlp;
+mod otlp_message;
+mod span;
+mod trace_context;
+mod trace_state;
+mod tracer;
+
+pub use metrics::{Direction, MeshSide, Metrics, OpenConnection, OpenStream};
+pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};
+pub use span::{Kind, Span, SpanId, Status, TraceId, Value};
+pub use trace_context::TraceContext;
+pub use tracer::{DropReason, ExportTarget, SpanQueue, Tracer};

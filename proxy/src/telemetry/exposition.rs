@@ -1,0 +1,249 @@
+//! The Prometheus text format, version 0.0.4: `# HELP`, `# TYPE`, then the samples of that family and no other.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::reason::Reason;
+
+use super::metrics::{BUCKETS_US, Cell, Direction, Histogram, MeshSide, Metrics, STATUS_CLASSES, Words};
+use super::names::{self, Family};
+use super::tracer::DropReason;
+
+impl Metrics {
+    /// The media type of what [`Metrics::render`] returns.
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// All counters as Prometheus text. The size is bounded: every label's values are a closed set.
+    pub fn render(&self) -> String {
+        let mut page = Page {
+            text: String::with_capacity(16 * 1024),
+        };
+        self.render_traffic(&mut page);
+        self.render_refusals(&mut page);
+        self.render_mesh(&mut page);
+        self.render_process(&mut page);
+        page.text
+    }
+
+    fn render_traffic(&self, page: &mut Page) {
+        page.family(names::REQUESTS);
+        for direction in Direction::ALL {
+            for (class, word) in STATUS_CLASSES.iter().enumerate() {
+                let count = self.sum(|cell| &cell.requests[direction as usize][class]);
+                if count > 0 || class == 2 {
+                    page.sample(
+                        names::REQUESTS,
+                        &[("direction", direction.word()), ("status", word)],
+                        count,
+                    );
+                }
+            }
+        }
+        page.family(names::REQUEST_SECONDS);
+        for direction in Direction::ALL {
+            let labels = [("direction", direction.word())];
+            self.histogram(page, names::REQUEST_SECONDS, &labels, |cell| {
+                &cell.request_time[direction as usize]
+            });
+        }
+        page.family(names::LINK_SECONDS);
+        self.histogram(page, names::LINK_SECONDS, &[], |cell| &cell.link_time);
+        self.by_direction(page, names::CONNECTIONS_OPENED, |cell, at| {
+            cell.opened[at].load(Relaxed)
+        });
+        self.by_direction(page, names::CONNECTIONS_ACTIVE, |cell, at| {
+            active(&cell.opened[at], &cell.closed[at])
+        });
+        page.family(names::BYTES);
+        for direction in Direction::ALL {
+            for (flow, word) in ["to-callee", "from-callee"].into_iter().enumerate() {
+                let count = self.sum(|cell| &cell.bytes[direction as usize][flow]);
+                page.sample(names::BYTES, &[("direction", direction.word()), ("flow", word)], count);
+            }
+        }
+        page.family(names::WORKER_CONNECTIONS);
+        let workers = self.cells.len() - 1;
+        for (worker, cell) in self.cells.iter().take(workers).enumerate() {
+            page.sample(
+                names::WORKER_CONNECTIONS,
+                &[("worker", &worker.to_string())],
+                cell.load(),
+            );
+        }
+    }
+
+    fn render_refusals(&self, page: &mut Page) {
+        // Every reason is present from the start, at 0: a rate over a series that appears with its first event is blind
+        // to that event.
+        for (family, would) in [(names::REFUSED, false), (names::WOULD_REFUSE, true)] {
+            page.family(family);
+            for direction in Direction::ALL {
+                for reason in Reason::ALL {
+                    let count = self.sum(|cell| {
+                        let cells = if would { &cell.would_refuse } else { &cell.refused };
+                        &cells[direction as usize][reason.index()]
+                    });
+                    page.sample(
+                        family,
+                        &[("direction", direction.word()), ("reason", reason.word())],
+                        count,
+                    );
+                }
+            }
+        }
+        page.family(names::ACCEPT_ERRORS);
+        for (word, count) in self.words(|cell| &cell.accept_errors) {
+            page.sample(names::ACCEPT_ERRORS, &[("cause", word)], count);
+        }
+    }
+
+    fn render_mesh(&self, page: &mut Page) {
+        self.by_side(page, names::MESH_OPENED, |cell, at| cell.mesh_opened[at].load(Relaxed));
+        self.by_side(page, names::MESH_ACTIVE, |cell, at| {
+            active(&cell.mesh_opened[at], &cell.mesh_closed[at])
+        });
+        self.by_side(page, names::STREAMS_OPENED, |cell, at| {
+            cell.streams_opened[at].load(Relaxed)
+        });
+        self.by_side(page, names::STREAMS_ACTIVE, |cell, at| {
+            active(&cell.streams_opened[at], &cell.streams_closed[at])
+        });
+        page.family(names::MESH_FAILED);
+        for side in MeshSide::ALL {
+            for (word, count) in self.words(|cell| &cell.mesh_failed[side as usize]) {
+                page.sample(names::MESH_FAILED, &[("side", side.word()), ("reason", word)], count);
+            }
+        }
+    }
+
+    fn render_process(&self, page: &mut Page) {
+        page.family(names::SPANS_EXPORTED);
+        page.sample(names::SPANS_EXPORTED, &[], self.sum(|cell| &cell.spans_exported));
+        page.family(names::SPANS_DROPPED);
+        for reason in DropReason::ALL {
+            let count = self.sum(|cell| &cell.spans_dropped[reason as usize]);
+            page.sample(names::SPANS_DROPPED, &[("reason", reason.word())], count);
+        }
+        let process = &self.process;
+        page.single(names::CONTROL_CONNECTED, process.control_connected.load(Relaxed));
+        page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));
+        page.single(names::CONTROL_VERSION, process.control_version.load(Relaxed));
+        page.family(names::CONTROL_UPDATES);
+        page.sample(
+            names::CONTROL_UPDATES,
+            &[("result", "ack")],
+            process.updates_acked.load(Relaxed),
+        );
+        page.sample(
+            names::CONTROL_UPDATES,
+            &[("result", "nack")],
+            process.updates_nacked.load(Relaxed),
+        );
+        page.single(names::CERTIFICATE_EXPIRY, process.certificate_expiry.load(Relaxed));
+        page.family(names::CERTIFICATE_RENEWALS);
+        page.sample(
+            names::CERTIFICATE_RENEWALS,
+            &[("result", "ok")],
+            process.renewals_ok.load(Relaxed),
+        );
+        page.sample(
+            names::CERTIFICATE_RENEWALS,
+            &[("result", "failed")],
+            process.renewals_failed.load(Relaxed),
+        );
+        page.single(names::READY, process.ready.load(Relaxed));
+        page.family(names::BUILD);
+        page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    }
+
+    fn sum(&self, of: impl Fn(&Cell) -> &AtomicU64) -> u64 {
+        self.cells.iter().map(|cell| of(cell).load(Relaxed)).sum()
+    }
+
+    fn words<'a>(&'a self, of: impl Fn(&'a Cell) -> &'a Words) -> std::collections::BTreeMap<&'static str, u64> {
+        let mut merged = std::collections::BTreeMap::new();
+        for (word, count) in self.cells.iter().flat_map(|cell| of(cell).each()) {
+            *merged.entry(word).or_default() += count;
+        }
+        merged
+    }
+
+    fn by_direction(&self, page: &mut Page, family: Family, of: impl Fn(&Cell, usize) -> u64) {
+        page.family(family);
+        for direction in Direction::ALL {
+            let sum: u64 = self.cells.iter().map(|cell| of(cell, direction as usize)).sum();
+            page.sample(family, &[("direction", direction.word())], sum);
+        }
+    }
+
+    fn by_side(&self, page: &mut Page, family: Family, of: impl Fn(&Cell, usize) -> u64) {
+        page.family(family);
+        for side in MeshSide::ALL {
+            let sum: u64 = self.cells.iter().map(|cell| of(cell, side as usize)).sum();
+            page.sample(family, &[("side", side.word())], sum);
+        }
+    }
+
+    fn histogram(&self, page: &mut Page, family: Family, labels: &[(&str, &str)], of: impl Fn(&Cell) -> &Histogram) {
+        let mut total = 0;
+        for at in 0..=BUCKETS_US.len() {
+            total += self.sum(|cell| &of(cell).buckets[at]);
+            let bound = BUCKETS_US.get(at).map_or_else(|| "+Inf".to_owned(), |us| seconds(*us));
+            let mut with_bound = labels.to_vec();
+            with_bound.push(("le", &bound));
+            page.suffixed(family, "_bucket", &with_bound, total);
+        }
+        let sum_us = self.sum(|cell| &of(cell).sum_us);
+        page.suffixed(family, "_sum", labels, seconds(sum_us));
+        page.suffixed(family, "_count", labels, total);
+    }
+}
+
+fn active(opened: &AtomicU64, closed: &AtomicU64) -> u64 {
+    // Closed first: read the other way round, a connection that opens and closes between the reads would be negative.
+    let closed = closed.load(Relaxed);
+    opened.load(Relaxed).saturating_sub(closed)
+}
+
+fn seconds(us: u64) -> String {
+    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, family: Family) {
+        let Family { name, kind, help } = family;
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn single(&mut self, family: Family, value: impl std::fmt::Display) {
+        self.family(family);
+        self.sample(family, &[], value);
+    }
+
+    fn sample(&mut self, family: Family, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.suffixed(family, "", labels, value);
+    }
+
+    // Label values are words of ours or numbers: nothing in them needs escaping.
+    fn suffixed(&mut self, family: Family, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.text.push_str(family.name);
+        self.text.push_str(suffix);
+        for (at, (name, label)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{before}{name}=\"{label}\"");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+#[cfg(test)]
+#[path = "exposition_test.rs"]
+mod exposition_test;

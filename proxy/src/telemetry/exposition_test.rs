@@ -1,0 +1,69 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn workers_are_added_up_and_every_sample_has_its_family() {
+    let metrics = Metrics::new(2);
+    for worker in 0..2 {
+        let own = metrics.for_worker(worker);
+        own.request(Direction::Outbound, 204, Duration::from_micros(300));
+        own.refused(Reason::NotAllowed, Direction::Inbound);
+        own.accept_error("too-many-files");
+        own.mesh_handshake_failed(MeshSide::Server, "expired");
+        std::mem::forget(own.connection(Direction::Inbound));
+        drop(own.connection(Direction::Inbound));
+    }
+    let text = metrics.render();
+    for line in [
+        r#"isthmus_requests_total{direction="outbound",status="2xx"} 2"#,
+        r#"isthmus_request_duration_seconds_bucket{direction="outbound",le="0.00025"} 0"#,
+        r#"isthmus_request_duration_seconds_bucket{direction="outbound",le="0.0005"} 2"#,
+        r#"isthmus_request_duration_seconds_bucket{direction="outbound",le="+Inf"} 2"#,
+        r#"isthmus_request_duration_seconds_sum{direction="outbound"} 0.0006"#,
+        r#"isthmus_refused_total{direction="inbound",reason="not-allowed"} 2"#,
+        r#"isthmus_accept_errors_total{cause="too-many-files"} 2"#,
+        r#"isthmus_mesh_handshakes_failed_total{side="server",reason="expired"} 2"#,
+        r#"isthmus_connections_opened_total{direction="inbound"} 4"#,
+        r#"isthmus_connections_active{direction="inbound"} 2"#,
+        r#"isthmus_worker_connections_active{worker="1"} 1"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
+    }
+    let mut family = "";
+    let mut seen = HashSet::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().unwrap();
+            assert!(seen.insert(family), "{family} twice");
+        } else if !line.starts_with("# TYPE ") {
+            assert!(line.starts_with(family), "{line} under {family}");
+        }
+    }
+}
+
+#[test]
+fn every_reason_has_its_own_place() {
+    for (at, reason) in Reason::ALL.iter().enumerate() {
+        assert_eq!(
+            reason.index(),
+            at,
+            "{reason}: Reason::ALL is in another order than the enum"
+        );
+    }
+}
+
+#[test]
+fn words_beyond_the_slots_are_counted_together() {
+    let words: Vec<&'static str> = (0..40)
+        .map(|n| &*Box::leak(format!("word-{n}").into_boxed_str()))
+        .collect();
+    let metrics = Metrics::new(1);
+    words.iter().for_each(|word| metrics.accept_error(word));
+    assert!(
+        metrics
+            .render()
+            .contains("isthmus_accept_errors_total{cause=\"other\"} 16\n")
+    );
+}

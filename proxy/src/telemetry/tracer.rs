@@ -1,0 +1,225 @@
+//! Where spans go: a sampling decision before anything is allocated, then one bounded queue to the exporter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+use tokio::sync::{mpsc, watch};
+
+use super::metrics::Metrics;
+use super::otlp::Endpoint;
+use super::span::{Span, SpanId, TraceId};
+use super::trace_context::TraceContext;
+
+/// Spans that wait for the exporter. At about 1 KiB each this is the most memory that a dead collector can cost.
+const QUEUE: usize = 4096;
+
+/// Why a span was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The exporter could not keep up.
+    QueueFull,
+    /// The collector refused it, or could not be reached in the time a batch is kept.
+    ExportFailed,
+    /// No collector is configured (any more).
+    NoCollector,
+}
+
+impl DropReason {
+    pub(super) const ALL: [DropReason; 3] = [DropReason::QueueFull, DropReason::ExportFailed, DropReason::NoCollector];
+
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            DropReason::QueueFull => "queue-full",
+            DropReason::ExportFailed => "export-failed",
+            DropReason::NoCollector => "no-collector",
+        }
+    }
+}
+
+/// Where spans are sent and which, as the control plane last said.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExportTarget {
+    pub endpoint: Option<Endpoint>,
+    /// Share of new traces that are recorded, 0 to 1. Continued traces follow their root.
+    pub sampling: f64,
+    /// Describes this proxy: `service.name`, `isthmus.site` and the like.
+    pub resource: Vec<(&'static str, String)>,
+}
+
+/// Hands spans to the exporter; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tracer {
+    shared: Arc<Shared>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Share of new traces to record, of 2^56; 0 as well while there is no collector.
+    threshold: AtomicU64,
+    /// Whether spans of continued traces have anywhere to go.
+    exporting: std::sync::atomic::AtomicBool,
+    queue: mpsc::Sender<Span>,
+    target: watch::Sender<ExportTarget>,
+    clock: SpanClock,
+}
+
+/// The exporter's end: given to [`super::run_exporter`].
+#[derive(Debug)]
+pub struct SpanQueue {
+    pub(super) spans: mpsc::Receiver<Span>,
+    pub(super) target: watch::Receiver<ExportTarget>,
+    pub(super) tracer: Tracer,
+}
+
+impl Tracer {
+    /// A tracer that records nothing until [`Tracer::configure`] names a collector, and the queue's other end.
+    pub fn new(metrics: &Metrics) -> (Tracer, SpanQueue) {
+        Tracer::with_capacity(metrics, QUEUE)
+    }
+
+    pub(super) fn with_capacity(metrics: &Metrics, capacity: usize) -> (Tracer, SpanQueue) {
+        let (queue, spans) = mpsc::channel(capacity);
+        let (target, target_seen) = watch::channel(ExportTarget::default());
+        let shared = Shared {
+            threshold: 0.into(),
+            exporting: false.into(),
+            queue,
+            target,
+            clock: SpanClock::start(),
+        };
+        let tracer = Tracer {
+            shared: Arc::new(shared),
+            metrics: metrics.clone(),
+        };
+        (
+            tracer.clone(),
+            SpanQueue {
+                spans,
+                target: target_seen,
+                tracer,
+            },
+        )
+    }
+
+    /// The handle for a worker, which counts drops in that worker's cell.
+    pub fn for_worker(&self, metrics: &Metrics) -> Tracer {
+        Tracer {
+            shared: self.shared.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Takes up a new collector or sampling ratio, from now on.
+    pub fn configure(&self, target: ExportTarget) {
+        let exporting = target.endpoint.is_some();
+        let ratio = if exporting {
+            target.sampling.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        // NaN ends as 0 here: `as` saturates.
+        self.shared
+            .threshold
+            .store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
+        self.shared.exporting.store(exporting, Relaxed);
+        self.shared.target.send_if_modified(|current| {
+            let changed = *current != target;
+            *current = target;
+            changed
+        });
+    }
+
+    /// Continues the caller's trace or starts one: the context of the span that the caller is in (`traceparent`), or of
+    /// a new root. Make [`TraceContext::child`] of it for each hop here. Costs no allocation but what `tracestate` needs.
+    pub fn context(&self, headers: &HeaderMap) -> TraceContext {
+        TraceContext::parse(headers).unwrap_or_else(|| self.root())
+    }
+
+    /// A context for a connection or request that brought none: its own span will have no parent.
+    pub fn root(&self) -> TraceContext {
+        let trace_id = TraceId::random();
+        TraceContext::with_ids(trace_id, SpanId::random(), self.samples(trace_id))
+    }
+
+    /// This hop's own context: a child where the caller sent a usable `traceparent`, else a root without a parent (a
+    /// child of a root that nobody records would have a parent missing from the trace).
+    pub fn hop(&self, headers: &HeaderMap) -> TraceContext {
+        TraceContext::parse(headers).map_or_else(|| self.root(), |caller| caller.child())
+    }
+
+    /// Decides by the trace id's random part, so that proxies with the same ratio decide alike.
+    fn samples(&self, trace_id: TraceId) -> bool {
+        let TraceId([.., a, b, c, d, e, f, g]) = trace_id;
+        u64::from_be_bytes([0, a, b, c, d, e, f, g]) < self.shared.threshold.load(Relaxed)
+    }
+
+    /// Hands a finished span over. Never waits: what does not fit is dropped and counted.
+    pub fn record(&self, mut span: Span) {
+        if !self.shared.exporting.load(Relaxed) {
+            return self.metrics.spans_dropped(DropReason::NoCollector, 1);
+        }
+        span.end_ns = span.end_ns.max(span.start_ns);
+        if self.shared.queue.try_send(span).is_err() {
+            self.metrics.spans_dropped(DropReason::QueueFull, 1);
+        }
+    }
+
+    /// Unix time in nanoseconds for spans: never steps back between two readings unless the wall clock was set.
+    pub fn now_ns(&self) -> u64 {
+        self.shared.clock.now_ns()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn realign_clock(&self) {
+        self.shared.clock.realign();
+    }
+}
+
+/// Wall time by the monotonic clock: one cheap reading, and durations within a trace that no clock step can bend.
+#[derive(Debug)]
+struct SpanClock {
+    base: Instant,
+    /// Unix time at `base`.
+    offset_ns: AtomicI64,
+}
+
+impl SpanClock {
+    fn start() -> SpanClock {
+        let clock = SpanClock {
+            base: Instant::now(),
+            offset_ns: 0.into(),
+        };
+        clock.realign();
+        clock
+    }
+
+    fn now_ns(&self) -> u64 {
+        let elapsed = i64::try_from(self.base.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        u64::try_from(self.offset_ns.load(Relaxed).saturating_add(elapsed)).unwrap_or(0)
+    }
+
+    /// Follows the wall clock where it was set; done between batches, not per span.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where span times meet the wall clock; no decision hangs on it"
+    )]
+    fn realign(&self) {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        let offset = i64::try_from(wall)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(i64::try_from(self.base.elapsed().as_nanos()).unwrap_or(i64::MAX));
+        self.offset_ns.store(offset, Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "tracer_test.rs"]
+mod tracer_test;
