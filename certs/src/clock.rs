@@ -64,7 +64,6 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 }
 
 /// Hands our clock to rustls.
-#[expect(dead_code, reason = "used by tls.rs, next commit")]
 pub(crate) struct TlsClock(pub(crate) Arc<dyn Clock>);
 
 impl TimeProvider for TlsClock {

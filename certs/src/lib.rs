@@ -1,7 +1,39 @@
 //! SPIFFE identities, certificates, trust bundles, verifiers and rotation timing. No network IO.
+//!
+//! In the order in which a workload meets it: [`token`] (what it is given) · [`csr`] (what it asks with) · [`ca`] (who
+//! answers) · [`identity`] and [`store`] (what it holds) · [`tls`] (how it is used, with [`verify`] and [`leaf`]
+//! deciding who a peer is and [`peer_error`] saying why not) · [`rotation`] (when to ask again).
+//!
+//! What it refuses: every identity that is not `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`, every
+//! certificate a second past its end, every TLS version but 1.3.
 
+pub mod bundle;
+pub mod ca;
 pub mod clock;
+pub mod csr;
+mod hex;
 pub mod id;
+pub mod identity;
+pub mod key;
+pub mod leaf;
+pub mod peer_error;
+pub mod pem;
+mod private_file;
+pub mod rotation;
+pub mod store;
+pub mod tls;
+pub mod token;
+pub mod verify;
 
+pub use bundle::{BundleError, RootFingerprint, TrustBundle};
+pub use ca::{CaError, CertificateAuthority, Issued};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use csr::{CsrError, PublicKeyInfo};
 pub use id::{IdError, SpiffeId, TrustDomain};
+pub use identity::{IdentityError, WorkloadIdentity};
+pub use key::{KeyError, PrivateKey, PublicKey};
+pub use leaf::{PeerIdentity, Serial, peer_identity};
+pub use peer_error::PeerError;
+pub use store::{IdentityStore, Subscription};
+pub use tls::{ClientAuth, ExpectedPeer, provider};
+pub use token::{JoinToken, SecretHash, TokenError};

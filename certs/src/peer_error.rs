@@ -1,0 +1,198 @@
+//! Why a peer is not believed, one word each, and how to find that word again in what rustls and tokio-rustls return.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::{AlertDescription, CertificateError, Error, OtherError};
+
+/// The reason for which a handshake failed. [`word`](Self::word) is the same in log, metric and decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerError {
+    /// The peer showed no certificate where one is required.
+    NoCertificate,
+    /// Not a certificate, or one that contradicts itself.
+    Malformed,
+    /// Not exactly one URI name, or one that is no mesh identity.
+    NotSpiffe,
+    /// A mesh identity of another mesh.
+    WrongTrustDomain,
+    /// No root in our bundle signed this chain (or none whose certificate is valid now).
+    UntrustedRoot,
+    /// A certificate in the chain has ended by our clock.
+    Expired,
+    /// A certificate in the chain begins later, by our clock.
+    NotYetValid,
+    /// A good certificate of somebody else than the one we expected.
+    WrongIdentity,
+    /// Key usage or extended key usage does not allow this.
+    BadKeyUsage,
+    /// A CA's certificate presented as a workload's.
+    CaAsLeaf,
+    /// The peer does not hold the key of the certificate that it showed.
+    BadSignature,
+    /// We have no certificate yet, so nobody can be answered.
+    NoIdentity,
+    /// The peer refused our certificate; its log says why.
+    RefusedByPeer,
+    /// No TLS version, cipher suite or key exchange in common: the peer is not a mesh proxy.
+    Incompatible,
+    /// No application protocol in common.
+    NoCommonProtocol,
+}
+
+impl PeerError {
+    pub const ALL: [Self; 15] = [
+        Self::NoCertificate,
+        Self::Malformed,
+        Self::NotSpiffe,
+        Self::WrongTrustDomain,
+        Self::UntrustedRoot,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::WrongIdentity,
+        Self::BadKeyUsage,
+        Self::CaAsLeaf,
+        Self::BadSignature,
+        Self::NoIdentity,
+        Self::RefusedByPeer,
+        Self::Incompatible,
+        Self::NoCommonProtocol,
+    ];
+
+    /// One word for logs, metric labels and span attributes.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no-certificate",
+            Self::Malformed => "malformed-certificate",
+            Self::NotSpiffe => "not-spiffe",
+            Self::WrongTrustDomain => "wrong-trust-domain",
+            Self::UntrustedRoot => "untrusted-root",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::WrongIdentity => "wrong-identity",
+            Self::BadKeyUsage => "bad-key-usage",
+            Self::CaAsLeaf => "ca-as-leaf",
+            Self::BadSignature => "bad-signature",
+            Self::NoIdentity => "no-identity",
+            Self::RefusedByPeer => "refused-by-peer",
+            Self::Incompatible => "incompatible-tls",
+            Self::NoCommonProtocol => "no-common-protocol",
+        }
+    }
+
+    /// Whose fault it is and what to look at.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "the peer has no mesh certificate: is its sidecar enrolled?",
+            Self::Malformed => "the peer's certificate cannot be read: it was not issued by this mesh",
+            Self::NotSpiffe => "the peer's certificate carries no identity of the form spiffe://…/ns/…/sa/…",
+            Self::WrongTrustDomain => "the peer belongs to another mesh: compare both trust domains",
+            Self::UntrustedRoot => {
+                "no root that we trust signed the peer's certificate: was the peer enrolled elsewhere?"
+            }
+            Self::Expired => {
+                "the peer's certificate has ended: can it reach the control plane, and do both clocks agree?"
+            }
+            Self::NotYetValid => "the peer's certificate begins in our future: compare both clocks",
+            Self::WrongIdentity => "somebody else answers at this address: is the endpoint list current?",
+            Self::BadKeyUsage => "the peer's certificate may not be used for this",
+            Self::CaAsLeaf => "the peer shows a CA's certificate as its own",
+            Self::BadSignature => "the peer does not hold the key of the certificate that it shows",
+            Self::NoIdentity => "this proxy has no certificate yet: see its enrolment",
+            Self::RefusedByPeer => "the peer refused our certificate: see the peer's log",
+            Self::Incompatible => "the peer offers no TLS 1.3 with our algorithms: it is no mesh proxy",
+            Self::NoCommonProtocol => "the peer speaks no protocol that we offer: compare both versions",
+        }
+    }
+
+    /// Finds the reason in a TLS error. `None`: the failure is about something else than who the peer is, for example
+    /// bytes that are not TLS.
+    pub fn from_rustls(error: &Error) -> Option<Self> {
+        match error {
+            Error::InvalidCertificate(error) => Some(Self::from_certificate_error(error)),
+            Error::NoCertificatesPresented => Some(Self::NoCertificate),
+            Error::PeerIncompatible(_) => Some(Self::Incompatible),
+            Error::NoApplicationProtocol => Some(Self::NoCommonProtocol),
+            Error::AlertReceived(alert) => Self::from_alert(*alert),
+            Error::Other(OtherError(cause)) => cause.downcast_ref::<Self>().copied(),
+            _ => None,
+        }
+    }
+
+    /// As [`from_rustls`](Self::from_rustls), for the `io::Error` in which TLS streams wrap it.
+    pub fn from_io(error: &io::Error) -> Option<Self> {
+        let mut cause: &(dyn std::error::Error + 'static) = error.get_ref()?;
+        loop {
+            if let Some(reason) = cause.downcast_ref::<Self>() {
+                return Some(*reason);
+            }
+            if let Some(error) = cause.downcast_ref::<Error>() {
+                return Self::from_rustls(error);
+            }
+            if let Some(inner) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                cause = inner;
+                continue;
+            }
+            cause = cause.source()?;
+        }
+    }
+
+    fn from_certificate_error(error: &CertificateError) -> Self {
+        use CertificateError as E;
+        match error {
+            E::Other(OtherError(cause)) => cause.downcast_ref::<Self>().copied().unwrap_or(Self::Malformed),
+            E::Expired | E::ExpiredContext { .. } => Self::Expired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
+            E::UnknownIssuer => Self::UntrustedRoot,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::WrongIdentity,
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self::BadKeyUsage,
+            E::BadSignature
+            | E::UnsupportedSignatureAlgorithmContext { .. }
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::BadSignature,
+            _ => Self::Malformed,
+        }
+    }
+
+    fn from_alert(alert: AlertDescription) -> Option<Self> {
+        use AlertDescription as A;
+        match alert {
+            A::NoCertificate
+            | A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::CertificateRequired
+            | A::UnknownCA
+            | A::AccessDenied => Some(Self::RefusedByPeer),
+            A::ProtocolVersion | A::InsufficientSecurity | A::HandshakeFailure => Some(Self::Incompatible),
+            A::NoApplicationProtocol => Some(Self::NoCommonProtocol),
+            _ => None,
+        }
+    }
+
+    /// What our verifiers return. Where TLS has an alert for the case, the error is one that makes rustls send it, so
+    /// that the peer's log says the same.
+    pub(crate) fn into_rustls(self) -> Error {
+        Error::InvalidCertificate(match self {
+            Self::Expired => CertificateError::Expired,
+            Self::NotYetValid => CertificateError::NotValidYet,
+            Self::UntrustedRoot => CertificateError::UnknownIssuer,
+            Self::BadKeyUsage => CertificateError::InvalidPurpose,
+            other => CertificateError::Other(OtherError(Arc::new(other))),
+        })
+    }
+}
+
+impl fmt::Display for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.word(), self.advice())
+    }
+}
+
+impl std::error::Error for PeerError {}
+
+#[cfg(test)]
+#[path = "peer_error_test.rs"]
+mod peer_error_test;

@@ -1,0 +1,183 @@
+//! Who we are and whom we trust, right now. One writer replaces it; every handshake reads it once, without a lock.
+//!
+//! Replacing never touches live connections: they keep the certificate they were made with until they are drained.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::UnixTime;
+
+use crate::bundle::TrustBundle;
+use crate::clock::Clock;
+use crate::id::TrustDomain;
+use crate::identity::{IdentityError, WorkloadIdentity};
+use crate::peer_error::PeerError;
+
+type Hook = dyn Fn(u64) + Send + Sync;
+
+/// The current identity and trust bundle of a process.
+pub struct IdentityStore {
+    trust_domain: TrustDomain,
+    clock: Arc<dyn Clock>,
+    held: ArcSwap<Held>,
+    // Held by writers alone; a handshake never takes it.
+    hooks: Mutex<Vec<Weak<Hook>>>,
+}
+
+/// One consistent state.
+pub(crate) struct Held {
+    pub(crate) identity: Option<Arc<WorkloadIdentity>>,
+    pub(crate) bundle: TrustBundle,
+    generation: u64,
+    /// As rustls wants it: the chain alone, and the chain with its root.
+    plain: Option<Arc<CertifiedKey>>,
+    with_root: Option<Arc<CertifiedKey>>,
+}
+
+/// While it is held, its hook is called; dropping it ends that.
+#[must_use = "the hook is called only while this is held"]
+pub struct Subscription(#[expect(dead_code, reason = "held for its drop")] Arc<Hook>);
+
+impl IdentityStore {
+    /// Without an identity, and trusting nobody: every handshake fails until [`replace`](Self::replace).
+    pub fn new(trust_domain: TrustDomain, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let held = Held::new(None, TrustBundle::empty(), 0);
+        Arc::new(Self {
+            trust_domain,
+            clock,
+            held: ArcSwap::from_pointee(held),
+            hooks: Mutex::default(),
+        })
+    }
+
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+
+    /// The identity that the next handshake will show.
+    pub fn current(&self) -> Option<Arc<WorkloadIdentity>> {
+        self.held.load().identity.clone()
+    }
+
+    pub fn bundle(&self) -> TrustBundle {
+        self.held.load().bundle.clone()
+    }
+
+    /// Counts every change, from 0.
+    pub fn generation(&self) -> u64 {
+        self.held.load().generation
+    }
+
+    /// Uses `identity` and its bundle from the next handshake on; returns the new generation. Refused: an identity of
+    /// another trust domain, or of somebody else than the one we are.
+    pub fn replace(&self, mut identity: WorkloadIdentity) -> Result<u64, IdentityError> {
+        if identity.id.trust_domain() != &self.trust_domain {
+            return Err(PeerError::WrongTrustDomain.into());
+        }
+        let hooks = self.writer();
+        let before = self.held.load();
+        if let Some(ours) = before.identity.as_ref().filter(|ours| ours.id != identity.id) {
+            return Err(IdentityError::OtherIdentity {
+                found: identity.id,
+                ours: ours.id.clone(),
+            });
+        }
+        identity.generation = before.generation + 1;
+        let bundle = identity.bundle.clone();
+        Ok(self.publish(
+            hooks,
+            Held::new(Some(Arc::new(identity)), bundle, before.generation + 1),
+        ))
+    }
+
+    /// Trusts `bundle` from the next handshake on; returns the new generation.
+    pub fn set_bundle(&self, bundle: TrustBundle) -> u64 {
+        let hooks = self.writer();
+        let before = self.held.load();
+        let held = Held::new(before.identity.clone(), bundle, before.generation + 1);
+        self.publish(hooks, held)
+    }
+
+    /// Calls `hook` with the generation after each change, on the thread that made it. It must not block and must not
+    /// change this store; sending to a `tokio::sync::watch` is what it is for.
+    pub fn subscribe(&self, hook: impl Fn(u64) + Send + Sync + 'static) -> Subscription {
+        let hook: Arc<Hook> = Arc::new(hook);
+        self.writer().push(Arc::downgrade(&hook));
+        Subscription(hook)
+    }
+
+    pub(crate) fn held(&self) -> Arc<Held> {
+        self.held.load_full()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Vec<Weak<Hook>>> {
+        // A hook that panicked leaves the list as it was.
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, mut hooks: MutexGuard<'_, Vec<Weak<Hook>>>, held: Held) -> u64 {
+        let generation = held.generation;
+        self.held.store(Arc::new(held));
+        hooks.retain(|hook| hook.strong_count() > 0);
+        hooks.iter().filter_map(Weak::upgrade).for_each(|hook| hook(generation));
+        generation
+    }
+}
+
+impl Held {
+    fn new(identity: Option<Arc<WorkloadIdentity>>, bundle: TrustBundle, generation: u64) -> Self {
+        let certified = |chain, identity: &WorkloadIdentity| CertifiedKey::new(chain, Arc::new(identity.key.clone()));
+        let plain = identity.as_deref().map(|i| Arc::new(certified(i.chain.clone(), i)));
+        let with_root = identity.as_deref().map(|i| {
+            let root = Some(&i.root).filter(|root| !i.chain.contains(root));
+            Arc::new(certified(i.chain.iter().chain(root).cloned().collect(), i))
+        });
+        Self {
+            identity,
+            bundle,
+            generation,
+            plain,
+            with_root,
+        }
+    }
+
+    pub(crate) fn certified(&self, with_root: bool) -> Option<Arc<CertifiedKey>> {
+        if with_root {
+            self.with_root.clone()
+        } else {
+            self.plain.clone()
+        }
+    }
+}
+
+impl fmt::Debug for IdentityStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.held.load();
+        f.debug_struct("IdentityStore")
+            .field("trust_domain", &self.trust_domain)
+            .field("identity", &held.identity)
+            .field("bundle", &held.bundle)
+            .field("generation", &held.generation)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subscription")
+    }
+}
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod store_test;

@@ -1,0 +1,289 @@
+//! rustls configurations for every mesh connection. TLS 1.3 only, one crypto provider, no resumption: who the peer is
+//! gets checked in each handshake, against the identity and the roots of that moment.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::bundle::RootFingerprint;
+use crate::clock::TlsClock;
+use crate::id::SpiffeId;
+use crate::peer_error::PeerError;
+use crate::store::IdentityStore;
+use crate::verify::{self, Role};
+
+/// Whether a server insists on a client certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No certificate, no connection: the mesh port and the operators' port.
+    Required,
+    /// A certificate is checked if shown: the control plane's port for proxies, where Enroll comes without one. The
+    /// server must then ask [`peer_identity`](crate::peer_identity) who is there before it answers anything else.
+    Optional,
+}
+
+/// Whom a client is willing to talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpectedPeer {
+    /// One of these, of our trust domain, signed by our bundle. An empty list accepts nobody.
+    AnyOf(Vec<SpiffeId>),
+    /// First contact: a chain that contains the root with this fingerprint, ending at this identity. No client
+    /// certificate is shown.
+    PinnedRoot(RootFingerprint, SpiffeId),
+}
+
+/// The one crypto provider of the mesh: AWS-LC, hybrid key exchange first (draft-ietf-tls-ecdhe-mlkem). Pass it on
+/// wherever rustls is used; nothing here relies on a process-wide default.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(CryptoProvider {
+            kx_groups: vec![
+                kx_group::X25519MLKEM768,
+                kx_group::X25519,
+                kx_group::SECP256R1,
+                kx_group::SECP384R1,
+            ],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    PROVIDER.clone()
+}
+
+impl IdentityStore {
+    /// A server that shows the current identity and checks its clients against the current bundle.
+    pub fn server_config(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth) -> Arc<ServerConfig> {
+        self.server(alpn, clients, false)
+    }
+
+    /// As [`server_config`](Self::server_config), with the root at the end of the chain, so that a client which knows
+    /// only its fingerprint ([`ExpectedPeer::PinnedRoot`]) can check it. Costs every client some 500 bytes.
+    pub fn server_config_with_root(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth) -> Arc<ServerConfig> {
+        self.server(alpn, clients, true)
+    }
+
+    fn server(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth, with_root: bool) -> Arc<ServerConfig> {
+        let verifier = CheckClient {
+            store: self.clone(),
+            mandatory: clients == ClientAuth::Required,
+        };
+        let mut config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock(self.clock().clone())))
+            .with_protocol_versions(&[&TLS13])
+            .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(OwnCertificate {
+                store: self.clone(),
+                with_root,
+            }));
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
+    }
+
+    /// A client that talks to `expected` alone. The server name given to rustls plays no part: identities are not
+    /// names; use the peer's address.
+    pub fn client_config(self: &Arc<Self>, alpn: &[&[u8]], expected: ExpectedPeer) -> Arc<ClientConfig> {
+        let shows_certificate = matches!(expected, ExpectedPeer::AnyOf(_));
+        let builder = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock(self.clock().clone())))
+            .with_protocol_versions(&[&TLS13])
+            .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(CheckServer {
+                store: self.clone(),
+                expected,
+            }));
+        let mut config = if shows_certificate {
+            builder.with_client_cert_resolver(Arc::new(OwnCertificate {
+                store: self.clone(),
+                with_root: false,
+            }))
+        } else {
+            builder.with_no_client_auth()
+        };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.resumption = Resumption::disabled();
+        // Mesh peers are dialled by address, and a name in clear would tell the wire more than it needs.
+        config.enable_sni = false;
+        Arc::new(config)
+    }
+}
+
+/// Shows the identity of the moment.
+struct OwnCertificate {
+    store: Arc<IdentityStore>,
+    with_root: bool,
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.store.held().certified(self.with_root)
+    }
+}
+
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.store.held().certified(self.with_root)
+    }
+    fn has_certs(&self) -> bool {
+        self.store.held().identity.is_some()
+    }
+}
+
+struct CheckServer {
+    store: Arc<IdentityStore>,
+    expected: ExpectedPeer,
+}
+
+impl CheckServer {
+    fn check(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+        match &self.expected {
+            ExpectedPeer::PinnedRoot(pin, id) => verify::verify_pinned(chain, pin, id, now).map(drop),
+            ExpectedPeer::AnyOf(ids) => {
+                let bundle = self.store.bundle();
+                let peer = verify::verify_chain(chain, &bundle, self.store.trust_domain(), Role::Server, now)?;
+                if ids.contains(&peer.id) {
+                    Ok(())
+                } else {
+                    Err(PeerError::WrongIdentity)
+                }
+            }
+        }
+    }
+}
+
+impl ServerCertVerifier for CheckServer {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(&whole(leaf, intermediates), now)
+            .map_err(PeerError::into_rustls)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(never_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signature, &verify::algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        verify::algorithms().supported_schemes()
+    }
+}
+
+struct CheckClient {
+    store: Arc<IdentityStore>,
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for CheckClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    /// No hints: a client has one certificate, and our roots are nobody's business.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let chain = whole(leaf, intermediates);
+        verify::verify_chain(
+            &chain,
+            &self.store.bundle(),
+            self.store.trust_domain(),
+            Role::Client,
+            now,
+        )
+        .map_err(PeerError::into_rustls)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(never_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signature, &verify::algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        verify::algorithms().supported_schemes()
+    }
+}
+
+/// The chain as it was sent. The copies borrow.
+fn whole<'a>(leaf: &'a CertificateDer<'_>, rest: &'a [CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
+    std::iter::once(leaf)
+        .chain(rest)
+        .map(|cert| CertificateDer::from(cert.as_ref()))
+        .collect()
+}
+
+fn never_tls12() -> Error {
+    PeerError::Incompatible.into_rustls()
+}
+
+impl fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnCertificate(with_root: {})", self.with_root)
+    }
+}
+
+impl fmt::Debug for CheckServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckServer({:?})", self.expected)
+    }
+}
+
+impl fmt::Debug for CheckClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckClient(mandatory: {})", self.mandatory)
+    }
+}
+
+#[cfg(test)]
+#[path = "tls_test.rs"]
+mod tls_test;

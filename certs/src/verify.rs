@@ -1,0 +1,141 @@
+//! Is this chain a workload of our mesh? Pure: certificates, roots and a time in, an identity or a reason out.
+//!
+//! In order: the leaf has a workload's form, names our trust domain, and its chain leads to one of our roots, every
+//! certificate valid now (not a second longer) and every issuer allowed to issue.
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use crate::bundle::{RootFingerprint, TrustBundle, signs_certificates};
+use crate::id::{SpiffeId, TrustDomain};
+use crate::leaf::{self, Leaf, PeerIdentity};
+use crate::peer_error::PeerError;
+
+/// Leaf, issuing CA, root, and two for cross-signing while roots are changed.
+const MAX_CHAIN: usize = 5;
+
+/// id-kp-serverAuth and id-kp-clientAuth, the content of the OID (RFC 5280 §4.2.1.12).
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+
+/// What the peer is in this handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Client,
+    Server,
+}
+
+/// Checks a chain, leaf first, against the roots of `trust_domain` at `now`.
+pub fn verify_chain(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    trust_domain: &TrustDomain,
+    role: Role,
+    now: UnixTime,
+) -> Result<PeerIdentity, PeerError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+    anchored(leaf, intermediates, bundle, trust_domain, role, now).map(|(leaf, _)| leaf.identity)
+}
+
+/// As [`verify_chain`], when all that is known of the mesh is the fingerprint of its root: the root must be in the
+/// chain, and the peer must be `expected`.
+pub fn verify_pinned(
+    chain: &[CertificateDer<'_>],
+    pin: &RootFingerprint,
+    expected: &SpiffeId,
+    now: UnixTime,
+) -> Result<PeerIdentity, PeerError> {
+    let (leaf, rest) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+    let root = rest
+        .iter()
+        .take(MAX_CHAIN)
+        .find(|cert| RootFingerprint::of(cert) == *pin);
+    let root = root.ok_or(PeerError::UntrustedRoot)?;
+    let bundle = TrustBundle::from_ders([root]).map_err(|_| PeerError::UntrustedRoot)?;
+    let (leaf, _) = anchored(leaf, rest, &bundle, expected.trust_domain(), Role::Server, now)?;
+    if leaf.identity.id == *expected {
+        Ok(leaf.identity)
+    } else {
+        Err(PeerError::WrongIdentity)
+    }
+}
+
+/// Also returns the root that the chain ends at.
+pub(crate) fn anchored<'b>(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &'b TrustBundle,
+    trust_domain: &TrustDomain,
+    role: Role,
+    now: UnixTime,
+) -> Result<(Leaf, &'b CertificateDer<'static>), PeerError> {
+    if intermediates.len() >= MAX_CHAIN {
+        return Err(PeerError::Malformed);
+    }
+    let parsed = Leaf::parse(leaf)?;
+    if parsed.identity.id.trust_domain() != trust_domain {
+        return Err(PeerError::WrongTrustDomain);
+    }
+    let usage = KeyUsage::required(match role {
+        Role::Client => CLIENT_AUTH,
+        Role::Server => SERVER_AUTH,
+    });
+    let anchors = bundle.anchors_at(now);
+    let end_entity = EndEntityCert::try_from(leaf).map_err(|e| reason(&e))?;
+    let path = end_entity
+        .verify_for_usage(
+            algorithms().all,
+            &anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            Some(&issuers_may_issue),
+        )
+        .map_err(|e| reason(&e))?;
+    let root = bundle.root_of(path.anchor()).ok_or(PeerError::UntrustedRoot)?;
+    Ok((parsed, root))
+}
+
+fn issuers_may_issue(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    for issuer in path.intermediate_certificates() {
+        let der = issuer.der();
+        let cert = leaf::parse(&der).map_err(|_| webpki::Error::BadDer)?;
+        if !signs_certificates(&cert) {
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
+    }
+    Ok(())
+}
+
+/// The signatures that a chain or a handshake may carry.
+pub(crate) fn algorithms() -> WebPkiSupportedAlgorithms {
+    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms
+}
+
+fn reason(error: &webpki::Error) -> PeerError {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { .. } | E::InvalidCertValidity => PeerError::Expired,
+        E::CertNotValidYet { .. } => PeerError::NotYetValid,
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => PeerError::BadKeyUsage,
+        E::CaUsedAsEndEntity => PeerError::CaAsLeaf,
+        // A root of the same name but another key is another root; an issuer that may not issue vouches for nobody.
+        E::UnknownIssuer
+        | E::InvalidSignatureForPublicKey
+        | E::EndEntityUsedAsCa
+        | E::PathLenConstraintViolated
+        | E::NameConstraintViolation
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+        | E::MaximumPathBuildCallsExceeded
+        | E::MaximumPathDepthExceeded
+        | E::MaximumSignatureChecksExceeded => PeerError::UntrustedRoot,
+        _ => PeerError::Malformed,
+    }
+}
+
+#[cfg(test)]
+#[path = "verify_test.rs"]
+mod verify_test;
