@@ -1,1 +1,2 @@
-//! Scaffold.
+//! The control plane: resources in, identities and small pushes out.
+pub mod validate;

@@ -1,0 +1,295 @@
+//! Do the resources fit together? Checked over the whole set as it would be, before anything is stored.
+//!
+//! Refused: a reference to nothing, an address or range that belongs to two, what is lower than the mesh's floor, and
+//! what takes a name that the mesh keeps for itself. Said as a warning: what is true and allowed, but rarely meant.
+
+use super::problem::ResourceRef;
+use super::resource::*;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(test)]
+#[path = "cross_test.rs"]
+mod cross_test;
+
+/// All resources of a mesh by name.
+pub type Set = BTreeMap<ResourceRef, Arc<Resource>>;
+
+/// One thing that does not fit, on the resource whose author can put it right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub key: ResourceRef,
+    pub field: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<String>,
+}
+
+impl Findings {
+    fn fault(&mut self, resource: &Resource, field: impl Into<String>, reason: String) {
+        self.faults.push(Fault { key: resource.key.clone(), field: field.into(), reason });
+    }
+}
+
+/// The mesh's configuration, or what holds until one is applied: Observe, no VIPs.
+pub fn mesh_config(set: &Set) -> MeshConfig {
+    match set.get(&ResourceRef::new("MeshConfig", "", "mesh")).map(|r| &r.spec) {
+        Some(Spec::MeshConfig(mesh)) => mesh.clone(),
+        _ => MeshConfig::default(),
+    }
+}
+
+/// Checks a whole set. `trust_domain` is what this control plane issues certificates for.
+pub fn check(set: &Set, trust_domain: &str) -> Findings {
+    let mesh = mesh_config(set);
+    let world = World::new(set);
+    let mut found = Findings::default();
+    for resource in set.values() {
+        match &resource.spec {
+            Spec::MeshConfig(mesh) => check_mesh(&mut found, resource, mesh, trust_domain),
+            Spec::Link(link) => check_link(&mut found, resource, link, &world),
+            Spec::Workload(workload) => check_workload(&mut found, resource, workload, &world),
+            Spec::Service(service) => check_service(&mut found, resource, service, &mesh, set),
+            Spec::Endpoints(endpoints) => check_endpoints(&mut found, resource, endpoints, &world),
+            Spec::ServicePolicy(policy) => check_policy(&mut found, resource, policy, &mesh, &world),
+            Spec::Site(_) => {}
+        }
+    }
+    check_ranges(&mut found, set, &mesh);
+    check_addresses(&mut found, set);
+    found
+}
+
+struct World<'a> {
+    set: &'a Set,
+    sites: HashMap<&'a str, &'a Site>,
+}
+
+impl<'a> World<'a> {
+    fn new(set: &'a Set) -> Self {
+        let site = |r: &'a Arc<Resource>| match &r.spec {
+            Spec::Site(site) => Some((r.key.name.as_str(), site)),
+            _ => None,
+        };
+        World { set, sites: set.values().filter_map(site).collect() }
+    }
+
+    fn has_service(&self, namespace: &str, name: &str) -> bool {
+        self.set.contains_key(&ResourceRef::new("Service", namespace, name))
+    }
+
+    fn no_site(&self, name: &str) -> Option<String> {
+        if self.sites.contains_key(name) {
+            return None;
+        }
+        let mut known: Vec<&str> = self.sites.keys().copied().collect();
+        known.sort_unstable();
+        Some(format!("there is no Site `{name}`{}", hint(name, &known)))
+    }
+
+    fn services_of(&self, namespace: &str) -> Vec<&'a str> {
+        let in_namespace = self.set.keys().filter(|key| key.kind == "Service" && key.namespace == namespace);
+        in_namespace.map(|key| key.name.as_str()).collect()
+    }
+}
+
+fn hint(word: &str, known: &[&str]) -> String {
+    match super::field::nearest(word, known) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None if known.is_empty() => "; none is defined".to_string(),
+        None => format!("; there are {}", known.iter().take(8).copied().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trust_domain: &str) {
+    if let Some(written) = &mesh.trust_domain
+        && written != trust_domain
+    {
+        let reason =
+            format!("`{written}` is not the trust domain of this control plane, which issues for `{trust_domain}`");
+        found.fault(resource, "spec.trustDomain", reason);
+    }
+    let Defaults { transport, min_tls, .. } = mesh.defaults;
+    check_floor(found, resource, "spec.defaults.", (Some(transport), Some(min_tls)), &mesh.floor);
+    if mesh.leaf_lifetime < Duration::from_secs(30 * 60) {
+        found.warnings.push(format!(
+            "MeshConfig mesh: certificates live {} s, less than 30 minutes: clocks may then no longer differ by up to \
+             5 minutes",
+            mesh.leaf_lifetime.as_secs()
+        ));
+    }
+}
+
+fn check_floor(
+    found: &mut Findings,
+    resource: &Resource,
+    prefix: &str,
+    (transport, min_tls): (Option<Transport>, Option<TlsVersion>),
+    floor: &Floor,
+) {
+    if let (Some(asked), Some(floor)) = (transport, floor.transport)
+        && asked < floor
+    {
+        let reason = format!("{asked:?} is below the mesh's floor, {floor:?} (MeshConfig spec.floor.transport)");
+        found.fault(resource, format!("{prefix}transport"), reason);
+    }
+    if let (Some(asked), Some(floor)) = (min_tls, floor.min_tls)
+        && asked < floor
+    {
+        let reason = format!("{asked} is below the mesh's floor, {floor} (MeshConfig spec.floor.minTlsVersion)");
+        found.fault(resource, format!("{prefix}minTlsVersion"), reason);
+    }
+}
+
+impl std::fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            TlsVersion::V1_0 => "1.0",
+            TlsVersion::V1_1 => "1.1",
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        })
+    }
+}
+
+fn check_link(found: &mut Findings, resource: &Resource, link: &Link, world: &World) {
+    for (i, site) in link.sites.iter().enumerate() {
+        if let Some(reason) = world.no_site(site) {
+            found.fault(resource, format!("spec.sites[{i}]"), reason);
+        }
+    }
+}
+
+fn check_workload(found: &mut Findings, resource: &Resource, workload: &Workload, world: &World) {
+    if resource.key.namespace == isthmus_certs::id::SYSTEM_NAMESPACE {
+        let reason = "is kept for the control plane and its operators; choose another namespace".to_string();
+        found.fault(resource, "metadata.namespace", reason);
+    }
+    let Some(site) = world.sites.get(workload.site.as_str()) else {
+        found.fault(resource, "spec.site", world.no_site(&workload.site).unwrap_or_default());
+        return;
+    };
+    for (i, ip) in workload.addresses.iter().enumerate() {
+        if !site.ranges.iter().any(|range| range.contains(ip)) {
+            let reason = format!(
+                "{ip} is in none of the ranges of site {}; others would take it for an address outside the mesh",
+                workload.site
+            );
+            found.fault(resource, format!("spec.addresses[{i}]"), reason);
+        }
+    }
+}
+
+fn check_service(found: &mut Findings, resource: &Resource, service: &Service, mesh: &MeshConfig, set: &Set) {
+    for ip in &service.vips {
+        if !mesh.vip_ranges.iter().any(|range| range.contains(ip)) {
+            let reason = format!("{ip} is in none of MeshConfig's spec.vipRanges; proxies would pass it as outside");
+            found.fault(resource, cluster_ip_field(resource), reason);
+        }
+    }
+    if service.vips.is_empty() && !service.headless && mesh.vip_ranges.is_empty() {
+        found.warnings.push(format!("{}: gets no VIP, since MeshConfig has no spec.vipRanges", resource.key));
+    }
+    let key = &resource.key;
+    let selected = |r: &Arc<Resource>| {
+        r.key.namespace == key.namespace
+            && matches!(&r.spec, Spec::Workload(_))
+            && selects(&service.selector, &r.labels)
+    };
+    if !service.selector.is_empty() && !set.values().any(selected) {
+        let wanted: Vec<String> = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        found.warnings.push(format!("{key}: selects no Workload in {} ({})", key.namespace, wanted.join(",")));
+    }
+    for (i, port) in service.ports.iter().enumerate() {
+        if let TargetPort::Name(name) = &port.target
+            && !service.selector.is_empty()
+        {
+            let reason = format!("`{name}` is a name, but Workloads have no named ports; write the number");
+            found.fault(resource, format!("spec.ports[{i}].targetPort"), reason);
+        }
+    }
+}
+
+fn cluster_ip_field(resource: &Resource) -> &'static str {
+    if resource.json.pointer("/spec/clusterIPs").is_some() { "spec.clusterIPs" } else { "spec.clusterIP" }
+}
+
+fn check_endpoints(found: &mut Findings, resource: &Resource, endpoints: &Endpoints, world: &World) {
+    if !world.has_service(&resource.key.namespace, &endpoints.service) {
+        let known = world.services_of(&resource.key.namespace);
+        let reason = format!("there is no Service `{}`{}", endpoints.service, hint(&endpoints.service, &known));
+        let field = if resource.key.kind == "Endpoints" { "metadata.name" } else { "metadata.labels" };
+        found.fault(resource, field, reason);
+    }
+}
+
+fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolicy, mesh: &MeshConfig, world: &World) {
+    check_floor(found, resource, "spec.", (policy.transport, policy.min_tls), &mesh.floor);
+    let namespace = &resource.key.namespace;
+    for (i, service) in policy.services.iter().enumerate() {
+        if !world.has_service(namespace, service) {
+            let known = world.services_of(namespace);
+            let reason = format!("there is no Service `{service}` in {namespace}{}", hint(service, &known));
+            found.fault(resource, format!("spec.services[{i}]"), reason);
+        }
+    }
+    for (list, rules) in [("allow", &policy.allow), ("deny", &policy.deny)] {
+        for (i, rule) in rules.iter().enumerate() {
+            for (j, site) in rule.sites.iter().flatten().enumerate() {
+                if let Some(reason) = world.no_site(site) {
+                    found.fault(resource, format!("spec.{list}[{i}].from.sites[{j}]"), reason);
+                }
+            }
+        }
+    }
+}
+
+/// Undeclared overlap of sites is refused: an address would belong to two places. So is a VIP range inside a site.
+fn check_ranges(found: &mut Findings, set: &Set, mesh: &MeshConfig) {
+    let mut taken: Vec<(&Resource, usize, IpNet)> = Vec::new();
+    for resource in set.values() {
+        let Spec::Site(site) = &resource.spec else { continue };
+        for (i, range) in site.ranges.iter().enumerate() {
+            let clash = taken.iter().find(|(_, _, other)| overlap(range, other));
+            if let Some((owner, j, other)) = clash {
+                let reason =
+                    format!("{range} overlaps with {other}, spec.ranges[{j}] of Site {}; sites must not", owner.key.name);
+                found.fault(resource, format!("spec.ranges[{i}]"), reason);
+            }
+            if let Some(vips) = mesh.vip_ranges.iter().find(|vips| overlap(range, vips)) {
+                let reason = format!("{range} overlaps with {vips} of MeshConfig's spec.vipRanges");
+                found.fault(resource, format!("spec.ranges[{i}]"), reason);
+            }
+            taken.push((resource, i, *range));
+        }
+    }
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// An address belongs to one workload, a VIP to one service.
+fn check_addresses(found: &mut Findings, set: &Set) {
+    let mut owners: HashMap<IpAddr, &ResourceRef> = HashMap::new();
+    for resource in set.values() {
+        let (addresses, field): (&[IpAddr], &str) = match &resource.spec {
+            Spec::Workload(workload) => (&workload.addresses, "spec.addresses"),
+            Spec::Service(service) => (&service.vips, cluster_ip_field(resource)),
+            _ => continue,
+        };
+        for (i, ip) in addresses.iter().enumerate() {
+            let Some(owner) = owners.insert(*ip, &resource.key) else { continue };
+            let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
+            found.fault(resource, place, format!("{ip} already belongs to {owner}"));
+            owners.insert(*ip, owner);
+        }
+    }
+}

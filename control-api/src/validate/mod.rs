@@ -1,0 +1,224 @@
+//! Documents in, resources out: the one validation for files, the admin API and whatever source comes later.
+//!
+//! text → [`node`] (tree with places) → [`parse`] (typed resource, every fault of every document at once) → [`cross`]
+//! (do the resources fit together). A document with a fault is refused as a whole.
+
+pub mod cross;
+pub mod field;
+mod kubernetes;
+mod names;
+pub mod node;
+mod ours;
+mod problem;
+pub mod resource;
+
+pub use problem::{Problem, ResourceRef};
+
+use field::{Field, Report, nearest};
+use node::{Node, Value};
+use resource::{Labels, Resource, Spec};
+
+#[cfg(test)]
+#[path = "parse_test.rs"]
+mod parse_test;
+
+/// Our API group, in the version that is served.
+pub const GROUP: &str = "mesh.isthmus.dev/v1alpha1";
+
+/// A kind, where it belongs, and whether its names live in a namespace.
+struct Kind {
+    name: &'static str,
+    api_version: &'static str,
+    namespaced: bool,
+}
+
+const KINDS: &[Kind] = &[
+    Kind { name: "MeshConfig", api_version: GROUP, namespaced: false },
+    Kind { name: "Site", api_version: GROUP, namespaced: false },
+    Kind { name: "Link", api_version: GROUP, namespaced: false },
+    Kind { name: "Workload", api_version: GROUP, namespaced: true },
+    Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
+    Kind { name: "Service", api_version: "v1", namespaced: true },
+    Kind { name: "Endpoints", api_version: "v1", namespaced: true },
+    Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
+];
+
+/// What Kubernetes fills in and nobody writes; not stored.
+const FILLED_IN: &[&str] = &[
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
+    "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+];
+
+/// A resource that was read from text, with what it takes to point into that text.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    pub resource: Resource,
+    pub source: String,
+    pub node: Node,
+}
+
+/// Reads every document of a text. Good ones and faults are both returned: who asked decides whether one fault refuses
+/// all (an apply) or only itself (a directory).
+pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
+    let documents = match node::parse(yaml) {
+        Ok(documents) => documents,
+        Err(error) => {
+            let problem = Problem {
+                source: source.to_string(),
+                line: error.line,
+                column: error.column,
+                resource: ResourceRef::default(),
+                field: String::new(),
+                reason: format!("not valid YAML: {}", error.reason),
+            };
+            return (Vec::new(), vec![problem]);
+        }
+    };
+    let mut parsed = Vec::new();
+    let mut problems = Vec::new();
+    for document in documents.into_iter().flat_map(unfold_list) {
+        match parse_document(source, &document) {
+            Ok(resource) => parsed.push(Parsed { resource, source: source.to_string(), node: document }),
+            Err(found) => problems.extend(found),
+        }
+    }
+    (parsed, problems)
+}
+
+/// A resource from what the store holds. Faults mean that the store was written by another version.
+pub fn from_stored(json: &serde_json::Value) -> Result<Resource, Vec<Problem>> {
+    parse_document("store", &node::from_json(json))
+}
+
+/// `kind: List`, as `kubectl get -o yaml` writes it, stands for its items.
+fn unfold_list(document: Node) -> Vec<Node> {
+    let is_list = document.get("kind").and_then(Node::text) == Some("List");
+    match document.get("items").map(|items| &items.value) {
+        Some(Value::List(items)) if is_list => items.clone(),
+        _ => vec![document],
+    }
+}
+
+fn parse_document(source: &str, document: &Node) -> Result<Resource, Vec<Problem>> {
+    let report = Report::new(source);
+    let root = Field::root(document, &report);
+    let resource = read(&root, &report);
+    let problems = report.into_problems();
+    match resource {
+        Some(resource) if problems.is_empty() => Ok(resource),
+        _ => Err(problems),
+    }
+}
+
+fn read(root: &Field, report: &Report) -> Option<Resource> {
+    if root.entries().is_empty() {
+        root.fault("is not a resource; it starts with `apiVersion`, `kind` and `metadata`");
+        return None;
+    }
+    let kind = read_kind(root)?;
+    let (key, labels) = read_metadata(root, kind, report)?;
+    let spec = read_spec(root, kind, &key, &labels)?;
+    Some(Resource { key, labels, spec, json: stored_form(root.node()) })
+}
+
+fn read_kind(root: &Field) -> Option<&'static Kind> {
+    let api_version = root.need("apiVersion");
+    let field = root.need("kind")?;
+    let text = field.word()?;
+    let Some(kind) = KINDS.iter().find(|kind| kind.name == text) else {
+        let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+        let hint = nearest(text, &names).map(|near| format!("did you mean `{near}`?"));
+        field.fault(format!(
+            "unknown kind `{text}`; {}",
+            hint.unwrap_or_else(|| format!("known are {}", names.join(", ")))
+        ));
+        return None;
+    };
+    let api_version = api_version?;
+    let written = api_version.word()?;
+    if written != kind.api_version {
+        api_version.fault(format!("`{written}` is not where {} is; write `{}`", kind.name, kind.api_version));
+    }
+    Some(kind)
+}
+
+fn read_metadata(root: &Field, kind: &Kind, report: &Report) -> Option<(ResourceRef, Labels)> {
+    let metadata = root.need("metadata")?;
+    metadata.only(&["name", "namespace", "labels", "annotations"], FILLED_IN);
+    let name_field = metadata.need("name")?;
+    let name = name_field.word()?;
+    let mut namespace = "";
+    match (metadata.get("namespace"), kind.namespaced) {
+        (Some(field), true) => {
+            namespace = field.word().unwrap_or_default();
+            names::check_label(&field);
+        }
+        (None, true) => {
+            report.about(ResourceRef::new(kind.name, "", name));
+            metadata.need("namespace");
+        }
+        (Some(field), false) => field.fault(format!("{} belongs to the whole mesh and has no namespace", kind.name)),
+        (None, false) => {}
+    }
+    let key = ResourceRef::new(kind.name, namespace, name);
+    report.about(key.clone());
+    // A Service's and a Workload's name becomes a DNS label and a part of an identity's look-up; slices have dots.
+    if kind.name == "EndpointSlice" {
+        if !names::is_subdomain(name) {
+            name_field.fault(format!("`{name}` is not a name: a-z, 0-9, `-` and `.`"));
+        }
+    } else {
+        names::check_label(&name_field);
+    }
+    if kind.name == "MeshConfig" && name != "mesh" {
+        name_field.fault(format!("`{name}`: there is one MeshConfig, and its name is `mesh`"));
+    }
+    let labels = metadata.get("labels").map(|f| labels(&f)).unwrap_or_default();
+    Some((key, labels))
+}
+
+fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> Option<Spec> {
+    const OUTER: [&str; 3] = ["apiVersion", "kind", "metadata"];
+    match kind.name {
+        "Endpoints" => {
+            root.only(&[&OUTER[..], &["subsets"]].concat(), &[]);
+            return Some(Spec::Endpoints(kubernetes::endpoints(root, &key.name)));
+        }
+        "EndpointSlice" => {
+            root.only(&[&OUTER[..], &["addressType", "endpoints", "ports"]].concat(), &[]);
+            return Some(Spec::Endpoints(kubernetes::endpoint_slice(root, labels)));
+        }
+        _ => root.only(&[&OUTER[..], &["spec"]].concat(), &["status"]),
+    }
+    let spec = root.need("spec")?;
+    Some(match kind.name {
+        "MeshConfig" => Spec::MeshConfig(ours::mesh_config(&spec)),
+        "Site" => Spec::Site(ours::site(&spec)),
+        "Link" => Spec::Link(ours::link(&spec)),
+        "Workload" => Spec::Workload(ours::workload(&spec)),
+        "Service" => Spec::Service(kubernetes::service(&spec)),
+        _ => Spec::ServicePolicy(ours::service_policy(&spec)),
+    })
+}
+
+/// A map of texts.
+fn labels(field: &Field) -> Labels {
+    let mut labels = Labels::new();
+    for (key, _) in field.entries() {
+        if let Some(value) = field.get(&key.name).and_then(|f| f.text()) {
+            labels.insert(key.name.clone(), value.to_string());
+        }
+    }
+    labels
+}
+
+fn stored_form(node: &Node) -> serde_json::Value {
+    let mut json = node::to_json(node);
+    if let Some(root) = json.as_object_mut() {
+        root.remove("status");
+        if let Some(metadata) = root.get_mut("metadata").and_then(|m| m.as_object_mut()) {
+            metadata.retain(|name, _| !FILLED_IN.contains(&name.as_str()));
+        }
+    }
+    json
+}

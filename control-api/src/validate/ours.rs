@@ -1,0 +1,312 @@
+//! Readers of the kinds of `mesh.isthmus.dev/v1alpha1`. Every field must be known: one that is not understood might be
+//! the one that narrows.
+
+use super::field::Field;
+use super::names::{check_host, check_label};
+use super::resource::*;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub const TRANSPORTS: &[(&str, Transport)] = &[
+    ("MeshOnly", Transport::MeshOnly),
+    ("HttpsOnly", Transport::HttpsOnly),
+    ("Permissive", Transport::Permissive),
+];
+
+pub fn mesh_config(spec: &Field) -> MeshConfig {
+    spec.only(
+        &["trustDomain", "enforcement", "certificates", "vipRanges", "dnsSuffixes", "defaults", "floor", "telemetry"],
+        &[],
+    );
+    let mut mesh = MeshConfig::default();
+    mesh.trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
+    if let Some(enforce) = spec.get("enforcement").and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)])) {
+        mesh.enforce = enforce;
+    }
+    if let Some(certificates) = spec.get("certificates") {
+        certificates.only(&["leafLifetime"], &[]);
+        if let Some(lifetime) = certificates.get("leafLifetime").and_then(|f| lifetime(&f)) {
+            mesh.leaf_lifetime = lifetime;
+        }
+    }
+    mesh.vip_ranges = spec.get("vipRanges").map(|f| ranges(&f)).unwrap_or_default();
+    if let Some(suffixes) = spec.get("dnsSuffixes") {
+        suffixes.items().iter().for_each(check_host);
+        mesh.dns_suffixes = suffixes.words().into_iter().map(|s| s.trim_matches('.').to_ascii_lowercase()).collect();
+    }
+    if let Some(defaults) = spec.get("defaults") {
+        mesh.defaults = read_defaults(&defaults);
+    }
+    if let Some(floor) = spec.get("floor") {
+        floor.only(&["minTlsVersion", "transport"], &[]);
+        mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor) };
+    }
+    if let Some(telemetry) = spec.get("telemetry") {
+        read_telemetry(&telemetry, &mut mesh);
+    }
+    mesh
+}
+
+/// At least two seconds, so that a certificate can be used at all; at most a year, the issuing CA's own life.
+fn lifetime(field: &Field) -> Option<Duration> {
+    let lifetime = field.duration()?;
+    if lifetime < Duration::from_secs(2) {
+        field.fault("is shorter than 2s: a certificate would expire before it could be used");
+        return None;
+    }
+    if lifetime > Duration::from_secs(365 * 86_400) {
+        field.fault("is longer than 365d, the life of the issuing CA");
+        return None;
+    }
+    Some(lifetime)
+}
+
+fn read_defaults(field: &Field) -> Defaults {
+    field.only(&["transport", "minTlsVersion", "action"], &[]);
+    let base = Defaults::default();
+    Defaults {
+        transport: transport(field).unwrap_or(base.transport),
+        min_tls: min_tls(field).unwrap_or(base.min_tls),
+        allow: field.get("action").and_then(|f| f.choice(&[("Allow", true), ("Deny", false)])).unwrap_or(base.allow),
+    }
+}
+
+fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
+    field.only(&["otlp", "sampling"], &[]);
+    if let Some(otlp) = field.get("otlp")
+        && let Some(text) = otlp.text()
+    {
+        let known = text.is_empty() || text.starts_with("http://") || text.starts_with("unix:/");
+        if !known {
+            otlp.fault(format!("`{text}` is neither `http://host:port` nor `unix:/path`"));
+        }
+        mesh.otlp = text.to_string();
+    }
+    if let Some(sampling) = field.get("sampling")
+        && let Some(ratio) = sampling.number()
+    {
+        if !(0.0..=1.0).contains(&ratio) {
+            sampling.fault(format!("{ratio} is not between 0 and 1"));
+        }
+        mesh.sampling = ratio;
+    }
+}
+
+pub fn site(spec: &Field) -> Site {
+    spec.only(&["ranges"], &[]);
+    let ranges = spec.need("ranges").map(|f| ranges(&f)).unwrap_or_default();
+    Site { ranges }
+}
+
+pub fn link(spec: &Field) -> Link {
+    spec.only(&["sites", "paths"], &[]);
+    let mut sites = [String::new(), String::new()];
+    if let Some(field) = spec.need("sites") {
+        match field.words().as_slice() {
+            [a, b] if a == b => field.fault(format!("joins `{a}` with itself; name two different sites")),
+            [a, b] => sites = [a.to_string(), b.to_string()],
+            others => field.fault(format!("has {} sites; a link joins exactly two", others.len())),
+        }
+    }
+    let paths = spec.get("paths").map(|f| f.items()).unwrap_or_default();
+    for path in paths {
+        path.only(&["name"], &[]);
+        path.need("name").as_ref().and_then(Field::word);
+    }
+    Link { sites }
+}
+
+pub fn workload(spec: &Field) -> Workload {
+    spec.only(&["site", "addresses", "serviceAccount"], &[]);
+    let site = spec.need("site").and_then(|f| f.word()).unwrap_or_default().to_string();
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    if let Some(field) = spec.need("addresses") {
+        let items = field.items();
+        if items.is_empty() {
+            field.fault("is empty; a workload is known by its addresses");
+        }
+        for item in items {
+            let Some(ip) = address(&item) else { continue };
+            if addresses.contains(&ip) {
+                item.fault(format!("{ip} is named twice"));
+            }
+            addresses.push(ip);
+        }
+    }
+    let account = spec.need("serviceAccount");
+    if let Some(account) = &account {
+        check_label(account);
+    }
+    let service_account = account.and_then(|f| f.text()).unwrap_or_default().to_string();
+    Workload { site, addresses, service_account }
+}
+
+pub fn service_policy(spec: &Field) -> ServicePolicy {
+    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
+    let workloads = spec.get("workloads").map(|f| {
+        f.only(&["matchLabels"], &[]);
+        let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
+        if labels.is_empty() {
+            f.fault("selects by no label; leave `workloads` out to mean the whole namespace");
+        }
+        labels
+    });
+    let mode = spec.get("mode").and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
+    ServicePolicy {
+        services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
+        workloads,
+        transport: transport(spec),
+        min_tls: min_tls(spec),
+        audit: mode.unwrap_or(false),
+        allow: rules(spec, "allow"),
+        deny: rules(spec, "deny"),
+    }
+}
+
+fn rules(spec: &Field, name: &str) -> Vec<Rule> {
+    let Some(field) = spec.get(name) else { return Vec::new() };
+    let items = field.items();
+    if items.is_empty() {
+        field.fault("is an empty list, which could mean nobody or everybody; leave it out, or write one rule");
+    }
+    items.iter().map(rule).collect()
+}
+
+fn rule(field: &Field) -> Rule {
+    field.only(&["from", "to"], &[]);
+    let mut rule = Rule::default();
+    if let Some(from) = field.get("from") {
+        from.only(&["identities", "namespaces", "serviceAccounts", "sites", "cidrs"], &[]);
+        rule.identities = list(&from, "identities", |f| identity(f));
+        rule.namespaces = list(&from, "namespaces", |f| f.word().map(str::to_string));
+        rule.service_accounts = list(&from, "serviceAccounts", |f| f.word().map(str::to_string));
+        rule.sites = list(&from, "sites", |f| f.word().map(str::to_string));
+        rule.cidrs = list(&from, "cidrs", cidr);
+        if rule.identities.is_some() && rule.service_accounts.is_some() {
+            from.fault("has both `identities` and `serviceAccounts`, which name the same thing; write two rules");
+        }
+    }
+    if let Some(to) = field.get("to") {
+        to.only(&["ports", "hosts", "methods", "paths", "headers"], &[]);
+        rule.ports = list(&to, "ports", |f| f.port());
+        rule.hosts = list(&to, "hosts", host);
+        rule.methods = list(&to, "methods", method);
+        rule.paths = list(&to, "paths", path);
+        rule.headers = to.get("headers").map(|f| f.items().iter().filter_map(header).collect()).unwrap_or_default();
+    }
+    rule
+}
+
+/// A condition's values. An empty list would match nobody in an allow and everybody in no sense at all: refused.
+fn list<T>(parent: &Field, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
+    let field = parent.get(name)?;
+    let items = field.items();
+    if items.is_empty() {
+        field.fault("is an empty list, which nothing can match; leave it out, or name a value");
+    }
+    Some(items.iter().filter_map(read).collect())
+}
+
+fn not_empty(field: &Field) -> Vec<String> {
+    let words: Vec<String> = field.words().into_iter().map(str::to_string).collect();
+    if words.is_empty() {
+        field.fault("is an empty list; leave it out to mean the whole namespace");
+    }
+    words
+}
+
+fn identity(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    let exact = text.strip_suffix('*').unwrap_or(text);
+    if !text.starts_with("spiffe://") || exact.contains('*') {
+        field.fault(format!(
+            "`{text}` is not a SPIFFE id; write `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, \
+             or a prefix of one ending in `*`"
+        ));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn host(field: &Field) -> Option<String> {
+    check_host(field);
+    field.word().map(str::to_ascii_lowercase)
+}
+
+fn method(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    if !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+        field.fault(format!("`{text}` is not an HTTP method; methods are upper case, as `GET`"));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn path(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    if !text.starts_with('/') || text.trim_end_matches('*').contains('*') || text.ends_with("**") {
+        field.fault(format!("`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn header(field: &Field) -> Option<HeaderRule> {
+    field.only(&["name", "values"], &[]);
+    let name = field.need("name")?;
+    let text = name.word()?;
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b)) {
+        name.fault(format!("`{text}` is not a header name"));
+    }
+    let values = field.get("values").map(|f| f.words().into_iter().map(str::to_string).collect());
+    Some(HeaderRule { name: text.to_ascii_lowercase(), values: values.unwrap_or_default() })
+}
+
+fn transport(parent: &Field) -> Option<Transport> {
+    parent.get("transport")?.choice(TRANSPORTS)
+}
+
+/// `"1.2"`. Bare 1.2 is a number in YAML; what it means is plain, so it is taken.
+fn min_tls(parent: &Field) -> Option<TlsVersion> {
+    const VERSIONS: &[(&str, TlsVersion)] = &[
+        ("1.0", TlsVersion::V1_0),
+        ("1.1", TlsVersion::V1_1),
+        ("1.2", TlsVersion::V1_2),
+        ("1.3", TlsVersion::V1_3),
+    ];
+    let field = parent.get("minTlsVersion")?;
+    if let super::node::Value::Float(number) = field.node().value {
+        let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
+        return found.map(|(_, version)| *version).or_else(|| field.choice(VERSIONS));
+    }
+    field.choice(VERSIONS)
+}
+
+fn ranges(field: &Field) -> Vec<IpNet> {
+    let items = field.items();
+    if items.is_empty() {
+        field.fault("is empty; name at least one range, as `10.10.0.0/16`");
+    }
+    items.iter().filter_map(cidr).collect()
+}
+
+/// A range whose host bits are zero: `10.10.0.1/16` is nearly always a slip for `/32` or `10.10.0.0/16`.
+pub fn cidr(field: &Field) -> Option<IpNet> {
+    let net: IpNet = field.parsed("an address range, as `10.10.0.0/16`")?;
+    if net.trunc() != net {
+        field.fault(format!("`{net}` has bits beyond its prefix; did you mean `{}`?", net.trunc()));
+        return None;
+    }
+    Some(net)
+}
+
+/// An address that a peer can be reached at.
+pub fn address(field: &Field) -> Option<IpAddr> {
+    let ip: IpAddr = field.parsed("an IP address")?;
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.to_canonical() != ip {
+        field.fault(format!("{ip} is a loopback, unspecified, multicast or mapped address; no peer can reach it"));
+        return None;
+    }
+    Some(ip)
+}

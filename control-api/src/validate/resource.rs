@@ -1,0 +1,204 @@
+//! The resources as types: what a document says once it has been read without a fault.
+//!
+//! Values here are valid one by one; that they fit together is checked by [`super::cross`].
+
+use super::problem::ResourceRef;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub type Labels = BTreeMap<String, String>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    pub key: ResourceRef,
+    pub labels: Labels,
+    pub spec: Spec,
+    /// As stored and shown: what the author wrote, without comments, `status` and what Kubernetes fills in.
+    pub json: serde_json::Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Spec {
+    MeshConfig(MeshConfig),
+    Site(Site),
+    Link(Link),
+    Workload(Workload),
+    Service(Service),
+    Endpoints(Endpoints),
+    ServicePolicy(ServicePolicy),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshConfig {
+    pub trust_domain: Option<String>,
+    pub enforce: bool,
+    pub leaf_lifetime: Duration,
+    pub vip_ranges: Vec<IpNet>,
+    pub dns_suffixes: Vec<String>,
+    pub defaults: Defaults,
+    pub floor: Floor,
+    pub otlp: String,
+    pub sampling: f64,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        MeshConfig {
+            trust_domain: None,
+            enforce: false,
+            leaf_lifetime: Duration::from_secs(24 * 3600),
+            vip_ranges: Vec::new(),
+            dns_suffixes: vec!["svc.cluster.local".to_string()],
+            defaults: Defaults::default(),
+            floor: Floor::default(),
+            otlp: String::new(),
+            sampling: 1.0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Defaults {
+    pub transport: Transport,
+    pub min_tls: TlsVersion,
+    pub allow: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Defaults { transport: Transport::MeshOnly, min_tls: TlsVersion::V1_2, allow: true }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Floor {
+    pub transport: Option<Transport>,
+    pub min_tls: Option<TlsVersion>,
+}
+
+/// Ordered by strictness: the greater is the stricter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    Permissive,
+    HttpsOnly,
+    MeshOnly,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_0,
+    V1_1,
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    pub ranges: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    pub sites: [String; 2],
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    pub site: String,
+    pub addresses: Vec<IpAddr>,
+    pub service_account: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Empty: its endpoints are written by hand.
+    pub selector: Labels,
+    pub ports: Vec<ServicePort>,
+    pub vips: Vec<IpAddr>,
+    /// `clusterIP: None`: reached by the addresses of its endpoints, never given a VIP.
+    pub headless: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    pub port: u16,
+    pub name: String,
+    pub protocol: AppProtocol,
+    pub target: TargetPort,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum TargetPort {
+    Number(u16),
+    /// Of a port of the endpoints (Endpoints and EndpointSlice name theirs; Workloads have no named ports).
+    Name(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppProtocol {
+    Detect,
+    Http,
+    Http2,
+    Tls,
+    Tcp,
+    ServerFirst,
+    Postgres,
+}
+
+/// `Endpoints` and `EndpointSlice` alike: addresses without a sidecar, written by hand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoints {
+    pub service: String,
+    pub subsets: Vec<Subset>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subset {
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<EndpointPort>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointPort {
+    pub name: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePolicy {
+    pub services: Vec<String>,
+    pub workloads: Option<Labels>,
+    pub transport: Option<Transport>,
+    pub min_tls: Option<TlsVersion>,
+    pub audit: bool,
+    pub allow: Vec<Rule>,
+    pub deny: Vec<Rule>,
+}
+
+/// All conditions that are present must hold; inside one, any of its values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    pub identities: Option<Vec<String>>,
+    pub namespaces: Option<Vec<String>>,
+    pub service_accounts: Option<Vec<String>>,
+    pub sites: Option<Vec<String>>,
+    pub cidrs: Option<Vec<IpNet>>,
+    pub ports: Option<Vec<u16>>,
+    pub hosts: Option<Vec<String>>,
+    pub methods: Option<Vec<String>>,
+    pub paths: Option<Vec<String>>,
+    pub headers: Vec<HeaderRule>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderRule {
+    pub name: String,
+    pub values: Vec<String>,
+}
+
+/// Whether labels carry everything that a selector asks for.
+pub fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
