@@ -1,1 +1,19 @@
-//! Scaffold: filled in by its own commit.
+//! HTTP as it passes through: which headers may, how bodies move between HTTP/1 and HTTP/2, how a refusal is said.
+//!
+//! These blocks know nothing of policy or state. They refuse what can be read in more than one way
+//! ([`crate::reason::Reason::MalformedRequest`]) and internal headers that are missing, repeated or malformed
+//! ([`crate::reason::Reason::BadInternalHeader`]).
+
+pub mod body;
+pub mod client;
+pub mod headers;
+pub mod internal;
+pub mod respond;
+pub mod server;
+pub mod target;
+
+pub use body::{Body, BodyError};
+
+#[cfg(test)]
+#[path = "http_test.rs"]
+mod http_test;

@@ -1,0 +1,90 @@
+//! The headers that two sidecars say to each other. Untrusted input, also from mesh peers: each is read strictly, and
+//! taken out of the message in the same step.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::reason::Reason;
+
+/// The app's port that an L7 request is for.
+pub const PORT: HeaderName = HeaderName::from_static("isthmus-port");
+/// The HTTP version that the caller's app speaks, where it is not HTTP/1: the callee's app is spoken to likewise.
+pub const VERSION: HeaderName = HeaderName::from_static("isthmus-version");
+/// How long the callee took: `total=<us>;app=<us>`.
+pub const ELAPSED: HeaderName = HeaderName::from_static("isthmus-elapsed");
+/// The word of a refusal. Passed on to the app.
+pub const DENIED: HeaderName = HeaderName::from_static("isthmus-denied");
+/// Which decision it was, for `isthmus explain`. Passed on to the app.
+pub const DECISION: HeaderName = HeaderName::from_static("isthmus-decision");
+
+/// Takes the port out of a mesh request. Missing, repeated or malformed is a refusal.
+pub fn take_port(headers: &mut HeaderMap) -> Result<u16, Reason> {
+    let port = {
+        let mut values = headers.get_all(PORT).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Err(Reason::BadInternalHeader) };
+        parse_port(value.as_bytes()).ok_or(Reason::BadInternalHeader)?
+    };
+    headers.remove(PORT);
+    Ok(port)
+}
+
+/// Decimal, without sign, space or leading zero.
+pub fn parse_port(text: &[u8]) -> Option<u16> {
+    if text.is_empty() || text.len() > 5 || text[0] == b'0' || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// A port as a header's value.
+pub fn port_value(port: u16) -> HeaderValue {
+    HeaderValue::from(port)
+}
+
+/// Whether the caller's app speaks HTTP/2; taken out of the request.
+pub fn take_is_http2(headers: &mut HeaderMap) -> bool {
+    headers.remove(VERSION).is_some_and(|value| value.as_bytes() == b"2")
+}
+
+/// The callee's own measurement of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed {
+    /// From the request's head to the response's head, in microseconds.
+    pub total_us: u64,
+    /// The part of it that the app took, in microseconds.
+    pub app_us: u64,
+}
+
+impl Elapsed {
+    pub fn new(total: Duration, app: Duration) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Elapsed { total_us: micros(total), app_us: micros(app) }
+    }
+
+    pub fn to_value(self) -> HeaderValue {
+        let mut text = String::with_capacity(32);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "total={};app={}", self.total_us, self.app_us);
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("total=0;app=0"))
+    }
+
+    /// Reads the value; a peer's nonsense (app longer than the whole, values beyond a year) is no measurement.
+    pub fn parse(text: &[u8]) -> Option<Elapsed> {
+        const YEAR_US: u64 = 366 * 86_400 * 1_000_000;
+        let (total, app) = std::str::from_utf8(text).ok()?.split_once(';')?;
+        let number = |field: &str, name: &str| -> Option<u64> {
+            let digits = field.strip_prefix(name)?;
+            (!digits.is_empty() && digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| digits.parse().ok())?
+        };
+        let elapsed = Elapsed { total_us: number(total, "total=")?, app_us: number(app, "app=")? };
+        (elapsed.app_us <= elapsed.total_us && elapsed.total_us <= YEAR_US).then_some(elapsed)
+    }
+
+    /// Takes the measurement out of a mesh response.
+    pub fn take(headers: &mut HeaderMap) -> Option<Elapsed> {
+        headers.remove(ELAPSED).and_then(|value| Elapsed::parse(value.as_bytes()))
+    }
+}

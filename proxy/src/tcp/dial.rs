@@ -1,0 +1,36 @@
+//! Dials with the options of the path.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// How to dial.
+#[derive(Debug, Clone, Copy)]
+pub struct DialOptions {
+    /// SO_MARK that exempts our own connections from capture. Needs CAP_NET_ADMIN; where the exemption is by uid: none.
+    pub mark: Option<u32>,
+    /// How long the connection may take.
+    pub deadline: Duration,
+}
+
+impl Default for DialOptions {
+    fn default() -> Self {
+        DialOptions { mark: None, deadline: Duration::from_secs(5) }
+    }
+}
+
+/// Connects to `address`. Errors are the kernel's own, and `TimedOut` when the deadline is over.
+pub async fn dial(address: SocketAddr, options: DialOptions) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = options.mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    let stream = tokio::time::timeout(options.deadline, socket.connect(address))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection attempt"))??;
+    super::prepare(&stream);
+    Ok(stream)
+}
