@@ -12,6 +12,8 @@ pub enum Reason {
     DeniedByRule,
     /// The service takes mesh mTLS (or its own TLS) only, and these bytes are plain.
     Plaintext,
+    /// TLS of the app's own, where the service takes mesh mTLS only.
+    MeshOnly,
     /// The app's own TLS is older than the service's `minTlsVersion`.
     TlsVersion,
     /// TLS of the app's own, on a port that is not declared TLS.
@@ -54,6 +56,7 @@ impl Reason {
         Reason::NotAllowed,
         Reason::DeniedByRule,
         Reason::Plaintext,
+        Reason::MeshOnly,
         Reason::TlsVersion,
         Reason::TlsNotDeclared,
         Reason::DestinationUnknown,
@@ -79,6 +82,7 @@ impl Reason {
             Reason::NotAllowed => "not-allowed",
             Reason::DeniedByRule => "denied-by-rule",
             Reason::Plaintext => "plaintext",
+            Reason::MeshOnly => "mesh-only",
             Reason::TlsVersion => "tls-version",
             Reason::TlsNotDeclared => "tls-not-declared",
             Reason::DestinationUnknown => "destination-unknown",
@@ -105,6 +109,7 @@ impl Reason {
             Reason::NotAllowed
             | Reason::DeniedByRule
             | Reason::Plaintext
+            | Reason::MeshOnly
             | Reason::TlsVersion
             | Reason::TlsNotDeclared => 403,
             Reason::NotMyAddress | Reason::ForbiddenPort | Reason::UnknownFeature | Reason::NotRedirected => 403,

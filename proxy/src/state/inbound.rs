@@ -1,0 +1,107 @@
+//! What others may do with this proxy's own workload, compiled.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use isthmus_proto::model::{self, AppProtocol, ModelError, ServiceName, Understood, WorkloadName};
+
+use super::policy::CompiledPolicy;
+use crate::reason::Reason;
+
+/// One port of the own workload.
+#[derive(Debug)]
+pub struct InboundPort {
+    /// The app's port; 0 in the entry that stands for all undeclared ones.
+    pub port: u16,
+    /// Whether a service declares it.
+    pub declared: bool,
+    pub protocol: AppProtocol,
+    pub services: Vec<ServiceName>,
+    pub policy: Arc<CompiledPolicy>,
+}
+
+/// The own workload.
+#[derive(Debug)]
+pub struct Inbound {
+    /// `None` until the first sync, or where it cannot be read.
+    pub workload: Option<WorkloadName>,
+    addresses: HashSet<IpAddr, RandomState>,
+    ports: HashMap<u16, Arc<InboundPort>, RandomState>,
+    undeclared: Arc<InboundPort>,
+}
+
+impl Inbound {
+    /// Refuses everything, for one reason.
+    pub fn refusing(reason: Reason, detail: &str) -> Self {
+        Self {
+            workload: None,
+            addresses: HashSet::default(),
+            ports: HashMap::default(),
+            undeclared: Arc::new(undeclared(CompiledPolicy::refusing(reason, detail))),
+        }
+    }
+
+    pub fn port(&self, port: u16) -> &Arc<InboundPort> {
+        self.ports.get(&port).unwrap_or(&self.undeclared)
+    }
+
+    pub fn is_own_address(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&ip.to_canonical())
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied()
+    }
+
+    /// The declared ports, in no order.
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<InboundPort>> {
+        self.ports.values()
+    }
+}
+
+fn undeclared(policy: CompiledPolicy) -> InboundPort {
+    InboundPort {
+        port: 0,
+        declared: false,
+        protocol: AppProtocol::Detect,
+        services: Vec::new(),
+        policy: Arc::new(policy),
+    }
+}
+
+fn compile(policy: Understood<model::PortPolicy>) -> CompiledPolicy {
+    match policy {
+        Ok(policy) => CompiledPolicy::new(policy),
+        Err(e) => CompiledPolicy::refusing(Reason::UnknownFeature, &e.to_string()),
+    }
+}
+
+impl From<model::Inbound> for Inbound {
+    fn from(inbound: model::Inbound) -> Self {
+        let declared = |p: model::InboundPort| InboundPort {
+            port: p.port,
+            declared: true,
+            protocol: p.protocol,
+            services: p.services,
+            policy: Arc::new(compile(p.policy)),
+        };
+        Self {
+            workload: Some(inbound.workload),
+            addresses: inbound.addresses.iter().map(IpAddr::to_canonical).collect(),
+            ports: inbound
+                .ports
+                .into_iter()
+                .map(|p| (p.port, Arc::new(declared(p))))
+                .collect(),
+            undeclared: Arc::new(undeclared(compile(inbound.default_policy))),
+        }
+    }
+}
+
+impl From<&ModelError> for Inbound {
+    fn from(error: &ModelError) -> Self {
+        Self::refusing(Reason::UnknownFeature, &error.to_string())
+    }
+}

@@ -1,0 +1,69 @@
+//! Turns a refusal into what a person can do about it.
+
+use std::fmt::Write;
+
+use isthmus_proto::model::ServiceName;
+
+use super::{Decision, Facts};
+use crate::reason::Reason;
+
+/// The ServicePolicy that would let exactly this traffic through, for [`Reason::NotAllowed`]. It stands beside the
+/// policies that are there and replaces none. `None` where no allow rule can help: a deny wins over every allow, and a
+/// caller without identity has nothing that could be named.
+pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &ServiceName) -> Option<String> {
+    if decision.reason != Some(Reason::NotAllowed) {
+        return None;
+    }
+    let peer = facts.peer?;
+    let mut to = format!("ports: [{}]", facts.port);
+    if let Some(http) = &facts.http {
+        let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
+        write!(to, ", methods: [{}], paths: [{}]", quoted(http.method), quoted(path)).ok()?;
+    }
+    let name = format!(
+        "{}-allow-{}-{}",
+        service.name(),
+        peer.namespace(),
+        peer.service_account()
+    );
+    Some(format!(
+        "apiVersion: mesh.isthmus.dev/v1alpha1\n\
+         kind: ServicePolicy\n\
+         metadata: {{ namespace: {namespace}, name: {name} }}\n\
+         spec:\n  \
+           services: [{service}]\n  \
+           allow:\n    \
+             - from: {{ identities: [{peer}] }}\n      \
+               to: {{ {to} }}\n",
+        namespace = service.namespace(),
+        service = service.name(),
+        peer = quoted(peer.as_str()),
+    ))
+}
+
+/// One sentence for the log and the decision's record: what refused, and whose rule it was.
+pub fn sentence(decision: &Decision) -> String {
+    let Some(reason) = decision.reason else {
+        return "allowed".to_owned();
+    };
+    match (&decision.policy, decision.rule) {
+        (Some(policy), Some(rule)) if reason == Reason::DeniedByRule => {
+            format!("{reason}: ServicePolicy {policy} refuses it in spec.deny[{rule}]")
+        }
+        (Some(policy), Some(rule)) => {
+            format!("{reason}: rule {rule} of ServicePolicy {policy} needs a newer proxy: upgrade this one")
+        }
+        (Some(policy), None) => {
+            format!("{reason}: no rule allows it, and ServicePolicy {policy} denies what none allows")
+        }
+        (None, _) if reason == Reason::NotAllowed => {
+            format!("{reason}: no rule allows it, and the mesh's default is Deny")
+        }
+        (None, _) => reason.to_string(),
+    }
+}
+
+/// A JSON string is a YAML scalar, whatever is in it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

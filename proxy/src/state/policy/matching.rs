@@ -1,0 +1,168 @@
+//! Conditions against facts, in three values: holds, does not hold, cannot be told.
+
+use http::HeaderMap;
+use isthmus_certs::SpiffeId;
+use isthmus_proto::model::{HeaderMatch, HostPattern};
+
+use super::compile::{CompiledConditions, Identities};
+use super::path::PathReadings;
+use super::{Facts, HttpFacts};
+
+/// Does the condition hold?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Yes,
+    No,
+    /// This traffic lacks what is asked about, or it can be read in two ways that differ.
+    Unknown,
+}
+
+/// The facts, read once for all rules.
+pub(super) struct Known<'a> {
+    facts: &'a Facts<'a>,
+    http: Option<KnownHttp<'a>>,
+}
+
+struct KnownHttp<'a> {
+    host: Option<String>,
+    method: &'a str,
+    path: PathReadings<'a>,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn of(facts: &'a Facts<'a>) -> Self {
+        let http = facts.http.as_ref().map(|h: &'a HttpFacts<'a>| KnownHttp {
+            host: h.host.and_then(bare_host),
+            method: h.method,
+            path: PathReadings::of(h.path),
+            headers: h.headers,
+        });
+        Self { facts, http }
+    }
+}
+
+impl CompiledConditions {
+    /// Every condition holds.
+    pub(super) fn allows(&self, facts: &Known) -> bool {
+        self.all(facts, |holds| holds == Holds::Yes)
+    }
+
+    /// No condition is known not to hold.
+    pub(super) fn denies(&self, facts: &Known) -> bool {
+        self.all(facts, |holds| holds != Holds::No)
+    }
+
+    /// Cheap conditions first.
+    fn all(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
+        let (facts, http) = (known.facts, known.http.as_ref());
+        let ip = facts.peer_ip.to_canonical();
+        present(&self.ports, |ports| yes(ports.contains(&facts.port)), &good)
+            && present(&self.identities, |ids| told(facts.peer, |id| ids.hold(id)), &good)
+            && present(
+                &self.namespaces,
+                |set| told(facts.peer, |id| yes(set.contains(id.namespace()))),
+                &good,
+            )
+            && present(
+                &self.sites,
+                |set| told(facts.peer_site, |site| yes(set.contains(site))),
+                &good,
+            )
+            && present(
+                &self.cidrs,
+                |list| yes(list.iter().any(|range| range.contains(&ip))),
+                &good,
+            )
+            && present(
+                &self.methods,
+                |list| told(http, |h| method_holds(list, h.method)),
+                &good,
+            )
+            && present(
+                &self.hosts,
+                |list| told(http.and_then(|h| h.host.as_deref()), |h| host_holds(list, h)),
+                &good,
+            )
+            && present(&self.paths, |list| told(http, |h| h.path.hold(list)), &good)
+            && self
+                .headers
+                .iter()
+                .all(|m| good(told(http, |h| header_holds(m, h.headers))))
+    }
+}
+
+/// A condition that is not there holds.
+fn present<T>(condition: &Option<T>, holds: impl Fn(&T) -> Holds, good: impl Fn(Holds) -> bool) -> bool {
+    condition.as_ref().is_none_or(|c| good(holds(c)))
+}
+
+fn yes(holds: bool) -> Holds {
+    if holds { Holds::Yes } else { Holds::No }
+}
+
+fn told<T>(fact: Option<T>, holds: impl Fn(T) -> Holds) -> Holds {
+    fact.map_or(Holds::Unknown, holds)
+}
+
+impl Identities {
+    fn hold(&self, id: &SpiffeId) -> Holds {
+        yes(self.exact.contains(id)
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| id.as_str().starts_with(prefix.as_str())))
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110 §9.1), but some apps fold them: another spelling of a listed one is unknown.
+fn method_holds(list: &[String], method: &str) -> Holds {
+    if list.iter().any(|m| m == method) {
+        Holds::Yes
+    } else if list.iter().any(|m| m.eq_ignore_ascii_case(method)) {
+        Holds::Unknown
+    } else {
+        Holds::No
+    }
+}
+
+/// Lower case, without port and final dot. `None` for what is no host at all.
+fn bare_host(authority: &str) -> Option<String> {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    (!host.is_empty() && host.bytes().all(allowed)).then(|| host.to_ascii_lowercase())
+}
+
+fn host_holds(list: &[HostPattern], host: &str) -> Holds {
+    yes(list.iter().any(|pattern| match pattern {
+        HostPattern::Exact(exact) => exact == host,
+        HostPattern::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+    }))
+}
+
+/// A request without the header does not satisfy the condition, in allow and deny alike: it is known not to be there.
+/// Repeated headers, and lists in one header, that hold a listed value beside another are unknown.
+fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> Holds {
+    let mut values = headers.get_all(condition.name.as_str()).iter().peekable();
+    if values.peek().is_none() || condition.any_of.is_empty() {
+        return yes(values.peek().is_some());
+    }
+    let listed = |value: &[u8]| condition.any_of.iter().any(|v| v.as_bytes() == value);
+    let (mut whole, mut part, mut other) = (false, false, false);
+    for value in values {
+        match value.as_bytes() {
+            value if listed(value) => whole = true,
+            value if value.split(|b| *b == b',').any(|item| listed(item.trim_ascii())) => part = true,
+            _ => other = true,
+        }
+    }
+    match (whole, part, other) {
+        (true, false, false) => Holds::Yes,
+        (false, false, _) => Holds::No,
+        _ => Holds::Unknown,
+    }
+}

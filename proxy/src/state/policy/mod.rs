@@ -1,0 +1,186 @@
+//! Who may do what: pure functions of a compiled policy and the facts of one connection or request.
+//!
+//! A deny wins, then an allow, then the default. A condition on something that this traffic does not have is *unknown*:
+//! it never satisfies an allow and always satisfies a deny. What this build cannot understand refuses.
+
+mod compile;
+pub mod explain;
+mod matching;
+mod path;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use isthmus_certs::SpiffeId;
+use isthmus_proto::model::{Action, TlsVersion, Transport};
+
+pub use compile::CompiledPolicy;
+use compile::CompiledRule;
+use matching::Known;
+
+use crate::reason::Reason;
+
+/// What is known of one connection or request. `None` is *unknown*.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// From the mesh certificate; never from a header.
+    pub peer: Option<&'a SpiffeId>,
+    /// The transport peer's address; never from a header.
+    pub peer_ip: IpAddr,
+    pub peer_site: Option<&'a str>,
+    /// The app's port.
+    pub port: u16,
+    /// `None` for opaque streams.
+    pub http: Option<HttpFacts<'a>>,
+}
+
+/// The head of one request, as it will be forwarded.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpFacts<'a> {
+    /// `:authority` or Host, with or without port.
+    pub host: Option<&'a str>,
+    pub method: &'a str,
+    /// As it came, with or without query; not decoded.
+    pub path: &'a str,
+    pub headers: &'a http::HeaderMap,
+}
+
+/// The answer, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub allowed: bool,
+    /// Why not; `None` when allowed.
+    pub reason: Option<Reason>,
+    /// The ServicePolicy that decided; `None`: the mesh's default, or nothing that has a name.
+    pub policy: Option<Arc<str>>,
+    /// The rule's place in that policy's `allow` or `deny` list; `None`: its default.
+    pub rule: Option<u32>,
+    /// Allowed, but would be refused if the policies in audit mode were enforced.
+    pub audit: Option<Finding>,
+}
+
+/// What a policy in audit mode would have done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub reason: Reason,
+    pub policy: Option<Arc<str>>,
+    pub rule: Option<u32>,
+}
+
+/// How bytes got here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// Over a mesh connection.
+    Mesh,
+    /// In the app's own TLS. `version` is what the ServerHello chose; `None`: nothing we know.
+    AppTls {
+        version: Option<TlsVersion>,
+        /// The port is declared TLS (`appProtocol` or port name).
+        declared: bool,
+    },
+    Plain,
+}
+
+/// Whether the port's transport takes bytes that came this way.
+pub fn check_transport(policy: &CompiledPolicy, how: Arrived) -> Result<(), Reason> {
+    if let Some((reason, _)) = &policy.refuse {
+        return Err(*reason);
+    }
+    check_required(policy.transport, policy.min_tls_version, how)
+}
+
+/// The same for a sender, who knows the callee's transport only.
+pub fn check_required(transport: Transport, min_tls_version: TlsVersion, how: Arrived) -> Result<(), Reason> {
+    match (transport, how) {
+        (_, Arrived::Mesh) | (Transport::Permissive, _) => Ok(()),
+        (_, Arrived::Plain) => Err(Reason::Plaintext),
+        (Transport::MeshOnly, Arrived::AppTls { .. }) => Err(Reason::MeshOnly),
+        (Transport::HttpsOnly, Arrived::AppTls { declared: false, .. }) => Err(Reason::TlsNotDeclared),
+        (Transport::HttpsOnly, Arrived::AppTls { version, .. }) => match version {
+            Some(version) if version >= min_tls_version => Ok(()),
+            Some(_) | None => Err(Reason::TlsVersion),
+        },
+    }
+}
+
+/// Whether this connection or request may pass.
+pub fn decide(policy: &CompiledPolicy, facts: &Facts) -> Decision {
+    if let Some((reason, _)) = &policy.refuse {
+        return Decision::refused(*reason, None, None);
+    }
+    let known = Known::of(facts);
+    let decision = verdict(policy, &known, false);
+    if !decision.allowed || !policy.audits {
+        return decision;
+    }
+    let enforced = verdict(policy, &known, true);
+    let finding = enforced.reason.map(|reason| Finding {
+        reason,
+        policy: enforced.policy,
+        rule: enforced.rule,
+    });
+    Decision {
+        audit: finding,
+        ..decision
+    }
+}
+
+/// With `audit`, as if the rules in audit mode were enforced as well.
+fn verdict(policy: &CompiledPolicy, facts: &Known, audit: bool) -> Decision {
+    let counts = |rule: &&CompiledRule| audit || !rule.audit;
+    for rule in policy.deny.iter().filter(counts) {
+        match &rule.conditions {
+            None => return Decision::by(rule, Some(Reason::UnknownFeature)),
+            Some(conditions) if conditions.denies(facts) => return Decision::by(rule, Some(Reason::DeniedByRule)),
+            Some(_) => {}
+        }
+    }
+    let mut unreadable = None;
+    for rule in policy.allow.iter().filter(counts) {
+        match &rule.conditions {
+            None => unreadable = unreadable.or(Some(rule)),
+            Some(conditions) if conditions.allows(facts) => return Decision::by(rule, None),
+            Some(_) => {}
+        }
+    }
+    if let Some(rule) = unreadable {
+        return Decision::by(rule, Some(Reason::UnknownFeature));
+    }
+    // A policy in audit mode with an allow list would have made the default a deny.
+    let closing = policy.allow.iter().find(|rule| audit && rule.audit);
+    match (policy.default_action, closing) {
+        (Action::Allow, Some(rule)) => Decision::refused(Reason::NotAllowed, Some(Arc::clone(&rule.policy)), None),
+        (Action::Allow, None) => Decision::allowed(policy.default_from.clone(), None),
+        (Action::Deny, _) => Decision::refused(Reason::NotAllowed, policy.default_from.clone(), None),
+    }
+}
+
+impl Decision {
+    fn allowed(policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
+        Self {
+            allowed: true,
+            reason: None,
+            policy,
+            rule,
+            audit: None,
+        }
+    }
+
+    fn refused(reason: Reason, policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
+        Self {
+            allowed: false,
+            reason: Some(reason),
+            policy,
+            rule,
+            audit: None,
+        }
+    }
+
+    fn by(rule: &CompiledRule, refused: Option<Reason>) -> Self {
+        let (policy, index) = (Some(Arc::clone(&rule.policy)), Some(rule.index));
+        match refused {
+            Some(reason) => Self::refused(reason, policy, index),
+            None => Self::allowed(policy, index),
+        }
+    }
+}
