@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_X509_EXT_BASIC_CONSTRAINTS};
 use x509_parser::prelude::FromDer;
 
 use crate::id::SpiffeId;
@@ -78,10 +78,14 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PeerError> {
 
 /// X509-SVID §3.1 and §4.1: a leaf carries no CA flag.
 fn not_a_ca(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
-    match cert.basic_constraints() {
-        Ok(constraints) if constraints.as_ref().is_some_and(|c| c.value.ca) => Err(PeerError::CaAsLeaf),
-        Ok(_) => Ok(()),
-        Err(_) => Err(PeerError::Malformed),
+    let found = cert
+        .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
+        .map_err(|_| PeerError::Malformed)?;
+    match found.map(|extension| extension.parsed_extension()) {
+        None => Ok(()),
+        Some(ParsedExtension::BasicConstraints(constraints)) if !constraints.ca => Ok(()),
+        Some(ParsedExtension::BasicConstraints(_)) => Err(PeerError::CaAsLeaf),
+        Some(_) => Err(PeerError::Malformed),
     }
 }
 
@@ -104,19 +108,18 @@ fn only_uri(cert: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
     }
 }
 
-/// All URI names. A repeated SAN extension is an error, not a second list.
+/// All URI names. A repeated SAN extension is an error, not a second list; so is a name that cannot be read.
 pub(crate) fn uris<'a>(cert: &'a X509Certificate<'a>) -> Result<Vec<&'a str>, PeerError> {
     let names = cert.subject_alternative_name().map_err(|_| PeerError::Malformed)?;
-    let names = names.iter().flat_map(|names| &names.value.general_names);
-    Ok(names
-        .filter_map(|name| {
-            if let GeneralName::URI(uri) = name {
-                Some(*uri)
-            } else {
-                None
-            }
-        })
-        .collect())
+    let mut uris = Vec::with_capacity(1);
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::URI(uri) => uris.push(*uri),
+            GeneralName::Invalid(..) => return Err(PeerError::Malformed),
+            _ => {}
+        }
+    }
+    Ok(uris)
 }
 
 pub(crate) fn validity(cert: &X509Certificate<'_>) -> Result<(UnixTime, UnixTime), PeerError> {

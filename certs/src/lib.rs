@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod ca;
+mod ca_signer;
 pub mod clock;
 pub mod csr;
 mod hex;
@@ -21,6 +22,9 @@ pub mod pem;
 mod private_file;
 pub mod rotation;
 pub mod store;
+mod template;
+#[cfg(test)]
+mod test_mesh;
 pub mod tls;
 pub mod token;
 pub mod verify;

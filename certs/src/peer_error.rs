@@ -115,6 +115,8 @@ impl PeerError {
             Error::PeerIncompatible(_) => Some(Self::Incompatible),
             Error::NoApplicationProtocol => Some(Self::NoCommonProtocol),
             Error::AlertReceived(alert) => Self::from_alert(*alert),
+            // rustls has no variant for a resolver that found nothing; the text is checked by a test.
+            Error::General(text) if text == "no server certificate chain resolved" => Some(Self::NoIdentity),
             Error::Other(OtherError(cause)) => cause.downcast_ref::<Self>().copied(),
             _ => None,
         }
@@ -122,20 +124,17 @@ impl PeerError {
 
     /// As [`from_rustls`](Self::from_rustls), for the `io::Error` in which TLS streams wrap it.
     pub fn from_io(error: &io::Error) -> Option<Self> {
-        let mut cause: &(dyn std::error::Error + 'static) = error.get_ref()?;
-        loop {
-            if let Some(reason) = cause.downcast_ref::<Self>() {
-                return Some(*reason);
-            }
-            if let Some(error) = cause.downcast_ref::<Error>() {
-                return Self::from_rustls(error);
-            }
-            if let Some(inner) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-                cause = inner;
-                continue;
-            }
-            cause = cause.source()?;
-        }
+        // Not `source()`, which skips the error that an io::Error was made from.
+        Self::find(error.get_ref()?)
+    }
+
+    /// Looks through an error and its causes, as h2 and tonic wrap them.
+    pub fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let found = None
+            .or_else(|| error.downcast_ref::<Self>().copied())
+            .or_else(|| error.downcast_ref::<Error>().and_then(Self::from_rustls))
+            .or_else(|| error.downcast_ref::<io::Error>().and_then(Self::from_io));
+        found.or_else(|| Self::find(error.source()?))
     }
 
     fn from_certificate_error(error: &CertificateError) -> Self {

@@ -40,7 +40,7 @@ pub enum TokenError {
 }
 
 /// A join token. Its secret is wiped when dropped and never shown by Debug.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct JoinToken {
     /// `host:port` of the control plane's port for proxies.
     pub address: String,

@@ -111,7 +111,7 @@ fn issuers_may_issue(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
 
 /// The signatures that a chain or a handshake may carry.
 pub(crate) fn algorithms() -> WebPkiSupportedAlgorithms {
-    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms
+    crate::tls::provider().signature_verification_algorithms
 }
 
 fn reason(error: &webpki::Error) -> PeerError {
