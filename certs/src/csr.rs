@@ -64,8 +64,10 @@ pub fn verify(der: &[u8]) -> Result<PublicKeyInfo, CsrError> {
     };
     let info = &request.certification_request_info;
     let key = leaf::p256_key(&info.subject_pki).ok_or(CsrError::KeyType)?;
-    let algorithm = &request.signature_algorithm.algorithm;
-    if *algorithm != OID_SIG_ECDSA_WITH_SHA256 || !key.verifies(info.raw, &request.signature_value.data) {
+    let (algorithm, signature) = (&request.signature_algorithm, &request.signature_value);
+    // RFC 5758 §3.2: no parameters. DER: a signature is whole bytes.
+    let plain = algorithm.parameters.is_none() && signature.unused_bits == 0;
+    if algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 || !plain || !key.verifies(info.raw, &signature.data) {
         return Err(CsrError::Signature);
     }
     Ok(PublicKeyInfo(key))

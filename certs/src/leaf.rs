@@ -44,6 +44,9 @@ pub(crate) struct Leaf {
     pub(crate) identity: PeerIdentity,
     /// `None` if the key is of another kind: a peer may have one, we may not.
     pub(crate) public_key: Option<PublicKey>,
+    /// Extended key usage names clientAuth, serverAuth. `anyExtendedKeyUsage` counts for neither.
+    pub(crate) may_call: bool,
+    pub(crate) may_serve: bool,
 }
 
 impl Leaf {
@@ -52,6 +55,10 @@ impl Leaf {
         not_a_ca(&cert)?;
         end_point_usages(&cert)?;
         let (not_before, not_after) = validity(&cert)?;
+        let extended = cert
+            .extended_key_usage()
+            .map_err(|_| PeerError::Malformed)?
+            .map(|usage| usage.value);
         let serial = Serial::from_bytes(cert.raw_serial()).ok_or(PeerError::Malformed)?;
         Ok(Self {
             identity: PeerIdentity {
@@ -61,6 +68,8 @@ impl Leaf {
                 not_after,
             },
             public_key: p256_key(&cert.subject_pki),
+            may_call: extended.is_some_and(|usage| usage.client_auth),
+            may_serve: extended.is_some_and(|usage| usage.server_auth),
         })
     }
 }

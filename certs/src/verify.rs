@@ -15,10 +15,6 @@ use crate::peer_error::PeerError;
 /// Leaf, issuing CA, root, and two for cross-signing while roots are changed.
 const MAX_CHAIN: usize = 5;
 
-/// id-kp-serverAuth and id-kp-clientAuth, the content of the OID (RFC 5280 §4.2.1.12).
-const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
-
 /// What the peer is in this handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -77,10 +73,14 @@ pub(crate) fn anchored<'b>(
     if parsed.identity.id.trust_domain() != trust_domain {
         return Err(PeerError::WrongTrustDomain);
     }
-    let usage = KeyUsage::required(match role {
-        Role::Client => CLIENT_AUTH,
-        Role::Server => SERVER_AUTH,
-    });
+    // webpki lets an absent extension pass, also in CAs, as RFC 5280 does. A leaf must have it.
+    let (present, usage) = match role {
+        Role::Client => (parsed.may_call, KeyUsage::client_auth()),
+        Role::Server => (parsed.may_serve, KeyUsage::server_auth()),
+    };
+    if !present {
+        return Err(PeerError::BadKeyUsage);
+    }
     let anchors = bundle.anchors_at(now);
     let end_entity = EndEntityCert::try_from(leaf).map_err(|e| reason(&e))?;
     let path = end_entity
