@@ -34,7 +34,11 @@ pub struct Findings {
 
 impl Findings {
     fn fault(&mut self, resource: &Resource, field: impl Into<String>, reason: String) {
-        self.faults.push(Fault { key: resource.key.clone(), field: field.into(), reason });
+        self.faults.push(Fault {
+            key: resource.key.clone(),
+            field: field.into(),
+            reason,
+        });
     }
 }
 
@@ -78,7 +82,10 @@ impl<'a> World<'a> {
             Spec::Site(site) => Some((r.key.name.as_str(), site)),
             _ => None,
         };
-        World { set, sites: set.values().filter_map(site).collect() }
+        World {
+            set,
+            sites: set.values().filter_map(site).collect(),
+        }
     }
 
     fn has_service(&self, namespace: &str, name: &str) -> bool {
@@ -95,7 +102,10 @@ impl<'a> World<'a> {
     }
 
     fn services_of(&self, namespace: &str) -> Vec<&'a str> {
-        let in_namespace = self.set.keys().filter(|key| key.kind == "Service" && key.namespace == namespace);
+        let in_namespace = self
+            .set
+            .keys()
+            .filter(|key| key.kind == "Service" && key.namespace == namespace);
         in_namespace.map(|key| key.name.as_str()).collect()
     }
 }
@@ -104,7 +114,10 @@ fn hint(word: &str, known: &[&str]) -> String {
     match super::field::nearest(word, known) {
         Some(near) => format!("; did you mean `{near}`?"),
         None if known.is_empty() => "; none is defined".to_string(),
-        None => format!("; there are {}", known.iter().take(8).copied().collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "; there are {}",
+            known.iter().take(8).copied().collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -117,7 +130,13 @@ fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trus
         found.fault(resource, "spec.trustDomain", reason);
     }
     let Defaults { transport, min_tls, .. } = mesh.defaults;
-    check_floor(found, resource, "spec.defaults.", (Some(transport), Some(min_tls)), &mesh.floor);
+    check_floor(
+        found,
+        resource,
+        "spec.defaults.",
+        (Some(transport), Some(min_tls)),
+        &mesh.floor,
+    );
     if mesh.leaf_lifetime < Duration::from_secs(30 * 60) {
         found.warnings.push(format!(
             "MeshConfig mesh: certificates live {} s, less than 30 minutes: clocks may then no longer differ by up to \
@@ -143,19 +162,22 @@ fn check_floor(
     if let (Some(asked), Some(floor)) = (min_tls, floor.min_tls)
         && asked < floor
     {
-        let reason = format!("{asked} is below the mesh's floor, {floor} (MeshConfig spec.floor.minTlsVersion)");
+        let reason = format!(
+            "{} is below the mesh's floor, {} (MeshConfig spec.floor.minTlsVersion)",
+            written(asked),
+            written(floor)
+        );
         found.fault(resource, format!("{prefix}minTlsVersion"), reason);
     }
 }
 
-impl std::fmt::Display for TlsVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            TlsVersion::V1_0 => "1.0",
-            TlsVersion::V1_1 => "1.1",
-            TlsVersion::V1_2 => "1.2",
-            TlsVersion::V1_3 => "1.3",
-        })
+/// As it is written in YAML.
+fn written(version: TlsVersion) -> &'static str {
+    match version {
+        TlsVersion::V1_0 => "1.0",
+        TlsVersion::V1_1 => "1.1",
+        TlsVersion::V1_2 => "1.2",
+        TlsVersion::V1_3 => "1.3",
     }
 }
 
@@ -195,7 +217,10 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
         }
     }
     if service.vips.is_empty() && !service.headless && mesh.vip_ranges.is_empty() {
-        found.warnings.push(format!("{}: gets no VIP, since MeshConfig has no spec.vipRanges", resource.key));
+        found.warnings.push(format!(
+            "{}: gets no VIP, since MeshConfig has no spec.vipRanges",
+            resource.key
+        ));
     }
     let key = &resource.key;
     let selected = |r: &Arc<Resource>| {
@@ -205,7 +230,11 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
     };
     if !service.selector.is_empty() && !set.values().any(selected) {
         let wanted: Vec<String> = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        found.warnings.push(format!("{key}: selects no Workload in {} ({})", key.namespace, wanted.join(",")));
+        found.warnings.push(format!(
+            "{key}: selects no Workload in {} ({})",
+            key.namespace,
+            wanted.join(",")
+        ));
     }
     for (i, port) in service.ports.iter().enumerate() {
         if let TargetPort::Name(name) = &port.target
@@ -218,25 +247,46 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
 }
 
 fn cluster_ip_field(resource: &Resource) -> &'static str {
-    if resource.json.pointer("/spec/clusterIPs").is_some() { "spec.clusterIPs" } else { "spec.clusterIP" }
+    if resource.json.pointer("/spec/clusterIPs").is_some() {
+        "spec.clusterIPs"
+    } else {
+        "spec.clusterIP"
+    }
 }
 
 fn check_endpoints(found: &mut Findings, resource: &Resource, endpoints: &Endpoints, world: &World) {
     if !world.has_service(&resource.key.namespace, &endpoints.service) {
         let known = world.services_of(&resource.key.namespace);
-        let reason = format!("there is no Service `{}`{}", endpoints.service, hint(&endpoints.service, &known));
-        let field = if resource.key.kind == "Endpoints" { "metadata.name" } else { "metadata.labels" };
+        let reason = format!(
+            "there is no Service `{}`{}",
+            endpoints.service,
+            hint(&endpoints.service, &known)
+        );
+        let field = if resource.key.kind == "Endpoints" {
+            "metadata.name"
+        } else {
+            "metadata.labels"
+        };
         found.fault(resource, field, reason);
     }
 }
 
 fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolicy, mesh: &MeshConfig, world: &World) {
-    check_floor(found, resource, "spec.", (policy.transport, policy.min_tls), &mesh.floor);
+    check_floor(
+        found,
+        resource,
+        "spec.",
+        (policy.transport, policy.min_tls),
+        &mesh.floor,
+    );
     let namespace = &resource.key.namespace;
     for (i, service) in policy.services.iter().enumerate() {
         if !world.has_service(namespace, service) {
             let known = world.services_of(namespace);
-            let reason = format!("there is no Service `{service}` in {namespace}{}", hint(service, &known));
+            let reason = format!(
+                "there is no Service `{service}` in {namespace}{}",
+                hint(service, &known)
+            );
             found.fault(resource, format!("spec.services[{i}]"), reason);
         }
     }
@@ -259,8 +309,10 @@ fn check_ranges(found: &mut Findings, set: &Set, mesh: &MeshConfig) {
         for (i, range) in site.ranges.iter().enumerate() {
             let clash = taken.iter().find(|(_, _, other)| overlap(range, other));
             if let Some((owner, j, other)) = clash {
-                let reason =
-                    format!("{range} overlaps with {other}, spec.ranges[{j}] of Site {}; sites must not", owner.key.name);
+                let reason = format!(
+                    "{range} overlaps with {other}, spec.ranges[{j}] of Site {}; sites must not",
+                    owner.key.name
+                );
                 found.fault(resource, format!("spec.ranges[{i}]"), reason);
             }
             if let Some(vips) = mesh.vip_ranges.iter().find(|vips| overlap(range, vips)) {
@@ -286,8 +338,14 @@ fn check_addresses(found: &mut Findings, set: &Set) {
             _ => continue,
         };
         for (i, ip) in addresses.iter().enumerate() {
-            let Some(owner) = owners.insert(*ip, &resource.key) else { continue };
-            let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
+            let Some(owner) = owners.insert(*ip, &resource.key) else {
+                continue;
+            };
+            let place = if field == "spec.clusterIP" {
+                field.to_string()
+            } else {
+                format!("{field}[{i}]")
+            };
             found.fault(resource, place, format!("{ip} already belongs to {owner}"));
             owners.insert(*ip, owner);
         }

@@ -32,7 +32,10 @@ fn ours(kind: &str, metadata: &str, spec: &str) -> String {
 fn findings(more: &str) -> Findings {
     let (parsed, problems) = parse("f", &format!("{BASE}---\n{more}"));
     assert_eq!(problems, [], "the documents themselves are sound");
-    let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let set = parsed
+        .into_iter()
+        .map(|p| (p.resource.key.clone(), Arc::new(p.resource)))
+        .collect();
     check(&set, "shop.example")
 }
 
@@ -85,13 +88,18 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
 #[test]
 fn another_trust_domain_is_refused() {
     let (parsed, _) = parse("f", BASE);
-    let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let set = parsed
+        .into_iter()
+        .map(|p| (p.resource.key.clone(), Arc::new(p.resource)))
+        .collect();
     assert_eq!(check(&set, "bank.example").faults[0].field, "spec.trustDomain");
 }
 
 #[test]
 fn what_is_rarely_meant_is_a_warning_only() {
-    let found = findings("apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: y }\nspec: { selector: { app: no }, ports: [] }");
+    let found = findings(
+        "apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: y }\nspec: { selector: { app: no }, ports: [] }",
+    );
     assert_eq!(found.faults, []);
     assert_eq!(found.warnings, ["Service shop/y: selects no Workload in shop (app=no)"]);
 }

@@ -11,16 +11,34 @@ use super::resource::*;
 use std::net::IpAddr;
 
 const SERVICE_READ_OVER: &[&str] = &[
-    "allocateLoadBalancerNodePorts", "externalIPs", "externalTrafficPolicy", "healthCheckNodePort",
-    "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy", "loadBalancerClass", "loadBalancerIP",
-    "loadBalancerSourceRanges", "publishNotReadyAddresses", "sessionAffinity", "sessionAffinityConfig",
+    "allocateLoadBalancerNodePorts",
+    "externalIPs",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "internalTrafficPolicy",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "publishNotReadyAddresses",
+    "sessionAffinity",
+    "sessionAffinityConfig",
     "trafficDistribution",
 ];
 
-pub fn service(spec: &Field) -> Service {
-    spec.only(&["selector", "ports", "clusterIP", "clusterIPs", "type", "externalName"], SERVICE_READ_OVER);
+pub(super) fn service(spec: &Field) -> Service {
+    spec.only(
+        &["selector", "ports", "clusterIP", "clusterIPs", "type", "externalName"],
+        SERVICE_READ_OVER,
+    );
     if let Some(kind) = spec.get("type") {
-        let known = [("ClusterIP", true), ("NodePort", true), ("LoadBalancer", true), ("ExternalName", false)];
+        let known = [
+            ("ClusterIP", true),
+            ("NodePort", true),
+            ("LoadBalancer", true),
+            ("ExternalName", false),
+        ];
         if kind.choice(&known) == Some(false) {
             kind.fault("ExternalName is not served yet; write a Service without selector, and Endpoints for it");
         }
@@ -43,7 +61,10 @@ pub fn service(spec: &Field) -> Service {
 }
 
 fn service_port(field: &Field) -> Option<ServicePort> {
-    field.only(&["name", "port", "targetPort", "appProtocol", "protocol"], &["nodePort"]);
+    field.only(
+        &["name", "port", "targetPort", "appProtocol", "protocol"],
+        &["nodePort"],
+    );
     tcp_only(field);
     let port = field.need("port")?.port()?;
     let name = field.get("name").and_then(|f| f.text()).unwrap_or_default().to_string();
@@ -55,7 +76,12 @@ fn service_port(field: &Field) -> Option<ServicePort> {
             _ => TargetPort::Number(target.port()?),
         },
     };
-    Some(ServicePort { port, protocol: app_protocol_of(app_protocol, &name, port), name, target })
+    Some(ServicePort {
+        port,
+        protocol: app_protocol_of(app_protocol, &name, port),
+        name,
+        target,
+    })
 }
 
 fn tcp_only(field: &Field) {
@@ -69,7 +95,7 @@ fn tcp_only(field: &Field) {
 
 /// What is declared wins, then the port's name (`http-api` counts as `http`, as Istio reads it), then the well-known
 /// ports where guessing wrong costs a hang: there the server speaks first.
-pub fn app_protocol_of(declared: Option<&str>, name: &str, port: u16) -> AppProtocol {
+pub(super) fn app_protocol_of(declared: Option<&str>, name: &str, port: u16) -> AppProtocol {
     if let Some(declared) = declared {
         return by_word(declared).unwrap_or(AppProtocol::Detect);
     }
@@ -119,7 +145,7 @@ fn cluster_ips(spec: &Field) -> (Vec<IpAddr>, bool) {
     (vips, headless)
 }
 
-pub fn endpoints(root: &Field, name: &str) -> Endpoints {
+pub(super) fn endpoints(root: &Field, name: &str) -> Endpoints {
     let mut subsets = Vec::new();
     for subset in root.get("subsets").map(|f| f.items()).unwrap_or_default() {
         subset.only(&["addresses", "ports", "notReadyAddresses"], &[]);
@@ -128,12 +154,18 @@ pub fn endpoints(root: &Field, name: &str) -> Endpoints {
             item.only(&["ip"], &["hostname", "nodeName", "targetRef"]);
             addresses.extend(item.need("ip").and_then(|f| address(&f)));
         }
-        subsets.push(Subset { addresses, ports: endpoint_ports(&subset) });
+        subsets.push(Subset {
+            addresses,
+            ports: endpoint_ports(&subset),
+        });
     }
-    Endpoints { service: name.to_string(), subsets }
+    Endpoints {
+        service: name.to_string(),
+        subsets,
+    }
 }
 
-pub fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
+pub(super) fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
     if let Some(kind) = root.need("addressType")
         && kind.choice(&[("IPv4", true), ("IPv6", true), ("FQDN", false)]) == Some(false)
     {
@@ -147,7 +179,14 @@ pub fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
     for endpoint in root.need("endpoints").map(|f| f.items()).unwrap_or_default() {
         endpoint.only(
             &["addresses", "conditions"],
-            &["deprecatedTopology", "hints", "hostname", "nodeName", "targetRef", "zone"],
+            &[
+                "deprecatedTopology",
+                "hints",
+                "hostname",
+                "nodeName",
+                "targetRef",
+                "zone",
+            ],
         );
         let items = endpoint.need("addresses").map(|f| f.items()).unwrap_or_default();
         let found: Vec<IpAddr> = items.iter().filter_map(address).collect();
@@ -155,12 +194,20 @@ pub fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
             addresses.extend(found);
         }
     }
-    Endpoints { service, subsets: vec![Subset { addresses, ports: endpoint_ports(root) }] }
+    Endpoints {
+        service,
+        subsets: vec![Subset {
+            addresses,
+            ports: endpoint_ports(root),
+        }],
+    }
 }
 
 /// Kubernetes: an endpoint of which nothing is said is ready.
 fn is_ready(endpoint: &Field) -> bool {
-    let Some(conditions) = endpoint.get("conditions") else { return true };
+    let Some(conditions) = endpoint.get("conditions") else {
+        return true;
+    };
     conditions.only(&["ready", "serving", "terminating"], &[]);
     conditions.get("ready").and_then(|f| f.flag()).unwrap_or(true)
 }
@@ -170,7 +217,9 @@ fn endpoint_ports(parent: &Field) -> Vec<EndpointPort> {
     for item in parent.get("ports").map(|f| f.items()).unwrap_or_default() {
         item.only(&["name", "port", "protocol", "appProtocol"], &[]);
         tcp_only(&item);
-        let Some(port) = item.need("port").and_then(|f| f.port()) else { continue };
+        let Some(port) = item.need("port").and_then(|f| f.port()) else {
+            continue;
+        };
         let name = item.get("name").and_then(|f| f.text()).unwrap_or_default().to_string();
         ports.push(EndpointPort { name, port });
     }

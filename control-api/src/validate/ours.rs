@@ -8,20 +8,32 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub const TRANSPORTS: &[(&str, Transport)] = &[
+pub(super) const TRANSPORTS: &[(&str, Transport)] = &[
     ("MeshOnly", Transport::MeshOnly),
     ("HttpsOnly", Transport::HttpsOnly),
     ("Permissive", Transport::Permissive),
 ];
 
-pub fn mesh_config(spec: &Field) -> MeshConfig {
+pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     spec.only(
-        &["trustDomain", "enforcement", "certificates", "vipRanges", "dnsSuffixes", "defaults", "floor", "telemetry"],
+        &[
+            "trustDomain",
+            "enforcement",
+            "certificates",
+            "vipRanges",
+            "dnsSuffixes",
+            "defaults",
+            "floor",
+            "telemetry",
+        ],
         &[],
     );
     let mut mesh = MeshConfig::default();
     mesh.trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
-    if let Some(enforce) = spec.get("enforcement").and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)])) {
+    if let Some(enforce) = spec
+        .get("enforcement")
+        .and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)]))
+    {
         mesh.enforce = enforce;
     }
     if let Some(certificates) = spec.get("certificates") {
@@ -33,14 +45,21 @@ pub fn mesh_config(spec: &Field) -> MeshConfig {
     mesh.vip_ranges = spec.get("vipRanges").map(|f| ranges(&f)).unwrap_or_default();
     if let Some(suffixes) = spec.get("dnsSuffixes") {
         suffixes.items().iter().for_each(check_host);
-        mesh.dns_suffixes = suffixes.words().into_iter().map(|s| s.trim_matches('.').to_ascii_lowercase()).collect();
+        mesh.dns_suffixes = suffixes
+            .words()
+            .into_iter()
+            .map(|s| s.trim_matches('.').to_ascii_lowercase())
+            .collect();
     }
     if let Some(defaults) = spec.get("defaults") {
         mesh.defaults = read_defaults(&defaults);
     }
     if let Some(floor) = spec.get("floor") {
         floor.only(&["minTlsVersion", "transport"], &[]);
-        mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor) };
+        mesh.floor = Floor {
+            transport: transport(&floor),
+            min_tls: min_tls(&floor),
+        };
     }
     if let Some(telemetry) = spec.get("telemetry") {
         read_telemetry(&telemetry, &mut mesh);
@@ -68,7 +87,10 @@ fn read_defaults(field: &Field) -> Defaults {
     Defaults {
         transport: transport(field).unwrap_or(base.transport),
         min_tls: min_tls(field).unwrap_or(base.min_tls),
-        allow: field.get("action").and_then(|f| f.choice(&[("Allow", true), ("Deny", false)])).unwrap_or(base.allow),
+        allow: field
+            .get("action")
+            .and_then(|f| f.choice(&[("Allow", true), ("Deny", false)]))
+            .unwrap_or(base.allow),
     }
 }
 
@@ -93,13 +115,13 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
     }
 }
 
-pub fn site(spec: &Field) -> Site {
+pub(super) fn site(spec: &Field) -> Site {
     spec.only(&["ranges"], &[]);
     let ranges = spec.need("ranges").map(|f| ranges(&f)).unwrap_or_default();
     Site { ranges }
 }
 
-pub fn link(spec: &Field) -> Link {
+pub(super) fn link(spec: &Field) -> Link {
     spec.only(&["sites", "paths"], &[]);
     let mut sites = [String::new(), String::new()];
     if let Some(field) = spec.need("sites") {
@@ -117,7 +139,7 @@ pub fn link(spec: &Field) -> Link {
     Link { sites }
 }
 
-pub fn workload(spec: &Field) -> Workload {
+pub(super) fn workload(spec: &Field) -> Workload {
     spec.only(&["site", "addresses", "serviceAccount"], &[]);
     let site = spec.need("site").and_then(|f| f.word()).unwrap_or_default().to_string();
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -139,11 +161,26 @@ pub fn workload(spec: &Field) -> Workload {
         check_label(account);
     }
     let service_account = account.and_then(|f| f.text()).unwrap_or_default().to_string();
-    Workload { site, addresses, service_account }
+    Workload {
+        site,
+        addresses,
+        service_account,
+    }
 }
 
-pub fn service_policy(spec: &Field) -> ServicePolicy {
-    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
+pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
+    spec.only(
+        &[
+            "services",
+            "workloads",
+            "transport",
+            "minTlsVersion",
+            "mode",
+            "allow",
+            "deny",
+        ],
+        &[],
+    );
     let workloads = spec.get("workloads").map(|f| {
         f.only(&["matchLabels"], &[]);
         let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
@@ -152,7 +189,9 @@ pub fn service_policy(spec: &Field) -> ServicePolicy {
         }
         labels
     });
-    let mode = spec.get("mode").and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
+    let mode = spec
+        .get("mode")
+        .and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
     ServicePolicy {
         services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
         workloads,
@@ -193,7 +232,10 @@ fn rule(field: &Field) -> Rule {
         rule.hosts = list(&to, "hosts", host);
         rule.methods = list(&to, "methods", method);
         rule.paths = list(&to, "paths", path);
-        rule.headers = to.get("headers").map(|f| f.items().iter().filter_map(header).collect()).unwrap_or_default();
+        rule.headers = to
+            .get("headers")
+            .map(|f| f.items().iter().filter_map(header).collect())
+            .unwrap_or_default();
     }
     rule
 }
@@ -237,7 +279,9 @@ fn host(field: &Field) -> Option<String> {
 fn method(field: &Field) -> Option<String> {
     let text = field.word()?;
     if !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-        field.fault(format!("`{text}` is not an HTTP method; methods are upper case, as `GET`"));
+        field.fault(format!(
+            "`{text}` is not an HTTP method; methods are upper case, as `GET`"
+        ));
         return None;
     }
     Some(text.to_string())
@@ -246,7 +290,9 @@ fn method(field: &Field) -> Option<String> {
 fn path(field: &Field) -> Option<String> {
     let text = field.word()?;
     if !text.starts_with('/') || text.trim_end_matches('*').contains('*') || text.ends_with("**") {
-        field.fault(format!("`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"));
+        field.fault(format!(
+            "`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"
+        ));
         return None;
     }
     Some(text.to_string())
@@ -256,11 +302,19 @@ fn header(field: &Field) -> Option<HeaderRule> {
     field.only(&["name", "values"], &[]);
     let name = field.need("name")?;
     let text = name.word()?;
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b)) {
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b))
+    {
         name.fault(format!("`{text}` is not a header name"));
     }
-    let values = field.get("values").map(|f| f.words().into_iter().map(str::to_string).collect());
-    Some(HeaderRule { name: text.to_ascii_lowercase(), values: values.unwrap_or_default() })
+    let values = field
+        .get("values")
+        .map(|f| f.words().into_iter().map(str::to_string).collect());
+    Some(HeaderRule {
+        name: text.to_ascii_lowercase(),
+        values: values.unwrap_or_default(),
+    })
 }
 
 fn transport(parent: &Field) -> Option<Transport> {
@@ -292,20 +346,25 @@ fn ranges(field: &Field) -> Vec<IpNet> {
 }
 
 /// A range whose host bits are zero: `10.10.0.1/16` is nearly always a slip for `/32` or `10.10.0.0/16`.
-pub fn cidr(field: &Field) -> Option<IpNet> {
+pub(super) fn cidr(field: &Field) -> Option<IpNet> {
     let net: IpNet = field.parsed("an address range, as `10.10.0.0/16`")?;
     if net.trunc() != net {
-        field.fault(format!("`{net}` has bits beyond its prefix; did you mean `{}`?", net.trunc()));
+        field.fault(format!(
+            "`{net}` has bits beyond its prefix; did you mean `{}`?",
+            net.trunc()
+        ));
         return None;
     }
     Some(net)
 }
 
 /// An address that a peer can be reached at.
-pub fn address(field: &Field) -> Option<IpAddr> {
+pub(super) fn address(field: &Field) -> Option<IpAddr> {
     let ip: IpAddr = field.parsed("an IP address")?;
     if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.to_canonical() != ip {
-        field.fault(format!("{ip} is a loopback, unspecified, multicast or mapped address; no peer can reach it"));
+        field.fault(format!(
+            "{ip} is a loopback, unspecified, multicast or mapped address; no peer can reach it"
+        ));
         return None;
     }
     Some(ip)

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
+pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
+
 pub type Labels = BTreeMap<String, String>;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +71,11 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { transport: Transport::MeshOnly, min_tls: TlsVersion::V1_2, allow: true }
+        Defaults {
+            transport: Transport::MeshOnly,
+            min_tls: TlsVersion::V1_2,
+            allow: true,
+        }
     }
 }
 
@@ -76,22 +83,6 @@ impl Default for Defaults {
 pub struct Floor {
     pub transport: Option<Transport>,
     pub min_tls: Option<TlsVersion>,
-}
-
-/// Ordered by strictness: the greater is the stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
-    Permissive,
-    HttpsOnly,
-    MeshOnly,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    V1_0,
-    V1_1,
-    V1_2,
-    V1_3,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -134,17 +125,6 @@ pub enum TargetPort {
     Number(u16),
     /// Of a port of the endpoints (Endpoints and EndpointSlice name theirs; Workloads have no named ports).
     Name(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppProtocol {
-    Detect,
-    Http,
-    Http2,
-    Tls,
-    Tcp,
-    ServerFirst,
-    Postgres,
 }
 
 /// `Endpoints` and `EndpointSlice` alike: addresses without a sidecar, written by hand.

@@ -1,0 +1,214 @@
+//! The default store: one redb file. A commit is one transaction, synced to disk before it returns; redb's copy-on-write
+//! trees come back after a kill at any moment as the last commit left them.
+
+use super::{Change, Contents, Store, StoreError, StoredResource, TokenRecord};
+use crate::validate::ResourceRef;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Raised when a build that does not know it would misread the file.
+const FORMAT: u64 = 1;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const RESOURCES: TableDefinition<&str, &[u8]> = TableDefinition::new("resources");
+const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
+const TOKENS: TableDefinition<&str, &[u8]> = TableDefinition::new("tokens");
+
+pub struct EmbeddedStore(Database);
+
+impl EmbeddedStore {
+    /// Opens the file, or makes it with mode 0600. A second process on the same file is refused by redb's lock.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path);
+        drop(file.map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?);
+        let database = Database::builder()
+            .set_cache_size(64 << 20)
+            .create(path)
+            .map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?;
+        let store = EmbeddedStore(database);
+        store.prepare()?;
+        Ok(store)
+    }
+
+    /// Makes the tables, so that every later reader finds them.
+    fn prepare(&self) -> Result<(), StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        {
+            let mut meta = transaction.open_table(META).map_err(io)?;
+            let found = meta.get("format").map_err(io)?.map(|found| found.value());
+            match found {
+                None => drop(meta.insert("format", FORMAT).map_err(io)?),
+                Some(found) if found > FORMAT => return Err(StoreError::Format { found, known: FORMAT }),
+                Some(_) => {}
+            }
+            transaction.open_table(RESOURCES).map_err(io)?;
+            transaction.open_table(VIPS).map_err(io)?;
+            transaction.open_table(TOKENS).map_err(io)?;
+        }
+        transaction.commit().map_err(io)
+    }
+
+    fn read_all<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(table).map_err(io)?;
+        let mut rows = Vec::new();
+        for row in table.iter().map_err(io)? {
+            let (key, value) = row.map_err(io)?;
+            rows.push((key.value().to_string(), read(key.value(), value.value())?));
+        }
+        Ok(rows)
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn load(&self) -> Result<Contents, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let meta = transaction.open_table(META).map_err(io)?;
+        let mut contents = Contents::default();
+        contents.revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
+        let table = transaction.open_table(RESOURCES).map_err(io)?;
+        for row in table.iter().map_err(io)? {
+            let (key, value) = row.map_err(io)?;
+            contents
+                .resources
+                .insert(reference(key.value())?, read(key.value(), value.value())?);
+        }
+        let table = transaction.open_table(VIPS).map_err(io)?;
+        for row in table.iter().map_err(io)? {
+            let (key, value) = row.map_err(io)?;
+            contents
+                .vips
+                .insert(reference(key.value())?, read(key.value(), value.value())?);
+        }
+        Ok(contents)
+    }
+
+    fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        let revision = next_revision(&transaction, after)?;
+        write_resources(&transaction, revision, change)?;
+        write_vips(&transaction, &change.vips)?;
+        transaction.commit().map_err(io)?;
+        Ok(revision)
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        Ok(self.read_all(TOKENS)?.into_iter().map(|(_, record)| record).collect())
+    }
+
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(TOKENS).map_err(io)?;
+        let found = table.get(id).map_err(io)?;
+        found.map(|value| read(id, value.value())).transpose()
+    }
+
+    fn swap_token(&self, id: &str, seen: Option<&TokenRecord>, new: Option<&TokenRecord>) -> Result<bool, StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        {
+            let mut table = transaction.open_table(TOKENS).map_err(io)?;
+            let found: Option<TokenRecord> = table
+                .get(id)
+                .map_err(io)?
+                .map(|value| read(id, value.value()))
+                .transpose()?;
+            if found.as_ref() != seen {
+                return Ok(false);
+            }
+            match new {
+                Some(record) => drop(table.insert(id, write(record)?.as_slice()).map_err(io)?),
+                None => drop(table.remove(id).map_err(io)?),
+            }
+        }
+        transaction.commit().map_err(io)?;
+        Ok(true)
+    }
+}
+
+fn next_revision(transaction: &WriteTransaction, after: u64) -> Result<u64, StoreError> {
+    let mut meta = transaction.open_table(META).map_err(io)?;
+    let now = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
+    if now != after {
+        return Err(StoreError::Conflict { after, now });
+    }
+    meta.insert("revision", after + 1).map_err(io)?;
+    Ok(after + 1)
+}
+
+fn write_resources(transaction: &WriteTransaction, revision: u64, change: &Change) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(RESOURCES).map_err(io)?;
+    for key in &change.deletes {
+        table.remove(key.to_key().as_str()).map_err(io)?;
+    }
+    for put in &change.puts {
+        let stored = StoredResource {
+            json: put.json.clone(),
+            revision,
+            origin: put.origin.clone(),
+        };
+        table
+            .insert(put.key.to_key().as_str(), write(&stored)?.as_slice())
+            .map_err(io)?;
+    }
+    Ok(())
+}
+
+fn write_vips(transaction: &WriteTransaction, vips: &BTreeMap<ResourceRef, Vec<IpAddr>>) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(VIPS).map_err(io)?;
+    for (key, vips) in vips {
+        match vips.as_slice() {
+            [] => drop(table.remove(key.to_key().as_str()).map_err(io)?),
+            vips => drop(
+                table
+                    .insert(key.to_key().as_str(), write(&vips)?.as_slice())
+                    .map_err(io)?,
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn reference(key: &str) -> Result<ResourceRef, StoreError> {
+    let damaged = || StoreError::Damaged {
+        what: key.to_string(),
+        why: "not Kind/namespace/name".to_string(),
+    };
+    ResourceRef::from_key(key).ok_or_else(damaged)
+}
+
+fn read<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged {
+        what: key.to_string(),
+        why: error.to_string(),
+    })
+}
+
+fn write<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Io(error.to_string()))
+}
+
+fn io(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Io(error.into().to_string())
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EmbeddedStore")
+    }
+}

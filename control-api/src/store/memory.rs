@@ -1,0 +1,80 @@
+//! A store that dies with the process: for tests and simulations.
+
+use super::{Change, Contents, Store, StoreError, StoredResource, TokenRecord};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    contents: Contents,
+    tokens: BTreeMap<String, TokenRecord>,
+}
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(&self) -> Result<Contents, StoreError> {
+        Ok(self.held().contents.clone())
+    }
+
+    fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
+        let contents = &mut self.held().contents;
+        if contents.revision != after {
+            return Err(StoreError::Conflict {
+                after,
+                now: contents.revision,
+            });
+        }
+        let revision = after + 1;
+        contents.revision = revision;
+        for key in &change.deletes {
+            contents.resources.remove(key);
+        }
+        for put in &change.puts {
+            let stored = StoredResource {
+                json: put.json.clone(),
+                revision,
+                origin: put.origin.clone(),
+            };
+            contents.resources.insert(put.key.clone(), stored);
+        }
+        for (key, vips) in &change.vips {
+            match vips.as_slice() {
+                [] => contents.vips.remove(key),
+                vips => contents.vips.insert(key.clone(), vips.to_vec()),
+            };
+        }
+        Ok(revision)
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        Ok(self.held().tokens.values().cloned().collect())
+    }
+
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(self.held().tokens.get(id).cloned())
+    }
+
+    fn swap_token(&self, id: &str, seen: Option<&TokenRecord>, new: Option<&TokenRecord>) -> Result<bool, StoreError> {
+        let tokens = &mut self.held().tokens;
+        if tokens.get(id) != seen {
+            return Ok(false);
+        }
+        match new {
+            Some(record) => tokens.insert(id.to_string(), record.clone()),
+            None => tokens.remove(id),
+        };
+        Ok(true)
+    }
+}
