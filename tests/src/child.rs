@@ -1,0 +1,76 @@
+//! How a child process starts: through ourselves. `argv[1] == "__world-exec"` sets the death signal, takes the user id
+//! that was asked for, and becomes the program. No external helper is needed, and the death signal is set by the
+//! child itself, which is the only one who can.
+//!
+//! `__world-exec <parent pid> <uid or -> <program> <arguments…>`
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
+/// The word in `argv[1]` by which a program knows that it is only a start of another one.
+pub(crate) const MARK: &str = "__world-exec";
+
+/// Exit status when the program could not be started, as shells have it.
+const CANNOT_START: i32 = 127;
+
+/// Call this first in `main`, before threads and before arguments are parsed. Returns at once in the ordinary case;
+/// never, when this process was started by the world to become another program.
+pub fn child_entry() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_none_or(|word| word != MARK) {
+        return;
+    }
+    let error = become_program(arguments);
+    eprintln!("{MARK}: {error}");
+    std::process::exit(CANNOT_START);
+}
+
+/// Returns only if something failed.
+fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
+    let (Some(parent), Some(user), Some(program)) = (arguments.next(), arguments.next(), arguments.next()) else {
+        return io::Error::other("too few arguments; this is an internal way to start children");
+    };
+    if user != "-" {
+        let Some(uid) = user.to_str().and_then(|text| text.parse().ok()) else {
+            return io::Error::other("the user id is not a number");
+        };
+        if let Err(error) = take_user(uid) {
+            return io::Error::new(error.kind(), format!("taking user id {uid}: {error}"));
+        }
+    }
+    // After the change of user: that change clears the death signal (prctl(2)).
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // The parent may have died before the line above; then nobody would ever send the signal.
+    let alive = getppid().is_some_and(|pid| parent.to_str() == Some(&Pid::as_raw(Some(pid)).to_string()));
+    if !alive {
+        return io::Error::other("the world that started this is gone");
+    }
+    let error = Command::new(&program).args(arguments).exec();
+    io::Error::new(error.kind(), format!("{}: {error}", program.to_string_lossy()))
+}
+
+/// Real root changes to that user. In a user namespace only our own id exists, so another one is taken by a nested
+/// namespace that maps it: the program sees itself as `uid`, the kernel still sees the user who started the world.
+fn take_user(uid: u32) -> io::Result<()> {
+    if crate::privilege::maps_all_users() {
+        setgroups(&[])?;
+        setgid(Gid::from_raw(uid))?;
+        setuid(Uid::from_raw(uid))?;
+        return Ok(());
+    }
+    let (outer_uid, outer_gid) = (Uid::effective(), Gid::effective());
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", format!("{uid} {outer_gid} 1"))?;
+    fs::write("/proc/self/uid_map", format!("{uid} {outer_uid} 1"))?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The control plane as a user would run it: one process, one state directory, one configuration file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::command::Command;
+use crate::host::Host;
+use crate::process::Process;
+
+const START: Duration = Duration::from_secs(20);
+
+/// `isthmus control` on its host, and the operator's side of it.
+pub struct ControlPlane {
+    host: Host,
+    binary: PathBuf,
+    config: PathBuf,
+    state: PathBuf,
+    process: Option<Process>,
+}
+
+impl ControlPlane {
+    pub(super) fn start(host: &Host, binary: &Path, dir: &Path) -> Result<ControlPlane, String> {
+        let state = dir.join("control");
+        let config = dir.join("control.yaml");
+        let text = format!(
+            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"{}\"\n\
+             listen:\n  proxies: \"{}\"\n  operators: \"{}\"\n  metrics: \"127.0.0.1:15014\"\n",
+            state.display(),
+            host.socket(15012),
+            host.socket(15012),
+            host.socket(15013),
+        );
+        fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
+        let mut control = ControlPlane { host: host.clone(), binary: binary.to_owned(), config, state, process: None };
+        control.launch()?;
+        Ok(control)
+    }
+
+    /// Starts it on the state that it left.
+    pub(super) fn launch(&mut self) -> Result<(), String> {
+        let command = Command::new(&self.binary).args(["control", "--config"]).arg(&self.config).named("control");
+        let process = self.host.spawn(command).map_err(|e| e.to_string())?;
+        let process = self.process.insert(process);
+        process.wait_for_line(|line| line.contains("ready"), START).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
+    /// SIGKILL: no chance to write anything down.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // Gone already is as good.
+            let _ = process.kill();
+        }
+    }
+
+    /// Its log, for messages.
+    pub fn log(&self) -> Vec<String> {
+        self.process.as_ref().map(Process::logs).unwrap_or_default()
+    }
+
+    pub(super) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The operator's credentials, as the control plane wrote them.
+    pub fn operator_file(&self) -> PathBuf {
+        self.state.join("operator.yaml")
+    }
+
+    /// A command of the operator, run where the control plane is.
+    pub(super) fn command(&self, args: &[&str]) -> Command {
+        Command::new(&self.binary).args(args).env("ISTHMUS_OPERATOR", self.operator_file()).named("isthmus")
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+}
