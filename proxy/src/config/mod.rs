@@ -1,1 +1,24 @@
-//! Scaffold: filled in by its own commit.
+//! What the proxy is told at start: one YAML file and, for the join token, the environment. Everything else comes from
+//! the control plane.
+//!
+//! Refuses unknown fields, and names every fault with file, line, column and field at once, so that a file is put right
+//! in one go.
+
+mod admin;
+mod capture;
+mod error;
+mod field;
+mod file;
+mod listen;
+mod log;
+
+pub use admin::Admin;
+pub use capture::{Capture, InboundCapture, Mode};
+pub use error::{ConfigError, Problem};
+pub use file::Config;
+pub use listen::Listen;
+pub use log::{Format, Log, filter};
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod config_test;

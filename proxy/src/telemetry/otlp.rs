@@ -13,12 +13,11 @@ use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use rand::RngExt as _;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::redirect::Exemption;
+use crate::tcp::{DialOptions, dial};
 
 use super::otlp_message::request;
 use super::span::Span;
@@ -90,111 +89,155 @@ impl fmt::Display for Endpoint {
 }
 
 /// Exports until `shutdown`, then flushes once and ends.
-pub async fn run_exporter(mut queue: SpanQueue, exempt: Exemption, shutdown: CancellationToken) {
-    let mut connection = None;
-    let mut batch = Vec::with_capacity(BATCH);
-    while !shutdown.is_cancelled() {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = gather(&mut queue, &mut batch) => {}
-        }
-        queue.tracer.realign_clock();
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = deliver(&mut queue, &mut connection, exempt, &mut batch) => {}
-        }
-    }
-    flush_last(&mut queue, &mut connection, exempt, batch).await;
-}
-
-/// Waits for a span, then for as many as come within [`LINGER`].
-async fn gather(queue: &mut SpanQueue, batch: &mut Vec<Span>) {
-    if batch.is_empty() && queue.spans.recv_many(batch, BATCH).await == 0 {
-        return std::future::pending().await; // Closed: cannot be while the queue itself holds a tracer.
-    }
-    let deadline = Instant::now() + LINGER;
-    while batch.len() < BATCH {
-        let room = BATCH - batch.len();
-        if timeout_at(deadline, queue.spans.recv_many(batch, room)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Sends one batch, with back-off between attempts; leaves `batch` empty, delivered or not.
-async fn deliver(queue: &mut SpanQueue, connection: &mut Option<Connection>, exempt: Exemption, batch: &mut Vec<Span>) {
-    let mut backoff = BACKOFF_FIRST;
-    for attempt in 1..=ATTEMPTS {
-        let target = queue.target.borrow_and_update().clone();
-        let Some(channel) = connect(connection, &target, exempt) else {
-            return give_up(queue, batch, DropReason::NoCollector);
-        };
-        let error = match timeout(ATTEMPT, export(channel, &target, batch)).await {
-            Ok(Ok(rejected)) => return delivered(queue, batch, rejected),
-            Ok(Err(status)) if !is_retryable(status.code()) => {
-                tracing::warn!(%status, "the OTLP collector refused a batch of spans; it is dropped");
-                return give_up(queue, batch, DropReason::ExportFailed);
-            }
-            Ok(Err(status)) => status.to_string(),
-            Err(_) => format!("no answer within {ATTEMPT:?}"),
-        };
-        if attempt == 1 {
-            tracing::warn!(
-                error,
-                "spans cannot be exported; check that the OTLP collector runs and listens there"
-            );
-        }
-        *connection = None;
-        wait_or_new_target(&mut queue.target, backoff.mul_f64(rand::rng().random_range(0.5..1.0))).await;
-        backoff = (backoff * 2).min(BACKOFF_MOST);
-    }
-    give_up(queue, batch, DropReason::ExportFailed);
-}
-
-/// A new collector is tried at once, not when the old one's back-off ends.
-async fn wait_or_new_target(target: &mut watch::Receiver<ExportTarget>, pause: Duration) {
-    tokio::select! {
-        () = sleep(pause) => {}
-        Ok(()) = target.changed() => {}
-    }
-}
-
-async fn flush_last(
-    queue: &mut SpanQueue,
-    connection: &mut Option<Connection>,
-    exempt: Exemption,
-    mut batch: Vec<Span>,
-) {
-    let deadline = Instant::now() + LAST_FLUSH;
+pub async fn run_exporter(queue: SpanQueue, options: DialOptions, shutdown: CancellationToken) {
+    let mut exporter = Exporter {
+        queue,
+        options,
+        shutdown,
+        connection: None,
+        batch: Vec::with_capacity(BATCH),
+    };
     loop {
-        while batch.len() < BATCH
-            && let Ok(span) = queue.spans.try_recv()
-        {
-            batch.push(span);
+        let stop = exporter.shutdown.clone();
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = exporter.gather() => {}
         }
-        if batch.is_empty() {
-            return;
+        exporter.queue.tracer.realign_clock();
+        exporter.deliver().await;
+    }
+    exporter.flush_last().await;
+}
+
+struct Exporter {
+    queue: SpanQueue,
+    options: DialOptions,
+    shutdown: CancellationToken,
+    connection: Option<Connection>,
+    /// Taken from the queue, not delivered yet.
+    batch: Vec<Span>,
+}
+
+struct Connection {
+    to: Endpoint,
+    channel: Channel,
+}
+
+impl Exporter {
+    /// Waits for a span, then for as many as come within [`LINGER`].
+    async fn gather(&mut self) {
+        let Exporter { queue, batch, .. } = self;
+        if batch.is_empty() && queue.spans.recv_many(batch, BATCH).await == 0 {
+            return std::future::pending().await; // Closed: cannot be while the queue itself holds a tracer.
         }
-        if timeout_at(deadline, deliver(queue, connection, exempt, &mut batch))
-            .await
-            .is_err()
-        {
-            return give_up(queue, &mut batch, DropReason::ExportFailed);
+        let deadline = Instant::now() + LINGER;
+        while batch.len() < BATCH {
+            let room = BATCH - batch.len();
+            if timeout_at(deadline, queue.spans.recv_many(batch, room)).await.is_err() {
+                return;
+            }
         }
+    }
+
+    /// Sends the batch, with back-off between attempts; leaves it empty, delivered or not.
+    async fn deliver(&mut self) {
+        let mut backoff = BACKOFF_FIRST;
+        for attempt in 1..=ATTEMPTS {
+            let target = self.queue.target.borrow_and_update().clone();
+            let Some(channel) = self.connect(&target) else {
+                return self.give_up(DropReason::NoCollector);
+            };
+            let outcome = tokio::select! {
+                outcome = export(channel, &target, &self.batch) => outcome,
+                () = too_long(&self.shutdown) => Err(tonic::Status::deadline_exceeded("no answer in time")),
+            };
+            let status = match outcome {
+                Ok(rejected) => return self.delivered(rejected),
+                Err(status) if !is_retryable(status.code()) => {
+                    tracing::warn!(%status, "the OTLP collector refused a batch of spans; it is dropped");
+                    return self.give_up(DropReason::ExportFailed);
+                }
+                Err(status) => status,
+            };
+            if attempt == 1 {
+                tracing::warn!(%status, "spans cannot be exported; check that the OTLP collector runs and listens there");
+            }
+            self.connection = None;
+            let pause = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
+            backoff = (backoff * 2).min(BACKOFF_MOST);
+            if !self.wait_or_new_target(pause).await {
+                break;
+            }
+        }
+        self.give_up(DropReason::ExportFailed);
+    }
+
+    /// Whether to try again. A new collector is tried at once, not when the old one's back-off ends.
+    async fn wait_or_new_target(&mut self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            () = sleep(pause) => true,
+            Ok(()) = self.queue.target.changed() => true,
+        }
+    }
+
+    async fn flush_last(&mut self) {
+        let deadline = Instant::now() + LAST_FLUSH;
+        loop {
+            while self.batch.len() < BATCH
+                && let Ok(span) = self.queue.spans.try_recv()
+            {
+                self.batch.push(span);
+            }
+            if self.batch.is_empty() {
+                return;
+            }
+            if timeout_at(deadline, self.deliver()).await.is_err() {
+                return self.give_up(DropReason::ExportFailed);
+            }
+        }
+    }
+
+    fn delivered(&mut self, rejected: u64) {
+        let (metrics, sent) = (self.queue.tracer.metrics(), self.batch.len() as u64);
+        let rejected = rejected.min(sent);
+        metrics.spans_exported(sent - rejected);
+        metrics.spans_dropped(DropReason::ExportFailed, rejected);
+        self.batch.clear();
+    }
+
+    fn give_up(&mut self, reason: DropReason) {
+        self.queue
+            .tracer
+            .metrics()
+            .spans_dropped(reason, self.batch.len() as u64);
+        self.batch.clear();
+    }
+
+    fn connect(&mut self, target: &ExportTarget) -> Option<Channel> {
+        let to = target.endpoint.clone()?;
+        if let Some(kept) = self.connection.as_ref().filter(|kept| kept.to == to) {
+            return Some(kept.channel.clone());
+        }
+        let channel = open(to.clone(), self.options);
+        self.connection = Some(Connection {
+            to,
+            channel: channel.clone(),
+        });
+        Some(channel)
     }
 }
 
-fn delivered(queue: &SpanQueue, batch: &mut Vec<Span>, rejected: u64) {
-    let metrics = queue.tracer.metrics();
-    let rejected = rejected.min(batch.len() as u64);
-    metrics.spans_exported(batch.len() as u64 - rejected);
-    metrics.spans_dropped(DropReason::ExportFailed, rejected);
-    batch.clear();
-}
-
-fn give_up(queue: &SpanQueue, batch: &mut Vec<Span>, reason: DropReason) {
-    queue.tracer.metrics().spans_dropped(reason, batch.len() as u64);
-    batch.clear();
+/// One attempt's time; less when the proxy is stopping.
+async fn too_long(shutdown: &CancellationToken) {
+    let stopping = async {
+        shutdown.cancelled().await;
+        sleep(LAST_FLUSH).await;
+    };
+    tokio::select! {
+        () = sleep(ATTEMPT) => {}
+        () = stopping => {}
+    }
 }
 
 /// OTLP's own list of codes that a client tries again after.
@@ -225,25 +268,7 @@ async fn export(channel: Channel, target: &ExportTarget, batch: &[Span]) -> Resu
         .map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
 }
 
-struct Connection {
-    to: Endpoint,
-    channel: Channel,
-}
-
-fn connect(connection: &mut Option<Connection>, target: &ExportTarget, exempt: Exemption) -> Option<Channel> {
-    let to = target.endpoint.clone()?;
-    if let Some(kept) = connection.as_ref().filter(|kept| kept.to == to) {
-        return Some(kept.channel.clone());
-    }
-    let channel = open(to.clone(), exempt);
-    *connection = Some(Connection {
-        to,
-        channel: channel.clone(),
-    });
-    Some(channel)
-}
-
-fn open(to: Endpoint, exempt: Exemption) -> Channel {
+fn open(to: Endpoint, options: DialOptions) -> Channel {
     // The URI only fills `:authority`; the connector below decides where the bytes go.
     let authority = match &to {
         Endpoint::Http { .. } => to.to_string(),
@@ -252,10 +277,10 @@ fn open(to: Endpoint, exempt: Exemption) -> Channel {
     let endpoint = Channel::from_shared(authority).unwrap_or_else(|_| Channel::from_static("http://localhost"));
     endpoint
         .connect_timeout(ATTEMPT)
-        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| dial(to.clone(), exempt)))
+        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| reach(to.clone(), options)))
 }
 
-async fn dial(to: Endpoint, exempt: Exemption) -> io::Result<TokioIo<CollectorStream>> {
+async fn reach(to: Endpoint, options: DialOptions) -> io::Result<TokioIo<CollectorStream>> {
     match to {
         Endpoint::Unix(path) => Ok(TokioIo::new(
             Box::new(tokio::net::UnixStream::connect(path).await?) as CollectorStream
@@ -263,7 +288,7 @@ async fn dial(to: Endpoint, exempt: Exemption) -> io::Result<TokioIo<CollectorSt
         Endpoint::Http { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
             for address in tokio::net::lookup_host((host.as_str(), port)).await? {
-                match exempt.connect(address).await {
+                match dial(address, options).await {
                     Ok(stream) => return Ok(TokioIo::new(Box::new(stream) as CollectorStream)),
                     Err(error) => last = error,
                 }

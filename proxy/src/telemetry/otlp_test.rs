@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 
 use super::super::metrics::Metrics;
 use super::super::span::Kind;
-use super::super::trace_context::TraceContext;
 use super::super::tracer::Tracer;
 use super::*;
 
@@ -98,7 +97,7 @@ async fn spans_arrive_in_batches_with_resource_and_parent() {
         tracer.record(span);
     }
     let shutdown = CancellationToken::new();
-    let exporter = tokio::spawn(run_exporter(queue, Exemption::None, shutdown.clone()));
+    let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
     let message = received.recv().await.unwrap();
     let [of] = &message.resource_spans[..] else {
         panic!("{message:?}")
@@ -128,7 +127,7 @@ async fn a_refused_batch_is_dropped_and_counted_not_tried_again() {
     });
     tracer.record(tracer.root().span(Kind::Client, "outbound", 1).unwrap());
     let shutdown = CancellationToken::new();
-    let exporter = tokio::spawn(run_exporter(queue, Exemption::None, shutdown.clone()));
+    let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
     received.recv().await.unwrap();
     shutdown.cancel();
     exporter.await.unwrap();
@@ -151,7 +150,7 @@ async fn a_dead_collector_costs_a_bounded_time_and_every_span_is_counted() {
         tracer.record(tracer.root().span(Kind::Client, "outbound", 1).unwrap());
     }
     let shutdown = CancellationToken::new();
-    let exporter = tokio::spawn(run_exporter(queue, Exemption::None, shutdown.clone()));
+    let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
     sleep(Duration::from_secs(60)).await;
     assert_eq!(
         metric(&metrics, "isthmus_spans_dropped_total{reason=\"queue-full\"}"),

@@ -1,0 +1,123 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::redirect::Exemption;
+
+const FULL: &str = r#"
+controlPlane: { address: "10.10.0.2:15012" }
+joinTokenFile: /etc/isthmus/join-token
+stateDir: /var/lib/isthmus
+workers: 3
+capture:
+  mode: none
+  exempt: { mark: 1337 }
+  inbound: services
+  excludeInboundPorts: [22, 9100]
+  excludeOutboundPorts: [25]
+  excludeOutboundCidrs: [169.254.169.254, "fd00::/8"]
+listen: { outbound: "127.0.0.1:0", inbound: "[::]:15006", mesh: 15008, metrics: 15020, readiness: 15021, drain: 500ms }
+admin: { socket: /run/isthmus/proxy.sock }
+log: { level: debug, format: json }
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    Config::parse(text)
+        .unwrap_err()
+        .iter()
+        .map(|problem| format!("proxy.yaml{problem}"))
+        .collect()
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = Config::parse(FULL).unwrap();
+    assert_eq!(config.control_plane.as_deref(), Some("10.10.0.2:15012"));
+    assert_eq!(config.workers, 3);
+    assert_eq!(config.capture.mode, Mode::None);
+    assert_eq!(config.capture.exempt, Exemption::Mark(1337));
+    assert_eq!(config.capture.inbound, InboundCapture::Services);
+    assert_eq!(config.capture.exclude_inbound_ports, [22, 9100]);
+    assert_eq!(
+        config.capture.exclude_outbound_cidrs[0].to_string(),
+        "169.254.169.254/32"
+    );
+    assert_eq!(config.listen.outbound, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.listen.mesh, "[::]:15008".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.listen.drain, Duration::from_millis(500));
+    assert_eq!(
+        config.log,
+        Log {
+            level: "debug".to_owned(),
+            format: Format::Json
+        }
+    );
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    for text in ["", "# nothing\n", "{}"] {
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.capture.mode, Mode::Nftables);
+        assert_eq!(config.capture.exempt, Exemption::Uid(1337));
+        assert_eq!(config.capture.exclude_inbound_ports, [22]);
+        assert_eq!(config.listen.outbound.port(), 15001);
+        assert!(config.workers >= 1);
+        assert_eq!(config.admin.socket, None);
+    }
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_places() {
+    let text = "workers: none\ncapture:\n  mode: iptables\n  exempt: { uid: 1, mark: 2 }\n  excludeOutboundPorts: [80, 0, 70000]\nlisten:\n  mesh: here\n  drain: 3 fortnights\n";
+    let told = problems(text);
+    let expected = [
+        "proxy.yaml:1:10: workers:",
+        "proxy.yaml:3:9: capture.mode: \"iptables\" is no way to capture: write nftables or none",
+        "proxy.yaml:4:11: capture.exempt: write either uid or mark",
+        "proxy.yaml:5:30: capture.excludeOutboundPorts[1]: \"0\" is no port",
+        "proxy.yaml:5:33: capture.excludeOutboundPorts[2]: \"70000\" is no port",
+        "proxy.yaml:7:9: listen.mesh: \"here\" is no place to listen",
+        "proxy.yaml:8:10: listen.drain: \"3 fortnights\" is no duration",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}\n{expected}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_refused_with_its_place() {
+    for (text, expected) in [
+        ("capture:\n  mdoe: none\n", ":2:3: unknown field"),
+        ("log: { level: [] }", ":1:"),
+        ("log: { level: no such level! }", "log.level"),
+        ("listen: {\n", ":"),
+        ("workers: 1\nworkers: 2\n", "duplicate"),
+        ("capture: { exempt: { mark: 0 } }", "choose another mark"),
+        ("controlPlane: { address: nowhere }", "no host and port"),
+        ("workers: 0", "no count"),
+    ] {
+        let told = problems(text);
+        assert!(told.len() == 1 && told[0].contains(expected), "{text}: {told:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(std::path::Path::new("/nowhere/proxy.yaml"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("/nowhere/proxy.yaml"), "{error}");
+}
+
+mod any_text {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn is_read_or_refused_but_never_panics(text in "\\PC{0,200}") {
+            let _ = super::Config::parse(&text);
+        }
+    }
+}
