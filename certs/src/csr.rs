@@ -4,7 +4,6 @@
 //! and attributes in a request are not even looked at: who somebody is was settled before, by token or certificate.
 
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
 use x509_parser::prelude::FromDer;
 
 use crate::key::{KeyError, PrivateKey, PublicKey};
@@ -64,13 +63,23 @@ pub fn verify(der: &[u8]) -> Result<PublicKeyInfo, CsrError> {
     };
     let info = &request.certification_request_info;
     let key = leaf::p256_key(&info.subject_pki).ok_or(CsrError::KeyType)?;
-    let (algorithm, signature) = (&request.signature_algorithm, &request.signature_value);
-    // RFC 5758 §3.2: no parameters. DER: a signature is whole bytes.
-    let plain = algorithm.parameters.is_none() && signature.unused_bits == 0;
-    if algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 || !plain || !key.verifies(info.raw, &signature.data) {
+    let signature = &request.signature_value.data;
+    if !ends_as_it_must(der, info.raw, signature) || !key.verifies(info.raw, signature) {
         return Err(CsrError::Signature);
     }
     Ok(PublicKeyInfo(key))
+}
+
+/// What follows the signed part has one form in DER: ecdsa-with-SHA256 without parameters (RFC 5758 §3.2), then the
+/// signature in whole bytes. The parser is lenient about tags here, and what nobody signed should not vary.
+fn ends_as_it_must(der: &[u8], signed: &[u8], signature: &[u8]) -> bool {
+    const ECDSA_WITH_SHA256: &[u8] = &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    // A P-256 signature has at most 72 bytes, so one length byte is enough.
+    let Ok(length) = u8::try_from(signature.len() + 1) else {
+        return false;
+    };
+    let tail = [ECDSA_WITH_SHA256, &[3, length, 0], signature].concat();
+    der.first() == Some(&0x30) && der.strip_suffix(&tail[..]).is_some_and(|head| head.ends_with(signed))
 }
 
 #[cfg(test)]

@@ -100,12 +100,14 @@ proptest::proptest! {
     fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         proptest::prop_assert!(verify(&bytes).is_err());
     }
+}
 
-    #[test]
-    fn any_changed_bit_is_refused(at in 0usize..1000, bit in 0u8..8) {
-        let mut der = request(&new_key().unwrap()).unwrap();
-        let at = at % der.len();
-        der[at] ^= 1 << bit;
-        proptest::prop_assert!(verify(&der).is_err());
+#[test]
+fn every_changed_bit_is_refused() {
+    let good = request(&new_key().unwrap()).unwrap();
+    for bit in 0..good.len() * 8 {
+        let mut der = good.clone();
+        der[bit / 8] ^= 1 << (bit % 8);
+        assert!(verify(&der).is_err(), "byte {}, bit {}", bit / 8, bit % 8);
     }
 }

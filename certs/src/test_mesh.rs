@@ -132,6 +132,19 @@ impl Forge {
         ]
     }
 
+    /// A leaf below a CA that the issuing CA made, against its path length of 0.
+    pub(crate) fn chain_through_another_ca(&self, uri: &str) -> Vec<CertificateDer<'static>> {
+        let (ca_key, key) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let trust_domain = td("shop.example");
+        let params = ca_params(&trust_domain, "third", BasicConstraints::Constrained(0), HOUR, self.now).unwrap();
+        let ca = params.signed_by(ca_key.public(), &self.issuer).unwrap().into();
+        let leaf = self
+            .params(uri, |_| ())
+            .signed_by(key.public(), &Issuer::new(params, ca_key))
+            .unwrap();
+        vec![leaf.into(), ca, self.issuing.clone()]
+    }
+
     fn params(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
         let id = SpiffeId::parse(uri).unwrap();
         let (from, to) = (earlier(self.now, HOUR), later(self.now, HOUR));

@@ -159,14 +159,15 @@ fn the_same_name_under_another_root_is_refused_both_ways() {
 #[test]
 fn an_ended_or_future_certificate_is_refused_both_ways() {
     let forge = Forge::new("shop.example");
-    let day = 24 * HOUR;
+    // Less than the day by which the authorities are backdated.
+    let most_of_a_day = 20 * HOUR;
     let orders_id = td_id("orders");
     for (moved, reason) in [(false, PeerError::Expired), (true, PeerError::NotYetValid)] {
         let shift = |p: &mut rcgen::CertificateParams| {
             if moved {
-                (p.not_before, p.not_after) = (p.not_before + day, p.not_after + day);
+                (p.not_before, p.not_after) = (p.not_before + most_of_a_day, p.not_after + most_of_a_day);
             } else {
-                (p.not_before, p.not_after) = (p.not_before - day, p.not_after - day);
+                (p.not_before, p.not_after) = (p.not_before - most_of_a_day, p.not_after - most_of_a_day);
             }
         };
         let good = forged(&forge, "web", |_| ());
@@ -247,15 +248,7 @@ fn tls_1_2_is_refused_both_ways() {
     let mesh = Mesh::new("shop.example");
     let store = mesh.store("web");
     let old = [&rustls::version::TLS12];
-    let client = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&old);
-    let mut provider12 = aws_lc_rs::default_provider();
-    provider12.kx_groups = vec![kx_group::X25519];
-    assert!(
-        client.is_ok()
-            || ClientConfig::builder_with_provider(provider12.clone().into())
-                .with_protocol_versions(&old)
-                .is_ok()
-    );
+    let provider12 = aws_lc_rs::default_provider();
     let client = ClientConfig::builder_with_provider(provider12.clone().into())
         .with_protocol_versions(&old)
         .unwrap()

@@ -1,4 +1,4 @@
-use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 use super::*;
 use crate::test_mesh::{Forge, HOUR, Mesh, NOW_MS, at, td};
@@ -41,7 +41,6 @@ fn valid_through_its_last_second_and_not_one_more() {
 
 #[test]
 fn an_ended_issuer_or_root_ends_what_is_below() {
-    let hour = HOUR.as_secs() as i64;
     let late = rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(NOW - 10);
     let issuing = Forge::with("shop.example", |_| (), |p| p.not_after = late);
     assert_eq!(
@@ -55,7 +54,6 @@ fn an_ended_issuer_or_root_ends_what_is_below() {
         Err(PeerError::UntrustedRoot)
     );
     assert!(verify(&root, &root.chain(WEB, |_| ()), Role::Client, NOW - 10).is_ok());
-    assert!(hour > 10);
 }
 
 #[test]
@@ -153,15 +151,15 @@ fn an_issuer_that_may_not_issue_vouches_for_nobody() {
         verify(&no_ca, &no_ca.chain(WEB, |_| ()), Role::Client, NOW),
         Err(PeerError::UntrustedRoot)
     );
-    let no_depth = Forge::with(
-        "shop.example",
-        |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
-        |_| (),
-    );
-    let chain = no_depth.chain(WEB, |_| ());
-    let result = verify(&no_depth, &chain, Role::Client, NOW);
-    // webpki takes no path length from an anchor; the issuing CA's own is what holds.
-    assert!(result.is_ok() || result == Err(PeerError::UntrustedRoot));
+}
+
+#[test]
+fn an_issuing_ca_makes_no_further_ca() {
+    let forge = Forge::new("shop.example");
+    let control = SpiffeId::control_plane(&td("shop.example"));
+    let chain = forge.chain_through_another_ca(WEB);
+    assert_eq!(verify(&forge, &chain, Role::Client, NOW), Err(PeerError::UntrustedRoot));
+    assert!(verify(&forge, &forge.chain(control.as_str(), |_| ()), Role::Server, NOW).is_ok());
 }
 
 #[test]
@@ -246,16 +244,19 @@ fn a_pin_on_a_leaf_or_an_issuing_ca_is_no_way_round() {
     );
 }
 
-proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
-    #[test]
-    fn any_changed_bit_is_refused(which in 0usize..2, at_byte in 0usize..2000, bit in 0u8..8) {
-        let forge = Forge::new("shop.example");
-        let mut chain = forge.chain(WEB, |_| ());
-        let mut der = chain[which].to_vec();
-        let at_byte = at_byte % der.len();
-        der[at_byte] ^= 1 << bit;
-        chain[which] = der.into();
-        proptest::prop_assert!(verify(&forge, &chain, Role::Client, NOW).is_err());
+#[test]
+fn a_changed_bit_in_any_byte_is_refused() {
+    let forge = Forge::new("shop.example");
+    let good = forge.chain(WEB, |_| ());
+    for which in 0..2 {
+        for byte in 0..good[which].len() {
+            let (mut chain, mut der) = (good.clone(), good[which].to_vec());
+            der[byte] ^= 1 << (byte % 8);
+            chain[which] = der.into();
+            assert!(
+                verify(&forge, &chain, Role::Client, NOW).is_err(),
+                "certificate {which}, byte {byte}"
+            );
+        }
     }
 }
