@@ -1,0 +1,229 @@
+//! The discovery stream: hello, subscribe, apply, acknowledge; and connect again, for ever.
+//!
+//! While there is no stream the data path serves the last snapshot. Addresses that somebody waits for are noted
+//! meanwhile and go into the next hello.
+
+use std::time::Duration;
+
+use isthmus_certs::{Clock, TrustBundle};
+use isthmus_proto::discovery::v1::discovery_client::DiscoveryClient;
+use isthmus_proto::discovery::v1::{self as wire, control_message, proxy_message};
+use isthmus_proto::{FEATURES, PROTOCOL};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tracing::{info, warn};
+
+use super::enroll::{ANSWER_DEADLINE, answer_in_time};
+use super::skew::warn_if_skewed;
+use super::sync::{Answer, Sync};
+use super::{Context, ControlError};
+use crate::state::{Demands, Mesh};
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// A control plane that comes back is found again within this, and a fleet does not arrive at once.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// The whole view, 100,000 endpoints at most.
+const FIRST_SYNC_DEADLINE: Duration = Duration::from_secs(60);
+/// A view of the design size in one message, with room.
+const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// Messages to the control plane that it has not taken yet. Full: the stream is broken, a new one starts afresh.
+const OUTBOX: usize = 1_024;
+
+/// Ends only with the proxy.
+pub(super) async fn keep_current(context: &Context, mut demands: Demands) {
+    let mut sync = Sync::new(&context.workload, context.identities.trust_domain());
+    let mut retry = FIRST_RETRY;
+    loop {
+        let session = session(context, &mut sync, &mut demands).await;
+        context.metrics.control_connected(false);
+        if session.synced {
+            retry = FIRST_RETRY;
+        }
+        let wait = retry.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+        let (error, version) = (session.error, context.state.snapshot().version);
+        warn!(
+            "discovery: disconnected ({error}), serving version {version}, trying again in {} ms",
+            wait.as_millis()
+        );
+        pause(context, &mut sync, &mut demands, wait).await;
+        retry = (retry * 2).min(LONGEST_RETRY);
+    }
+}
+
+/// Why a session ended, and whether it had completed its first sync.
+struct Ended {
+    error: ControlError,
+    synced: bool,
+}
+
+/// Waits, and notes what is asked for meanwhile: it goes into the next hello.
+async fn pause(context: &Context, sync: &mut Sync, demands: &mut Demands, wait: Duration) {
+    let until = tokio::time::sleep(wait);
+    tokio::pin!(until);
+    loop {
+        tokio::select! {
+            () = &mut until => return,
+            Some(ip) = demands.next() => {
+                if let Some((_, Some(old))) = sync.want(ip, &context.state.snapshot()) {
+                    forget(context, old);
+                }
+            }
+        }
+    }
+}
+
+fn forget(context: &Context, old: std::net::IpAddr) {
+    let mut mesh = Mesh::clone(&context.state.snapshot());
+    mesh.forget(old);
+    context.state.publish(mesh);
+}
+
+async fn session(context: &Context, sync: &mut Sync, demands: &mut Demands) -> Ended {
+    let mut synced = false;
+    let error = match open(context, sync).await {
+        Ok(stream) => converse(context, sync, demands, stream, &mut synced).await,
+        Err(error) => error,
+    };
+    Ended { error, synced }
+}
+
+/// An open stream: what we say, and what is said to us.
+struct Open {
+    say: mpsc::Sender<wire::ProxyMessage>,
+    hear: Streaming<wire::ControlMessage>,
+}
+
+async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> {
+    let channel = context.connect().await?;
+    let clock = context.identities.clock();
+    let (say, outbox) = mpsc::channel(OUTBOX);
+    let asked_ms = clock.now_ms();
+    let hello = wire::Hello {
+        protocol: PROTOCOL,
+        build_version: context.start.build_version().to_owned(),
+        features: FEATURES.iter().map(ToString::to_string).collect(),
+        workload: context.workload.clone(),
+        client_time_unix_ms: asked_ms,
+        subscriptions: sync.begin(),
+    };
+    send(&say, proxy_message::Message::Hello(hello))?;
+    let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut hear = answer_in_time(client.stream(ReceiverStream::new(outbox))).await?;
+    let first = timeout(ANSWER_DEADLINE, hear.message()).await;
+    let first = first
+        .map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?
+        .map_err(ControlError::Refused)?;
+    match first.and_then(|m| m.message) {
+        Some(control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
+            warn_if_skewed(asked_ms, clock.now_ms(), welcome.server_time_unix_ms);
+            info!("discovery: connected to control plane {}", welcome.build_version);
+        }
+        Some(control_message::Message::Welcome(welcome)) => {
+            let reason = format!("it speaks protocol {}, this proxy {PROTOCOL}", welcome.protocol);
+            return Err(ControlError::BadAnswer(reason));
+        }
+        _ => return Err(ControlError::BadAnswer("its first message is no welcome".to_owned())),
+    }
+    context.metrics.control_connected(true);
+    Ok(Open { say, hear })
+}
+
+/// Until the stream breaks.
+async fn converse(
+    context: &Context,
+    sync: &mut Sync,
+    demands: &mut Demands,
+    mut stream: Open,
+    synced: &mut bool,
+) -> ControlError {
+    let sync_deadline = tokio::time::sleep_until(Instant::now() + FIRST_SYNC_DEADLINE);
+    tokio::pin!(sync_deadline);
+    loop {
+        let done = tokio::select! {
+            message = stream.hear.message() => match message {
+                Ok(Some(message)) => take(context, sync, message, &stream.say, synced),
+                Ok(None) => Err(ControlError::StreamEnded),
+                Err(status) => Err(ControlError::Refused(status)),
+            },
+            Some(ip) = demands.next() => ask(context, sync, ip, &stream.say),
+            () = &mut sync_deadline, if !*synced => Err(ControlError::Timeout(FIRST_SYNC_DEADLINE.as_secs())),
+        };
+        if let Err(error) = done {
+            return error;
+        }
+    }
+}
+
+fn ask(
+    context: &Context,
+    sync: &mut Sync,
+    ip: std::net::IpAddr,
+    say: &mpsc::Sender<wire::ProxyMessage>,
+) -> Result<(), ControlError> {
+    let Some((subscribe, forgotten)) = sync.want(ip, &context.state.snapshot()) else {
+        return Ok(());
+    };
+    if let Some(old) = forgotten {
+        forget(context, old);
+    }
+    send(say, proxy_message::Message::Subscribe(subscribe))
+}
+
+fn take(
+    context: &Context,
+    sync: &mut Sync,
+    message: wire::ControlMessage,
+    say: &mpsc::Sender<wire::ProxyMessage>,
+    synced: &mut bool,
+) -> Result<(), ControlError> {
+    let Some(control_message::Message::Delta(delta)) = message.message else {
+        return Err(ControlError::BadAnswer("a message that is no delta".to_owned()));
+    };
+    let outcome = sync.take(delta, &context.state.snapshot());
+    if let Some(mesh) = outcome.publish {
+        *synced = true;
+        trust_roots(context, &mesh)?;
+        context.metrics.control_version(mesh.version);
+        context.state.publish(mesh);
+    }
+    match outcome.answer {
+        None => Ok(()),
+        Some(Answer::Ack(ack)) => {
+            context.metrics.control_update(true);
+            send(say, proxy_message::Message::Ack(ack))
+        }
+        Some(Answer::Nack(nack)) => {
+            context.metrics.control_update(false);
+            for problem in &nack.problems {
+                let kind = problem.key.as_ref().map_or("", |key| key.name.as_str());
+                warn!(
+                    "discovery: version {} holds what cannot be used: {kind} {}",
+                    nack.version, problem.reason
+                );
+            }
+            send(say, proxy_message::Message::Nack(nack))
+        }
+    }
+}
+
+/// Roots before rules: a peer that the new snapshot allows must find its root trusted.
+fn trust_roots(context: &Context, mesh: &Mesh) -> Result<(), ControlError> {
+    if mesh.roots_der().is_empty() {
+        return Ok(());
+    }
+    let told = TrustBundle::from_ders(mesh.roots_der());
+    let told = told.map_err(|e| ControlError::BadAnswer(format!("roots: {e}")))?;
+    if told.fingerprints() != context.identities.bundle().fingerprints() {
+        info!("trust bundle: {} roots", told.roots().len());
+        context.identities.set_bundle(told);
+    }
+    Ok(())
+}
+
+/// Never waits: the control plane that does not read what we say is as good as gone.
+fn send(say: &mpsc::Sender<wire::ProxyMessage>, message: proxy_message::Message) -> Result<(), ControlError> {
+    let message = wire::ProxyMessage { message: Some(message) };
+    say.try_send(message).map_err(|_| ControlError::StreamEnded)
+}
