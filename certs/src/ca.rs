@@ -103,12 +103,16 @@ impl CertificateAuthority {
 
     /// What the control plane calls at start: loads the authority of `dir`, or makes it and saves it there.
     pub fn load_or_generate(dir: &Path, trust_domain: &TrustDomain, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
-        let authority = match Self::load(dir, trust_domain, clock.clone())? {
+        let loaded = Self::load(dir, trust_domain, clock.clone())?;
+        // Files that are good are left alone: every rewrite of a root key is one more chance to lose it.
+        let complete = loaded.is_some() && dir.join(ISSUING_FILE).exists();
+        let authority = match loaded {
             Some(authority) => authority,
             None => Self::generate(trust_domain, clock)?,
         };
-        authority.renew_issuing_if_due()?;
-        authority.save(dir)?;
+        if authority.renew_issuing_if_due()? || !complete {
+            authority.save(dir)?;
+        }
         Ok(authority)
     }
 

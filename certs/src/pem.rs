@@ -77,3 +77,7 @@ pub fn parse(text: &[u8]) -> Result<PemParts, PemError> {
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+#[path = "pem_test.rs"]
+mod pem_test;

@@ -54,6 +54,28 @@ proptest! {
         prop_assert!(wait <= Duration::from_millis(left as u64 / 10).max(MIN_RETRY));
     }
 
+    /// Plays a workload against a control plane that is away for up to a quarter of a certificate's life.
+    #[test]
+    fn no_certificate_ends_while_a_control_plane_restarts(
+        life in 2_000..=DAY_MS, away_at in 0.0..10.0f64, away_for in 0.0..0.25f64,
+        jitters in proptest::collection::vec(0.0..=1.0f64, 64),
+    ) {
+        let away = (life as f64 * away_at) as i64..(life as f64 * (away_at + away_for)) as i64;
+        let mut jitters = jitters.into_iter().cycle();
+        let (mut issued, mut failures) = (0, 0);
+        let mut now = next_renewal(0, issued, issued + life, jitters.next().unwrap());
+        while now < 12 * life {
+            prop_assert!(now < issued + life, "ended at {now}, issued at {issued}, away {away:?}");
+            if away.contains(&now) {
+                failures += 1;
+                now += retry_after(failures, now, issued + life, jitters.next().unwrap()).as_millis() as i64;
+            } else {
+                (issued, failures) = (now, 0);
+                now = next_renewal(now, issued, issued + life, jitters.next().unwrap());
+            }
+        }
+    }
+
     #[test]
     fn no_input_panics(now: i64, issued: i64, end: i64, jitter: f64, failures: u32) {
         prop_assert!(next_renewal(now, issued, end, jitter) >= now);

@@ -69,6 +69,32 @@ fn both_ends_learn_who_the_other_is() {
 }
 
 #[test]
+fn a_peer_without_the_hybrid_exchange_is_served_too() {
+    let mesh = Mesh::new("shop.example");
+    let (web, orders) = (mesh.store("web"), mesh.store("orders"));
+    let mut classic = (*provider()).clone();
+    classic.kx_groups = vec![kx_group::X25519];
+    let client = ClientConfig::builder_with_details(classic.into(), Arc::new(TlsClock(web.clock().clone())))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(CheckServer {
+            store: web.clone(),
+            expected: any_of(&[&mesh.id("orders")]),
+        }))
+        .with_client_cert_resolver(Arc::new(OwnCertificate {
+            store: web,
+            with_root: false,
+        }));
+    let done = Handshake::run(Arc::new(client), orders.server_config(&[], ClientAuth::Required));
+    done.assert_ok();
+    assert_eq!(
+        done.server.negotiated_key_exchange_group().unwrap().name(),
+        NamedGroup::X25519
+    );
+}
+
+#[test]
 fn alpn_falls_back_and_refuses() {
     let mesh = Mesh::new("shop.example");
     let (web, orders) = (mesh.store("web"), mesh.store("orders"));
@@ -221,6 +247,14 @@ fn no_certificate_is_refused_where_required_and_seen_where_optional() {
     let taken = Handshake::run(client, control.server_config(ALPN, ClientAuth::Optional));
     taken.assert_ok();
     assert!(taken.server.peer_certificates().is_none());
+    // Renew comes with one, on the same port.
+    let web = mesh.store("web").client_config(ALPN, any_of(&[&mesh.id("control")]));
+    let renews = Handshake::run(web, control.server_config(ALPN, ClientAuth::Optional));
+    renews.assert_ok();
+    assert_eq!(
+        peer_identity(renews.server.peer_certificates().unwrap()).unwrap().id,
+        mesh.id("web")
+    );
     // Optional is no excuse for a bad one.
     let foreign = Mesh::new("other.example");
     let mut config = Arc::unwrap_or_clone(newcomer.client_config(ALPN, any_of(&[&mesh.id("control")])));
@@ -381,4 +415,28 @@ fn a_root_taken_out_of_the_bundle_is_refused_at_the_next_handshake() {
         refused.reasons(),
         (Some(PeerError::RefusedByPeer), Some(PeerError::UntrustedRoot))
     );
+}
+
+#[test]
+fn no_handshake_fails_while_certificates_are_replaced() {
+    let mesh = Mesh::new("shop.example");
+    let (web, orders) = (mesh.store("web"), mesh.store("orders"));
+    let client = web.client_config(ALPN, any_of(&[&mesh.id("orders")]));
+    let server = orders.server_config(ALPN, ClientAuth::Required);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let rotating = threads.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                web.replace(mesh.identity(&mesh.id("web"), HOUR)).unwrap();
+                orders.replace(mesh.identity(&mesh.id("orders"), HOUR)).unwrap();
+            }
+        });
+        let mut generations = std::collections::HashSet::new();
+        while generations.len() < 20 {
+            Handshake::run(client.clone(), server.clone()).assert_ok();
+            generations.insert(web.generation());
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        rotating.join().unwrap();
+    });
 }

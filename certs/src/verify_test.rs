@@ -225,7 +225,7 @@ fn a_pinned_root_must_be_there_and_must_have_signed() {
     chain.push(forge.root.clone());
     assert_eq!(pinned(&chain, &control), Err(PeerError::UntrustedRoot));
     assert_eq!(
-        pinned(&[forge.root.clone()], &control),
+        pinned(std::slice::from_ref(&forge.root), &control),
         Err(PeerError::UntrustedRoot),
         "the root alone"
     );
