@@ -56,7 +56,7 @@ fn section(text: &mut String, label: &str, der: &[u8]) {
     text.push_str(&format!("-----END {label}-----\n"));
 }
 
-/// Reads what [`write`] wrote. Text between sections is ignored, as openssl does.
+/// Reads what [`write()`] wrote. Text between sections is ignored, as openssl does.
 pub fn parse(text: &[u8]) -> Result<PemParts, PemError> {
     let mut parts = PemParts::default();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
