@@ -287,3 +287,7 @@ impl fmt::Debug for CheckClient {
 #[cfg(test)]
 #[path = "tls_test.rs"]
 mod tls_test;
+
+#[cfg(test)]
+#[path = "tls_swap_test.rs"]
+mod tls_swap_test;
