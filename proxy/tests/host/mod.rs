@@ -56,8 +56,17 @@ impl Pair {
                 .await?;
             configure(&route, THIS_V4, THIS_V6).await
         })?;
-        pair.other
-            .run(|| async { configure(&Connection::<Route>::new()?, OTHER_V4, OTHER_V6).await })?;
+        pair.other.run(|| async {
+            let route = Connection::<Route>::new()?;
+            configure(&route, OTHER_V4, OTHER_V6).await?;
+            for far in ["10.96.0.1", "10.97.1.1"] {
+                route.add_address(Ipv4Address::new("eth0", far.parse()?, 32)).await?;
+            }
+            for far in ["fd00:96::1", "fd00:97::1"] {
+                route.add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad()).await?;
+            }
+            Ok(())
+        })?;
         pair.this.run(|| async {
             let route = Connection::<Route>::new()?;
             route.add_route(Ipv4Route::default_route().gateway(OTHER_V4)).await?;
@@ -81,7 +90,7 @@ pub(crate) struct Running(thread::JoinHandle<Result<(), Failed>>);
 
 impl Running {
     pub(crate) fn join(self) -> Result<(), Failed> {
-        self.0.join().map_err(|panic| Failed::from(text_of(&panic)))?
+        self.0.join().map_err(|panic| Failed::from(text_of(&*panic)))?
     }
 }
 
