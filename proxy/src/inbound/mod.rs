@@ -1,1 +1,85 @@
-//! Scaffold: filled in by its own commit.
+//! The path from others towards the app, in packet order: [`captured`] (what capture redirected: apps without a sidecar,
+//! and our own apps past theirs) and [`mesh`] (what sidecars send), then per stream [`request`] or [`tunnel`], each of
+//! which asks [`authorize`] before a byte reaches the app.
+//!
+//! Refuses: callers that policy does not allow, plaintext and app TLS that the port's transport does not take,
+//! addresses that are not this workload's, the proxy's own ports, internal headers that are not as they must be.
+
+pub mod authorize;
+pub mod captured;
+pub mod decisions;
+pub mod mesh;
+pub mod request;
+pub mod tunnel;
+
+pub use decisions::{Decisions, Record};
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::{ClientAuth, IdentityStore};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::http::client::AppClient;
+use crate::state::State;
+use crate::tcp::DialOptions;
+use crate::telemetry::{Metrics, Tracer};
+use crate::tls;
+
+#[cfg(test)]
+#[path = "pair_test.rs"]
+mod pair_test;
+
+/// The app is on this host: an answer to a connection attempt that takes longer is no answer.
+const APP_DIAL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What the inbound path is given.
+pub struct Needs {
+    pub state: Arc<State>,
+    pub identity: Arc<IdentityStore>,
+    /// This worker's handle.
+    pub metrics: Metrics,
+    /// This worker's handle.
+    pub tracer: Tracer,
+    pub decisions: Arc<Decisions>,
+    /// SO_MARK of our own connections, where capture exempts by mark.
+    pub mark: Option<u32>,
+    /// The proxy's own listening ports: no peer may reach them through a tunnel.
+    pub own_ports: Vec<u16>,
+    /// Becomes true when the proxy stops: finish what is in flight, take nothing new.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The inbound path of one worker.
+pub struct Inbound {
+    needs: Needs,
+    app: Rc<AppClient>,
+    server_config: Arc<rustls::ServerConfig>,
+    dial: DialOptions,
+}
+
+impl Inbound {
+    pub fn new(needs: Needs) -> Rc<Inbound> {
+        let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
+        let server_config = needs.identity.server_config(&[tls::mesh::ALPN], ClientAuth::Required);
+        Rc::new(Inbound { app: AppClient::new(dial), server_config, dial, needs })
+    }
+
+    /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.
+    pub async fn captured(self: &Rc<Self>, stream: TcpStream, source: SocketAddr, destination: SocketAddr) {
+        captured::serve(self, stream, source, destination).await;
+    }
+
+    /// One connection to the mesh port, from its handshake to its end.
+    pub async fn mesh(self: &Rc<Self>, stream: TcpStream, source: SocketAddr) {
+        mesh::serve(self, stream, source).await;
+    }
+
+    /// Connections to the app that are open now.
+    pub fn app_connections(&self) -> usize {
+        self.app.open()
+    }
+}

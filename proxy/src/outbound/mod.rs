@@ -1,1 +1,91 @@
-//! Scaffold: filled in by its own commit.
+//! The path from the app towards others, in packet order: [`connection`] (what capture redirected: whom the app called, and
+//! in what language), then per request [`request`] or for the rest [`stream`], both over a mesh connection of [`pool`].
+//!
+//! Refuses: addresses inside the mesh's ranges that nobody knows, peers that are not who they should be, and traffic
+//! that the callee's transport would refuse, before a byte of it leaves the host.
+
+pub mod balance;
+pub mod connection;
+pub mod pool;
+pub mod request;
+pub mod stream;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::IdentityStore;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::http::client::AppClient;
+use crate::reason::Reason;
+use crate::state::State;
+use crate::tcp::DialOptions;
+use crate::telemetry::{Direction, Metrics, Tracer};
+use pool::Pool;
+
+#[cfg(test)]
+#[path = "balance_test.rs"]
+mod balance_test;
+
+/// A connection attempt across a link: three SYNs.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the outbound path is given.
+pub struct Needs {
+    pub state: Arc<State>,
+    pub identity: Arc<IdentityStore>,
+    /// This worker's handle.
+    pub metrics: Metrics,
+    /// This worker's handle.
+    pub tracer: Tracer,
+    /// SO_MARK of our own connections, where capture exempts by mark.
+    pub mark: Option<u32>,
+    /// Becomes true when the proxy stops: finish what is in flight, take nothing new.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The outbound path of one worker.
+pub struct Outbound {
+    needs: Needs,
+    pool: Rc<Pool>,
+    /// Towards endpoints without a sidecar.
+    plain: Rc<AppClient>,
+    dial: DialOptions,
+    /// Whose turn it is, for balancing.
+    turn: Cell<usize>,
+}
+
+impl Outbound {
+    pub fn new(needs: Needs) -> Rc<Outbound> {
+        let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
+        let pool = Pool::new(Arc::clone(&needs.identity), needs.metrics.clone(), dial);
+        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn: Cell::new(0), needs })
+    }
+
+    /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.
+    pub async fn captured(self: &Rc<Self>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
+        connection::serve(self, app, source, destination).await;
+    }
+
+    /// Mesh connections of this worker that are open now.
+    pub fn mesh_connections(&self) -> usize {
+        self.pool.open()
+    }
+
+    fn next_turn(&self) -> usize {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        turn
+    }
+
+    /// A refusal: counted, and said in the log.
+    fn refuse(&self, reason: Reason, destination: SocketAddr, detail: &str) -> Reason {
+        self.needs.metrics.refused(reason, Direction::Outbound);
+        tracing::info!(reason = reason.word(), %destination, "refused: {detail}");
+        reason
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod dial;
+pub mod stream_io;
 pub mod tunnel;
 
 pub use copy::{Copied, copy_both};

@@ -19,17 +19,20 @@ const SMALL_READ: usize = 4 * 1024;
 const LARGE_READ: usize = 256 * 1024;
 
 /// Copies both ways until both directions ended. An error of either side becomes RST on the TCP side and RST_STREAM on
-/// the other. `copied.sent` counts what went from TCP into the stream.
-pub async fn copy_tunnel(
+/// the other. `copied.sent` counts what went from TCP into the stream. The stream's own direction may come later: data
+/// leaves with a tunnel's headers, before the answer is there.
+pub async fn copy_tunnel<E: From<io::Error>>(
     tcp: &TcpStream,
     to_stream: &mut SendStream<Bytes>,
-    from_stream: &mut RecvStream,
+    from_stream: impl Future<Output = Result<RecvStream, E>>,
     copied: &Copied,
-) -> io::Result<()> {
-    let result = tokio::try_join!(
-        tcp_to_stream(tcp, to_stream, &copied.sent),
-        stream_to_tcp(from_stream, tcp, &copied.received),
-    );
+) -> Result<(), E> {
+    let down = async {
+        let mut stream = from_stream.await?;
+        stream_to_tcp(&mut stream, tcp, &copied.received).await.map_err(E::from)
+    };
+    let up = async { tcp_to_stream(tcp, to_stream, &copied.sent).await.map_err(E::from) };
+    let result = tokio::try_join!(up, down);
     if result.is_err() {
         super::mark_reset(tcp);
         to_stream.send_reset(h2::Reason::CANCEL);

@@ -1,1 +1,14 @@
-//! Scaffold: filled in by its own commit.
+//! TLS on the path: the handshake of a mesh connection ([`mesh`]), and the gate that an app's own TLS passes ([`gate`]).
+//!
+//! A mesh handshake refuses everybody who is not named by a certificate of this trust domain; the gate refuses versions
+//! below the policy's before a byte of content was forwarded.
+
+pub mod gate;
+pub mod mesh;
+
+pub use gate::{Gate, GateError};
+pub use mesh::{HandshakeError, MeshPeerId, accept, connect};
+
+#[cfg(test)]
+#[path = "tls_test.rs"]
+mod tls_test;

@@ -1,0 +1,132 @@
+//! Facts in, yes or a refusal out. Everything that comes to the app passes here: the port's transport first, then its
+//! allow-list. In Observe the refusal is recorded and the traffic passes.
+
+use std::net::IpAddr;
+
+use isthmus_certs::SpiffeId;
+
+use super::Inbound;
+use super::decisions::Record;
+use crate::reason::Reason;
+use crate::state::policy::{self, Arrived, Decision, Facts, HttpFacts, explain};
+use crate::state::{Enforcement, InboundPort, Mesh};
+use crate::telemetry::Direction;
+
+/// Who asks, and how the bytes came.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    pub peer: Option<&'a SpiffeId>,
+    pub address: IpAddr,
+    pub arrived: Arrived,
+}
+
+/// A no, with what the caller is told: the word, and an id to ask the operator with.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub reason: Reason,
+    pub decision: Option<String>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Refusal { reason, decision: None }
+    }
+}
+
+impl Inbound {
+    /// Whether this traffic may reach the app's `port`.
+    pub(super) fn authorize(
+        &self,
+        mesh: &Mesh,
+        port: u16,
+        inbound_port: &InboundPort,
+        caller: Caller<'_>,
+        http: Option<HttpFacts<'_>>,
+    ) -> Result<(), Refusal> {
+        let peer_site = mesh.site_of(caller.address).map(|site| site.name.as_str());
+        let facts = Facts { peer: caller.peer, peer_ip: caller.address, peer_site, port, http };
+        let decision = match policy::check_transport(&inbound_port.policy, caller.arrived) {
+            Ok(()) => policy::decide(&inbound_port.policy, &facts),
+            Err(reason) => Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None },
+        };
+        if let Some(audit) = &decision.audit {
+            self.needs.metrics.would_refuse(audit.reason, Direction::Inbound);
+        }
+        let Some(reason) = decision.reason.filter(|_| !decision.allowed) else { return Ok(()) };
+        let enforced = mesh.enforcement() == Enforcement::Enforce;
+        let id = self.explain(&decision, reason, enforced, &facts, inbound_port);
+        if !enforced {
+            self.needs.metrics.would_refuse(reason, Direction::Inbound);
+            return Ok(());
+        }
+        self.needs.metrics.refused(reason, Direction::Inbound);
+        Err(Refusal { reason, decision: Some(id) })
+    }
+
+    /// A refusal that no policy decided: counted, and said in the log.
+    pub(super) fn refuse(&self, reason: Reason, source: IpAddr, detail: &str) -> Refusal {
+        self.needs.metrics.refused(reason, Direction::Inbound);
+        tracing::info!(reason = reason.word(), caller_address = %source, "refused: {detail}");
+        Refusal { reason, decision: None }
+    }
+
+    /// Says it to the operator: one log line, one record. Returns the id that both carry.
+    fn explain(
+        &self,
+        decision: &Decision,
+        reason: Reason,
+        enforced: bool,
+        facts: &Facts<'_>,
+        inbound_port: &InboundPort,
+    ) -> String {
+        let id = format!("{:016x}", rand::random::<u64>());
+        let service = inbound_port.services.first();
+        let record = Record {
+            id: id.clone(),
+            at_ms: self.needs.identity.clock().now_ms(),
+            reason: reason.word(),
+            enforced,
+            because: because(decision, inbound_port),
+            caller: facts.peer.map(ToString::to_string),
+            caller_address: facts.peer_ip.to_string(),
+            service: service.map(ToString::to_string),
+            port: facts.port,
+            method: facts.http.as_ref().map(|http| http.method.to_owned()),
+            path: facts.http.as_ref().map(|http| http.path.to_owned()),
+            policy: decision.policy.as_deref().map(str::to_owned),
+            rule: decision.rule,
+            would_allow: service.and_then(|service| explain::yaml_that_would_allow(decision, facts, service)),
+        };
+        tracing::info!(
+            decision = record.id,
+            reason = record.reason,
+            enforced,
+            caller = record.caller.as_deref().unwrap_or("none"),
+            caller_address = record.caller_address,
+            port = record.port,
+            method = record.method.as_deref(),
+            path = record.path.as_deref(),
+            policy = record.policy.as_deref(),
+            rule = record.rule,
+            would_allow = record.would_allow.as_deref(),
+            "refused: {}",
+            record.because,
+        );
+        self.needs.decisions.record(record);
+        id
+    }
+}
+
+fn because(decision: &Decision, inbound_port: &InboundPort) -> String {
+    let policy = &inbound_port.policy;
+    if let Some(detail) = policy.refusal_detail() {
+        return detail.to_owned();
+    }
+    match decision.reason {
+        Some(Reason::Plaintext) => format!("plain bytes, and the port's transport is {:?}", policy.transport),
+        Some(Reason::MeshOnly) => "the app's own TLS, and the port's transport is MeshOnly".to_owned(),
+        Some(Reason::TlsNotDeclared) => "TLS on a port that no service declares as TLS: set its appProtocol".to_owned(),
+        Some(Reason::TlsVersion) => format!("the app's TLS is older than minTlsVersion {:?}", policy.min_tls_version),
+        _ => explain::sentence(decision),
+    }
+}

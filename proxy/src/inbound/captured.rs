@@ -1,0 +1,224 @@
+//! A connection that capture redirected: somebody who did not come through a sidecar. What it is decides the rest: plain
+//! HTTP gets an answer that says why not, everything else that is refused gets RST. The app's own TLS passes a gate
+//! where the port is HttpsOnly.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::authorize::{Caller, Refusal};
+use super::tunnel::wire_version;
+use super::{Inbound, request};
+use crate::detect::peek::DETECTION_LIMIT;
+use crate::detect::{POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
+use crate::http::server::{serve_http1, serve_http2};
+use crate::reason::Reason;
+use crate::state::policy::Arrived;
+use crate::state::{AppProtocol, Enforcement, InboundPort, Mesh, TlsVersion, Transport};
+use crate::tcp::copy::{Copied, copy_both, write_all};
+use crate::tcp::{self, dial};
+use crate::telemetry::Direction;
+use crate::tls::gate::{self, GATE_DEADLINE, GateError};
+
+/// One captured connection.
+struct Captured<'a> {
+    inbound: &'a Rc<Inbound>,
+    mesh: &'a Mesh,
+    port: &'a InboundPort,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: SocketAddr, destination: SocketAddr) {
+    tcp::prepare(&stream);
+    let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let mesh = inbound.needs.state.snapshot();
+    if !mesh.is_own_address(destination.ip()) {
+        let reason = if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady };
+        inbound.refuse(reason, source.ip(), &format!("captured for {destination}, which is not this workload's"));
+        return tcp::reset(stream);
+    }
+    let port = mesh.inbound_port(destination.port());
+    let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination };
+    let Ok(peeked) = first_bytes(&mut stream, port.protocol).await else { return };
+    let ended = match peeked.protocol {
+        Protocol::Http1 => captured.http1(peeked.bytes, stream).await,
+        Protocol::Http2 => captured.http2(peeked.bytes, stream).await,
+        Protocol::Tls => captured.tls(peeked.bytes, stream).await,
+        Protocol::PostgresSsl => captured.postgres(peeked.bytes, stream).await,
+        Protocol::Opaque => captured.opaque(peeked.bytes, stream).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(caller_address = %source, %destination, "captured connection ended: {error}");
+    }
+}
+
+/// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
+async fn first_bytes(stream: &mut TcpStream, declared: AppProtocol) -> io::Result<Peeked> {
+    match declared {
+        AppProtocol::ServerFirst | AppProtocol::Tcp => {
+            Ok(Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false })
+        }
+        AppProtocol::Detect => peek(stream, DETECTION_LIMIT).await,
+        AppProtocol::Http | AppProtocol::Http2 => {
+            let mut peeked = peek(stream, GATE_DEADLINE).await?;
+            // What is no HTTP gets its 400 from the HTTP parser; what is silent stays opaque.
+            if peeked.protocol == Protocol::Opaque && !peeked.bytes.is_empty() {
+                peeked.protocol = Protocol::Http1;
+            }
+            Ok(peeked)
+        }
+        AppProtocol::Tls | AppProtocol::Postgres => peek(stream, GATE_DEADLINE).await,
+    }
+}
+
+impl Captured<'_> {
+    fn enforced(&self) -> bool {
+        self.mesh.enforcement() == Enforcement::Enforce
+    }
+
+    fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
+        let caller = Caller { peer: None, address: self.source.ip(), arrived };
+        self.inbound.authorize(self.mesh, self.destination.port(), self.port, caller, None)
+    }
+
+    async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
+        let (inbound, source, destination) = (self.inbound, self.source.ip(), self.destination);
+        let handle = |request| async move { request::from_plain(inbound, source, destination, false, request).await };
+        let stream = Prefixed::new(bytes, stream);
+        serve_http1(stream, inbound.needs.stop.clone(), handle).await.map_err(io::Error::other)
+    }
+
+    async fn http2(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
+        let (inbound, source, destination) = (Rc::clone(self.inbound), self.source.ip(), self.destination);
+        let stop = inbound.needs.stop.clone();
+        let handle = move |request| {
+            let inbound = Rc::clone(&inbound);
+            async move { request::from_plain(&inbound, source, destination, true, request).await }
+        };
+        serve_http2(Prefixed::new(bytes, stream), stop, handle).await
+    }
+
+    async fn opaque(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
+        if self.authorize(Arrived::Plain).is_err() {
+            tcp::reset(stream);
+            return Ok(());
+        }
+        let app = self.dial(&stream).await?;
+        self.copy(bytes, BytesMut::new(), &stream, &app).await
+    }
+
+    async fn tls(&self, mut held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
+        match gate::read_client_hello(&mut stream, &mut held, WireVersion(0)).await {
+            Ok(hello) => self.tls_after_hello(hello.newest, held, stream).await,
+            Err(error) => self.shut(error, stream),
+        }
+    }
+
+    async fn tls_after_hello(&self, newest: WireVersion, held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
+        if self.authorize(self.app_tls(newest)).is_err() {
+            tcp::reset(stream);
+            return Ok(());
+        }
+        let mut app = self.dial(&stream).await?;
+        if self.port.policy.transport == Transport::Permissive || !self.enforced() {
+            return self.copy(held, BytesMut::new(), &stream, &app).await;
+        }
+        let minimum = wire_version(self.port.policy.min_tls_version);
+        match gate::open(&mut stream, held, &mut app, minimum).await {
+            Ok(gate) => self.copy(gate.to_server, gate.to_client, &stream, &app).await,
+            Err(GateError::ServerVersion(version)) => {
+                // The same engine says no, so that the record names the same rule.
+                let _ = self.authorize(self.app_tls(version));
+                tcp::reset(app);
+                tcp::reset(stream);
+                Ok(())
+            }
+            Err(error) => self.shut(error, stream),
+        }
+    }
+
+    fn app_tls(&self, version: WireVersion) -> Arrived {
+        // On a port declared PostgreSQL, TLS comes after an SSLRequest, or at once (direct negotiation, version 17).
+        let declared = matches!(self.port.protocol, AppProtocol::Tls | AppProtocol::Postgres);
+        Arrived::AppTls { version: TlsVersion::from_wire(version.0), declared }
+    }
+
+    /// SSLRequest, one byte back, then TLS or plain. Bytes that came with the request were not asked for yet: whoever
+    /// sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
+    async fn postgres(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
+        let tls = self.app_tls(WireVersion::TLS1_3);
+        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.authorize(tls).is_err() {
+            tcp::reset(stream);
+            return Ok(());
+        }
+        let mut app = self.dial(&stream).await?;
+        let mut answer = [0u8; 1];
+        tokio::time::timeout(GATE_DEADLINE, async {
+            app.write_all(&bytes).await?;
+            app.read_exact(&mut answer).await
+        })
+        .await??;
+        if answer == *b"S" {
+            // The app accepts each connection anew; this one continues.
+            stream.write_all(&answer).await?;
+            return self.postgres_tls(stream, app).await;
+        }
+        if self.authorize(Arrived::Plain).is_err() {
+            tcp::reset(stream);
+            return Ok(());
+        }
+        self.copy(BytesMut::new(), BytesMut::from(&answer[..]), &stream, &app).await
+    }
+
+    async fn postgres_tls(&self, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
+        let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
+        let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
+        match gate::open(&mut stream, BytesMut::new(), &mut app, minimum).await {
+            Ok(gate) => self.copy(gate.to_server, gate.to_client, &stream, &app).await,
+            Err(error) => self.shut(error, stream),
+        }
+    }
+
+    /// The gate stays shut: counted if it is our no, RST either way but where both apps settled it by an alert.
+    fn shut(&self, error: GateError, stream: TcpStream) -> io::Result<()> {
+        if let Some(reason) = error.reason() {
+            self.inbound.refuse(reason, self.source.ip(), &error.to_string());
+        }
+        if matches!(error, GateError::RefusedByServer) {
+            return Ok(());
+        }
+        tcp::reset(stream);
+        Err(io::Error::other(error))
+    }
+
+    async fn dial(&self, caller: &TcpStream) -> io::Result<TcpStream> {
+        let dialled = dial(self.destination, self.inbound.dial).await;
+        if let Err(error) = &dialled {
+            tcp::mark_reset(caller);
+            let detail = format!("the app at {} cannot be reached: {error}", self.destination);
+            self.inbound.refuse(Reason::AppUnreachable, self.source.ip(), &detail);
+        }
+        dialled
+    }
+
+    async fn copy(
+        &self,
+        to_app: BytesMut,
+        to_caller: BytesMut,
+        stream: &TcpStream,
+        app: &TcpStream,
+    ) -> io::Result<()> {
+        write_all(app, &to_app).await?;
+        write_all(stream, &to_caller).await?;
+        drop((to_app, to_caller));
+        let copied = Copied::default();
+        let result = copy_both(stream, app, &copied).await;
+        self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
+        result
+    }
+}

@@ -1,0 +1,231 @@
+//! One request to the app: internal headers read and removed, authorized, the caller's identity and trace added, sent to
+//! the app at its own address, the answer sent back with how long it took.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::{Request, Response};
+use isthmus_certs::SpiffeId;
+
+use super::Inbound;
+use super::authorize::{Caller, Refusal};
+use super::mesh::Peer;
+use crate::http::body::Body;
+use crate::http::headers::{FORWARDED_CLIENT_CERT, sanitize};
+use crate::http::internal::{self, Elapsed};
+use crate::http::{respond, target};
+use crate::reason::Reason;
+use crate::state::policy::{Arrived, HttpFacts};
+use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
+
+/// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
+/// address is our own.
+pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, mut request: Request<Body>) -> Response<Body> {
+    let grpc = respond::is_grpc(request.headers());
+    let port = internal::take_port(request.headers_mut());
+    let http2 = internal::take_is_http2(request.headers_mut());
+    let hop = port.and_then(|port| {
+        let app = app_address(inbound, peer, port)?;
+        Ok(Hop { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh, http2 })
+    });
+    match hop {
+        Ok(hop) => forward(inbound, hop, request).await,
+        Err(reason) => {
+            let refusal = inbound.refuse(reason, peer.source.ip(), "a mesh request that names no port of this workload");
+            respond::refusal(refusal.reason, None, grpc)
+        }
+    }
+}
+
+/// A request that came in plain, past any sidecar; its destination is where it was sent to.
+pub(super) async fn from_plain(
+    inbound: &Rc<Inbound>,
+    source: IpAddr,
+    destination: SocketAddr,
+    http2: bool,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2 };
+    if !http2 && let Err(reason) = target::into_http2(&mut request, &destination.to_string()) {
+        let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
+        return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers()));
+    }
+    forward(inbound, hop, request).await
+}
+
+/// Where the request came from and where it goes.
+struct Hop<'a> {
+    peer: Option<&'a SpiffeId>,
+    source: IpAddr,
+    app: SocketAddr,
+    arrived: Arrived,
+    http2: bool,
+}
+
+/// The address that the peer dialled, if it is still ours, else any of ours: the app is never dialled at loopback.
+fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, Reason> {
+    if inbound.needs.own_ports.contains(&port) {
+        return Err(Reason::ForbiddenPort);
+    }
+    let mesh = inbound.needs.state.snapshot();
+    let local = peer.local.ip().to_canonical();
+    let ip = if mesh.is_own_address(local) { Some(local) } else { mesh.inbound().addresses().next() };
+    ip.map(|ip| SocketAddr::new(ip, port)).ok_or(if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady })
+}
+
+async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Response<Body> {
+    let started = Instant::now();
+    let grpc = respond::is_grpc(request.headers());
+    let trace = inbound.needs.tracer.hop(request.headers());
+    let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
+    sanitize(request.headers_mut());
+    let answered = match authorize(inbound, &hop, &request) {
+        Ok(()) => send(inbound, &hop, request, &trace).await,
+        Err(refusal) => Err(refusal),
+    };
+    let total = started.elapsed();
+    let (mut response, app_time) = match answered {
+        Ok((response, app_time)) => (response, app_time),
+        Err(Refusal { reason, decision }) => {
+            let response = respond::refusal(reason, decision.as_deref(), grpc);
+            record_span(inbound, &hop, &trace, start_ns, Outcome::refused(reason, decision, response.status().as_u16()));
+            return finish(inbound, response, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
+        }
+    };
+    sanitize(response.headers_mut());
+    record_span(inbound, &hop, &trace, start_ns, Outcome::answered(response.status().as_u16(), total, app_time));
+    response = finish(inbound, response, Elapsed::new(total, app_time), hop.peer.is_some(), total);
+    response
+}
+
+/// The elapsed times go to sidecars only.
+fn finish(
+    inbound: &Inbound,
+    mut response: Response<Body>,
+    elapsed: Elapsed,
+    to_mesh: bool,
+    total: std::time::Duration,
+) -> Response<Body> {
+    inbound.needs.metrics.request(Direction::Inbound, response.status().as_u16(), total);
+    if to_mesh {
+        response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
+    }
+    response
+}
+
+fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<(), Refusal> {
+    let mesh = inbound.needs.state.snapshot();
+    let port = hop.app.port();
+    let http = HttpFacts {
+        host: target::host(request),
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        headers: request.headers(),
+    };
+    let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
+    inbound.authorize(&mesh, port, mesh.inbound().port(port), caller, Some(http))
+}
+
+/// Sends to the app in the version that the caller's app speaks.
+async fn send(
+    inbound: &Rc<Inbound>,
+    hop: &Hop<'_>,
+    mut request: Request<Body>,
+    trace: &TraceContext,
+) -> Result<(Response<Body>, std::time::Duration), Refusal> {
+    if let Some(identity) = forwarded_client_cert(inbound, hop.peer) {
+        request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity);
+    }
+    let app_trace = trace.child();
+    app_trace.write(request.headers_mut());
+    if !hop.http2 {
+        target::into_http1(&mut request).map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
+    }
+    let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
+    let sent = Instant::now();
+    let result = inbound.app.send(hop.app, request, hop.http2).await;
+    let app_time = sent.elapsed();
+    if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
+        span.end_ns = inbound.needs.tracer.now_ns();
+        span.set("isthmus.time.app_us", micros(app_time));
+        match &result {
+            Ok(response) => span.set("http.response.status_code", response.status().as_u16()),
+            Err(error) => span.status = Status::Error(error.reason().word()),
+        }
+        inbound.needs.tracer.record(span);
+    }
+    match result {
+        Ok(response) => Ok((response, app_time)),
+        Err(error) => Err(inbound.refuse(error.reason(), hop.source, &error.to_string())),
+    }
+}
+
+fn forwarded_client_cert(inbound: &Inbound, peer: Option<&SpiffeId>) -> Option<HeaderValue> {
+    let own = inbound.needs.identity.current()?;
+    HeaderValue::try_from(format!("By={};URI={}", own.id, peer?)).ok()
+}
+
+/// How a request ended, for its span.
+struct Outcome {
+    status: u16,
+    refused: Option<(Reason, Option<String>)>,
+    times: Option<(std::time::Duration, std::time::Duration)>,
+}
+
+impl Outcome {
+    fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
+        Outcome { status, refused: Some((reason, decision)), times: None }
+    }
+
+    fn answered(status: u16, total: std::time::Duration, app: std::time::Duration) -> Self {
+        Outcome { status, refused: None, times: Some((total, app)) }
+    }
+}
+
+fn record_span(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, start_ns: u64, outcome: Outcome) {
+    let Some(mut span) = trace.span(Kind::Server, "inbound", start_ns) else { return };
+    span.end_ns = inbound.needs.tracer.now_ns();
+    describe(inbound, hop, &mut span);
+    span.set("http.response.status_code", outcome.status);
+    if let Some((total, app)) = outcome.times {
+        span.set("isthmus.time.app_us", micros(app));
+        span.set("isthmus.time.proxy_us", micros(total.saturating_sub(app)));
+    }
+    match outcome.refused {
+        Some((reason, decision)) => {
+            span.set("isthmus.decision", reason.word());
+            if let Some(id) = decision {
+                span.set("isthmus.decision.id", id);
+            }
+            span.status = Status::Error(reason.word());
+        }
+        None => span.set("isthmus.decision", "allowed"),
+    }
+    inbound.needs.tracer.record(span);
+}
+
+fn describe(inbound: &Inbound, hop: &Hop<'_>, span: &mut Span) {
+    let mesh = inbound.needs.state.snapshot();
+    if let Some(peer) = hop.peer {
+        span.set("isthmus.peer.identity", peer.to_string());
+    }
+    let source = mesh.site_of(hop.source);
+    if let Some(site) = source {
+        span.set("isthmus.site.source", site.name.to_string());
+    }
+    if let Some(site) = mesh.site() {
+        span.set("isthmus.site.destination", site.to_string());
+    }
+    if let (Some(source), Some(own)) = (source, mesh.site())
+        && let Some(link) = mesh.link_between(&source.name, own)
+    {
+        span.set("isthmus.link", link.clone());
+    }
+    span.set("server.port", hop.app.port());
+}
+
+fn micros(time: std::time::Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,189 @@
+//! One tunnel to the app: CONNECT with the app's address, then bytes. The address must be this workload's own; the port is
+//! never one of the proxy's. The app's own TLS inside is checked on ports that are declared TLS. A tunnel lives as long
+//! as policy allows it: each new snapshot is asked again.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response, StatusCode};
+use tokio::net::TcpStream;
+
+use super::Inbound;
+use super::authorize::{Caller, Refusal};
+use super::mesh::Peer;
+use crate::detect::{Protocol, WireVersion, peek};
+use crate::http::internal::{DECISION, DENIED};
+use crate::reason::Reason;
+use crate::state::policy::Arrived;
+use crate::state::{AppProtocol, Enforcement, InboundPort, TlsVersion, Transport};
+use crate::tcp::copy::{Copied, write_all};
+use crate::tcp::stream_io::{BorrowedTcp, StreamIo};
+use crate::tcp::tunnel::{copy_tunnel, send_all};
+use crate::tcp::{self, dial};
+use crate::telemetry::Direction;
+use crate::tls::gate::{self, GATE_DEADLINE};
+
+pub(super) async fn serve(
+    inbound: &Inbound,
+    peer: &Peer,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let app = match authorized_address(inbound, peer, &request) {
+        Ok(app) => app,
+        Err(refusal) => return refuse(&mut respond, &refusal),
+    };
+    let stream = match dial(app, inbound.dial).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let detail = format!("the app at {app} cannot be reached: {error}");
+            return refuse(&mut respond, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+        }
+    };
+    let Ok(to_peer) = respond.send_response(Response::new(()), false) else { return };
+    let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let copied = Copied::default();
+    tokio::select! {
+        ended = carry(inbound, app, &stream, request.into_body(), to_peer, &copied) => {
+            if let Err(error) = ended {
+                tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
+            }
+        }
+        () = no_longer_allowed(inbound, peer, app.port()) => {
+            // Dropping the stream's halves resets it; the app learns by RST as well.
+            tcp::mark_reset(&stream);
+        }
+    }
+    inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
+}
+
+/// `ip:port` of this workload, and a caller that may go there.
+fn authorized_address(inbound: &Inbound, peer: &Peer, request: &Request<RecvStream>) -> Result<SocketAddr, Refusal> {
+    let source = peer.source.ip();
+    let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let Ok(app) = authority.parse::<SocketAddr>() else {
+        return Err(inbound.refuse(Reason::BadInternalHeader, source, "a tunnel to something that is not ip:port"));
+    };
+    let mesh = inbound.needs.state.snapshot();
+    let own = mesh.is_own_address(app.ip());
+    if inbound.needs.own_ports.contains(&app.port()) || app.port() == 0 || (app.ip().is_loopback() && !own) {
+        let detail = format!("{} asks for {app}: loopback and the proxy's own ports are nobody's", peer.identity.id);
+        return Err(inbound.refuse(Reason::ForbiddenPort, source, &detail));
+    }
+    if !own {
+        let detail = format!("{} asks for {app}, which is not this workload's address", peer.identity.id);
+        return Err(inbound.refuse(Reason::NotMyAddress, source, &detail));
+    }
+    inbound.authorize(&mesh, app.port(), mesh.inbound().port(app.port()), caller(peer), None)?;
+    Ok(app)
+}
+
+fn caller(peer: &Peer) -> Caller<'_> {
+    Caller { peer: Some(&peer.identity.id), address: peer.source.ip(), arrived: Arrived::Mesh }
+}
+
+/// The answer of a tunnel that is not: the caller's sidecar turns it into RST.
+fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) {
+    let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = Response::builder().status(status).header(DENIED, refusal.reason.word());
+    if let Some(decision) = &refusal.decision {
+        response = response.header(DECISION, decision);
+    }
+    if let Ok(response) = response.body(()) {
+        // A caller that went away needs no answer.
+        let _ = respond.send_response(response, true);
+        // RFC 9113 §8.1: what the caller still sends is not wanted, and the answer is complete.
+        respond.send_reset(h2::Reason::NO_ERROR);
+    }
+}
+
+async fn carry(
+    inbound: &Inbound,
+    app: SocketAddr,
+    stream: &TcpStream,
+    mut from_peer: RecvStream,
+    mut to_peer: SendStream<Bytes>,
+    copied: &Copied,
+) -> io::Result<()> {
+    let mesh = inbound.needs.state.snapshot();
+    let port = mesh.inbound().port(app.port());
+    if let Some(minimum) = minimum_tls(port) {
+        let enforced = mesh.enforcement() == Enforcement::Enforce;
+        pass_gate(inbound, minimum, enforced, stream, &mut from_peer, &mut to_peer, copied).await?;
+    }
+    copy_tunnel(stream, &mut to_peer, std::future::ready(Ok::<_, io::Error>(from_peer)), copied).await
+}
+
+/// The version that app TLS inside a tunnel must have, where the port is declared TLS and not left open.
+fn minimum_tls(port: &InboundPort) -> Option<WireVersion> {
+    (port.protocol == AppProtocol::Tls && port.policy.transport != Transport::Permissive)
+        .then(|| wire_version(port.policy.min_tls_version))
+}
+
+pub(crate) fn wire_version(version: TlsVersion) -> WireVersion {
+    match version {
+        TlsVersion::V1_0 => WireVersion::TLS1_0,
+        TlsVersion::V1_1 => WireVersion::TLS1_1,
+        TlsVersion::V1_2 => WireVersion::TLS1_2,
+        TlsVersion::V1_3 => WireVersion::TLS1_3,
+    }
+}
+
+/// Lets the hellos pass one by one. Bytes that are no TLS at all pass: mesh mTLS protects them, and that is enough here.
+async fn pass_gate(
+    inbound: &Inbound,
+    minimum: WireVersion,
+    enforced: bool,
+    app: &TcpStream,
+    from_peer: &mut RecvStream,
+    to_peer: &mut SendStream<Bytes>,
+    copied: &Copied,
+) -> io::Result<()> {
+    let mut client = StreamIo::new(from_peer, to_peer);
+    let peeked = peek(&mut client, GATE_DEADLINE).await?;
+    if peeked.protocol != Protocol::Tls {
+        let rest = client.into_rest();
+        add(&copied.received, peeked.bytes.len() + rest.len());
+        write_all(app, &peeked.bytes).await?;
+        return write_all(app, &rest).await;
+    }
+    let mut server = BorrowedTcp(app);
+    let minimum = if enforced { minimum } else { WireVersion(0) };
+    let opened = gate::open(&mut client, peeked.bytes, &mut server, minimum).await;
+    let rest = client.into_rest();
+    match opened {
+        Ok(gate) => {
+            write_all(app, &gate.to_server).await?;
+            write_all(app, &rest).await?;
+            send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)
+        }
+        Err(error) => {
+            if let Some(reason) = error.reason() {
+                inbound.needs.metrics.refused(reason, Direction::Inbound);
+                tracing::info!(reason = reason.word(), "refused: {error}");
+            }
+            tcp::mark_reset(app);
+            Err(io::Error::other(error))
+        }
+    }
+}
+
+fn add(count: &Cell<u64>, bytes: usize) {
+    count.set(count.get() + bytes as u64);
+}
+
+/// Resolves when a new snapshot refuses what an old one allowed.
+async fn no_longer_allowed(inbound: &Inbound, peer: &Peer, port: u16) {
+    let mut published = inbound.needs.state.subscribe();
+    while published.changed().await.is_ok() {
+        let mesh = inbound.needs.state.snapshot();
+        if inbound.authorize(&mesh, port, mesh.inbound().port(port), caller(peer), None).is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,205 @@
+//! A connection of the app, from top to bottom: where it wanted to go, what that is, what it speaks, and then per request or
+//! as a stream. An address of the mesh that nobody answers for never passes as "outside".
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::balance::{Tried, pick};
+use super::{Outbound, request, stream};
+use crate::detect::peek::DETECTION_LIMIT;
+use crate::detect::{Peeked, Prefixed, Protocol, peek};
+use crate::http::respond::{is_grpc, refusal};
+use crate::http::server::{serve_http1, serve_http2};
+use crate::reason::Reason;
+use crate::state::{AppProtocol, Destination, Endpoint, Enforcement, Mesh, Service, ServicePort, Workload};
+use crate::tcp::copy::{Copied, copy_both, write_all};
+use crate::tcp::{self, dial};
+use crate::telemetry::Direction;
+
+/// An app may connect long before it asks (pools do). On a port where the client speaks first, nobody else waits.
+const FIRST_BYTES: Duration = Duration::from_secs(24 * 3600);
+
+/// Whom the app called, in one snapshot.
+pub(super) struct Route {
+    pub(super) mesh: Arc<Mesh>,
+    pub(super) to: Callee,
+    /// `None`: a workload's port that no service declares.
+    pub(super) port: Option<Arc<ServicePort>>,
+    pub(super) destination: SocketAddr,
+}
+
+pub(super) enum Callee {
+    Service(Arc<Service>),
+    Workload(Arc<Workload>),
+}
+
+/// Where a connection goes.
+pub(super) enum Way {
+    Route(Route),
+    /// In none of the mesh's ranges, or to ourselves.
+    Outside,
+    Refused(Reason),
+}
+
+impl Route {
+    /// The next endpoint, its place, and the app's port there.
+    pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
+        match &self.to {
+            Callee::Service(service) => {
+                pick(&service.endpoints, self.destination.port(), self.mesh.site(), turn, tried)
+            }
+            Callee::Workload(workload) => {
+                (tried == Tried::default()).then(|| (&workload.endpoint, 0, self.destination.port()))
+            }
+        }
+    }
+
+    fn protocol(&self) -> AppProtocol {
+        self.port.as_ref().map_or(AppProtocol::Detect, |port| port.protocol)
+    }
+}
+
+pub(super) async fn serve(outbound: &Rc<Outbound>, mut app: TcpStream, source: SocketAddr, destination: SocketAddr) {
+    tcp::prepare(&app);
+    let _open = outbound.needs.metrics.connection(Direction::Outbound);
+    let ended = match way(outbound, destination).await {
+        Way::Outside => pass_through(outbound, &app, destination).await,
+        Way::Refused(reason) => refuse(outbound, app, destination, reason).await,
+        Way::Route(route) => match first_bytes(&mut app, route.protocol()).await {
+            Ok(peeked) => serve_mesh(outbound, app, peeked, route).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%source, %destination, "the app's connection ended: {error}");
+    }
+}
+
+/// Looks the address up; asks the control plane where the snapshot has no answer.
+pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
+    let mut mesh = outbound.needs.state.snapshot();
+    if mesh.is_own_address(destination.ip()) {
+        return Way::Outside;
+    }
+    let mut found = mesh.destination(destination);
+    if matches!(found, Destination::Pending) {
+        mesh = outbound.needs.state.resolve(destination.ip()).await;
+        found = mesh.destination(destination);
+    }
+    let refused = match found {
+        Destination::Outside => return Way::Outside,
+        Destination::Service { service, port } => {
+            return Way::Route(Route { mesh, to: Callee::Service(service), port: Some(port), destination });
+        }
+        Destination::Workload { workload, port } => {
+            return Way::Route(Route { mesh, to: Callee::Workload(workload), port, destination });
+        }
+        Destination::Pending if !mesh.is_ready() => Reason::NotReady,
+        Destination::Pending | Destination::Absent => Reason::DestinationUnknown,
+        Destination::UnknownFeature => Reason::UnknownFeature,
+    };
+    if mesh.enforcement() == Enforcement::Enforce {
+        return Way::Refused(refused);
+    }
+    outbound.needs.metrics.would_refuse(refused, Direction::Outbound);
+    Way::Outside
+}
+
+/// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
+async fn first_bytes(app: &mut TcpStream, declared: AppProtocol) -> io::Result<Peeked> {
+    match declared {
+        AppProtocol::ServerFirst | AppProtocol::Tcp | AppProtocol::Postgres => {
+            Ok(Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false })
+        }
+        AppProtocol::Detect => peek(app, DETECTION_LIMIT).await,
+        AppProtocol::Tls => peek(app, FIRST_BYTES).await,
+        AppProtocol::Http | AppProtocol::Http2 => {
+            let mut peeked = peek(app, FIRST_BYTES).await?;
+            // What is no HTTP gets its 400 from the HTTP parser.
+            if peeked.protocol == Protocol::Opaque && !peeked.bytes.is_empty() {
+                peeked.protocol = Protocol::Http1;
+            }
+            Ok(peeked)
+        }
+    }
+}
+
+async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<()> {
+    let stop = outbound.needs.stop.clone();
+    let destination = route.destination;
+    match peeked.protocol {
+        // An app's own CONNECT is between it and the proxy that it believes to be there.
+        Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
+            let handle = |request| async move { request::serve(outbound, destination, false, request).await };
+            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
+        }
+        Protocol::Http2 => {
+            let outbound = Rc::clone(outbound);
+            let handle = move |request| {
+                let outbound = Rc::clone(&outbound);
+                async move { request::serve(&outbound, destination, true, request).await }
+            };
+            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await
+        }
+        Protocol::Tls => stream::serve_tls(outbound, app, peeked.bytes, route).await,
+        Protocol::Http1 | Protocol::PostgresSsl | Protocol::Opaque => {
+            stream::serve(outbound, app, peeked.bytes, route).await
+        }
+    }
+}
+
+/// Bytes for somebody outside the mesh: nothing is read before, nothing is held.
+async fn pass_through(outbound: &Outbound, app: &TcpStream, destination: SocketAddr) -> io::Result<()> {
+    let far = match dial(destination, outbound.dial).await {
+        Ok(far) => far,
+        Err(error) => {
+            tcp::mark_reset(app);
+            return Err(error);
+        }
+    };
+    copy(outbound, app, &far, &[]).await
+}
+
+/// Copies until both ended; `prefix` was read from the app already.
+pub(super) async fn copy(outbound: &Outbound, app: &TcpStream, far: &TcpStream, prefix: &[u8]) -> io::Result<()> {
+    write_all(far, prefix).await?;
+    let copied = Copied::default();
+    let result = copy_both(app, far, &copied).await;
+    outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+    result
+}
+
+/// HTTP gets an answer that says why, everything else RST.
+async fn refuse(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr, reason: Reason) -> io::Result<()> {
+    let peeked = peek(&mut app, DETECTION_LIMIT).await?;
+    let stop = outbound.needs.stop.clone();
+    let detail = "nobody in the mesh answers for this address";
+    match peeked.protocol {
+        Protocol::Http1 => {
+            let handle = |request: ::http::Request<_>| {
+                outbound.refuse(reason, destination, detail);
+                std::future::ready(refusal(reason, None, is_grpc(request.headers())))
+            };
+            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
+        }
+        Protocol::Http2 => {
+            let outbound = Rc::clone(outbound);
+            let handle = move |request: ::http::Request<_>| {
+                outbound.refuse(reason, destination, detail);
+                std::future::ready(refusal(reason, None, is_grpc(request.headers())))
+            };
+            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await
+        }
+        Protocol::Tls | Protocol::PostgresSsl | Protocol::Opaque => {
+            outbound.refuse(reason, destination, detail);
+            tcp::reset(app);
+            Ok(())
+        }
+    }
+}

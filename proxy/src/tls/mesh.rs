@@ -1,0 +1,87 @@
+//! The handshake of a mesh connection, from both ends: TLS 1.3, both certificates checked, one deadline.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::{PeerError, PeerIdentity, peer_identity};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// The protocol between two sidecars: HTTP/2 with the L7 form and internal headers.
+pub const ALPN: &[u8] = b"isthmus/1";
+/// A handshake is two round trips of a link that may have 300 ms; a peer that needs longer than this is not there.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Who the peer proved to be.
+pub type MeshPeerId = PeerIdentity;
+
+/// Why there is no mesh connection.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("{0}: {advice}", advice = .0.advice())]
+    Peer(PeerError),
+    #[error("the handshake broke: {0}. Is there a mesh proxy at the other end?")]
+    Io(io::Error),
+    #[error("no handshake within {HANDSHAKE_DEADLINE:?}: the peer is silent, or a middlebox drops large segments")]
+    Timeout,
+}
+
+impl HandshakeError {
+    fn from_io(error: io::Error) -> Self {
+        match PeerError::from_io(&error) {
+            Some(peer) => HandshakeError::Peer(peer),
+            None => HandshakeError::Io(error),
+        }
+    }
+
+    /// One word for metric and log.
+    pub fn word(&self) -> &'static str {
+        match self {
+            HandshakeError::Peer(error) => error.word(),
+            HandshakeError::Io(_) => "not-tls",
+            HandshakeError::Timeout => "timeout",
+        }
+    }
+}
+
+/// Accepts a mesh connection; the peer's certificate was checked against the bundle of this moment.
+pub async fn accept(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Result<(server::TlsStream<TcpStream>, MeshPeerId), HandshakeError> {
+    let stream = deadline(TlsAcceptor::from(config).accept(stream)).await?;
+    let connection = stream.get_ref().1;
+    let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
+    Ok((stream, peer))
+}
+
+/// Connects to a mesh peer, which must be one of those that `config` expects.
+pub async fn connect(
+    stream: TcpStream,
+    peer: IpAddr,
+    config: Arc<ClientConfig>,
+) -> Result<(client::TlsStream<TcpStream>, MeshPeerId), HandshakeError> {
+    let stream = deadline(TlsConnector::from(config).connect(ServerName::from(peer), stream)).await?;
+    let connection = stream.get_ref().1;
+    let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
+    Ok((stream, peer))
+}
+
+async fn deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T, HandshakeError> {
+    tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
+        .await
+        .map_err(|_| HandshakeError::Timeout)?
+        .map_err(HandshakeError::from_io)
+}
+
+/// Without ALPN in common nothing is known of what the peer would send; rustls lets a peer pass that offers none.
+fn identify(certificates: Option<&[CertificateDer<'_>]>, alpn: Option<&[u8]>) -> Result<MeshPeerId, HandshakeError> {
+    if alpn != Some(ALPN) {
+        return Err(HandshakeError::Peer(PeerError::NoCommonProtocol));
+    }
+    peer_identity(certificates.unwrap_or_default()).map_err(HandshakeError::Peer)
+}
