@@ -5,7 +5,10 @@
 
 use super::problem::ResourceRef;
 use super::resource::*;
+use crate::index::compile_rule;
 use ipnet::IpNet;
+use isthmus_certs::TrustDomain;
+use isthmus_proto::model::Conditions;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,13 +54,13 @@ pub fn mesh_config(set: &Set) -> MeshConfig {
 }
 
 /// Checks a whole set. `trust_domain` is what this control plane issues certificates for.
-pub fn check(set: &Set, trust_domain: &str) -> Findings {
+pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
     let mesh = mesh_config(set);
-    let world = World::new(set);
+    let world = World::new(set, trust_domain);
     let mut found = Findings::default();
     for resource in set.values() {
         match &resource.spec {
-            Spec::MeshConfig(mesh) => check_mesh(&mut found, resource, mesh, trust_domain),
+            Spec::MeshConfig(mesh) => check_mesh(&mut found, resource, mesh, trust_domain.as_str()),
             Spec::Link(link) => check_link(&mut found, resource, link, &world),
             Spec::Workload(workload) => check_workload(&mut found, resource, workload, &world),
             Spec::Service(service) => check_service(&mut found, resource, service, &mesh, set),
@@ -73,16 +76,18 @@ pub fn check(set: &Set, trust_domain: &str) -> Findings {
 
 struct World<'a> {
     set: &'a Set,
+    trust_domain: &'a TrustDomain,
     sites: HashMap<&'a str, &'a Site>,
 }
 
 impl<'a> World<'a> {
-    fn new(set: &'a Set) -> Self {
+    fn new(set: &'a Set, trust_domain: &'a TrustDomain) -> Self {
         let site = |r: &'a Arc<Resource>| match &r.spec {
             Spec::Site(site) => Some((r.key.name.as_str(), site)),
             _ => None,
         };
         World {
+            trust_domain,
             set,
             sites: set.values().filter_map(site).collect(),
         }
@@ -297,8 +302,23 @@ fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolic
                     found.fault(resource, format!("spec.{list}[{i}].from.sites[{j}]"), reason);
                 }
             }
+            check_rule(found, resource, &format!("spec.{list}[{i}]"), rule, world.trust_domain);
         }
     }
+}
+
+/// Reads the rule as a proxy will: what a proxy cannot read it refuses all traffic for, so it is better refused here.
+fn check_rule(found: &mut Findings, resource: &Resource, at: &str, rule: &Rule, trust_domain: &TrustDomain) {
+    let Err(error) = Conditions::try_from(compile_rule(resource, false, 0, rule, trust_domain)) else {
+        return;
+    };
+    let condition = error.field.split(['[', '.']).next().unwrap_or_default();
+    let field = match condition {
+        "identities" if rule.service_accounts.is_some() => "from.serviceAccounts".to_string(),
+        "identities" | "namespaces" | "sites" | "cidrs" => format!("from.{}", error.field),
+        _ => format!("to.{}", error.field),
+    };
+    found.fault(resource, format!("{at}.{field}"), error.reason);
 }
 
 /// Undeclared overlap of sites is refused: an address would belong to two places. So is a VIP range inside a site.

@@ -36,7 +36,7 @@ fn findings(more: &str) -> Findings {
         .into_iter()
         .map(|p| (p.resource.key.clone(), Arc::new(p.resource)))
         .collect();
-    check(&set, "shop.example")
+    check(&set, &TrustDomain::parse("shop.example").unwrap())
 }
 
 #[test]
@@ -61,6 +61,8 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
         (ours("ServicePolicy", shop, "transport: Permissive"), "spec.transport", "Permissive is below the mesh's floor, HttpsOnly"),
         (ours("ServicePolicy", shop, "minTlsVersion: '1.1'"), "spec.minTlsVersion", "1.1 is below the mesh's floor, 1.2"),
         (ours("ServicePolicy", shop, "deny: [{ from: { sites: [mars] } }]"), "spec.deny[0].from.sites[0]", "no Site `mars`; there are dc1"),
+        (ours("ServicePolicy", shop, "allow: [{ to: { paths: ['/a//b'] } }]"), "spec.allow[0].to.paths[0]", "`..`"),
+        (ours("ServicePolicy", shop, "allow: [{ from: { serviceAccounts: [WEB] } }]"), "spec.allow[0].from.serviceAccounts", "WEB"),
         (
             "apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: y }\nspec: { clusterIP: 10.97.0.1, ports: [] }".to_string(),
             "spec.clusterIP",
@@ -92,7 +94,10 @@ fn another_trust_domain_is_refused() {
         .into_iter()
         .map(|p| (p.resource.key.clone(), Arc::new(p.resource)))
         .collect();
-    assert_eq!(check(&set, "bank.example").faults[0].field, "spec.trustDomain");
+    assert_eq!(
+        check(&set, &TrustDomain::parse("bank.example").unwrap()).faults[0].field,
+        "spec.trustDomain"
+    );
 }
 
 #[test]

@@ -144,6 +144,10 @@ impl<'a> Field<'a> {
         items.iter().enumerate().map(at).collect()
     }
 
+    pub fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
     pub fn text(&self) -> Option<&'a str> {
         match &self.node.value {
             Value::Text(text) => Some(text),
@@ -271,7 +275,9 @@ pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .iter()
         .map(|k| (distance(&lower, &k.to_ascii_lowercase()), *k))
         .min()?;
-    (distance == 0 || distance * 3 < best.len().max(word.len()) + 1 && best.len() > 3).then_some(best)
+    (distance == 0
+        || distance * 3 < best.len().max(word.len()) + 1 && best.len() > 2 && best.starts_with(char::is_alphabetic))
+    .then_some(best)
 }
 
 /// Letters to add, drop or change to get from one word to the other (Levenshtein), for words of one line.

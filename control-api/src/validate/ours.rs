@@ -145,7 +145,7 @@ pub(super) fn workload(spec: &Field) -> Workload {
     let mut addresses: Vec<IpAddr> = Vec::new();
     if let Some(field) = spec.need("addresses") {
         let items = field.items();
-        if items.is_empty() {
+        if field.is_empty_list() {
             field.fault("is empty; a workload is known by its addresses");
         }
         for item in items {
@@ -206,7 +206,7 @@ pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
 fn rules(spec: &Field, name: &str) -> Vec<Rule> {
     let Some(field) = spec.get(name) else { return Vec::new() };
     let items = field.items();
-    if items.is_empty() {
+    if field.is_empty_list() {
         field.fault("is an empty list, which could mean nobody or everybody; leave it out, or write one rule");
     }
     items.iter().map(rule).collect()
@@ -244,7 +244,7 @@ fn rule(field: &Field) -> Rule {
 fn list<T>(parent: &Field, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
     let field = parent.get(name)?;
     let items = field.items();
-    if items.is_empty() {
+    if field.is_empty_list() {
         field.fault("is an empty list, which nothing can match; leave it out, or name a value");
     }
     Some(items.iter().filter_map(read).collect())
@@ -252,7 +252,7 @@ fn list<T>(parent: &Field, name: &str, read: impl Fn(&Field) -> Option<T>) -> Op
 
 fn not_empty(field: &Field) -> Vec<String> {
     let words: Vec<String> = field.words().into_iter().map(str::to_string).collect();
-    if words.is_empty() {
+    if field.is_empty_list() {
         field.fault("is an empty list; leave it out to mean the whole namespace");
     }
     words
@@ -339,7 +339,7 @@ fn min_tls(parent: &Field) -> Option<TlsVersion> {
 
 fn ranges(field: &Field) -> Vec<IpNet> {
     let items = field.items();
-    if items.is_empty() {
+    if field.is_empty_list() {
         field.fault("is empty; name at least one range, as `10.10.0.0/16`");
     }
     items.iter().filter_map(cidr).collect()
