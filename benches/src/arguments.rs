@@ -1,0 +1,82 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::peers::Peer;
+use crate::rounds::Workload;
+use crate::w2;
+
+/// Measures the mesh side by side with other proxies.
+///
+/// Programs are found on PATH or by the environment variables ENVOY, HAPROXY, NGINX, WRK and ISTHMUS; those that are
+/// missing are named and left out. It needs root, or a machine that lets users make namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "bench-peers", version)]
+pub(crate) struct Arguments {
+    /// Print JSON.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print a table for RESULTS.md.
+    #[arg(long)]
+    markdown: bool,
+    /// Measure only these; ratios need `isthmus` among them.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<Peer>,
+    /// Measure only these workloads.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    workload: Vec<WorkloadName>,
+    /// How often each contender has its turn; five or more for numbers that are shown to anyone.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds of load in each turn.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) secs: u32,
+}
+
+/// The workloads that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WorkloadName {
+    W2,
+}
+
+/// For whom the result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Json,
+    Markdown,
+    Table,
+}
+
+impl Arguments {
+    pub(crate) fn output(&self) -> Output {
+        match (self.json, self.markdown) {
+            (true, _) => Output::Json,
+            (_, true) => Output::Markdown,
+            _ => Output::Table,
+        }
+    }
+
+    pub(crate) fn contenders(&self) -> Vec<Peer> {
+        Peer::value_variants()
+            .iter()
+            .copied()
+            .filter(|peer| self.only.is_empty() || self.only.contains(peer))
+            .collect()
+    }
+
+    pub(crate) fn workloads(&self) -> Vec<&'static Workload> {
+        let all = WorkloadName::value_variants().iter();
+        let asked = all.filter(|name| self.workload.is_empty() || self.workload.contains(name));
+        asked
+            .map(|name| match name {
+                WorkloadName::W2 => &w2::W2,
+            })
+            .collect()
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.secs.into())
+    }
+}

@@ -1,0 +1,100 @@
+//! Where the programs are. A peer that is not installed is left out and named; the load generator, the backend and, when
+//! it is asked for, our own binary must be there.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use isthmus_world::find;
+
+use crate::peers::Peer;
+
+/// Paths of everything that is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) wrk: PathBuf,
+    pub(crate) nginx: PathBuf,
+    haproxy: Option<PathBuf>,
+    envoy: Option<PathBuf>,
+    isthmus: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Finds what the contenders need. The second part names those that cannot be measured, with the reason.
+    pub(crate) fn find(contenders: &[Peer]) -> Result<(Self, Vec<String>), String> {
+        let mut programs = Self {
+            wrk: tool("WRK", "wrk")?,
+            nginx: tool("NGINX", "nginx")?,
+            haproxy: None,
+            envoy: None,
+            isthmus: None,
+        };
+        let mut missing = Vec::new();
+        let mut optional = |variable, name, peer: &str| match tool(variable, name) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                missing.push(format!("{peer}: {error}"));
+                None
+            }
+        };
+        if contenders.contains(&Peer::HaproxyH2) || contenders.contains(&Peer::HaproxyH1) {
+            programs.haproxy = optional("HAPROXY", "haproxy", "haproxy-h2, haproxy-h1");
+        }
+        if contenders.contains(&Peer::EnvoyH2) {
+            programs.envoy = optional("ENVOY", "envoy", "envoy-h2");
+        }
+        if contenders.contains(&Peer::Isthmus) {
+            programs.isthmus = Some(isthmus()?);
+        }
+        Ok((programs, missing))
+    }
+
+    /// The program of a contender, if it has one and it is there.
+    pub(crate) fn of(&self, peer: Peer) -> Option<&Path> {
+        match peer {
+            Peer::Direct => Some(&self.nginx),
+            Peer::Isthmus => self.isthmus.as_deref(),
+            Peer::HaproxyH2 | Peer::HaproxyH1 => self.haproxy.as_deref(),
+            Peer::EnvoyH2 => self.envoy.as_deref(),
+        }
+    }
+}
+
+fn tool(variable: &str, name: &str) -> Result<PathBuf, String> {
+    match env::var_os(variable).filter(|value| !value.is_empty()) {
+        Some(value) => {
+            named(Path::new(&value)).ok_or_else(|| format!("{variable} is {}: no such program", value.display()))
+        }
+        None => find::required(name).map_err(|error| format!("{error}; set {variable} to its path")),
+    }
+}
+
+/// A path as it is, a bare name as on PATH.
+fn named(value: &Path) -> Option<PathBuf> {
+    match value.components().count() {
+        0 | 1 => find::program(&value.to_string_lossy()),
+        // Absolute: children may have another working directory.
+        _ => value.canonicalize().ok().filter(|path| path.is_file()),
+    }
+}
+
+/// Ours: beside this program, where the same build puts it.
+fn isthmus() -> Result<PathBuf, String> {
+    if env::var_os("ISTHMUS").is_some_and(|value| !value.is_empty()) {
+        return tool("ISTHMUS", "isthmus");
+    }
+    let own = env::current_exe().map_err(|error| format!("looking for our own executable: {error}"))?;
+    let beside = own.with_file_name("isthmus");
+    if !beside.is_file() {
+        return Err(format!(
+            "{} is not there: run `cargo build --release -p isthmus` first, or set ISTHMUS to its path",
+            beside.display()
+        ));
+    }
+    if cfg!(debug_assertions) {
+        eprintln!(
+            "warning: {} is an unoptimised build; its numbers mean nothing",
+            beside.display()
+        );
+    }
+    Ok(beside)
+}
