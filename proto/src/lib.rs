@@ -45,3 +45,6 @@ pub fn missing_feature(requires: &[String]) -> Option<&str> {
         .map(String::as_str)
         .find(|name| !FEATURES.contains(name))
 }
+
+#[cfg(test)]
+mod schema_test;

@@ -30,3 +30,7 @@ pub const MAX_LIST: usize = 100_000;
 pub const MAX_RULES: usize = 10_000;
 /// A name, host, path or header value, bytes.
 pub const MAX_TEXT: usize = 4_096;
+
+#[cfg(test)]
+#[path = "model_test.rs"]
+mod model_test;
