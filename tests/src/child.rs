@@ -2,12 +2,13 @@
 //! that was asked for, and becomes the program. No external helper is needed, and the death signal is set by the
 //! child itself, which is the only one who can.
 //!
-//! `__world-exec <parent pid> <uid or -> <program> <arguments…>`
+//! `__world-exec <parent's process id>:<its thread id> <uid or -> <program> <arguments…>`
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -49,13 +50,26 @@ fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
-    // The parent may have died before the line above; then nobody would ever send the signal.
-    let alive = getppid().is_some_and(|pid| parent.to_str() == Some(&Pid::as_raw(Some(pid)).to_string()));
-    if !alive {
+    // The thread that started us may have ended before the line above; then nobody would ever send the signal.
+    if !parent.to_str().is_some_and(thread_lives) {
         return io::Error::other("the world that started this is gone");
     }
     let error = Command::new(&program).args(arguments).exec();
     io::Error::new(error.kind(), format!("{}: {error}", program.to_string_lossy()))
+}
+
+/// How the parent writes where the death signal is to come from: the thread that starts the child.
+pub(crate) fn this_thread() -> String {
+    format!("{}:{}", std::process::id(), rustix::thread::gettid().as_raw_nonzero())
+}
+
+/// True when our parent is that process, and still has that thread.
+fn thread_lives(parent: &str) -> bool {
+    let Some((process, thread)) = parent.split_once(':') else {
+        return false;
+    };
+    getppid().is_some_and(|pid| process == Pid::as_raw(Some(pid)).to_string())
+        && Path::new(&format!("/proc/{process}/task/{thread}")).exists()
 }
 
 /// Real root changes to that user. In a user namespace only our own id exists, so another one is taken by a nested

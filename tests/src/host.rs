@@ -222,6 +222,13 @@ impl Drop for Inner {
 #[derive(Debug)]
 pub struct Task<T>(tokio::task::JoinHandle<T>);
 
+impl<T: Send + 'static> Task<T> {
+    /// A task of the runtime that the calling task runs in.
+    pub(crate) fn here(future: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(tokio::spawn(future))
+    }
+}
+
 impl<T> Task<T> {
     /// Waits for its end.
     ///

@@ -80,6 +80,14 @@ pub(crate) fn up(host: &Host, interface: &str) -> Result<(), Error> {
     })
 }
 
+/// Removes an interface, and with it the one at the other end of its wire.
+pub(crate) fn remove(host: &Host, interface: &str) -> Result<(), Error> {
+    let name = interface.to_owned();
+    on(host, &format!("removing {interface}"), |route| async move {
+        route.del_link_if_exists(name).await.map(|_| ())
+    })
+}
+
 /// Adds an address to an interface.
 pub(crate) fn address(host: &Host, interface: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
     let name = interface.to_owned();

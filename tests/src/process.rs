@@ -347,7 +347,7 @@ fn resolve(command: &Command) -> Result<PathBuf, Error> {
 /// Ourselves, on the way to become the program: see `child.rs`.
 fn shim(command: &Command, program: &std::path::Path) -> std::process::Command {
     let mut shim = std::process::Command::new("/proc/self/exe");
-    shim.arg(child::MARK).arg(std::process::id().to_string());
+    shim.arg(child::MARK).arg(child::this_thread());
     shim.arg(command.user.map_or_else(|| "-".to_owned(), |uid| uid.to_string()));
     shim.arg(program)
         .args(&command.arguments)

@@ -2,6 +2,7 @@
 //! its own to the router and a route of its own, as pods have. So no two hosts share a segment, and the kernel needs
 //! no bridge module.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::Error;
@@ -27,7 +28,10 @@ pub struct Site {
     range: (Ipv4Addr, u8),
     range_v6: (Ipv6Addr, u8),
     router: Host,
-    wires: u32,
+    /// The number of the next wire; never used twice, because a removed one may still be going.
+    next_wire: u32,
+    /// The router's interface to each host.
+    wires: BTreeMap<String, String>,
 }
 
 impl Site {
@@ -41,7 +45,8 @@ impl Site {
             range,
             range_v6,
             router,
-            wires: 0,
+            next_wire: 0,
+            wires: BTreeMap::new(),
         })
     }
 
@@ -70,8 +75,8 @@ impl Site {
         let host = Host::new(name)?;
         net::prepare(&host)?;
         let address_v6 = self.same_in_v6(address);
-        let wire = format!("wire{}", self.wires);
-        self.wires += 1;
+        let wire = format!("wire{}", self.next_wire);
+        self.next_wire += 1;
         net::connect((&self.router, &wire), (&host, HOST_INTERFACE))?;
         net::up(&self.router, &wire)?;
         net::up(&host, HOST_INTERFACE)?;
@@ -86,7 +91,16 @@ impl Site {
             net::route(&host, (unspecified_like(own), 0), HOST_INTERFACE, Via::Gateway(gateway))?;
         }
         host.set_addresses(address, address_v6);
+        self.wires.insert(name.to_owned(), wire);
         Ok(host)
+    }
+
+    /// Takes a host's wire away, and with it its routes: the address is free at once. Does nothing for another's host.
+    pub(crate) fn remove_host(&mut self, name: &str) -> Result<(), Error> {
+        match self.wires.remove(name) {
+            Some(wire) => net::remove(&self.router, &wire),
+            None => Ok(()),
+        }
     }
 
     /// Gives the router its address on the link and the route to the other site behind it.

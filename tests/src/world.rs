@@ -92,9 +92,13 @@ impl World {
         Ok(host)
     }
 
-    /// Ends a host, once no other handle on it is left. Its address is free again.
-    pub fn remove_host(&mut self, name: &str) {
+    /// Pulls a host's wire and forgets it; its address is free again. Its programs end once no other handle on it is left.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_host(&mut self, name: &str) -> Result<(), Error> {
         self.hosts.remove(name);
+        self.sites.iter_mut().try_for_each(|site| site.remove_host(name))
     }
 
     /// Writes the same names into the hosts file of every host.
