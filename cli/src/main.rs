@@ -5,18 +5,39 @@
 //! ran out with 3.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod completions;
+mod connect;
+mod delete;
 mod demo;
+mod documents;
+mod failure;
+mod get;
+mod join;
+mod kinds;
+mod leave;
+mod operator;
 mod output;
+mod problems;
+mod proxies;
+mod span;
+mod token;
 mod version;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::operator::OperatorArgs;
+
 /// The operator's command of the Isthmus service mesh.
 #[derive(Parser, Debug)]
 #[command(name = "isthmus", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "EXAMPLES:\n  \
+    isthmus demo                                  see the whole mesh on this machine\n  \
+    isthmus apply -f policies/ --wait             push policy and wait until every proxy has it\n  \
+    isthmus token create shop/orders --out token  a token that lets one VM join\n\n\
+    EXIT STATUS: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out while waiting")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,16 +45,41 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Apply(WithOperator<apply::Args>),
+    Get(WithOperator<get::Args>),
+    Delete(WithOperator<delete::Args>),
+    Token(WithOperator<token::Args>),
+    Join(join::Args),
+    Leave(leave::Args),
     Version(version::Args),
     Completions(completions::Args),
     Demo(demo::Args),
 }
 
+#[derive(clap::Args, Debug)]
+struct WithOperator<A: clap::Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
 fn main() -> ExitCode {
-    // CHILD HOOK: `isthmus_world::child_entry()` goes here, before any thread starts.
+    // A child of the demo on its way to become a program; must come before any thread starts.
+    isthmus_world::child_entry();
     match Cli::parse().command {
+        Command::Apply(c) => apply::run(c.args, &c.operator),
+        Command::Get(c) => get::run(c.args, &c.operator),
+        Command::Delete(c) => delete::run(c.args, &c.operator),
+        Command::Token(c) => token::run(c.args, &c.operator),
+        Command::Join(args) => join::run(args),
+        Command::Leave(args) => leave::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),
     }
 }
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod args_test;

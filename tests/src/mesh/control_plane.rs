@@ -32,17 +32,28 @@ impl ControlPlane {
             host.socket(15013),
         );
         fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
-        let mut control = ControlPlane { host: host.clone(), binary: binary.to_owned(), config, state, process: None };
+        let mut control = ControlPlane {
+            host: host.clone(),
+            binary: binary.to_owned(),
+            config,
+            state,
+            process: None,
+        };
         control.launch()?;
         Ok(control)
     }
 
     /// Starts it on the state that it left.
     pub(super) fn launch(&mut self) -> Result<(), String> {
-        let command = Command::new(&self.binary).args(["control", "--config"]).arg(&self.config).named("control");
+        let command = Command::new(&self.binary)
+            .args(["control", "--config"])
+            .arg(&self.config)
+            .named("control");
         let process = self.host.spawn(command).map_err(|e| e.to_string())?;
         let process = self.process.insert(process);
-        process.wait_for_line(|line| line.contains("ready"), START).map_err(|e| e.to_string())?;
+        process
+            .wait_for_line("its readiness", START, |line| line.contains("ready"))
+            .map_err(|e| e.to_string())?;
         Ok(())
     }
 
@@ -70,7 +81,10 @@ impl ControlPlane {
 
     /// A command of the operator, run where the control plane is.
     pub(super) fn command(&self, args: &[&str]) -> Command {
-        Command::new(&self.binary).args(args).env("ISTHMUS_OPERATOR", self.operator_file()).named("isthmus")
+        Command::new(&self.binary)
+            .args(args)
+            .env("ISTHMUS_OPERATOR", self.operator_file())
+            .named("isthmus")
     }
 
     pub(super) fn host(&self) -> &Host {

@@ -1,27 +1,59 @@
 //! Constant load from `web` to `orders`, so that a line can say "0 failed" about something.
 
 use super::{Mesh, ORDERS_URL};
-use crate::apps::load::{Generator, Outcome};
+use crate::apps::{self, LoadReport, Request, RunningLoad};
 
 /// Requests a second: enough that a gap of 10 ms is seen, little enough for two busy cores.
 const RATE: u32 = 200;
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: u32 = 8;
 
 /// Load that goes on until it is stopped.
-pub struct Load(Generator);
+pub struct Load(RunningLoad);
 
 /// What became of it.
 #[derive(Debug, Clone)]
 pub struct LoadResult {
     pub ok: u64,
     pub failed: u64,
-    outcome: Outcome,
+    first_error: Option<String>,
 }
 
 impl Mesh {
     /// Starts the load.
-    pub fn load(&self) -> Result<Load, String> {
-        let generator = Generator::start(self.world().host("web"), ORDERS_URL, RATE, CONNECTIONS);
-        generator.map(Load).map_err(|e| e.to_string())
+    pub fn load(&self) -> Load {
+        let load = apps::Load::new(Request::get(ORDERS_URL), RATE).connections(CONNECTIONS);
+        Load(load.start(self.world().host("web")))
+    }
+}
+
+impl Load {
+    /// Requests answered so far.
+    pub fn so_far(&self) -> u64 {
+        self.0.report().ok
+    }
+
+    /// Ends it in order.
+    pub fn stop(self) -> LoadResult {
+        let LoadReport {
+            ok,
+            failed,
+            first_error,
+            ..
+        } = self.0.stop();
+        LoadResult {
+            ok,
+            failed,
+            first_error,
+        }
+    }
+}
+
+impl LoadResult {
+    pub fn total(&self) -> u64 {
+        self.ok + self.failed
+    }
+
+    pub fn first_error(&self) -> &str {
+        self.first_error.as_deref().unwrap_or("no reason given")
     }
 }

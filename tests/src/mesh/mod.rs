@@ -1,7 +1,6 @@
 //! The mesh of the demo in a world: one control plane, one sidecar per workload, the apps, a collector; all of them the
 //! processes and files that a user would deploy. Used by the demo and by every end-to-end suite.
 
-mod built_in;
 mod caller;
 mod control_plane;
 mod load;
@@ -20,15 +19,15 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use self::caller::Answer;
+use self::caller::Caller;
 pub use self::control_plane::ControlPlane;
 pub use self::load::{Load, LoadResult};
 pub use self::operator::{Applied, Proxy, Stored};
+use self::orders::Orders;
 pub use self::sidecar::{PrivateKey, Sidecar};
 pub use self::tls_peer::Handshake;
 pub use self::trouble::{Held, Lure};
-use self::caller::Caller;
-use self::orders::Orders;
-use crate::otlp::Collector;
+use crate::otlp::Receiver;
 use crate::world::World;
 
 /// The workloads with a sidecar; their names are those of their hosts and service accounts.
@@ -53,7 +52,7 @@ pub struct Mesh {
     sidecars: BTreeMap<&'static str, Sidecar>,
     control: ControlPlane,
     orders: Orders,
-    collector: Collector,
+    collector: Receiver,
     caller: Caller,
     world: World,
     options: Options,
@@ -72,14 +71,26 @@ impl Mesh {
         for workload in WORKLOADS {
             host_names(&world, workload)?;
         }
-        let collector = Collector::unix(world.host("control"), &dir.path().join("otlp.sock")).map_err(|e| e.to_string())?;
+        let mut collector = Receiver::new();
+        collector
+            .listen_unix(world.host("control"), &dir.path().join("otlp.sock"))
+            .map_err(|e| e.to_string())?;
         progress("the apps on orders");
-        let orders = Orders::start(world.host("orders"), dir.path(), options)?;
+        let orders = Orders::start(world.host("orders"), options.built_in_only)?;
         progress("the control plane");
         let control = ControlPlane::start(world.host("control"), &options.binary, dir.path())?;
-        let caller = if options.built_in_only { Caller::built_in() } else { Caller::find() };
+        let caller = Caller::new(options.built_in_only);
         let options = options.clone();
-        let mut mesh = Mesh { sidecars: BTreeMap::new(), control, orders, collector, caller, world, options, dir };
+        let mut mesh = Mesh {
+            sidecars: BTreeMap::new(),
+            control,
+            orders,
+            collector,
+            caller,
+            world,
+            options,
+            dir,
+        };
         progress("sites, services and policies");
         let collector = mesh.collector_url();
         mesh.apply(&resources::mesh(&collector, "24h"))?;
@@ -89,7 +100,9 @@ impl Mesh {
             mesh.join(workload)?;
         }
         for (workload, sidecar) in &mesh.sidecars {
-            sidecar.ready().map_err(|e| format!("the sidecar of {workload} did not get ready: {e}"))?;
+            sidecar
+                .ready()
+                .map_err(|e| format!("the sidecar of {workload} did not get ready: {e}"))?;
         }
         Ok(mesh)
     }
@@ -114,7 +127,9 @@ impl Mesh {
     /// # Panics
     /// When the workload is not one of [`WORKLOADS`].
     pub fn sidecar(&self, workload: &str) -> &Sidecar {
-        self.sidecars.get(workload).unwrap_or_else(|| panic!("no sidecar at {workload}"))
+        self.sidecars
+            .get(workload)
+            .unwrap_or_else(|| panic!("no sidecar at {workload}"))
     }
 
     pub fn control(&self) -> &ControlPlane {
@@ -131,7 +146,7 @@ impl Mesh {
     }
 
     /// Where spans arrive.
-    pub fn collector(&self) -> &Collector {
+    pub fn collector(&self) -> &Receiver {
         &self.collector
     }
 
@@ -215,7 +230,12 @@ impl Mesh {
     /// Remembers how often `workload` has refused for `reason` so far.
     pub fn refusal(&self, workload: &'static str, reason: &'static str) -> Result<Refusal, String> {
         let accepts = self.orders_accepts()?;
-        Ok(Refusal { workload, reason, count: self.refused(workload, reason)?, accepts })
+        Ok(Refusal {
+            workload,
+            reason,
+            count: self.refused(workload, reason)?,
+            accepts,
+        })
     }
 
     fn refused(&self, workload: &str, reason: &str) -> Result<f64, String> {
@@ -254,17 +274,28 @@ impl Refusal {
         }
         match mesh.orders_accepts()?.saturating_sub(self.accepts) {
             0 => Ok(()),
-            seen => Err(format!("refused for {reason}, and yet the app accepted {seen} connections")),
+            seen => Err(format!(
+                "refused for {reason}, and yet the app accepted {seen} connections"
+            )),
         }
     }
 }
 
 /// The hosts file of an app's host: service names at their virtual addresses.
 fn host_names(world: &World, workload: &str) -> Result<(), String> {
-    let names = [("10.96.0.10", "orders"), ("10.96.0.11", "orders-tls"), ("10.96.0.12", "orders-db")];
+    let names = [
+        ("10.96.0.10", "orders"),
+        ("10.96.0.11", "orders-tls"),
+        ("10.96.0.12", "orders-db"),
+    ];
     let entries: Vec<_> = names
         .iter()
-        .map(|(ip, name)| (ip.parse().expect("an address"), format!("{name}.shop.svc.cluster.local {name}.shop")))
+        .map(|(ip, name)| {
+            (
+                ip.parse().expect("an address"),
+                format!("{name}.shop.svc.cluster.local {name}.shop"),
+            )
+        })
         .collect();
     let entries: Vec<_> = entries.iter().map(|(ip, names)| (*ip, names.as_str())).collect();
     world.host(workload).set_hosts(&entries).map_err(|e| e.to_string())

@@ -1,0 +1,146 @@
+//! Line 9: where the time of a request went, told apart without a common clock, and held against the link emulator's own
+//! timestamps.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Shown, require};
+use crate::apps::Request;
+use crate::mesh::{Mesh, ORDERS_URL};
+use crate::otlp::Span;
+
+const SAMPLES: usize = 200;
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The hops of a request in the order in which they begin.
+const HOPS: [&str; 4] = ["outbound", "link", "inbound", "app"];
+
+pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
+    // Once, so that the connection across the link is there: its handshake is not a request's link time.
+    let warm = mesh.get("web", ORDERS_URL)?;
+    require(warm.status == 200, || format!("{} {}", warm.status, warm.body))?;
+    mesh.world().link().mark();
+    let host = mesh.world().host("web");
+    for number in 0..SAMPLES {
+        let request = Request::get(ORDERS_URL).header("traceparent", &traceparent(number));
+        let answer = request.send(host, DEADLINE).map_err(|e| e.to_string())?;
+        require(answer.status == 200, || {
+            format!("request {number}: {} {}", answer.status, answer.text())
+        })?;
+    }
+    let emulator = mesh
+        .world()
+        .link()
+        .stats()
+        .round_trip()
+        .ok_or("no frame crossed the link")?;
+
+    let mut link_times = Vec::with_capacity(SAMPLES);
+    let mut shown = Vec::new();
+    for number in 0..SAMPLES {
+        let spans = trace(mesh, number)?;
+        link_times.push(time(hop(&spans, "link")?, "link")?);
+        shown = spans;
+    }
+    link_times.sort_unstable();
+    let median = Duration::from_micros(link_times[SAMPLES / 2]);
+    let allowed = (emulator / 20).max(Duration::from_micros(150));
+    let off = median.abs_diff(emulator);
+    require(off <= allowed, || {
+        format!(
+            "the median link time is {median:?}, the emulator says {emulator:?}: {off:?} apart, allowed {allowed:?}"
+        )
+    })?;
+    tree(&shown)?;
+    let outbound = hop(&shown, "outbound")?;
+    let split = ["app", "proxy", "link"].map(|part| time(outbound, part));
+    let [app, proxy, link] = split;
+    let (app, proxy, link) = (app?, proxy?, link?);
+    Ok(Shown {
+        summary: format!(
+            "app {app} µs, proxies {proxy} µs, link {link} µs; median link time of {SAMPLES}: {} µs, the emulator's own: {} µs",
+            median.as_micros(),
+            emulator.as_micros()
+        ),
+        more: waterfall(&shown)?,
+        facts: json!({ "appUs": app, "proxyUs": proxy, "linkUs": link, "medianLinkUs": median.as_micros() as u64,
+                       "emulatorUs": emulator.as_micros() as u64, "samples": SAMPLES, "traceId": outbound.trace_id }),
+    })
+}
+
+/// W3C Trace Context: the trace id and parent that the app chose, sampled.
+fn traceparent(number: usize) -> String {
+    format!("00-{}-{}-01", trace_id(number), APP_SPAN)
+}
+
+const APP_SPAN: &str = "00f067aa0ba902b7";
+
+fn trace_id(number: usize) -> String {
+    format!("4bf92f3577b34da6a3ce929d{number:08x}")
+}
+
+fn trace(mesh: &Mesh, number: usize) -> Result<Vec<Span>, String> {
+    let complete = |spans: &[Span]| HOPS.iter().all(|name| spans.iter().any(|span| span.name == *name));
+    mesh.collector()
+        .wait_for_trace(&trace_id(number), DEADLINE, complete)
+        .map_err(|e| e.to_string())
+}
+
+fn hop<'a>(spans: &'a [Span], name: &str) -> Result<&'a Span, String> {
+    spans
+        .iter()
+        .find(|span| span.name == name)
+        .ok_or_else(|| format!("the trace has no {name} span"))
+}
+
+/// Microseconds that a span's attribute tells of one part.
+fn time(span: &Span, part: &str) -> Result<u64, String> {
+    let name = format!("isthmus.time.{part}_us");
+    let value = span.attribute(&name).and_then(|text| text.parse().ok());
+    value.ok_or_else(|| format!("the {} span has no {name}", span.name))
+}
+
+/// app's caller → outbound → link → inbound → app.
+fn tree(spans: &[Span]) -> Result<(), String> {
+    let mut parent = APP_SPAN.to_owned();
+    for name in HOPS {
+        let span = hop(spans, name)?;
+        require(span.parent_id == parent, || {
+            format!("the parent of the {name} span is {} and not {parent}", span.parent_id)
+        })?;
+        parent.clone_from(&span.span_id);
+    }
+    Ok(())
+}
+
+/// Bars on the callers' clock: the link's own time is put half before and half after what the callee told.
+fn waterfall(spans: &[Span]) -> Result<Vec<String>, String> {
+    const WIDTH: u64 = 48;
+    let outbound = hop(spans, "outbound")?;
+    let link = hop(spans, "link")?;
+    let whole = micros(outbound.duration()).max(1);
+    let link_us = time(link, "link")?;
+    let mut lines = vec![format!("trace {}, {whole} µs:", outbound.trace_id)];
+    for name in HOPS {
+        let span = hop(spans, name)?;
+        let length = micros(span.duration());
+        let start = match name {
+            "outbound" => 0,
+            "link" => link.start_ns.saturating_sub(outbound.start_ns) / 1000,
+            _ => {
+                let inbound = hop(spans, "inbound")?;
+                let arrived = link.start_ns.saturating_sub(outbound.start_ns) / 1000 + link_us / 2;
+                arrived + span.start_ns.saturating_sub(inbound.start_ns) / 1000
+            }
+        };
+        let column = |us: u64| usize::try_from((us.min(whole) * WIDTH) / whole).unwrap_or_default();
+        let (from, to) = (column(start), column(start + length).max(column(start) + 1));
+        let bar = format!("{}{}", " ".repeat(from), "█".repeat(to - from));
+        lines.push(format!("{name:<9} {bar:<50} {length:>6} µs"));
+    }
+    Ok(lines)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

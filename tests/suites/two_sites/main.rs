@@ -1,0 +1,66 @@
+//! The two-site world, end to end: the binary that users get, in network namespaces, with ordinary programs as apps.
+//! Each test builds a mesh of its own, so that none depends on another.
+
+mod hostile;
+mod joining;
+mod odd_callers;
+
+use std::process::ExitCode;
+
+use isthmus_world::lines::{LINES, Line};
+use isthmus_world::mesh::{Mesh, Options};
+use isthmus_world::{find, privilege};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    isthmus_world::child_entry();
+    let arguments = Arguments::from_args();
+    if let Err(why) = privilege::enter() {
+        eprintln!("SKIPPED: two_sites: {why}");
+        // Where CI promised that nothing is skipped, a skipped suite is a failure.
+        return if std::env::var_os("CI").is_some() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
+    let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
+    trials.extend(tests(hostile::TESTS));
+    trials.extend(tests(joining::TESTS));
+    trials.extend(tests(odd_callers::TESTS));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A name that says what is proved, and the proof on a mesh that is up.
+type Test = (&'static str, fn(&mut Mesh) -> Result<(), String>);
+
+fn tests(tests: &'static [Test]) -> impl Iterator<Item = Trial> {
+    tests
+        .iter()
+        .map(|(name, prove)| Trial::test(*name, move || prove(&mut mesh()?).map_err(Failed::from)))
+}
+
+/// One test per numbered line of the demo.
+fn line_trial(line: &'static Line) -> Trial {
+    let name = format!("line_{}_{}", line.number, line.id.replace('-', "_"));
+    Trial::test(name, move || {
+        (line.show)(&mut mesh()?).map(|_| ()).map_err(Failed::from)
+    })
+}
+
+fn can_show(line: &Line) -> bool {
+    line.id != "postgres" || find::or_skip(&["initdb", "postgres", "psql"], "psql over the mesh").is_some()
+}
+
+fn mesh() -> Result<Mesh, String> {
+    let options = Options {
+        binary: env!("CARGO_BIN_EXE_isthmus").into(),
+        built_in_only: false,
+    };
+    Mesh::start(&options, &mut |_| ())
+}
+
+/// A promise that is not kept, in words.
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
