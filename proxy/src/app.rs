@@ -1,1 +1,214 @@
 //! Wires the parts together: the only module that knows everybody.
+//!
+//! In the order of a life: listeners are bound, workers begin, the control stream begins, then capture sends traffic
+//! here; at the end capture goes first, so that nothing new comes, and what is in flight may finish.
+
+mod error;
+mod follower;
+mod join_token;
+mod logging;
+mod pages;
+mod process;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::{Clock, IdentityStore, SystemClock};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Readiness, SetLogLevel};
+use crate::config::{Config, Mode};
+use crate::control::{self, Settings, Start};
+use crate::inbound::Decisions;
+use crate::listen::{BindError, Bound, bind};
+use crate::redirect::Exemption;
+use crate::state::State;
+use crate::tcp::DialOptions;
+use crate::telemetry::{Metrics, Tracer, run_exporter};
+
+pub use error::RunError;
+use follower::Follower;
+use pages::Pages;
+pub use process::{Args, run_blocking};
+use worker::Workers;
+
+/// After the drain: last spans, admin answers under way.
+const LAST_WORK: Duration = Duration::from_secs(3);
+
+/// Where the proxy listens, when it does. Ports are the real ones, also where the configuration says 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+    pub mesh: SocketAddr,
+    pub metrics: SocketAddr,
+    pub readiness: SocketAddr,
+}
+
+/// What an embedding program may add.
+#[derive(Default)]
+pub struct Embedding {
+    /// Called once, when all listeners are up and capture (if any) is in force.
+    pub on_listening: Option<Box<dyn FnOnce(Listening) + Send>>,
+    /// How the admin socket sets the log's level.
+    pub set_log_level: Option<SetLogLevel>,
+    /// Default: the machine's clock.
+    pub clock: Option<Arc<dyn Clock>>,
+}
+
+/// Runs a proxy until `shutdown`, then drains. Must be called in a tokio runtime with time and IO, which becomes the
+/// control runtime; traffic is carried by threads of its own.
+///
+/// # Errors
+/// [`RunError`], which says what to do.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_embedded(config, shutdown, Embedding::default()).await
+}
+
+/// [`run`], with hooks.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding: Embedding) -> Result<(), RunError> {
+    process::check_exemption(&config)?;
+    let dial = DialOptions {
+        mark: mark(&config),
+        ..DialOptions::default()
+    };
+    let clock = embedding.clock.unwrap_or_else(|| Arc::new(SystemClock));
+    let start = Start::prepare(settings(&config, dial)?, clock)?;
+    let (state, demands) = State::new();
+    let metrics = Metrics::new(config.workers);
+    let (tracer, spans) = Tracer::new(&metrics);
+    let parts = Arc::new(Parts::new(config, &start, state, metrics, tracer));
+    let ports = Ports::bind(&parts.config)?;
+    let listening = ports.listening();
+    let stop = CancellationToken::new();
+    // Cancelled on every way out, so that no task and no thread outlives this function by long.
+    let _stop_all = stop.clone().drop_guard();
+
+    let mut workers = Workers::start(&parts, ports.traffic, listening)?;
+    let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
+    let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
+    let (state, metrics) = (parts.state.clone(), parts.metrics.clone());
+    let mut control = tokio::spawn(control::run(start, state, demands, metrics, stop.child_token()));
+    let mut follower = Follower::new(parts.clone(), listening)?;
+    follower.look().await?;
+    tracing::info!(?listening, workers = parts.config.workers, "listening");
+    if let Some(on_listening) = embedding.on_listening {
+        on_listening(listening);
+    }
+
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        ended = &mut control => Err(control_ended(ended)),
+        () = follower.follow() => Ok(()),
+        () = workers.one_ended() => Err(RunError::WorkerEnded),
+    };
+    parts.readiness.stop();
+    tracing::info!(drain = ?parts.config.listen.drain, "stopping: what is in flight may finish");
+    follower.end().await;
+    // The control stream goes on meanwhile: a request in flight may still need an address or a new certificate.
+    workers.drain(parts.config.listen.drain).await;
+    stop.cancel();
+    let _ = timeout(LAST_WORK, async { tokio::join!(exporter, pages.ended()) }).await;
+    outcome
+}
+
+fn control_ended(ended: Result<Result<(), control::ControlError>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Err(error)) => RunError::Control(error),
+        Ok(Ok(())) | Err(_) => RunError::ControlEnded,
+    }
+}
+
+/// The mark that our own sockets need. Where nothing is captured none is set: that needs no capability.
+fn mark(config: &Config) -> Option<u32> {
+    match (config.capture.mode, config.capture.exempt) {
+        (Mode::Nftables, exempt) => exempt.mark(),
+        // Something else may redirect by this mark; it was asked for in so many words.
+        (Mode::None, Exemption::Mark(mark)) => Some(mark),
+        (Mode::None, Exemption::Uid(_)) => None,
+    }
+}
+
+fn settings(config: &Config, dial: DialOptions) -> Result<Settings, RunError> {
+    Ok(Settings {
+        address: config.control_plane.clone(),
+        token: join_token::find(config)?,
+        state_dir: config.state_dir.clone(),
+        dial,
+        build_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// The listeners, bound and not yet served.
+struct Ports {
+    traffic: [Bound; 3],
+    metrics: Bound,
+    readiness: Bound,
+}
+
+impl Ports {
+    fn bind(config: &Config) -> Result<Ports, BindError> {
+        let (listen, workers) = (&config.listen, config.workers);
+        Ok(Ports {
+            traffic: [
+                bind("listen.outbound", listen.outbound, workers)?,
+                bind("listen.inbound", listen.inbound, workers)?,
+                bind("listen.mesh", listen.mesh, workers)?,
+            ],
+            metrics: bind("listen.metrics", listen.metrics, 1)?,
+            readiness: bind("listen.readiness", listen.readiness, 1)?,
+        })
+    }
+
+    fn listening(&self) -> Listening {
+        let [outbound, inbound, mesh] = &self.traffic;
+        Listening {
+            outbound: outbound.address,
+            inbound: inbound.address,
+            mesh: mesh.address,
+            metrics: self.metrics.address,
+            readiness: self.readiness.address,
+        }
+    }
+}
+
+impl Listening {
+    fn ports(self) -> Vec<u16> {
+        [self.outbound, self.inbound, self.mesh, self.metrics, self.readiness]
+            .map(|address| address.port())
+            .to_vec()
+    }
+}
+
+/// What everybody shares.
+struct Parts {
+    config: Config,
+    state: Arc<State>,
+    identities: Arc<IdentityStore>,
+    metrics: Metrics,
+    tracer: Tracer,
+    decisions: Arc<Decisions>,
+    readiness: Arc<Readiness>,
+}
+
+impl Parts {
+    fn new(config: Config, start: &Start, state: Arc<State>, metrics: Metrics, tracer: Tracer) -> Parts {
+        let identities = start.identities().clone();
+        let readiness = Readiness::new(state.clone(), identities.clone());
+        Parts {
+            config,
+            state,
+            identities,
+            metrics,
+            tracer,
+            decisions: Decisions::new(),
+            readiness,
+        }
+    }
+}

@@ -18,3 +18,6 @@ pub mod state;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+
+pub use app::{Args, Embedding, Listening, RunError, run, run_blocking, run_embedded};
+pub use config::Config;

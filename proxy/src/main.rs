@@ -1,3 +1,27 @@
+//! The data plane alone, for images that hold nothing else. `isthmus proxy` is the same.
+
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The Isthmus sidecar: carries one workload's traffic through the mesh
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    args: isthmus_proxy::Args,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isthmus-proxy --config /etc/isthmus/proxy.yaml
+  isthmus-proxy --config proxy.yaml --check           only check the configuration
+  ISTHMUS_JOIN_TOKEN=\"$(cat token)\" isthmus-proxy     enrol with a join token (or joinTokenFile in the configuration)
+
+SIGTERM and SIGINT drain and end; a second one ends at once. Exit code 78: the configuration cannot be used.";
+
+fn main() -> ExitCode {
+    isthmus_proxy::run_blocking(&Cli::parse().args)
+}

@@ -1,0 +1,142 @@
+//! Follows the snapshot and the identity, and lets what hangs on them know: where spans go, what the metrics say, which
+//! inbound ports are captured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::Subscription;
+use isthmus_proto::model::OtlpEndpoint;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::{InboundCapture, Mode};
+use crate::redirect::{Capture, CaptureError, InboundPorts, Plan, Scope};
+use crate::state::Mesh;
+use crate::telemetry::ExportTarget;
+
+use super::{Listening, Parts};
+
+/// A certificate expires without anybody telling.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+pub(super) struct Follower {
+    parts: Arc<Parts>,
+    capture: Option<(Capture, Scope)>,
+    published: watch::Receiver<u64>,
+    identity: watch::Receiver<u64>,
+    _identity_hook: Subscription,
+}
+
+impl Follower {
+    pub(super) fn new(parts: Arc<Parts>, listening: Listening) -> Result<Follower, CaptureError> {
+        let capture = match parts.config.capture.mode {
+            Mode::Nftables => Some((Capture::open()?, scope(&parts, listening))),
+            Mode::None => None,
+        };
+        let (changed, identity) = watch::channel(0);
+        let hook = parts.identities.subscribe(move |generation| {
+            changed.send_replace(generation);
+        });
+        Ok(Follower {
+            published: parts.state.subscribe(),
+            identity,
+            _identity_hook: hook,
+            capture,
+            parts,
+        })
+    }
+
+    /// Looks once. What cannot be captured stays as it was.
+    pub(super) async fn look(&mut self) -> Result<(), CaptureError> {
+        let Parts {
+            metrics,
+            tracer,
+            readiness,
+            identities,
+            state,
+            ..
+        } = &*self.parts;
+        let mesh = state.snapshot();
+        tracer.configure(export_target(&mesh));
+        metrics.ready(readiness.check().is_ok());
+        let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
+        metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
+        let Some((capture, scope)) = &mut self.capture else {
+            return Ok(());
+        };
+        if let InboundPorts::Only(ports) = &mut scope.inbound {
+            *ports = mesh.inbound().ports().map(|port| port.port).collect();
+        }
+        capture.apply(&Plan::new(scope)).await
+    }
+
+    /// Looks at each change, for ever.
+    pub(super) async fn follow(&mut self) {
+        let mut again = interval(LOOK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Ok(()) = self.published.changed() => {}
+                Ok(()) = self.identity.changed() => {}
+                _ = again.tick() => {}
+            }
+            if let Err(error) = self.look().await {
+                tracing::error!(%error, "capture could not be brought up to date; it stays as it was");
+            }
+        }
+    }
+
+    /// Takes capture away: nothing new comes.
+    pub(super) async fn end(mut self) {
+        self.parts.metrics.ready(false);
+        if let Some((capture, _)) = self.capture.take()
+            && let Err(error) = capture.remove().await
+        {
+            tracing::warn!(%error, "capture could not be removed; the kernel removes it with this process");
+        }
+    }
+}
+
+fn scope(parts: &Parts, listening: Listening) -> Scope {
+    let config = &parts.config.capture;
+    Scope {
+        exempt: config.exempt,
+        outbound_port: listening.outbound.port(),
+        inbound_port: listening.inbound.port(),
+        own_ports: [listening.mesh, listening.metrics, listening.readiness]
+            .map(|address| address.port())
+            .to_vec(),
+        inbound: match config.inbound {
+            InboundCapture::All => InboundPorts::All,
+            InboundCapture::Services => InboundPorts::Only(Vec::new()),
+        },
+        exclude_inbound_ports: config.exclude_inbound_ports.clone(),
+        exclude_outbound_ports: config.exclude_outbound_ports.clone(),
+        exclude_outbound_cidrs: config.exclude_outbound_cidrs.clone(),
+    }
+}
+
+fn export_target(mesh: &Mesh) -> ExportTarget {
+    let telemetry = mesh.telemetry();
+    let endpoint = telemetry.otlp.as_ref().and_then(|endpoint| {
+        let text = match endpoint {
+            OtlpEndpoint::Http(uri) => uri.clone(),
+            OtlpEndpoint::Unix(path) => format!("unix:{path}"),
+        };
+        text.parse()
+            .inspect_err(|error| tracing::warn!(%error, "spans are not exported"))
+            .ok()
+    });
+    let mut resource = Vec::new();
+    if let Some(workload) = &mesh.inbound().workload {
+        resource.push(("service.name", workload.to_string()));
+    }
+    if let Some(site) = mesh.site() {
+        resource.push(("isthmus.site", site.to_string()));
+    }
+    ExportTarget {
+        endpoint,
+        sampling: telemetry.sampling_ratio,
+        resource,
+    }
+}

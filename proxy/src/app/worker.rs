@@ -1,0 +1,229 @@
+//! The threads that carry traffic. Each has a runtime of one thread, its own listeners and its own pools, and shares
+//! nothing with the others on the data path.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::inbound::{self, Inbound};
+use crate::listen::{Bound, Gate, Permit, accept, original_destination};
+use crate::outbound::{self, Outbound};
+use crate::reason::Reason;
+use crate::tcp;
+use crate::telemetry::{Direction, Metrics};
+
+use super::{Listening, Parts, RunError, mark};
+
+/// What a worker needs beyond its drain to put its last bytes on the wire.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// All workers.
+pub(super) struct Workers {
+    /// One message from each thread that ends.
+    ended: mpsc::Receiver<()>,
+    running: usize,
+    /// True: finish what is in flight.
+    stop: watch::Sender<bool>,
+    accepting: CancellationToken,
+    /// Cancelled with everything else: what is not finished by then is cut.
+    cut: CancellationToken,
+}
+
+/// One worker's share.
+struct Worker {
+    index: usize,
+    parts: Arc<Parts>,
+    /// Outbound, inbound, mesh.
+    listeners: [StdListener; 3],
+    own_ports: Vec<u16>,
+    stop: watch::Receiver<bool>,
+    accepting: CancellationToken,
+    cut: CancellationToken,
+    _ended: Ended,
+}
+
+/// Says that its thread has ended, however it did.
+struct Ended(mpsc::Sender<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // There is room for each worker's message, and nobody listens any more once that is of no interest.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Workers {
+    pub(super) fn start(parts: &Arc<Parts>, bound: [Bound; 3], listening: Listening) -> Result<Workers, RunError> {
+        let [outbound, inbound, mesh] = bound.map(|bound| bound.listeners);
+        let running = outbound.len();
+        let (sender, ended) = mpsc::channel(running);
+        let (stop, accepting, cut) = (
+            watch::Sender::new(false),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let workers = Workers {
+            ended,
+            running,
+            stop,
+            accepting,
+            cut,
+        };
+        let shares = outbound.into_iter().zip(inbound).zip(mesh);
+        for (index, ((outbound, inbound), mesh)) in shares.enumerate() {
+            let worker = Worker {
+                index,
+                parts: parts.clone(),
+                listeners: [outbound, inbound, mesh],
+                own_ports: listening.ports(),
+                stop: workers.stop.subscribe(),
+                accepting: workers.accepting.clone(),
+                cut: workers.cut.clone(),
+                _ended: Ended(sender.clone()),
+            };
+            let named = thread::Builder::new().name(format!("worker-{index}"));
+            named.spawn(move || worker.run()).map_err(RunError::Thread)?;
+        }
+        Ok(workers)
+    }
+
+    /// Resolves when a worker has ended, which none should.
+    pub(super) async fn one_ended(&mut self) {
+        if self.ended.recv().await.is_some() {
+            self.running -= 1;
+        }
+    }
+
+    /// Nothing new is taken; what is in flight may finish within `limit`. Returns when all threads have ended.
+    pub(super) async fn drain(mut self, limit: Duration) {
+        self.accepting.cancel();
+        self.stop.send_replace(true);
+        let deadline = Instant::now() + limit;
+        while self.running > 0 && timeout_at(deadline, self.ended.recv()).await.is_ok() {
+            self.running -= 1;
+        }
+        self.cut.cancel();
+        let deadline = Instant::now() + LAST_BYTES;
+        while self.running > 0 && timeout_at(deadline, self.ended.recv()).await.is_ok() {
+            self.running -= 1;
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.accepting.cancel();
+        self.cut.cancel();
+    }
+}
+
+impl Worker {
+    fn run(self) {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => LocalSet::new().block_on(&runtime, self.serve()),
+            Err(error) => tracing::error!(worker = self.index, %error, "a worker has no runtime"),
+        }
+    }
+
+    async fn serve(self) {
+        let metrics = self.parts.metrics.for_worker(self.index);
+        let (outbound, inbound) = (self.outbound(&metrics), self.inbound(&metrics));
+        let permits = self
+            .parts
+            .config
+            .listen
+            .max_connections
+            .div_ceil(self.parts.config.workers);
+        let tasks = TaskTracker::new();
+        // Each listener has permits of its own: a flood on one must not stop the others.
+        let gate = || Gate {
+            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            tasks: tasks.clone(),
+            stop: self.accepting.clone(),
+            metrics: metrics.clone(),
+        };
+        let registered = self.listeners.map(TcpListener::from_std);
+        let [Ok(from_app), Ok(from_others), Ok(from_mesh)] = registered else {
+            return tracing::error!(worker = self.index, "a worker's listeners cannot be registered");
+        };
+        let (to_outbound, to_inbound, to_mesh) = (outbound, inbound.clone(), inbound);
+        let (count_outbound, count_inbound) = (metrics.clone(), metrics.clone());
+        tokio::join!(
+            accept(from_app, gate(), move |stream, peer, permit| {
+                serve_outbound(to_outbound.clone(), count_outbound.clone(), stream, peer, permit)
+            }),
+            accept(from_others, gate(), move |stream, peer, permit| {
+                serve_inbound(to_inbound.clone(), count_inbound.clone(), stream, peer, permit)
+            }),
+            accept(from_mesh, gate(), move |stream, peer, permit| {
+                let inbound = to_mesh.clone();
+                async move {
+                    inbound.mesh(stream, peer).await;
+                    drop(permit);
+                }
+            }),
+        );
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = self.cut.cancelled() => tracing::warn!(worker = self.index, open = tasks.len(), "connections cut at the end of the drain"),
+        }
+    }
+
+    fn outbound(&self, metrics: &Metrics) -> Rc<Outbound> {
+        Outbound::new(outbound::Needs {
+            state: self.parts.state.clone(),
+            identity: self.parts.identities.clone(),
+            metrics: metrics.clone(),
+            tracer: self.parts.tracer.for_worker(metrics),
+            mark: mark(&self.parts.config),
+            stop: self.stop.clone(),
+        })
+    }
+
+    fn inbound(&self, metrics: &Metrics) -> Rc<Inbound> {
+        Inbound::new(inbound::Needs {
+            state: self.parts.state.clone(),
+            identity: self.parts.identities.clone(),
+            metrics: metrics.clone(),
+            tracer: self.parts.tracer.for_worker(metrics),
+            decisions: self.parts.decisions.clone(),
+            mark: mark(&self.parts.config),
+            own_ports: self.own_ports.clone(),
+            stop: self.stop.clone(),
+        })
+    }
+}
+
+/// From the app: where did it want to go?
+async fn serve_outbound(to: Rc<Outbound>, metrics: Metrics, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    match original_destination(&stream) {
+        Ok(destination) => to.captured(stream, peer, destination).await,
+        Err(reason) => refuse(&metrics, Direction::Outbound, reason, stream, peer),
+    }
+    drop(permit);
+}
+
+/// From others, past their sidecars or without one: which port of the app did they mean?
+async fn serve_inbound(to: Rc<Inbound>, metrics: Metrics, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    match original_destination(&stream) {
+        Ok(destination) => to.captured(stream, peer, destination).await,
+        Err(reason) => refuse(&metrics, Direction::Inbound, reason, stream, peer),
+    }
+    drop(permit);
+}
+
+fn refuse(metrics: &Metrics, direction: Direction, reason: Reason, stream: TcpStream, peer: SocketAddr) {
+    metrics.refused(reason, direction);
+    tracing::info!(reason = reason.word(), caller_address = %peer, direction = direction.word(), "refused: nothing but capture may use this port");
+    tcp::reset(stream);
+}
