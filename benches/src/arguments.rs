@@ -66,6 +66,11 @@ impl Arguments {
             .collect()
     }
 
+    /// True when contenders were asked for by name: then a missing one is a failure.
+    pub(crate) fn names_contenders(&self) -> bool {
+        !self.only.is_empty()
+    }
+
     pub(crate) fn workloads(&self) -> Vec<&'static Workload> {
         let all = WorkloadName::value_variants().iter();
         let asked = all.filter(|name| self.workload.is_empty() || self.workload.contains(name));

@@ -50,6 +50,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     privilege::enter().map_err(|error| error.to_string())?;
     machine::raise_descriptor_limit()?;
     let (programs, missing) = Programs::find(&arguments.contenders())?;
+    let all_asked_for = missing.is_empty() || !arguments.names_contenders();
     for missing in &missing {
         eprintln!("not measured: {missing}");
     }
@@ -63,5 +64,5 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         Output::Markdown => print!("{}", report.markdown()),
         Output::Table => print!("{}", report.table()),
     }
-    Ok(report.is_complete())
+    Ok(report.is_complete() && all_asked_for)
 }

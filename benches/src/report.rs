@@ -123,8 +123,16 @@ impl Report {
             .iter()
             .flat_map(|(w, outcomes)| outcomes.iter().map(move |o| (w, o)))
         {
-            for error in outcome.turns.iter().filter_map(|turn| turn.as_ref().err()) {
-                let _ = writeln!(text, "Failed: {} {}: {error}", workload.name, outcome.peer.name());
+            let errors: Vec<&String> = outcome.turns.iter().filter_map(|turn| turn.as_ref().err()).collect();
+            if let Some(first) = errors.first() {
+                let _ = writeln!(
+                    text,
+                    "Failed: {} {}: {} of {} turns; the first: {first}",
+                    workload.name,
+                    outcome.peer.name(),
+                    errors.len(),
+                    outcome.turns.len()
+                );
             }
         }
         text

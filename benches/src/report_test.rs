@@ -68,7 +68,9 @@ fn a_round_without_one_of_the_two_gives_no_ratio_and_is_told() {
     assert_eq!(json(&report)["w2"]["haproxy-h2"]["ratio"], 0.5);
     assert!(!report.is_complete());
     assert!(
-        report.table().contains("Failed: w2 isthmus: refused"),
+        report
+            .table()
+            .contains("Failed: w2 isthmus: 1 of 2 turns; the first: refused"),
         "{}",
         report.table()
     );
