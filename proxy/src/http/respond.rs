@@ -1,7 +1,7 @@
 //! The one place that turns a refusal into an answer: the reason's status, its word in `isthmus-denied` and as the body,
 //! the decision's id. A gRPC caller gets a trailers-only response, because gRPC libraries do not look at HTTP statuses.
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::body::Body;
@@ -30,7 +30,10 @@ pub fn refusal(reason: Reason, decision: Option<&str>, grpc: bool) -> Response<B
 fn http_refusal(reason: Reason) -> Response<Body> {
     let mut response = Response::new(Body::word(reason.word()));
     *response.status_mut() = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    // Survives the mesh connection, which frames by itself: the caller's HTTP/1 then needs no chunks.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(reason.word().len()));
     response
 }
 
