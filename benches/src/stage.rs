@@ -104,12 +104,14 @@ fn wait_for_port(host: &Host, address: SocketAddr, process: &mut Process) -> Res
     Ok(())
 }
 
-/// One process without a log, whose connections never end by themselves.
+/// One process without a log, whose connections never end by themselves. Root by name: in a user namespace there is
+/// nobody else whom its directories could be given to.
 fn backend_config(dir: &Path) -> String {
     let dir = dir.display();
     let body = "x".repeat(BODY_LENGTH);
     format!(
         r#"daemon off;
+user root root;
 master_process off;
 worker_processes 1;
 pid {dir}/backend.pid;
