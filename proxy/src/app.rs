@@ -212,3 +212,7 @@ impl Parts {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "app/app_test.rs"]
+mod app_test;

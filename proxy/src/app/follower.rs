@@ -25,6 +25,7 @@ pub(super) struct Follower {
     published: watch::Receiver<u64>,
     identity: watch::Receiver<u64>,
     _identity_hook: Subscription,
+    was_ready: bool,
 }
 
 impl Follower {
@@ -41,6 +42,7 @@ impl Follower {
             published: parts.state.subscribe(),
             identity,
             _identity_hook: hook,
+            was_ready: false,
             capture,
             parts,
         })
@@ -51,23 +53,37 @@ impl Follower {
         let Parts {
             metrics,
             tracer,
-            readiness,
             identities,
             state,
             ..
         } = &*self.parts;
         let mesh = state.snapshot();
         tracer.configure(export_target(&mesh));
-        metrics.ready(readiness.check().is_ok());
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
-        let Some((capture, scope)) = &mut self.capture else {
-            return Ok(());
-        };
-        if let InboundPorts::Only(ports) = &mut scope.inbound {
-            *ports = mesh.inbound().ports().map(|port| port.port).collect();
+        if let Some((capture, scope)) = &mut self.capture {
+            if let InboundPorts::Only(ports) = &mut scope.inbound {
+                *ports = mesh.inbound().ports().map(|port| port.port).collect();
+            }
+            capture.apply(&Plan::new(scope)).await?;
         }
-        capture.apply(&Plan::new(scope)).await
+        self.tell_readiness(mesh.version);
+        Ok(())
+    }
+
+    fn tell_readiness(&mut self, version: u64) {
+        let answer = self.parts.readiness.check();
+        self.parts.metrics.ready(answer.is_ok());
+        let was = std::mem::replace(&mut self.was_ready, answer.is_ok());
+        match answer {
+            Ok(()) if !was => {
+                let identity = self.parts.identities.current();
+                let identity = identity.as_ref().map_or("", |identity| identity.id.as_str());
+                tracing::info!(identity, version, "ready");
+            }
+            Err((reason, why)) if was => tracing::warn!(reason = reason.word(), "ready no more: {why}"),
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Looks at each change, for ever.
