@@ -2,7 +2,7 @@
 //! that was asked for, and becomes the program. No external helper is needed, and the death signal is set by the
 //! child itself, which is the only one who can.
 //!
-//! `__world-exec <parent's process id>:<its thread id> <uid or -> <program> <arguments…>`
+//! `__world-exec <parent's process id>:<its thread id> <uid, uid+net_admin or -> <program> <arguments…>`
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,9 +14,15 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities,
+};
 
 /// The word in `argv[1]` by which a program knows that it is only a start of another one.
 pub(crate) const MARK: &str = "__world-exec";
+
+/// Behind a user id: CAP_NET_ADMIN stays.
+pub(crate) const NET_ADMIN: &str = "+net_admin";
 
 /// Exit status when the program could not be started, as shells have it.
 const CANNOT_START: i32 = 127;
@@ -39,10 +45,14 @@ fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
         return io::Error::other("too few arguments; this is an internal way to start children");
     };
     if user != "-" {
-        let Some(uid) = user.to_str().and_then(|text| text.parse().ok()) else {
+        let words = user.to_str().unwrap_or_default();
+        let (number, net_admin) = words
+            .strip_suffix(NET_ADMIN)
+            .map_or((words, false), |number| (number, true));
+        let Ok(uid) = number.parse() else {
             return io::Error::other("the user id is not a number");
         };
-        if let Err(error) = take_user(uid) {
+        if let Err(error) = take_user(uid, net_admin) {
             return io::Error::new(error.kind(), format!("taking user id {uid}: {error}"));
         }
     }
@@ -74,12 +84,18 @@ fn thread_lives(parent: &str) -> bool {
 
 /// Real root changes to that user. In a user namespace only our own id exists, so another one is taken by a nested
 /// namespace that maps it: the program sees itself as `uid`, the kernel still sees the user who started the world.
-fn take_user(uid: u32) -> io::Result<()> {
+fn take_user(uid: u32, net_admin: bool) -> io::Result<()> {
     if crate::privilege::maps_all_users() {
+        set_keep_capabilities(net_admin)?;
         setgroups(&[])?;
         setgid(Gid::from_raw(uid))?;
         setuid(Uid::from_raw(uid))?;
-        return Ok(());
+        return if net_admin { keep_net_admin() } else { Ok(()) };
+    }
+    if net_admin {
+        return Err(io::Error::other(
+            "CAP_NET_ADMIN under another user id needs real root, not a user namespace",
+        ));
     }
     let (outer_uid, outer_gid) = (Uid::effective(), Gid::effective());
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -87,4 +103,18 @@ fn take_user(uid: u32) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("{uid} {outer_gid} 1"))?;
     fs::write("/proc/self/uid_map", format!("{uid} {outer_uid} 1"))?;
     Ok(())
+}
+
+/// Leaves this one capability, in the sets that survive becoming the program (capabilities(7), ambient).
+fn keep_net_admin() -> io::Result<()> {
+    let only = CapabilitySet::NET_ADMIN;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: only,
+            permitted: only,
+            inheritable: only,
+        },
+    )?;
+    Ok(configure_capability_in_ambient_set(only, true)?)
 }

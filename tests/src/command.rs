@@ -11,6 +11,7 @@ pub struct Command {
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) user: Option<u32>,
+    pub(crate) net_admin: bool,
     pub(crate) input: Vec<u8>,
     pub(crate) log: Option<PathBuf>,
     label: Option<String>,
@@ -25,6 +26,7 @@ impl Command {
             environment: Vec::new(),
             directory: None,
             user: None,
+            net_admin: false,
             input: Vec::new(),
             log: None,
             label: None,
@@ -66,6 +68,13 @@ impl Command {
     /// the kernel does not; such a program has no rights over the host's network).
     pub fn user(mut self, uid: u32) -> Self {
         self.user = Some(uid);
+        self
+    }
+
+    /// Keeps CAP_NET_ADMIN under another user id, as a sidecar has it (systemd's `AmbientCapabilities`). Needs real root:
+    /// in a user namespace the program does not start and says so.
+    pub fn net_admin(mut self) -> Self {
+        self.net_admin = true;
         self
     }
 

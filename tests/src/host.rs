@@ -94,7 +94,7 @@ impl Host {
         self.inner.addresses.get().map_or(Ipv4Addr::UNSPECIFIED, |(v4, _)| *v4)
     }
 
-    /// Its IPv6 address. Unspecified (::) before it was attached to a site.
+    /// Its IPv6 address. Unspecified (::) before it was attached to a site, and on a kernel without IPv6.
     pub fn address_v6(&self) -> Ipv6Addr {
         self.inner.addresses.get().map_or(Ipv6Addr::UNSPECIFIED, |(_, v6)| *v6)
     }

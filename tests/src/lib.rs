@@ -30,6 +30,7 @@ pub mod link;
 pub mod mesh;
 mod net;
 pub mod otlp;
+mod output;
 mod pair;
 pub mod privilege;
 mod process;

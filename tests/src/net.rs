@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
 use nlink::netlink::link::VethLink;
@@ -26,12 +27,17 @@ pub(crate) enum Via {
     Gateway(IpAddr),
 }
 
+/// False on a kernel without IPv6, or booted with `ipv6.disable=1`: then the world is one of IPv4.
+pub(crate) fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// Loopback up, IPv6 on; what each host needs before anything else.
 pub(crate) fn prepare(host: &Host) -> Result<(), Error> {
     let name = host.name().to_owned();
     host.run(move || -> Result<(), Error> {
         // Distributions and containers hand IPv6 off down to new namespaces. Without IPv6 in the kernel there is no
-        // such file, and then every v6 address below fails with a plain error.
+        // such file.
         write_if_present(&name, "/proc/sys/net/ipv6/conf/all/disable_ipv6", "0")?;
         write_if_present(&name, "/proc/sys/net/ipv6/conf/default/disable_ipv6", "0")?;
         // Addresses work at once: no duplicate address detection, also not for link-local ones.

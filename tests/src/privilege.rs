@@ -43,6 +43,8 @@ pub enum Cause {
     SeLinux,
     /// Root without CAP_SYS_ADMIN or CAP_NET_ADMIN, as in a container with dropped capabilities.
     DroppedCapabilities,
+    /// `/proc/sys` is mounted read-only, so that no namespace of ours could be made to forward.
+    ReadOnlySettings,
     /// `enter` was called after threads were started: a mistake of the program.
     Threads,
     /// None of the known causes.
@@ -58,6 +60,7 @@ impl fmt::Display for Cause {
             Self::Seccomp => "a seccomp filter forbids it; this looks like a container with the default profile",
             Self::SeLinux => "SELinux is enforcing and forbids it",
             Self::DroppedCapabilities => "we are root, but without CAP_SYS_ADMIN and CAP_NET_ADMIN",
+            Self::ReadOnlySettings => "/proc/sys is read-only, as containers have it",
             Self::Threads => "the program had started threads before it asked (a mistake in this program)",
             Self::Unknown => "not one that we know",
         })
@@ -79,6 +82,7 @@ impl Cause {
             }
             Self::SeLinux => "run it with sudo in an unconfined domain, or look at: ausearch -m avc -ts recent",
             Self::DroppedCapabilities => "docker run --privileged …, or run it as root outside of the container",
+            Self::ReadOnlySettings => "docker run --security-opt systempaths=unconfined … (or --privileged)",
             Self::Threads => "call isthmus_world::privilege::enter() first in main(), before a runtime exists",
             Self::Unknown => "run it with sudo, on a Linux kernel with CONFIG_USER_NS and CONFIG_NET_NS",
         }
@@ -99,9 +103,12 @@ pub fn enter() -> Result<Privilege, PrivilegeError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|error| refused("making mounts private", error.into()))?;
     // Tried once here, so that a refusal is explained here and not in the middle of building.
-    std::thread::scope(|scope| scope.spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join())
-        .unwrap_or(Err(nix::Error::EIO))
-        .map_err(|error| refused("making a network namespace", error.into()))?;
+    std::thread::scope(|scope| scope.spawn(try_network_namespace).join()).unwrap_or_else(|_| {
+        Err(refused(
+            "making a network namespace",
+            io::Error::other("the thread panicked"),
+        ))
+    })?;
     Ok(current())
 }
 
@@ -112,6 +119,12 @@ pub fn current() -> Privilege {
     } else {
         Privilege::UserNamespace
     }
+}
+
+/// On a thread of its own: the thread, and with it the namespace, is gone afterwards.
+fn try_network_namespace() -> Result<(), PrivilegeError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| refused("making a network namespace", error.into()))?;
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| refused("making a namespace forward", error))
 }
 
 fn enter_user_namespace() -> Result<(), PrivilegeError> {
@@ -183,8 +196,11 @@ impl Evidence {
     /// The most specific setting first: each of the later ones may be present without being the cause.
     fn cause(&self) -> Cause {
         const EINVAL: i32 = 22;
+        const EROFS: i32 = 30;
         if self.errno == Some(EINVAL) && self.threads > 1 {
             Cause::Threads
+        } else if self.errno == Some(EROFS) {
+            Cause::ReadOnlySettings
         } else if self.max_user_namespaces_zero {
             Cause::NoUserNamespaces
         } else if !self.root && self.unprivileged_clone_zero {

@@ -1,14 +1,12 @@
 //! A child process of the world: its output line by line in a bounded ring, its end by number and in time. Dropping it
 //! kills it and everything in its process group.
 
-use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,12 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 use crate::child;
 use crate::command::Command;
 use crate::error::Error;
-
-/// Lines that are kept per process. Older ones are counted and dropped.
-const KEPT_LINES: usize = 20_000;
-
-/// A line is cut here, so that a program without line ends does not fill the memory.
-const LINE_BYTES: usize = 64 * 1024;
+use crate::output::{Output, Stream};
 
 /// How many of the last lines an error shows.
 const SHOWN_LINES: usize = 20;
@@ -36,7 +29,6 @@ pub struct Process {
     child: Child,
     pid: Pid,
     output: Arc<Output>,
-    readers: Vec<JoinHandle<()>>,
 }
 
 /// How a program ended.
@@ -48,26 +40,6 @@ pub struct Finished {
     pub stdout: String,
     /// All that it wrote to standard error, as far as it was kept.
     pub stderr: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stream {
-    Out,
-    Error,
-}
-
-#[derive(Default)]
-struct Output {
-    lines: Mutex<Lines>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Lines {
-    ring: VecDeque<(Stream, String)>,
-    dropped: u64,
-    ended: u8,
-    file: Option<File>,
 }
 
 impl Process {
@@ -86,33 +58,34 @@ impl Process {
             .ok()
             .and_then(Pid::from_raw)
             .expect("a started child has a positive id");
-        let output = Arc::new(Output::default());
-        if let Some(path) = &command.log {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            output.lock().file = Some(file.map_err(|error| Error::system(&doing, error))?);
-        }
-        let mut process = Self {
+        let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
+        let file = command
+            .log
+            .as_ref()
+            .map(open)
+            .transpose()
+            .map_err(|error| Error::system(&doing, error))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let process = Self {
             label,
             child,
             pid,
-            output,
-            readers: Vec::new(),
+            output: Arc::new(Output::to_file(file)),
         };
-        process.read_output().map_err(|error| Error::system(doing, error))?;
-        Ok(process)
-    }
-
-    fn read_output(&mut self) -> io::Result<()> {
-        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        // The threads end with the pipes, which end with the program and whomever it gave them to.
         if let Some(pipe) = stdout {
-            self.readers
-                .push(reader(&self.label, pipe, Stream::Out, Arc::clone(&self.output))?);
+            process
+                .output
+                .read(&process.label, pipe, Stream::Out)
+                .map_err(|error| Error::system(&doing, error))?;
         }
         if let Some(pipe) = stderr {
-            self.readers
-                .push(reader(&self.label, pipe, Stream::Error, Arc::clone(&self.output))?);
+            process
+                .output
+                .read(&process.label, pipe, Stream::Error)
+                .map_err(|error| Error::system(&doing, error))?;
         }
-        Ok(())
+        Ok(process)
     }
 
     /// Host and program, for messages.
@@ -140,52 +113,25 @@ impl Process {
         deadline: Duration,
         predicate: impl Fn(&str) -> bool,
     ) -> Result<String, Error> {
-        let until = Instant::now() + deadline;
-        let mut lines = self.output.lock();
-        let mut looked_at = 0;
-        loop {
-            // Absolute numbers, because the ring moves while we look at it.
-            let first = lines.dropped;
-            let skip = usize::try_from(looked_at.max(first) - first).unwrap_or(usize::MAX);
-            if let Some((_, line)) = lines.ring.iter().skip(skip).find(|(_, line)| predicate(line)) {
-                return Ok(line.clone());
+        self.output.find(deadline, predicate).ok_or_else(|| {
+            let what = format!("{what} from {}", self.label);
+            Error::Deadline {
+                what,
+                after: deadline,
+                detail: self.last_lines(),
             }
-            looked_at = first + lines.ring.len() as u64;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.ended == 2 {
-                drop(lines);
-                let what = format!("{what} from {}", self.label);
-                return Err(Error::Deadline {
-                    what,
-                    after: deadline,
-                    detail: self.last_lines(),
-                });
-            }
-            lines = self
-                .output
-                .changed
-                .wait_timeout(lines, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        })
     }
 
     /// The kept lines of both streams, oldest first.
     pub fn logs(&self) -> Vec<String> {
-        self.output.lock().ring.iter().map(|(_, line)| line.clone()).collect()
+        self.output.lines(None)
     }
 
     /// The end of the log, for messages.
     pub fn last_lines(&self) -> String {
-        let lines = self.output.lock();
-        let skip = lines.ring.len().saturating_sub(SHOWN_LINES);
-        lines
-            .ring
-            .iter()
-            .skip(skip)
-            .map(|(_, line)| line.as_str())
-            .collect::<Vec<_>>()
-            .join("\n")
+        let lines = self.logs();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
     }
 
     /// Waits for its end by itself.
@@ -213,15 +159,15 @@ impl Process {
     /// # Errors
     /// [`Error::Deadline`] with its last lines.
     pub fn finish(mut self, deadline: Duration) -> Result<Finished, Error> {
+        let until = Instant::now() + deadline;
         let status = self.wait(deadline)?;
-        self.join_readers();
+        self.output
+            .wait_for_end(until.saturating_duration_since(Instant::now()));
         let text = |stream| {
-            let lines = self.output.lock();
-            lines
-                .ring
-                .iter()
-                .filter(|(from, _)| *from == stream)
-                .map(|(_, line)| format!("{line}\n"))
+            self.output
+                .lines(Some(stream))
+                .into_iter()
+                .map(|line| line + "\n")
                 .collect()
         };
         Ok(Finished {
@@ -300,40 +246,12 @@ impl Process {
         let path = format!("/proc/{}/{name}", self.id());
         fs::read_to_string(&path).map_err(|error| Error::system(format!("reading {path} of {}", self.label), error))
     }
-
-    fn join_readers(&mut self) {
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
-    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // Nothing can be done about a process that the kernel does not let us kill.
         let _ = self.kill();
-        // Not joined: a grandchild that left the group may hold the pipe open. The reader ends with it.
-        self.readers.clear();
-    }
-}
-
-impl Output {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, stream: Stream, line: String) {
-        let mut lines = self.lock();
-        if let Some(file) = &mut lines.file {
-            // A full disk must not stop the program under test; the ring still has the line.
-            let _ = writeln!(file, "{line}");
-        }
-        if lines.ring.len() == KEPT_LINES {
-            lines.ring.pop_front();
-            lines.dropped += 1;
-        }
-        lines.ring.push_back((stream, line));
-        self.changed.notify_all();
     }
 }
 
@@ -344,11 +262,18 @@ fn resolve(command: &Command) -> Result<PathBuf, Error> {
     crate::find::required(&command.program.to_string_lossy())
 }
 
+fn user(command: &Command) -> String {
+    let kept = if command.net_admin { child::NET_ADMIN } else { "" };
+    command
+        .user
+        .map_or_else(|| "-".to_owned(), |uid| format!("{uid}{kept}"))
+}
+
 /// Ourselves, on the way to become the program: see `child.rs`.
 fn shim(command: &Command, program: &std::path::Path) -> std::process::Command {
     let mut shim = std::process::Command::new("/proc/self/exe");
     shim.arg(child::MARK).arg(child::this_thread());
-    shim.arg(command.user.map_or_else(|| "-".to_owned(), |uid| uid.to_string()));
+    shim.arg(user(command));
     shim.arg(program)
         .args(&command.arguments)
         .envs(command.environment.iter().map(|(name, value)| (name, value)));
@@ -363,36 +288,6 @@ fn shim(command: &Command, program: &std::path::Path) -> std::process::Command {
     // A group of its own: Ctrl-C at the terminal reaches us, and we end the children in order.
     shim.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     shim
-}
-
-fn reader(
-    label: &str,
-    pipe: impl io::Read + Send + 'static,
-    stream: Stream,
-    output: Arc<Output>,
-) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(format!("log-{label}")).spawn(move || {
-        let mut pipe = BufReader::new(pipe);
-        while let Some(line) = read_line(&mut pipe) {
-            output.push(stream, line);
-        }
-        output.lock().ended += 1;
-        output.changed.notify_all();
-    })
-}
-
-/// The next line without its end, cut to [`LINE_BYTES`]. `None` at the end or after an error.
-fn read_line(pipe: &mut impl BufRead) -> Option<String> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(LINE_BYTES).unwrap_or(u64::MAX);
-    let read = io::Read::take(&mut *pipe, limit).read_until(b'\n', &mut bytes).ok()?;
-    if read == 0 {
-        return None;
-    }
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// True when the process ended in time. It is not reaped.

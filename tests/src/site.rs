@@ -84,12 +84,17 @@ impl Site {
             (address.into(), self.gateway().into(), 32),
             (address_v6.into(), self.gateway_v6().into(), 128),
         ];
-        for (own, gateway, full) in pairs {
+        for (own, gateway, full) in pairs.into_iter().filter(|(own, ..)| own.is_ipv4() || net::has_ipv6()) {
             net::address(&self.router, &wire, gateway, full)?;
             net::address(&host, HOST_INTERFACE, own, full)?;
             net::route(&self.router, (own, full), &wire, Via::Direct)?;
             net::route(&host, (unspecified_like(own), 0), HOST_INTERFACE, Via::Gateway(gateway))?;
         }
+        let address_v6 = if net::has_ipv6() {
+            address_v6
+        } else {
+            Ipv6Addr::UNSPECIFIED
+        };
         host.set_addresses(address, address_v6);
         self.wires.insert(name.to_owned(), wire);
         Ok(host)
@@ -111,7 +116,6 @@ impl Site {
         };
         net::up(&self.router, LINK_INTERFACE)?;
         net::address(&self.router, LINK_INTERFACE, own.0.into(), 30)?;
-        net::address(&self.router, LINK_INTERFACE, own.1.into(), 64)?;
         let (range, prefix) = other.range;
         net::route(
             &self.router,
@@ -119,6 +123,10 @@ impl Site {
             LINK_INTERFACE,
             Via::Gateway(peer.0.into()),
         )?;
+        if !net::has_ipv6() {
+            return Ok(());
+        }
+        net::address(&self.router, LINK_INTERFACE, own.1.into(), 64)?;
         let (range, prefix) = other.range_v6;
         net::route(
             &self.router,
@@ -153,7 +161,7 @@ fn link_addresses(number: u8) -> (Ipv4Addr, Ipv6Addr) {
 /// The number whose hexadecimal digits read like the decimal ones: 99 → 0x99.
 fn digits(octet: u8) -> u16 {
     let octet = u16::from(octet);
-    (octet / 100) << 8 | (octet / 10 % 10) << 4 | octet % 10
+    ((octet / 100) << 8) | ((octet / 10 % 10) << 4) | (octet % 10)
 }
 
 fn unspecified_like(address: IpAddr) -> IpAddr {

@@ -63,6 +63,11 @@ impl World {
         self.hosts.values()
     }
 
+    /// False on a kernel without IPv6: the hosts have no IPv6 addresses then.
+    pub fn has_ipv6(&self) -> bool {
+        net::has_ipv6()
+    }
+
     /// The link between the sites.
     pub fn link(&self) -> &Link {
         &self.link

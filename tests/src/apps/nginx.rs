@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ impl Nginx {
     }
 }
 
-fn configuration(directory: &std::path::Path, ports: [u16; 3], certificate: &PathBuf, key: &PathBuf) -> String {
+fn configuration(directory: &Path, ports: [u16; 3], certificate: &Path, key: &Path) -> String {
     let [http, https, status] = ports;
     let (directory, certificate, key) = (directory.display(), certificate.display(), key.display());
     // `user root`: in a user namespace there is no other. One process: nobody is left behind when it is killed. SECLEVEL=0, so that TLS 1.1 is refused by the mesh or by

@@ -34,7 +34,9 @@ fn both_families() -> Outcome {
     let echo = echo_server(world.host("orders"), any(0))?;
     let port = echo.address().port();
     let orders = world.host("orders");
-    for address in [IpAddr::V4(orders.address()), IpAddr::V6(orders.address_v6())] {
+    let addresses = [IpAddr::V4(orders.address()), IpAddr::V6(orders.address_v6())];
+    let usable = if world.has_ipv6() { 2 } else { 1 };
+    for address in addresses.into_iter().take(usable) {
         world.link().mark();
         let answer = raw::exchange(
             world.host("web"),
@@ -57,7 +59,7 @@ fn both_families() -> Outcome {
         assert!(round_trip >= Duration::from_millis(4), "{round_trip:?}");
         assert_eq!(stats.dropped(), 0, "{stats:?}");
     }
-    assert_eq!(echo.accepted(), 2);
+    assert_eq!(echo.accepted(), usable as u64);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
+use isthmus_world::privilege::{self, Privilege};
 use isthmus_world::{Command, Error, Host, World};
 use libtest_mimic::Trial;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -73,6 +74,16 @@ fn other_user() -> Outcome {
     let host = Host::new("alone")?;
     let finished = host.output(Command::new("id").arg("-u").user(65_534), SOON)?;
     assert_eq!(finished.stdout, "65534\n", "{finished:?}");
+    let capabilities = Command::new("grep")
+        .args(["CapEff", "/proc/self/status"])
+        .user(1_337)
+        .net_admin();
+    let finished = host.output(capabilities, SOON)?;
+    match privilege::current() {
+        // Bit 12 (linux/capability.h) and nothing else.
+        Privilege::Root => assert!(finished.stdout.trim().ends_with("\t0000000000001000"), "{finished:?}"),
+        Privilege::UserNamespace => assert!(finished.stderr.contains("needs real root"), "{finished:?}"),
+    }
     Ok(())
 }
 
@@ -121,6 +132,7 @@ pub(crate) fn hold_a_world() -> Result<(), Error> {
     let mut child = host.spawn(shell("echo ready; exec sleep 1000"))?;
     child.wait_for_line("its readiness", SOON, |line| line == "ready")?;
     println!("{}", child.id());
+    println!("{} true", host.enter_command());
     child.wait(Duration::from_secs(60)).map(|_| ())
 }
 
