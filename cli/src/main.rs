@@ -51,6 +51,8 @@ enum Command {
     Token(WithOperator<token::Args>),
     Join(join::Args),
     Leave(leave::Args),
+    /// Run the sidecar of this machine or pod.
+    Proxy(isthmus_proxy::Args),
     Version(version::Args),
     Completions(completions::Args),
     Demo(demo::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
+        Command::Proxy(args) => isthmus_proxy::run_blocking(&args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),

@@ -1,0 +1,213 @@
+//! The way to the control plane: TCP, TLS 1.3, gRPC. The server must be the control plane of the expected trust domain
+//! under the expected roots; nothing else on that address is spoken to.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use isthmus_certs::{
+    ExpectedPeer, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle, WorkloadIdentity, pem,
+};
+use isthmus_proto::admin::v1::admin_client::AdminClient;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::failure::Failure;
+use crate::operator::{Operator, OperatorArgs};
+
+/// Client commands wait for one answer at a time: one thread is enough.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map_err(|e| Failure::plain(format!("cannot start: {e}")))?
+        .block_on(work)
+}
+
+/// The admin port, spoken to as the operator.
+pub(crate) struct Admin {
+    client: AdminClient<Channel>,
+    limit: Duration,
+}
+
+impl Admin {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        let operator = Operator::find(args)?;
+        let tls = operator_tls(&operator)?;
+        let stream = dial(&operator.address, tls, args.request_timeout)
+            .await
+            .map_err(|e| e.for_operator(&operator))?;
+        let channel = channel(stream).await?;
+        Ok(Self {
+            client: AdminClient::new(channel),
+            limit: args.request_timeout,
+        })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        match timeout(self.limit, request(&mut self.client)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(refused(&status)),
+            Err(_) => Err(Failure::timed_out(
+                format!("the control plane did not answer within {:?}", self.limit),
+                "ask again, or give it longer with --request-timeout",
+            )),
+        }
+    }
+}
+
+fn operator_tls(operator: &Operator) -> Result<Arc<ClientConfig>, Failure> {
+    let broken = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::new(
+            format!("{}: {what}: {error}", operator.path.display()),
+            "copy operator.yaml again from the control plane's state directory, unchanged",
+        )
+    };
+    let roots = pem::parse(operator.roots.as_bytes())
+        .map_err(|e| broken("roots", &e))?
+        .certificates;
+    let chain = pem::parse(operator.certificate.as_bytes())
+        .map_err(|e| broken("certificate", &e))?
+        .certificates;
+    let key = pem::parse(operator.key.as_bytes()).map_err(|e| broken("key", &e))?.key;
+    let key = key.ok_or_else(|| broken("key", &"there is none"))?;
+    let bundle = TrustBundle::from_ders(&roots).map_err(|e| broken("roots", &e))?;
+    let store = IdentityStore::new(operator.trust_domain.clone(), Arc::new(SystemClock));
+    let identity = WorkloadIdentity::new(chain, key, bundle, store.now()).map_err(|e| broken("certificate", &e))?;
+    store.replace(identity).map_err(|e| broken("certificate", &e))?;
+    let control = SpiffeId::control_plane(&operator.trust_domain);
+    Ok(store.client_config(&[b"h2"], ExpectedPeer::AnyOf(vec![control])))
+}
+
+/// Why there is no connection. Whose fault that is depends on who asked.
+#[derive(Debug)]
+pub(crate) enum DialError {
+    /// DNS or TCP: nobody answers there.
+    Unreachable(io::Error),
+    TimedOut(Duration),
+    /// Somebody answered, and is not who was expected; or does not take us for who we are.
+    Peer(PeerError),
+    /// TLS broke for another reason.
+    Tls(io::Error),
+}
+
+/// Connects and shakes hands, all within `limit`.
+pub(crate) async fn dial(
+    address: &str,
+    tls: Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let work = async {
+        let tcp = TcpStream::connect(address).await.map_err(DialError::Unreachable)?;
+        // Failing to turn Nagle off costs milliseconds, not correctness.
+        let _ = tcp.set_nodelay(true);
+        let stream = TlsConnector::from(tls)
+            .connect(server_name(address), tcp)
+            .await
+            .map_err(tls_error)?;
+        Ok(stream)
+    };
+    timeout(limit, work).await.unwrap_or(Err(DialError::TimedOut(limit)))
+}
+
+/// Only for SNI: our verifiers look at the SPIFFE id and never at the name.
+fn server_name(address: &str) -> ServerName<'static> {
+    let host = address
+        .rsplit_once(':')
+        .map_or(address, |(host, _)| host)
+        .trim_matches(['[', ']']);
+    let fallback = || ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    ServerName::try_from(host.to_owned()).unwrap_or_else(|_| fallback())
+}
+
+fn tls_error(error: io::Error) -> DialError {
+    match PeerError::from_io(&error) {
+        Some(peer) => DialError::Peer(peer),
+        None => DialError::Tls(error),
+    }
+}
+
+impl DialError {
+    fn for_operator(self, operator: &Operator) -> Failure {
+        let (address, file) = (&operator.address, operator.path.display());
+        match self {
+            Self::Unreachable(e) => Failure::new(
+                format!("no control plane at {address}: {e}"),
+                "check that it runs, that this address leads to its operator port (15013), or give --address",
+            ),
+            Self::TimedOut(limit) => Failure::timed_out(
+                format!("no answer from {address} within {limit:?}"),
+                "check the route and the firewall to the control plane's operator port (15013)",
+            ),
+            Self::Peer(reason) => Failure::new(
+                format!("{address} is not the control plane of {file}: {reason}"),
+                "if the control plane was set up anew, copy its new operator.yaml; if it was not, find out who answers there",
+            ),
+            Self::Tls(e) => Failure::new(
+                format!("{address} broke the TLS handshake: {e}"),
+                format!(
+                    "check that this is the operator port (15013), and that {file} is of this control plane and has not expired"
+                ),
+            ),
+        }
+    }
+}
+
+/// gRPC over a stream that is connected already: there is one, so a second connection is an error, not a retry.
+pub(crate) async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, Failure> {
+    let mut stream = Some(TokioIo::new(stream));
+    let once = tower::service_fn(move |_: tonic::codegen::http::Uri| {
+        let taken = stream
+            .take()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        async move { taken }
+    });
+    let endpoint = Endpoint::from_static("http://control.isthmus");
+    endpoint
+        .connect_with_connector(once)
+        .await
+        .map_err(|e| Failure::plain(format!("gRPC could not start: {e}")))
+}
+
+/// What the control plane's "no" means to the person who asked.
+pub(crate) fn refused(status: &Status) -> Failure {
+    let said = status.message();
+    match status.code() {
+        Code::NotFound | Code::AlreadyExists => Failure::plain(said),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            Failure::new(said, "correct what it names; nothing was changed")
+        }
+        Code::Unauthenticated | Code::PermissionDenied => Failure::new(
+            format!("the control plane does not accept this operator: {said}"),
+            "use the operator.yaml of this control plane's present state directory",
+        ),
+        Code::Unimplemented => Failure::new(
+            format!("the control plane does not know this request: {said}"),
+            "it is older than this command; `isthmus version` shows this one's",
+        ),
+        Code::ResourceExhausted => Failure::new(
+            format!("the control plane is at a limit: {said}"),
+            "try again in a moment",
+        ),
+        Code::DeadlineExceeded => Failure::timed_out(said, "ask again, or give it longer"),
+        code => Failure::new(
+            format!("the control plane broke off ({code:?}): {said}"),
+            "check that it runs; ask again: a change that was acknowledged is stored, one that was not may be",
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "connect_test.rs"]
+mod connect_test;

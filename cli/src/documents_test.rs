@@ -1,0 +1,50 @@
+use super::*;
+
+#[test]
+fn a_directory_is_read_in_name_order_and_not_below() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("b.yml"), "b").unwrap();
+    fs::write(dir.path().join("a.yaml"), "a").unwrap();
+    fs::write(dir.path().join("notes.txt"), "no").unwrap();
+    fs::create_dir(dir.path().join("deep.yaml")).unwrap();
+    fs::write(dir.path().join("deep.yaml/c.yaml"), "c").unwrap();
+    let texts: Vec<String> = read(&[dir.path().to_owned()])
+        .unwrap()
+        .into_iter()
+        .map(|d| d.yaml)
+        .collect();
+    assert_eq!(texts, ["a", "b"]);
+}
+
+#[test]
+fn a_document_is_called_by_the_path_that_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh.yaml");
+    fs::write(&path, "kind: MeshConfig").unwrap();
+    assert_eq!(
+        read(std::slice::from_ref(&path)).unwrap()[0].source,
+        path.display().to_string()
+    );
+}
+
+#[test]
+fn an_empty_directory_a_missing_file_and_other_bytes_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |path: &Path| read(&[path.to_owned()]).unwrap_err().text();
+    assert!(refused(dir.path()).contains("no .yaml or .yml file"));
+    assert!(refused(&dir.path().join("gone.yaml")).contains("gone.yaml"));
+    let latin = dir.path().join("latin.yaml");
+    fs::write(&latin, b"kind: Site\nname: caf\xe9\n").unwrap();
+    assert!(refused(&latin).contains("latin.yaml:2: this is not UTF-8"));
+}
+
+#[test]
+fn more_than_one_message_can_carry_is_refused_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = "#".repeat(2 * 1024 * 1024);
+    for name in ["a.yaml", "b.yaml"] {
+        fs::write(dir.path().join(name), &half).unwrap();
+    }
+    let text = read(&[dir.path().to_owned()]).unwrap_err().text();
+    assert!(text.contains("b.yaml") && text.contains("4 MiB"), "{text}");
+}

@@ -1,0 +1,157 @@
+//! `isthmus get`: what is stored, and which proxies have it.
+
+use std::process::ExitCode;
+
+use isthmus_proto::admin::v1 as wire;
+use serde_json::{Value, json};
+
+use crate::connect::{self, Admin};
+use crate::failure::{Failure, finish};
+use crate::kinds::{self, Kind};
+use crate::operator::OperatorArgs;
+use crate::output::{Format, OutputArgs, or_dash, table};
+use crate::problems::{resource_json, resource_name};
+use crate::proxies;
+
+/// Show resources, or the proxies.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "EXAMPLES:\n  \
+    isthmus get policies                    every ServicePolicy\n  \
+    isthmus get workload orders -n shop -o yaml\n  \
+    isthmus get workload shop/orders -o yaml\n  \
+    isthmus get all -o json\n  \
+    isthmus get proxies                     who is connected, and what is in force where")]
+pub(crate) struct Args {
+    /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy; `proxies`; or `all`.
+    kind: String,
+    /// NAME with -n, or NAMESPACE/NAME. Without it: a list.
+    name: Option<String>,
+    /// Only this namespace.
+    #[arg(short, long, value_name = "NS", conflicts_with = "all_namespaces")]
+    namespace: Option<String>,
+    /// Every namespace, which is also what happens without -n.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
+    let format = args.output.format();
+    finish(connect::block_on(get(args, operator)), format)
+}
+
+async fn get(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
+    let format = args.output.format();
+    match args.kind.to_ascii_lowercase().as_str() {
+        "proxy" | "proxies" => return proxies::show(args.name.as_deref(), operator, format).await,
+        "all" if args.name.is_none() => return list(None, &args, operator).await,
+        _ => {}
+    }
+    let kind = kinds::parse(&args.kind).map_err(|e| Failure::usage(e, "isthmus get --help"))?;
+    match &args.name {
+        Some(name) => one(kind, name, &args, operator).await,
+        None => list(Some(kind), &args, operator).await,
+    }
+}
+
+async fn one(kind: Kind, name: &str, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
+    let resource = reference(kind, name, args.namespace.as_deref())?;
+    let mut admin = Admin::connect(operator).await?;
+    let request = wire::GetRequest {
+        resource: Some(resource.clone()),
+    };
+    let found = admin.call(async |client| client.get(request).await).await?.resource;
+    let found =
+        found.ok_or_else(|| Failure::new(format!("there is no {}", resource_name(&resource)), "isthmus get all"))?;
+    match args.output.format() {
+        Format::Json => println!("{}", stored_json(&found)),
+        Format::Yaml => print!("{}", found.yaml),
+        Format::Table => print!("{}", stored_table(std::slice::from_ref(&found))),
+    }
+    Ok(())
+}
+
+async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
+    let mut admin = Admin::connect(operator).await?;
+    let request = wire::ListRequest {
+        kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+        namespace: args.namespace.clone().unwrap_or_default(),
+    };
+    let answer = admin.call(async |client| client.list(request).await).await?;
+    match args.output.format() {
+        Format::Json => {
+            let items: Vec<Value> = answer.resources.iter().map(stored_json).collect();
+            println!("{}", json!({ "revision": answer.revision, "resources": items }));
+        }
+        Format::Yaml => {
+            let texts: Vec<&str> = answer.resources.iter().map(|r| r.yaml.trim_end()).collect();
+            println!("{}", texts.join("\n---\n"));
+        }
+        Format::Table if answer.resources.is_empty() => eprintln!("nothing is stored that matches"),
+        Format::Table => print!("{}", stored_table(&answer.resources)),
+    }
+    Ok(())
+}
+
+/// `orders` with `-n shop`, or `shop/orders`; a namespace where the kind has one, and none where it has not.
+pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Result<wire::ResourceRef, Failure> {
+    let (inline, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, name),
+    };
+    if inline.is_some() && namespace.is_some_and(|n| Some(n) != inline) {
+        return Err(Failure::usage(
+            "two different namespaces are given",
+            "use -n NS or NS/NAME",
+        ));
+    }
+    let namespace = match (kind.namespaced, inline.or(namespace)) {
+        (true, Some(namespace)) => namespace,
+        (true, None) => {
+            let what = format!("{} `{name}`: the namespace is missing", kind.name);
+            return Err(Failure::usage(what, format!("NAMESPACE/{name}, or -n NAMESPACE")));
+        }
+        (false, Some(_)) => {
+            return Err(Failure::usage(
+                format!("a {} has no namespace", kind.name),
+                format!("{} {name}", kind.name),
+            ));
+        }
+        (false, None) => "",
+    };
+    Ok(wire::ResourceRef {
+        kind: kind.name.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+fn stored_table(resources: &[wire::StoredResource]) -> String {
+    let row = |stored: &wire::StoredResource| {
+        let at = stored.resource.clone().unwrap_or_default();
+        vec![
+            at.kind,
+            or_dash(&at.namespace),
+            at.name,
+            stored.revision.to_string(),
+            or_dash(&stored.origin),
+        ]
+    };
+    let rows: Vec<_> = resources.iter().map(row).collect();
+    table(&["KIND", "NAMESPACE", "NAME", "REVISION", "ORIGIN"], &rows)
+}
+
+fn stored_json(stored: &wire::StoredResource) -> Value {
+    let document = serde_json::from_str(&stored.json).unwrap_or(Value::Null);
+    json!({
+        "resource": stored.resource.as_ref().map(resource_json),
+        "revision": stored.revision,
+        "origin": stored.origin,
+        "document": document,
+    })
+}
+
+#[cfg(test)]
+#[path = "get_test.rs"]
+mod get_test;

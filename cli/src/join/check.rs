@@ -1,0 +1,109 @@
+//! What must hold before this machine is changed: the control plane answers, it is the one that the token pins, and the
+//! two clocks agree. Nothing secret is sent: the token stays unused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_certs::{Clock, ExpectedPeer, IdentityStore, JoinToken, SpiffeId, SystemClock};
+use isthmus_proto::identity::v1::EnrollRequest;
+use isthmus_proto::identity::v1::identity_client::IdentityClient;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::connect::{self, DialError};
+use crate::failure::Failure;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Certificates are backdated by ten minutes and live for hours; half of that is what we promise to bear.
+const MAX_SKEW_MS: u64 = 5 * 60 * 1000;
+
+/// What was found, for the report.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) handshake: Duration,
+    /// Ours minus theirs. None: the control plane's answer carried no time.
+    pub(super) skew_ms: Option<i64>,
+}
+
+pub(super) async fn control_plane(token: &JoinToken) -> Result<Found, Failure> {
+    let clock = SystemClock;
+    let store = IdentityStore::new(token.trust_domain.clone(), Arc::new(clock));
+    let expected = ExpectedPeer::PinnedRoot(token.root, SpiffeId::control_plane(&token.trust_domain));
+    let tls = store.client_config(&[b"h2"], expected);
+    let began = tokio::time::Instant::now();
+    let stream = connect::dial(&token.address, tls, LIMIT)
+        .await
+        .map_err(|e| explain(e, token))?;
+    let handshake = began.elapsed();
+    let channel = connect::channel(stream).await?;
+    // An empty proof is refused, and the refusal carries the server's time.
+    let asked = IdentityClient::new(channel);
+    let status = match timeout(LIMIT, ask(asked)).await {
+        Ok(status) => status,
+        Err(_) => {
+            return Err(Failure::timed_out(
+                format!("{} shook hands and then did not answer within {LIMIT:?}", token.address),
+                "check the control plane's log, and that its port 15012 is what the token's address leads to",
+            ));
+        }
+    };
+    let skew_ms = server_time_ms(&status).map(|theirs| clock.now_ms() - theirs);
+    match skew_ms {
+        Some(skew) if skew.unsigned_abs() > MAX_SKEW_MS => Err(skewed(skew)),
+        _ => Ok(Found { handshake, skew_ms }),
+    }
+}
+
+async fn ask(mut client: IdentityClient<tonic::transport::Channel>) -> Status {
+    match client.enroll(EnrollRequest::default()).await {
+        Ok(_) => Status::internal("an empty proof was accepted"),
+        Err(status) => status,
+    }
+}
+
+/// The HTTP `date` of the answer: whole seconds, which is plenty against minutes.
+fn server_time_ms(status: &Status) -> Option<i64> {
+    let date = status.metadata().get("date")?.to_str().ok()?;
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
+    Some(at.as_millisecond())
+}
+
+fn skewed(skew_ms: i64) -> Failure {
+    let (seconds, side) = (
+        skew_ms.unsigned_abs() / 1000,
+        if skew_ms > 0 { "ahead of" } else { "behind" },
+    );
+    Failure::new(
+        format!(
+            "this machine's clock is {seconds} s {side} the control plane's; 300 s is the most that certificates bear"
+        ),
+        "set the clock: `timedatectl set-ntp true` where systemd is, or start chronyd; then join again",
+    )
+}
+
+fn explain(error: DialError, token: &JoinToken) -> Failure {
+    let address = &token.address;
+    match error {
+        DialError::Unreachable(e) => Failure::new(
+            format!("no control plane at {address}: {e}"),
+            "check the route, the firewall (this machine needs 15012 out) and that the control plane runs",
+        ),
+        DialError::TimedOut(limit) => Failure::timed_out(
+            format!("no answer from {address} within {limit:?}"),
+            "a firewall is likely to drop it: this machine needs TCP 15012 out to the control plane",
+        ),
+        DialError::Peer(reason) => Failure::new(
+            format!("{address} is not the control plane that made this token: {reason}"),
+            "the token's secret was not sent. Make a new token if the control plane was set up anew; else find out who \
+             answers there. not-yet-valid and expired can also mean that this machine's clock is wrong",
+        ),
+        DialError::Tls(e) => Failure::new(
+            format!("{address} broke the TLS handshake: {e}"),
+            "check that the address leads to the control plane's port 15012 and that nothing between terminates TLS",
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "check_test.rs"]
+mod check_test;
