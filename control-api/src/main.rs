@@ -1,3 +1,30 @@
+//! The control plane alone, for images that hold nothing else. `isthmus control` is the same.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The Isthmus control plane: gives workloads identity, policy and routes
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    args: isthmus_control::Args,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isthmus-control --config /etc/isthmus/control.yaml
+  isthmus-control --config control.yaml --check       only check the configuration
+
+The least configuration:
+  trustDomain: shop.example
+  stateDir: /var/lib/isthmus-control
+  advertise: 10.10.0.2:15012
+
+On first start it makes its CA and <stateDir>/operator.yaml, with which `isthmus apply` and the others reach it.
+SIGTERM and SIGINT drain and end; a second one ends at once. Exit code 78: the configuration cannot be used.";
+
+fn main() -> ExitCode {
+    isthmus_control::run_blocking(&Cli::parse().args)
+}

@@ -275,3 +275,22 @@ fn stored_form(node: &Node) -> serde_json::Value {
     }
     json
 }
+
+/// Where a field was written: `spec.sites[1]` or, if it was left out, the nearest thing around it.
+pub fn locate(document: &Node, field: &str) -> (u32, u32) {
+    let mut at = document;
+    for step in field.split(['.', '[']).filter(|step| !step.is_empty()) {
+        let next = match step.strip_suffix(']') {
+            Some(index) => match (&at.value, index.parse::<usize>()) {
+                (Value::List(items), Ok(index)) => items.get(index),
+                _ => None,
+            },
+            None => at.get(step),
+        };
+        match next {
+            Some(node) => at = node,
+            None => break,
+        }
+    }
+    (at.line, at.column)
+}

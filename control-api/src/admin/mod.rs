@@ -1,0 +1,227 @@
+//! The Admin service, for operators and pipelines. Served on a port where TLS admits operators alone.
+
+mod resources;
+mod tokens;
+mod wait;
+mod watch;
+
+use crate::identity::{blocking, tokens::unavailable};
+use crate::ledger::{Ledger, Outcome, Proposal, Writer};
+use crate::push::registry::Registry;
+use crate::serve::{Peer, required_identity};
+use crate::validate;
+use isthmus_certs::RootFingerprint;
+use isthmus_proto::admin::v1::admin_server::Admin;
+use isthmus_proto::admin::v1::*;
+use std::sync::Arc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+/// Documents of one apply, together. 100,000 small resources are about 40 MiB.
+pub const MAX_APPLY: usize = 64 << 20;
+
+/// The service that is registered with tonic.
+#[derive(Clone)]
+pub struct Operators {
+    pub ledger: Arc<Ledger>,
+    pub registry: Arc<Registry>,
+    /// `host:port` for join tokens.
+    pub advertise: String,
+    pub root: RootFingerprint,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Admin for Operators {
+    type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
+    type WaitInForceStream = ReceiverStream<Result<InForce, Status>>;
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let operator = operator(&request)?;
+        let ApplyRequest { documents, dry_run } = request.into_inner();
+        let ledger = self.ledger.clone();
+        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run)).await?;
+        record(&operator, "apply", dry_run, &outcome);
+        Ok(Response::new(ApplyResponse {
+            revision: outcome.revision,
+            changes: resources::changes(&outcome),
+            problems: outcome.problems.into_iter().map(resources::problem).collect(),
+            warnings: outcome.warnings,
+        }))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let operator = operator(&request)?;
+        let DeleteRequest {
+            resources: refs,
+            dry_run,
+        } = request.into_inner();
+        let proposal = Proposal {
+            deletes: refs.into_iter().map(resources::read_ref).collect(),
+            ..Proposal::default()
+        };
+        let ledger = self.ledger.clone();
+        let outcome = blocking(move || ledger.propose(&proposal, dry_run).map_err(unavailable)).await?;
+        record(&operator, "delete", dry_run, &outcome);
+        Ok(Response::new(DeleteResponse {
+            revision: outcome.revision,
+            changes: resources::changes(&outcome),
+            problems: outcome.problems.into_iter().map(resources::problem).collect(),
+        }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        operator(&request)?;
+        let key = resources::read_ref(request.into_inner().resource.unwrap_or_default());
+        let world = self.ledger.world();
+        let found = resources::stored(&world, &key)?;
+        let resource = found.ok_or_else(|| Status::not_found(format!("there is no {key}")))?;
+        Ok(Response::new(GetResponse {
+            resource: Some(resource),
+        }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        operator(&request)?;
+        let ListRequest { kind, namespace } = request.into_inner();
+        let world = self.ledger.world();
+        let wanted = world
+            .resources
+            .keys()
+            .filter(|key| resources::matches(key, &kind, &namespace));
+        let found: Result<Vec<_>, Status> = wanted.map(|key| resources::stored(&world, key)).collect();
+        let resources = found?.into_iter().flatten().collect();
+        Ok(Response::new(ListResponse {
+            revision: world.revision,
+            resources,
+        }))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        operator(&request)?;
+        Ok(Response::new(watch::start(self, request.into_inner())))
+    }
+
+    async fn wait_in_force(
+        &self,
+        request: Request<WaitInForceRequest>,
+    ) -> Result<Response<Self::WaitInForceStream>, Status> {
+        operator(&request)?;
+        wait::start(self, request.into_inner().revision).map(Response::new)
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let operator = operator(&request)?;
+        let request = request.into_inner();
+        let this = self.clone();
+        let created = blocking(move || tokens::create(&this, &request)).await?;
+        tracing::info!(
+            operator,
+            token = created.id,
+            id = created.spiffe_id,
+            "join token created"
+        );
+        Ok(Response::new(created))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<ListJoinTokensRequest>,
+    ) -> Result<Response<ListJoinTokensResponse>, Status> {
+        operator(&request)?;
+        let this = self.clone();
+        blocking(move || tokens::list(&this)).await.map(Response::new)
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<RevokeJoinTokenRequest>,
+    ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
+        let operator = operator(&request)?;
+        let id = request.into_inner().id;
+        tracing::info!(operator, token = id, "join token revoked");
+        let this = self.clone();
+        blocking(move || tokens::revoke(&this, &id)).await.map(Response::new)
+    }
+
+    async fn list_proxies(
+        &self,
+        request: Request<ListProxiesRequest>,
+    ) -> Result<Response<ListProxiesResponse>, Status> {
+        operator(&request)?;
+        let proxies = self.registry.list().into_iter().map(resources::proxy).collect();
+        Ok(Response::new(ListProxiesResponse { proxies }))
+    }
+}
+
+/// Who asks. The port admits operators alone; asking again here keeps that true should the service move.
+fn operator<T>(request: &Request<T>) -> Result<String, Status> {
+    let peer = required_identity(request.extensions().get::<Peer>())?;
+    match peer.id.operator_name() {
+        Some(name) => Ok(name.to_string()),
+        None => Err(Status::permission_denied(format!("{} is not an operator", peer.id))),
+    }
+}
+
+/// Admits operators to their port.
+pub fn admit(peer: &Peer) -> Result<(), String> {
+    match &peer.identity {
+        Some(identity) if identity.id.operator_name().is_some() => Ok(()),
+        Some(identity) => Err(format!("{} is not an operator", identity.id)),
+        None => Err("no-certificate".to_string()),
+    }
+}
+
+fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<Outcome, Status> {
+    let size: usize = documents.iter().map(|document| document.yaml.len()).sum();
+    if size > MAX_APPLY {
+        return Err(Status::invalid_argument(format!(
+            "{size} bytes of YAML in one apply; at most {MAX_APPLY}"
+        )));
+    }
+    let mut proposal = Proposal {
+        writer: Writer::Api,
+        ..Proposal::default()
+    };
+    let mut problems = Vec::new();
+    for document in documents {
+        let (parsed, found) = validate::parse(&document.source, &document.yaml);
+        proposal.puts.extend(parsed);
+        problems.extend(found);
+    }
+    // With faults in some documents the rest is still checked, so that everything is told at once.
+    let mut outcome = ledger
+        .propose(&proposal, dry_run || !problems.is_empty())
+        .map_err(unavailable)?;
+    problems.append(&mut outcome.problems);
+    problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
+    outcome.problems = problems;
+    if !outcome.problems.is_empty() {
+        outcome.changes.clear();
+    }
+    Ok(outcome)
+}
+
+fn record(operator: &str, what: &str, dry_run: bool, outcome: &Outcome) {
+    let Outcome {
+        revision,
+        changes,
+        problems,
+        ..
+    } = outcome;
+    tracing::info!(
+        operator,
+        what,
+        dry_run,
+        revision,
+        changes = changes.len(),
+        problems = problems.len(),
+        "operator"
+    );
+}

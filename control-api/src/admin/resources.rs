@@ -1,0 +1,86 @@
+//! Between the ledger's words and the admin API's messages.
+
+use crate::ledger::{Kind, Outcome, World};
+use crate::push::registry;
+use crate::validate;
+use crate::validate::ResourceRef as Key;
+use isthmus_proto::admin::v1::{Change, ChangeKind, Problem, Proxy, ResourceRef, StoredResource};
+use tonic::Status;
+
+pub(super) fn changes(outcome: &Outcome) -> Vec<Change> {
+    let change = |(key, what): &(Key, Kind)| Change {
+        resource: Some(write_ref(key)),
+        kind: kind(*what).into(),
+    };
+    outcome.changes.iter().map(change).collect()
+}
+
+pub(super) fn kind(kind: Kind) -> ChangeKind {
+    match kind {
+        Kind::Created => ChangeKind::Created,
+        Kind::Updated => ChangeKind::Updated,
+        Kind::Unchanged => ChangeKind::Unchanged,
+        Kind::Deleted => ChangeKind::Deleted,
+    }
+}
+
+pub(super) fn problem(problem: validate::Problem) -> Problem {
+    Problem {
+        resource: (!problem.resource.kind.is_empty()).then(|| write_ref(&problem.resource)),
+        source: problem.source,
+        line: problem.line,
+        column: problem.column,
+        field: problem.field,
+        reason: problem.reason,
+    }
+}
+
+pub(super) fn write_ref(key: &Key) -> ResourceRef {
+    ResourceRef {
+        kind: key.kind.clone(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+pub(super) fn read_ref(wire: ResourceRef) -> Key {
+    Key {
+        kind: wire.kind,
+        namespace: wire.namespace,
+        name: wire.name,
+    }
+}
+
+pub(super) fn matches(key: &Key, kind: &str, namespace: &str) -> bool {
+    (kind.is_empty() || key.kind == kind) && (namespace.is_empty() || key.namespace == namespace)
+}
+
+/// A resource as it is stored, in both spellings.
+pub(super) fn stored(world: &World, key: &Key) -> Result<Option<StoredResource>, Status> {
+    let (Some(resource), Some(meta)) = (world.resources.get(key), world.meta.get(key)) else {
+        return Ok(None);
+    };
+    let cannot = |error: String| Status::internal(format!("{key} cannot be written: {error}"));
+    Ok(Some(StoredResource {
+        resource: Some(write_ref(key)),
+        yaml: serde_saphyr::to_string(&resource.json).map_err(|error| cannot(error.to_string()))?,
+        json: serde_json::to_string(&resource.json).map_err(|error| cannot(error.to_string()))?,
+        revision: meta.revision,
+        origin: meta.origin.strip_prefix("file:").unwrap_or(&meta.origin).to_string(),
+    }))
+}
+
+pub(super) fn proxy(proxy: registry::Proxy) -> Proxy {
+    Proxy {
+        workload: proxy.workload,
+        spiffe_id: proxy.spiffe_id,
+        build_version: proxy.build_version,
+        connected: proxy.connected,
+        sent_version: proxy.sent,
+        acknowledged_version: proxy.acked,
+        last_error: proxy.last_error,
+        last_seen_unix_ms: proxy.last_seen_unix_ms,
+        certificate_serial: proxy.serial,
+        certificate_not_after_unix_ms: proxy.not_after_unix_ms,
+    }
+}

@@ -1,0 +1,110 @@
+//! How far a revision has got, until every connected proxy that it concerns has answered.
+
+use super::Operators;
+use crate::ledger::Committed;
+use crate::push::registry::Progress;
+use isthmus_proto::admin::v1::{InForce, PendingProxy};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+/// A client that waits forever for a proxy that never answers holds a stream; the proxy itself is let go after 60 s.
+const AT_MOST: Duration = Duration::from_secs(600);
+
+pub(super) fn start(this: &Operators, revision: u64) -> Result<ReceiverStream<Result<InForce, Status>>, Status> {
+    let commit = find(this, revision)?;
+    let (send, receive) = mpsc::channel(1);
+    let this = this.clone();
+    this.tasks.clone().spawn(async move {
+        let ended = tokio::select! {
+            ended = report(&this, &commit, &send) => ended,
+            () = this.shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping")),
+            () = tokio::time::sleep(AT_MOST) => Err(Status::deadline_exceeded("not in force everywhere within 10 minutes")),
+            () = send.closed() => return,
+        };
+        if let Err(status) = ended {
+            let _ = send.try_send(Err(status));
+        }
+    });
+    Ok(ReceiverStream::new(receive))
+}
+
+/// A revision that this process did not make (it is from before a restart, or long past) concerns all that are here: a
+/// proxy is told the present on connecting, so its answer to that is the answer to all before.
+fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
+    let present = this.ledger.world().revision;
+    if revision > present {
+        return Err(Status::out_of_range(format!(
+            "revision {revision} does not exist yet; the present one is {present}"
+        )));
+    }
+    let everybody = || crate::index::Changed {
+        mesh: true,
+        ..Default::default()
+    };
+    let unknown = || Committed {
+        revision,
+        at: tokio::time::Instant::now(),
+        changed: Arc::new(everybody()),
+    };
+    Ok(this.ledger.committed(revision).unwrap_or_else(unknown))
+}
+
+async fn report(
+    this: &Operators,
+    commit: &Committed,
+    send: &mpsc::Sender<Result<InForce, Status>>,
+) -> Result<(), Status> {
+    let mut changes = this.registry.watch();
+    let mut last = None;
+    loop {
+        changes.borrow_and_update();
+        let message = in_force(commit, this.registry.progress(commit));
+        let complete = message.complete;
+        let shown = (message.acknowledged, message.pending.clone());
+        if complete || last.as_ref() != Some(&shown) {
+            last = Some(shown);
+            send.send(Ok(message))
+                .await
+                .map_err(|_| Status::cancelled("the operator is gone"))?;
+        }
+        if complete {
+            return Ok(());
+        }
+        changes
+            .changed()
+            .await
+            .map_err(|_| Status::unavailable("the control plane is stopping"))?;
+    }
+}
+
+fn in_force(commit: &Committed, progress: Vec<(String, Progress)>) -> InForce {
+    let mut message = InForce {
+        revision: commit.revision,
+        affected: 0,
+        acknowledged: 0,
+        pending: Vec::new(),
+        elapsed_us: u64::try_from(commit.at.elapsed().as_micros()).unwrap_or(u64::MAX),
+        complete: true,
+    };
+    for (workload, progress) in progress {
+        // Offline proxies are named, but neither counted nor waited for: they get the present when they come back.
+        message.affected += u32::from(progress != Progress::Offline);
+        let state = match progress {
+            Progress::Acknowledged => {
+                message.acknowledged += 1;
+                continue;
+            }
+            Progress::Waiting => {
+                message.complete = false;
+                "connected".to_string()
+            }
+            Progress::Refused(reason) => format!("refused: {reason}"),
+            Progress::Offline => "offline".to_string(),
+        };
+        message.pending.push(PendingProxy { workload, state });
+    }
+    message
+}

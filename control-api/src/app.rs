@@ -1,0 +1,313 @@
+//! Wiring: the one place that knows everybody. Store and CA first, then sockets, then services, then time.
+
+use crate::admin::{self, MAX_APPLY, Operators};
+use crate::authority::{self, Own};
+use crate::config::Config;
+use crate::identity::{ENROLLING_AT_ONCE, Identities, tokens};
+use crate::index::Trust;
+use crate::ledger::Ledger;
+use crate::pages::{self, Pages};
+use crate::push::Push;
+use crate::push::registry::Registry;
+use crate::serve::{Gate, Peer, connections};
+use crate::source;
+use crate::store::{EmbeddedStore, Store};
+use isthmus_certs::{ClientAuth, Clock, RootFingerprint, SystemClock, TrustDomain};
+use isthmus_proto::admin::v1::admin_server::AdminServer;
+use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
+use isthmus_proto::identity::v1::identity_server::IdentityServer;
+use std::fs::DirBuilder;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+/// Each proxy holds one; the design size is 10,000.
+const PROXY_CONNECTIONS: usize = 20_000;
+const OPERATOR_CONNECTIONS: usize = 256;
+/// A proxy uses one stream and a call now and then; an operator's tools a few more.
+const STREAMS: u32 = 64;
+/// A peer that answers no ping for this long is gone: its host died, or the link did.
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// Open calls may end; then they are ended.
+const DRAIN: Duration = Duration::from_secs(10);
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why the control plane could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("stateDir {dir}: {source}; it must be a directory that this user owns")]
+    StateDir { dir: String, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    #[error("{0}")]
+    Authority(String),
+    #[error("cannot listen on {address}: {source}; is another control plane running?")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("trustDomain: {0}")]
+    TrustDomain(#[from] isthmus_certs::IdError),
+    #[error("the gRPC server stopped: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs until `shutdown` is cancelled, then lets open calls end.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ControlError> {
+    Control::start(config, Arc::new(SystemClock), shutdown)
+        .await?
+        .ended()
+        .await
+}
+
+/// A control plane that is up. For embedding and tests, where ports may be 0 and time is the caller's.
+pub struct Control {
+    pub proxies: SocketAddr,
+    pub operators: SocketAddr,
+    pub metrics: SocketAddr,
+    pub ledger: Arc<Ledger>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    servers: tokio::task::JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl Control {
+    /// Returns once all sockets listen.
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, ControlError> {
+        let (ledger, own) = {
+            let (config, clock) = (config.clone(), clock.clone());
+            let opened = tokio::task::spawn_blocking(move || open(&config, clock)).await;
+            opened.map_err(|error| ControlError::Authority(error.to_string()))??
+        };
+        let proxies = listen(config.listen.proxies).await?;
+        let operators = listen(config.listen.operators).await?;
+        let metrics = listen(config.listen.metrics).await?;
+        let mut control = Control {
+            proxies: local(&proxies, config.listen.proxies)?,
+            operators: local(&operators, config.listen.operators)?,
+            metrics: local(&metrics, config.listen.metrics)?,
+            ledger: ledger.clone(),
+            tasks: TaskTracker::new(),
+            servers: tokio::task::JoinSet::new(),
+            shutdown,
+        };
+        let authority = own.authority.load_full();
+        let address = at_port(&config.advertise, control.operators.port());
+        let made = authority::write_operator(&authority, &config.state_dir, &address, &*clock);
+        if let Some(path) = made.map_err(ControlError::Authority)? {
+            tracing::info!(path = %path.display(), "operator credentials written; keep them secret");
+        }
+        let registry = Arc::new(Registry::default());
+        let push = Push {
+            ledger: ledger.clone(),
+            registry: registry.clone(),
+            tasks: control.tasks.clone(),
+            shutdown: control.shutdown.clone(),
+        };
+        let admin = Operators {
+            ledger: ledger.clone(),
+            registry: registry.clone(),
+            advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
+            root: RootFingerprint::of(authority.root()),
+            tasks: control.tasks.clone(),
+            shutdown: control.shutdown.clone(),
+        };
+        control.serve_proxies(proxies, push, &own);
+        control.serve_operators(operators, admin, &own);
+        let own = Arc::new(own);
+        let page = Arc::new(Pages {
+            ledger: ledger.clone(),
+            registry,
+            own: own.clone(),
+        });
+        control.tasks.spawn(pages::serve(
+            metrics,
+            page,
+            control.tasks.clone(),
+            control.shutdown.clone(),
+        ));
+        control.keep(own, &config);
+        tracing::info!(
+            revision = ledger.world().revision,
+            proxies = %control.proxies,
+            operators = %control.operators,
+            "control plane up"
+        );
+        Ok(control)
+    }
+
+    fn serve_proxies(&mut self, listener: TcpListener, push: Push, own: &Own) {
+        let identities = Identities {
+            ledger: self.ledger.clone(),
+            authority: own.authority.clone(),
+            enrolling: Arc::new(Semaphore::new(ENROLLING_AT_ONCE)),
+        };
+        let gate = Gate {
+            listener,
+            // With the root, so that a join token's pin can be checked; without a certificate only Enroll is answered.
+            tls: own.store.server_config_with_root(&[b"h2"], ClientAuth::Optional),
+            admit: |_: &Peer| Ok(()),
+            connections: PROXY_CONNECTIONS,
+        };
+        let router = server()
+            .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
+            .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20));
+        let incoming = connections(gate, &self.tasks, self.shutdown.clone());
+        let ends = self.shutdown.clone().cancelled_owned();
+        self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
+    }
+
+    fn serve_operators(&mut self, listener: TcpListener, admin: Operators, own: &Own) {
+        let gate = Gate {
+            listener,
+            tls: own.store.server_config(&[b"h2"], ClientAuth::Required),
+            admit: admin::admit,
+            connections: OPERATOR_CONNECTIONS,
+        };
+        // The YAML, and a little for what is around it.
+        let service = AdminServer::new(admin).max_decoding_message_size(MAX_APPLY + (1 << 20));
+        let incoming = connections(gate, &self.tasks, self.shutdown.clone());
+        let ends = self.shutdown.clone().cancelled_owned();
+        self.servers.spawn(
+            server()
+                .add_service(service)
+                .serve_with_incoming_shutdown(incoming, ends),
+        );
+    }
+
+    /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
+    fn keep(&self, own: Arc<Own>, config: &Config) {
+        let until = |shutdown: CancellationToken, work: futures::future::BoxFuture<'static, ()>| async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = work => {}
+            }
+        };
+        self.tasks.spawn(until(
+            self.shutdown.clone(),
+            Box::pin(async move { own.keep_young().await }),
+        ));
+        self.tasks
+            .spawn(until(self.shutdown.clone(), Box::pin(sweep(self.ledger.clone()))));
+        if let Some(dir) = config.resources.clone() {
+            self.tasks.spawn(until(
+                self.shutdown.clone(),
+                Box::pin(source::follow(self.ledger.clone(), dir)),
+            ));
+        }
+    }
+
+    /// Waits for the shutdown and for what is still open, or for a server that fails.
+    pub async fn ended(mut self) -> Result<(), ControlError> {
+        let failed = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            ended = self.servers.join_next() => ended,
+        };
+        self.shutdown.cancel();
+        self.tasks.close();
+        let drained = async {
+            while self.servers.join_next().await.is_some() {}
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("open calls did not end within 10 s; ending them");
+        }
+        match failed {
+            Some(Ok(Err(error))) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {
+    let trust_domain = TrustDomain::parse(&config.trust_domain)?;
+    let dir = &config.state_dir;
+    let state_dir = |source| ControlError::StateDir {
+        dir: dir.display().to_string(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(state_dir)?;
+    // The store first: its lock keeps a second control plane from making a second CA.
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.join("store.redb"))?);
+    let authority = authority::load(dir, &trust_domain, clock.clone()).map_err(ControlError::Authority)?;
+    let roots_der = authority.bundle().roots().iter().map(|root| root.to_vec()).collect();
+    let own = Own::new(authority, dir, clock.clone()).map_err(ControlError::Authority)?;
+    let ledger = Ledger::open(
+        store,
+        Trust {
+            trust_domain,
+            roots_der,
+        },
+        clock,
+    )?;
+    Ok((Arc::new(ledger), own))
+}
+
+fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PONG_WITHIN))
+        .http2_max_header_list_size(16 << 10)
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .http2_max_local_error_reset_streams(Some(100))
+}
+
+async fn sweep(ledger: Arc<Ledger>) {
+    loop {
+        let store = ledger.store().clone();
+        let now_ms = ledger.clock().now_ms();
+        match tokio::task::spawn_blocking(move || tokens::sweep(&*store, now_ms)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(swept)) => tracing::info!(swept, "join tokens that ended long ago are forgotten"),
+            Ok(Err(error)) => tracing::error!(%error, "join tokens not swept"),
+            Err(error) => tracing::error!(%error, "join tokens not swept"),
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ControlError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ControlError> {
+    listener
+        .local_addr()
+        .map_err(|source| ControlError::Listen { address, source })
+}
+
+/// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
+fn advertised_port(config: &Config, bound: SocketAddr) -> u16 {
+    let advertised = config
+        .advertise
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok());
+    match (config.listen.proxies.port(), advertised) {
+        (0, _) | (_, None) => bound.port(),
+        (_, Some(port)) => port,
+    }
+}
+
+/// The same host with another port.
+fn at_port(advertise: &str, port: u16) -> String {
+    let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host);
+    format!("{host}:{port}")
+}

@@ -1,0 +1,113 @@
+//! `control.yaml`: one struct, defaults beside docs, every fault with its place.
+
+use isthmus_certs::TrustDomain;
+use serde::Deserialize;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// What `control.yaml` says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// As in `spiffe://<trust domain>/…`. Never changes: every identity carries it.
+    pub trust_domain: String,
+    /// CA, store and the first operator's credentials. To be backed up, and to be kept secret.
+    pub state_dir: PathBuf,
+    /// `host:port` at which proxies reach `listen.proxies`; join tokens carry it.
+    pub advertise: String,
+    #[serde(default)]
+    pub listen: Listen,
+    /// A directory of YAML files to keep applied. Absent: resources come from the admin API alone.
+    #[serde(default)]
+    pub resources: Option<PathBuf>,
+    #[serde(default)]
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Listen {
+    /// gRPC for proxies: enrolment, renewal, discovery.
+    pub proxies: SocketAddr,
+    /// gRPC for operators, with an operator's certificate.
+    pub operators: SocketAddr,
+    /// `/metrics` and `/ready`, plain HTTP, read-only, without secrets.
+    pub metrics: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        Listen {
+            proxies: any(15012),
+            operators: any(15013),
+            metrics: any(15014),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter as `info,isthmus_control::push=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            level: "info".to_string(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A configuration that cannot be used. The operator has to change the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {reason}")]
+pub struct ConfigError {
+    pub file: String,
+    pub reason: String,
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let fail = |reason: String| ConfigError {
+            file: file.clone(),
+            reason,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        Self::parse(&text).map_err(fail)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Config = serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        TrustDomain::parse(&self.trust_domain).map_err(|error| format!("trustDomain: {error}"))?;
+        let port = self.advertise.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        match port {
+            Some(Ok(1..)) => Ok(()),
+            _ => Err(format!(
+                "advertise: `{}` is not host:port, as `10.10.0.2:15012`",
+                self.advertise
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod config_test;

@@ -1,0 +1,164 @@
+//! The Identity service: who gets which certificate.
+//!
+//! Enroll: token → clock → workload → CSR → the token is spent, durably → a certificate for the one identity that the
+//! token was made for. Renew: the certificate on the connection → the same identity again. Nothing but the key is taken
+//! from a CSR. Every refusal says what to do.
+
+pub mod tokens;
+
+use crate::ledger::Ledger;
+use crate::serve::{Peer, required_identity};
+use arc_swap::ArcSwap;
+use isthmus_certs::{CertificateAuthority, PublicKeyInfo, SpiffeId, csr};
+use isthmus_proto::identity::v1::enroll_request::Proof;
+use isthmus_proto::identity::v1::identity_server::Identity;
+use isthmus_proto::identity::v1::{Certificate, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+/// A leaf begins 10 minutes before it is issued; with clocks further apart than this, its first minutes would be lost.
+const MAX_SKEW_MS: i64 = 5 * 60 * 1000;
+/// Enroll is open to strangers, and each call costs a look-up on disk and two signatures.
+pub const ENROLLING_AT_ONCE: usize = 32;
+const ENROLL_WAITS: Duration = Duration::from_secs(5);
+
+/// The service that is registered with tonic.
+#[derive(Clone)]
+pub struct Identities {
+    pub ledger: Arc<Ledger>,
+    pub authority: Arc<ArcSwap<CertificateAuthority>>,
+    pub enrolling: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl Identity for Identities {
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let from = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let request = request.into_inner();
+        let _permit = tokio::time::timeout(ENROLL_WAITS, self.enrolling.acquire())
+            .await
+            .map_err(|_| Status::resource_exhausted("too many workloads are enrolling at once; try again in a moment"))?
+            .map_err(|_| Status::unavailable("the control plane is stopping; try again"))?;
+        let this = self.clone();
+        let done = blocking(move || this.enroll_now(&request)).await;
+        match &done {
+            Ok(response) => tracing::info!(workload = response.workload, ?from, "enrolled"),
+            Err(status) => tracing::warn!(reason = status.message(), ?from, "enrolment refused"),
+        }
+        done.map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let peer = required_identity(request.extensions().get::<Peer>())?;
+        let request = request.into_inner();
+        self.check_clock(request.client_time_unix_ms)?;
+        self.check_identity(&peer.id)?;
+        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let certificate = self.issue(&key, &peer.id)?;
+        tracing::info!(id = %peer.id, old_serial = %peer.serial, "renewed");
+        Ok(Response::new(RenewResponse {
+            certificate: Some(certificate),
+        }))
+    }
+}
+
+impl Identities {
+    fn enroll_now(&self, request: &EnrollRequest) -> Result<EnrollResponse, Status> {
+        let Some(Proof::JoinToken(secret)) = &request.proof else {
+            return Err(Status::invalid_argument(
+                "no proof of identity that this control plane knows; send a join token",
+            ));
+        };
+        let now_ms = self.ledger.clock().now_ms();
+        let token = tokens::find(&**self.ledger.store(), secret, now_ms)?;
+        self.check_clock(request.client_time_unix_ms)?;
+        let id = self.workload_of(&token)?;
+        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        tokens::spend(&**self.ledger.store(), &token, &key, now_ms)?;
+        let certificate = self.issue(&key, &id)?;
+        Ok(EnrollResponse {
+            certificate: Some(certificate),
+            workload: token.workload,
+        })
+    }
+
+    /// The token's workload must still be who it was when the token was made.
+    fn workload_of(&self, token: &crate::store::TokenRecord) -> Result<SpiffeId, Status> {
+        match self.ledger.world().index.identity_of(&token.workload) {
+            Some(id) if id.as_str() == token.spiffe_id => Ok(id.clone()),
+            Some(id) => Err(Status::failed_precondition(format!(
+                "the join token was made for {}, but Workload {} is {id} now; create a new token",
+                token.spiffe_id, token.workload
+            ))),
+            None => Err(Status::failed_precondition(format!(
+                "Workload {} does not exist any more; apply it, then create a new token",
+                token.workload
+            ))),
+        }
+    }
+
+    fn check_identity(&self, id: &SpiffeId) -> Result<(), Status> {
+        if id.is_system() {
+            return Err(Status::permission_denied(format!(
+                "{id} is not a workload's identity and is not renewed here"
+            )));
+        }
+        if !self.ledger.world().index.has_identity(id) {
+            return Err(Status::permission_denied(format!(
+                "no Workload has the identity {id} any more; apply one and enrol again"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A certificate that is not yet valid where it arrives shows as a TLS error hours later; it is better said here.
+    fn check_clock(&self, client_ms: i64) -> Result<(), Status> {
+        let skew = client_ms - self.ledger.clock().now_ms();
+        if client_ms == 0 || skew.abs() <= MAX_SKEW_MS {
+            return Ok(());
+        }
+        let side = if skew > 0 { "ahead of" } else { "behind" };
+        Err(Status::failed_precondition(format!(
+            "clock-skew: the clock of this machine is {} {side} the control plane's; set it (chronyc makestep, or \
+             timedatectl set-ntp true), then try again: the join token is still good",
+            in_words(skew.unsigned_abs())
+        )))
+    }
+
+    fn issue(&self, key: &PublicKeyInfo, id: &SpiffeId) -> Result<Certificate, Status> {
+        let authority = self.authority.load();
+        let lifetime = self.ledger.world().mesh.leaf_lifetime;
+        let issued = authority.issue(key, id, lifetime, &[]).map_err(|error| {
+            tracing::error!(%error, "could not issue");
+            Status::internal(format!("the control plane could not issue a certificate: {error}"))
+        })?;
+        Ok(Certificate {
+            chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
+            roots_der: authority.bundle().roots().iter().map(|der| der.to_vec()).collect(),
+            spiffe_id: id.to_string(),
+            server_time_unix_ms: self.ledger.clock().now_ms(),
+        })
+    }
+}
+
+fn in_words(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
+}
+
+/// Work that waits for the disk, off the threads that serve connections. Once begun it ends, whoever stops waiting.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Status::internal(
+            "a bug in the control plane stopped this call; see its log",
+        ))
+    })
+}

@@ -1,0 +1,363 @@
+//! The one writer: a proposal from any source is validated, stored, indexed and published, in this order, in one place.
+//!
+//! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
+//! never cut off by a caller that goes away, so the store and what is published cannot part.
+
+use crate::index::{Changed, Index, Trust, Vips, allocate};
+use crate::store::{Change, Contents, Put, Store, StoreError};
+use crate::validate::cross::{self, Fault, Set};
+use crate::validate::resource::MeshConfig;
+use crate::validate::{Parsed, Problem, ResourceRef, from_stored, locate};
+use isthmus_certs::Clock;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How many commits back `WaitInForce` can still tell whom they concerned.
+const REMEMBERED: usize = 1024;
+
+/// Everything at one revision. Immutable; readers clone the `Arc`.
+#[derive(Debug, Default)]
+pub struct World {
+    pub revision: u64,
+    pub resources: Set,
+    pub meta: BTreeMap<ResourceRef, Meta>,
+    pub vips: Vips,
+    pub mesh: MeshConfig,
+    pub index: Arc<Index>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Of the last change.
+    pub revision: u64,
+    pub origin: String,
+}
+
+/// What a source wants. It carries where each document came from, and nothing about how it was transported.
+#[derive(Debug, Default)]
+pub struct Proposal {
+    pub puts: Vec<Parsed>,
+    pub deletes: Vec<ResourceRef>,
+    pub writer: Writer,
+}
+
+/// Who may change what: a resource from a file is changed in that file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    #[default]
+    Api,
+    /// The document's source is the file.
+    Files,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Created,
+    Updated,
+    Unchanged,
+    Deleted,
+}
+
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub revision: u64,
+    pub changes: Vec<(ResourceRef, Kind)>,
+    /// Not empty: nothing was changed.
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<String>,
+}
+
+/// A commit that `WaitInForce` may ask about.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub revision: u64,
+    pub at: Instant,
+    pub changed: Arc<Changed>,
+}
+
+pub struct Ledger {
+    store: Arc<dyn Store>,
+    trust: Trust,
+    clock: Arc<dyn Clock>,
+    writer: Mutex<()>,
+    world: watch::Sender<Arc<World>>,
+    committed: Mutex<VecDeque<Committed>>,
+    /// The store could not write: until a restart, nothing more is promised.
+    failed: AtomicBool,
+}
+
+impl Ledger {
+    /// Reads the store. A stored resource that this build cannot read is an error: skipping it might widen a policy.
+    pub fn open(store: Arc<dyn Store>, trust: Trust, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let world = read_world(store.load()?, &trust)?;
+        let world = watch::Sender::new(Arc::new(world));
+        let (writer, committed) = (Mutex::default(), Mutex::default());
+        let failed = AtomicBool::new(false);
+        Ok(Ledger {
+            store,
+            trust,
+            clock,
+            writer,
+            world,
+            committed,
+            failed,
+        })
+    }
+
+    pub fn world(&self) -> Arc<World> {
+        self.world.borrow().clone()
+    }
+
+    /// Wakes at each new world; those in between may be skipped.
+    pub fn watch(&self) -> watch::Receiver<Arc<World>> {
+        self.world.subscribe()
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The store has failed; what is published still holds, and nothing new can be written.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The commit of this revision, if it was made by this process and not long ago.
+    pub fn committed(&self, revision: u64) -> Option<Committed> {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        committed.iter().find(|commit| commit.revision == revision).cloned()
+    }
+
+    /// All of a proposal or nothing of it.
+    pub fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Outcome, StoreError> {
+        let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = self.world();
+        let mut outcome = Outcome {
+            revision: world.revision,
+            ..Outcome::default()
+        };
+        let mut change = Change::default();
+        let mut next = world.resources.clone();
+        plan(&world, proposal, &mut outcome, &mut change, &mut next);
+        let found = cross::check(&next, &self.trust.trust_domain);
+        outcome
+            .problems
+            .extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
+        outcome.warnings.extend(relevant(found.warnings, proposal));
+        let mesh = cross::mesh_config(&next);
+        let (vips, full) = allocate(&next, &mesh.vip_ranges, &world.vips);
+        outcome.warnings.extend(full);
+        let nothing = change.puts.is_empty() && change.deletes.is_empty();
+        if !outcome.problems.is_empty() || nothing || dry_run {
+            return Ok(outcome);
+        }
+        change.vips = vips;
+        outcome.revision = self.store.commit(world.revision, &change).inspect_err(|error| {
+            self.failed
+                .fetch_or(matches!(error, StoreError::Io(_)), Ordering::Relaxed);
+        })?;
+        self.publish(&world, next, mesh, &change, outcome.revision);
+        Ok(outcome)
+    }
+
+    fn publish(&self, before: &World, resources: Set, mesh: MeshConfig, change: &Change, revision: u64) {
+        let at = Instant::now();
+        let mut vips = before.vips.clone();
+        for (key, given) in &change.vips {
+            match given.as_slice() {
+                [] => vips.remove(key),
+                given => vips.insert(key.clone(), given.to_vec()),
+            };
+        }
+        let mut meta = before.meta.clone();
+        change.deletes.iter().for_each(|key| drop(meta.remove(key)));
+        for put in &change.puts {
+            meta.insert(
+                put.key.clone(),
+                Meta {
+                    revision,
+                    origin: put.origin.clone(),
+                },
+            );
+        }
+        let index = Index::build(&resources, &vips, &self.trust, &before.index);
+        let changed = Arc::new(index.changed_since(&before.index));
+        {
+            let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+            if committed.len() == REMEMBERED {
+                committed.pop_front();
+            }
+            committed.push_back(Committed { revision, at, changed });
+        }
+        let world = World {
+            revision,
+            resources,
+            meta,
+            vips,
+            mesh,
+            index: Arc::new(index),
+        };
+        self.world.send_replace(Arc::new(world));
+    }
+}
+
+fn read_world(contents: Contents, trust: &Trust) -> Result<World, StoreError> {
+    let mut world = World {
+        revision: contents.revision,
+        vips: contents.vips,
+        ..World::default()
+    };
+    for (key, stored) in contents.resources {
+        let resource = from_stored(&stored.json).map_err(|problems| StoreError::Damaged {
+            what: key.to_string(),
+            why: problems.first().map(Problem::to_string).unwrap_or_default(),
+        })?;
+        world.resources.insert(key.clone(), Arc::new(resource));
+        world.meta.insert(
+            key,
+            Meta {
+                revision: stored.revision,
+                origin: stored.origin,
+            },
+        );
+    }
+    world.mesh = cross::mesh_config(&world.resources);
+    world.index = Arc::new(Index::build(&world.resources, &world.vips, trust, &Index::default()));
+    Ok(world)
+}
+
+/// Who may write what, and what that makes of the set.
+fn plan(world: &World, proposal: &Proposal, outcome: &mut Outcome, change: &mut Change, next: &mut Set) {
+    let mut named: BTreeSet<&ResourceRef> = BTreeSet::new();
+    for parsed in &proposal.puts {
+        let resource = &parsed.resource;
+        let key = &resource.key;
+        if !named.insert(key) {
+            outcome
+                .problems
+                .push(problem(parsed, "", format!("{key} is written twice")));
+            continue;
+        }
+        let old = world.resources.get(key);
+        if old.is_some_and(|old| old.json == resource.json) {
+            outcome.changes.push((key.clone(), Kind::Unchanged));
+            continue;
+        }
+        if let Some(reason) = owned_by_other(world, key, proposal, &parsed.source) {
+            outcome.problems.push(problem(parsed, "", reason));
+            continue;
+        }
+        let origin = match proposal.writer {
+            Writer::Api => "api".to_string(),
+            Writer::Files => format!("file:{}", parsed.source),
+        };
+        change.puts.push(Put {
+            key: key.clone(),
+            json: resource.json.clone(),
+            origin,
+        });
+        outcome
+            .changes
+            .push((key.clone(), if old.is_some() { Kind::Updated } else { Kind::Created }));
+        next.insert(key.clone(), Arc::new(resource.clone()));
+    }
+    for key in &proposal.deletes {
+        let owned = owned_by_other(world, key, proposal, "");
+        if next.remove(key).is_none() || owned.is_some() {
+            let reason = owned.unwrap_or_else(|| format!("there is no {key}"));
+            outcome.problems.push(Problem {
+                reason,
+                resource: key.clone(),
+                ..unplaced()
+            });
+            continue;
+        }
+        change.deletes.push(key.clone());
+        outcome.changes.push((key.clone(), Kind::Deleted));
+    }
+}
+
+fn owned_by_other(world: &World, key: &ResourceRef, proposal: &Proposal, source: &str) -> Option<String> {
+    let origin = &world.meta.get(key)?.origin;
+    match (&proposal.writer, origin.strip_prefix("file:")) {
+        (Writer::Api, Some(file)) => Some(format!("{key} comes from the file {file}; change it there")),
+        (Writer::Files, None) => Some(format!(
+            "{key} was applied through the API; delete it there first, then {source} is taken"
+        )),
+        _ => None,
+    }
+}
+
+/// Points a fault at the document that is to blame: into the proposal, or at what is stored and would now be wrong.
+fn place(fault: &Fault, proposal: &Proposal, world: &World) -> Problem {
+    match proposal.puts.iter().find(|parsed| parsed.resource.key == fault.key) {
+        Some(parsed) => problem(parsed, &fault.field, fault.reason.clone()),
+        None => Problem {
+            source: world
+                .meta
+                .get(&fault.key)
+                .map(|meta| format!("stored ({})", meta.origin))
+                .unwrap_or_default(),
+            resource: fault.key.clone(),
+            field: fault.field.clone(),
+            reason: fault.reason.clone(),
+            ..unplaced()
+        },
+    }
+}
+
+fn problem(parsed: &Parsed, field: &str, reason: String) -> Problem {
+    let (line, column) = locate(&parsed.node, field);
+    let resource = parsed.resource.key.clone();
+    Problem {
+        source: parsed.source.clone(),
+        line,
+        column,
+        resource,
+        field: field.to_string(),
+        reason,
+    }
+}
+
+fn unplaced() -> Problem {
+    let (source, field, reason) = (String::new(), String::new(), String::new());
+    Problem {
+        source,
+        line: 0,
+        column: 0,
+        resource: ResourceRef::default(),
+        field,
+        reason,
+    }
+}
+
+/// An author is told what is odd about what he wrote, not about the whole mesh each time.
+fn relevant(warnings: Vec<String>, proposal: &Proposal) -> impl Iterator<Item = String> {
+    let names: Vec<String> = proposal
+        .puts
+        .iter()
+        .map(|parsed| format!("{}:", parsed.resource.key))
+        .collect();
+    warnings
+        .into_iter()
+        .filter(move |warning| names.iter().any(|name| warning.starts_with(name)))
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("revision", &self.world().revision)
+            .finish_non_exhaustive()
+    }
+}

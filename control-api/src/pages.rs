@@ -1,0 +1,154 @@
+//! `/metrics` and `/ready` on 15014: plain HTTP, read-only, without secrets, bounded.
+
+use crate::authority::Own;
+use crate::ledger::Ledger;
+use crate::push::registry::Registry;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const CONNECTIONS: usize = 64;
+/// A scrape takes milliseconds; whoever holds a connection longer than this takes a place from a scraper.
+const CONNECTION_LASTS: Duration = Duration::from_secs(60);
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+
+pub(crate) struct Pages {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) own: Arc<Own>,
+}
+
+pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, shutdown: CancellationToken) {
+    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = limit.clone().acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        let Ok((tcp, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (pages, shutdown) = (pages.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let answer = service_fn(move |request| {
+                let response = pages.answer(&request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS_WITHIN)
+                .max_buf_size(16 << 10)
+                .serve_connection(TokioIo::new(tcp), answer);
+            tokio::select! {
+                // How a scraper's connection ends is the scraper's affair.
+                _ = connection => {}
+                () = tokio::time::sleep(CONNECTION_LASTS) => {}
+                () = shutdown.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+impl Pages {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, text) = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, self.metrics()),
+            (&Method::GET | &Method::HEAD, "/ready") => self.ready(),
+            (&Method::GET | &Method::HEAD, _) => (StatusCode::NOT_FOUND, "/metrics and /ready\n".to_string()),
+            _ => (StatusCode::METHOD_NOT_ALLOWED, "read-only\n".to_string()),
+        };
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
+        response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+        response
+    }
+
+    fn ready(&self) -> (StatusCode, String) {
+        if self.ledger.has_failed() {
+            return (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store-failed: nothing can be written; see the log\n".to_string(),
+            );
+        }
+        if !self.own.is_valid() {
+            return (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "certificate-expired: see the log\n".to_string(),
+            );
+        }
+        (StatusCode::OK, "ready\n".to_string())
+    }
+
+    fn metrics(&self) -> String {
+        let world = self.ledger.world();
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        world
+            .resources
+            .keys()
+            .for_each(|key| *kinds.entry(&key.kind).or_default() += 1);
+        let proxies = self.registry.list();
+        let connected = proxies.iter().filter(|proxy| proxy.connected);
+        let behind = connected.clone().filter(|proxy| proxy.acked < proxy.sent).count();
+        let refusing = connected.clone().filter(|proxy| proxy.nacked > proxy.acked).count();
+        let expiry = self
+            .own
+            .store
+            .current()
+            .map_or(0, |current| current.not_after.as_secs());
+        let mut text = String::new();
+        let gauges = [
+            ("isthmus_controlplane_revision", "The store's revision.", world.revision),
+            (
+                "isthmus_controlplane_proxies_connected",
+                "Proxies with a discovery stream.",
+                connected.count() as u64,
+            ),
+            (
+                "isthmus_controlplane_proxies_behind",
+                "Connected proxies that have not answered their latest push.",
+                behind as u64,
+            ),
+            (
+                "isthmus_controlplane_proxies_refusing",
+                "Connected proxies that refused their latest push.",
+                refusing as u64,
+            ),
+            (
+                "isthmus_controlplane_certificate_expiry_seconds",
+                "When the own certificate ends, Unix time.",
+                expiry,
+            ),
+            (
+                "isthmus_controlplane_store_failed",
+                "1: the store failed and nothing can be written.",
+                u64::from(self.ledger.has_failed()),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+        }
+        let name = "isthmus_controlplane_resources";
+        let _ = writeln!(text, "# HELP {name} Resources by kind.\n# TYPE {name} gauge");
+        for (kind, count) in kinds {
+            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
+        }
+        text
+    }
+}

@@ -1,0 +1,233 @@
+//! One proxy's stream: welcome, first sync, then a delta whenever its view differs from what it was sent.
+//!
+//! At most [`UNANSWERED`] deltas are on their way; while a proxy is slow, changes pile up nowhere: the next delta is
+//! the difference to the latest world. A proxy that stops answering is let go, and so is one whose certificate has
+//! ended, whose workload is gone, or that was replaced by a newer stream of the same workload.
+
+use super::Push;
+use super::registry::Seat;
+use crate::index::{View, diff};
+use crate::ledger::World;
+use isthmus_certs::PeerIdentity;
+use isthmus_proto::discovery::v1 as wire;
+use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, control_message, proxy_message};
+use isthmus_proto::model::ResourceKey;
+use isthmus_proto::{FEATURES, PROTOCOL};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+/// Deltas that a proxy has not answered. One would make each look-up wait for the answer to the one before.
+const UNANSWERED: usize = 8;
+/// After this long without an answer a proxy is taken for hung.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Keys that one proxy may subscribe to: an app that scans must not make the control plane hold its whole range.
+const MAX_SUBSCRIPTIONS: usize = 16_384;
+
+type Outgoing = mpsc::Sender<Result<ControlMessage, Status>>;
+
+struct Stream<'a> {
+    seat: &'a Seat<'a>,
+    peer: &'a PeerIdentity,
+    workload: String,
+    subscriptions: BTreeSet<ResourceKey>,
+    /// What the proxy holds once it has applied all that was sent.
+    sent: View,
+    synced: bool,
+    unanswered: VecDeque<(u64, Instant)>,
+}
+
+pub(super) async fn run(
+    push: &Push,
+    seat: &Seat<'_>,
+    peer: &PeerIdentity,
+    hello: Hello,
+    mut incoming: Streaming<ProxyMessage>,
+    outgoing: &Outgoing,
+) -> Result<(), Status> {
+    let now_ms = push.ledger.clock().now_ms();
+    let mut stream = Stream {
+        seat,
+        peer,
+        workload: hello.workload,
+        subscriptions: BTreeSet::new(),
+        sent: View::default(),
+        synced: false,
+        unanswered: VecDeque::new(),
+    };
+    stream.subscribe(hello.subscriptions, Vec::new())?;
+    send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
+    let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
+    let mut worlds = push.ledger.watch();
+    let mut dirty = true;
+    loop {
+        let free = stream.unanswered.len() < UNANSWERED;
+        let hung = stream
+            .unanswered
+            .front()
+            .map_or_else(far, |(_, since)| *since + ANSWER_WITHIN);
+        tokio::select! {
+            // Proxy first: its answers make room.
+            biased;
+            () = push.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
+            () = seat.replaced.cancelled() => return Err(Status::aborted("a newer stream of this workload took over")),
+            () = tokio::time::sleep_until(ends) => return Err(Status::unauthenticated("the certificate has ended; renew it")),
+            () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
+            message = incoming.message() => match message? {
+                Some(message) => dirty |= stream.receive(message, push.ledger.clock().now_ms())?,
+                None => return Ok(()),
+            },
+            changed = worlds.changed() => {
+                changed.map_err(|_| Status::unavailable("the control plane is stopping; reconnect"))?;
+                dirty = true;
+            }
+            permit = outgoing.reserve(), if dirty && free => {
+                let Ok(permit) = permit else { return Ok(()) };
+                dirty = false;
+                if let Some(delta) = stream.next_delta(&latest(&mut worlds))? {
+                    permit.send(Ok(ControlMessage { message: Some(control_message::Message::Delta(delta)) }));
+                }
+            }
+        }
+    }
+}
+
+fn latest(worlds: &mut watch::Receiver<Arc<World>>) -> Arc<World> {
+    worlds.borrow_and_update().clone()
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+
+fn until_ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+fn welcome(now_ms: i64) -> wire::Welcome {
+    wire::Welcome {
+        protocol: PROTOCOL,
+        build_version: env!("CARGO_PKG_VERSION").to_string(),
+        features: FEATURES.iter().map(ToString::to_string).collect(),
+        server_time_unix_ms: now_ms,
+    }
+}
+
+async fn send(outgoing: &Outgoing, message: control_message::Message) -> Result<(), Status> {
+    let gone = |_| Status::cancelled("the proxy is gone");
+    outgoing
+        .send(Ok(ControlMessage { message: Some(message) }))
+        .await
+        .map_err(gone)
+}
+
+impl Stream<'_> {
+    /// Takes one message in; whether it changes what the proxy should be sent.
+    fn receive(&mut self, message: ProxyMessage, now_ms: i64) -> Result<bool, Status> {
+        match message.message {
+            Some(proxy_message::Message::Ack(ack)) => {
+                self.answered(ack.version);
+                self.seat.acked(ack.version, now_ms);
+                Ok(true)
+            }
+            Some(proxy_message::Message::Nack(nack)) => {
+                let reason = first_reason(&nack);
+                tracing::warn!(
+                    workload = self.workload,
+                    version = nack.version,
+                    reason,
+                    "proxy refused a push"
+                );
+                self.answered(nack.version);
+                self.seat.nacked(nack.version, reason, now_ms);
+                Ok(true)
+            }
+            Some(proxy_message::Message::Subscribe(change)) => {
+                self.subscribe(change.add, change.drop)?;
+                Ok(true)
+            }
+            Some(proxy_message::Message::Hello(_)) => Err(Status::invalid_argument("a second hello on one stream")),
+            // From a newer proxy: it knows from our welcome that we may not understand.
+            None => Ok(false),
+        }
+    }
+
+    /// Versions may repeat (two look-ups at one revision), so an answer frees the oldest delta that it can speak of.
+    fn answered(&mut self, version: u64) {
+        if self.unanswered.front().is_some_and(|(sent, _)| *sent <= version) {
+            self.unanswered.pop_front();
+        }
+        while self.unanswered.front().is_some_and(|(sent, _)| *sent < version) {
+            self.unanswered.pop_front();
+        }
+    }
+
+    fn subscribe(&mut self, add: Vec<wire::ResourceKey>, drop: Vec<wire::ResourceKey>) -> Result<(), Status> {
+        // A key of a kind that this build does not know is from a newer proxy: there is no answer to give, and no
+        // reason to cut it off from the others.
+        let known = |key| ResourceKey::try_from(key).ok();
+        for key in drop.into_iter().filter_map(known) {
+            self.subscriptions.remove(&key);
+        }
+        for key in add.into_iter().filter_map(known) {
+            // Asked again: the proxy wants the answer again, so it is sent as if it had never been.
+            if !self.subscriptions.insert(key.clone()) {
+                self.sent.0.remove(&key);
+            }
+        }
+        if self.subscriptions.len() > MAX_SUBSCRIPTIONS {
+            return Err(Status::resource_exhausted(format!(
+                "{} subscriptions; at most {MAX_SUBSCRIPTIONS}: does an app scan the mesh's ranges?",
+                self.subscriptions.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The difference between what the proxy was sent and the world; none if there is none.
+    fn next_delta(&mut self, world: &World) -> Result<Option<wire::Delta>, Status> {
+        if world.index.identity_of(&self.workload) != Some(&self.peer.id) {
+            let reason = format!("Workload {} is gone, or has another identity now", self.workload);
+            return Err(Status::permission_denied(reason));
+        }
+        let Some(view) = world.index.view(&self.workload, &self.subscriptions) else {
+            return Err(Status::not_found(format!("there is no Workload {}", self.workload)));
+        };
+        let (upserts, removals) = diff(&self.sent, &view);
+        if self.synced && upserts.is_empty() && removals.is_empty() {
+            self.sent = view;
+            self.seat.up_to_date(world.revision);
+            return Ok(None);
+        }
+        let delta = wire::Delta {
+            version: world.revision,
+            upserts: upserts.iter().map(|resource| (**resource).clone()).collect(),
+            removals: removals.into_iter().map(Into::into).collect(),
+            first_sync_complete: !self.synced,
+        };
+        self.synced = true;
+        self.seat.sent(world.revision, view.keys().cloned().collect());
+        self.unanswered.push_back((world.revision, Instant::now()));
+        self.sent = view;
+        Ok(Some(delta))
+    }
+}
+
+fn first_reason(nack: &wire::Nack) -> String {
+    let first = nack.problems.first().map(|problem| {
+        let name = problem.key.as_ref().map(|key| key.name.as_str()).unwrap_or_default();
+        format!("{name} {}", problem.reason)
+            .trim()
+            .chars()
+            .take(300)
+            .collect::<String>()
+    });
+    match (first, nack.problems.len()) {
+        (Some(first), 0 | 1) => first,
+        (Some(first), more) => format!("{first} (and {} more)", more - 1),
+        (None, _) => "no reason given".to_string(),
+    }
+}
