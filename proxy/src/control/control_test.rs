@@ -1,1 +1,348 @@
-//! tests
+//! The life of a proxy against a control plane: real TLS and gRPC, paused time.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use isthmus_certs::{Clock, PeerError, RootFingerprint};
+use isthmus_proto::discovery::v1 as wire;
+use isthmus_proto::discovery::v1::proxy_message::Message;
+use isthmus_proto::model::ResourceKey;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::fake_test::{ControlPlane, Session};
+use super::*;
+use crate::state::{Destination, Mesh};
+use crate::tcp::DialOptions;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+struct Proxy {
+    state: Arc<State>,
+    identities: Arc<IdentityStore>,
+    running: JoinHandle<Result<(), ControlError>>,
+    shutdown: CancellationToken,
+}
+
+fn settings(control: &ControlPlane, state_dir: Option<PathBuf>) -> Settings {
+    Settings {
+        address: None,
+        token: Some(control.token.clone()),
+        state_dir,
+        dial: DialOptions::default(),
+        build_version: "test".into(),
+    }
+}
+
+fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
+    let start = Start::prepare(settings, Arc::clone(&control.clock)).unwrap();
+    let identities = Arc::clone(start.identities());
+    let (state, demands) = State::new();
+    let shutdown = CancellationToken::new();
+    let (dialer, metrics) = (control.dialer(), Metrics::new(1));
+    let running = run_with(start, dialer, Arc::clone(&state), demands, metrics, shutdown.clone());
+    Proxy {
+        state,
+        identities,
+        running: tokio::spawn(running),
+        shutdown,
+    }
+}
+
+fn mesh() -> wire::Resource {
+    let site = |name: &str, range: &str| wire::Site {
+        name: name.into(),
+        ranges: vec![range.into()],
+    };
+    let mesh = wire::Mesh {
+        trust_domain: "shop.example".into(),
+        enforcement: wire::Enforcement::Enforce.into(),
+        site: "dc1".into(),
+        sites: vec![site("azure-eastus", "10.10.0.0/16"), site("dc1", "10.20.0.0/16")],
+        ..Default::default()
+    };
+    resource(ResourceKey::Mesh, wire::resource::Body::Mesh(mesh))
+}
+
+fn inbound(workload: &str) -> wire::Resource {
+    let policy = wire::PortPolicy {
+        transport: wire::Transport::MeshOnly.into(),
+        min_tls_version: wire::TlsVersion::TlsVersion12.into(),
+        default_action: wire::Action::Allow.into(),
+        ..Default::default()
+    };
+    let inbound = wire::Inbound {
+        workload: workload.into(),
+        addresses: vec!["10.20.1.10".into()],
+        default_policy: Some(policy),
+        ..Default::default()
+    };
+    resource(ResourceKey::Inbound, wire::resource::Body::Inbound(inbound))
+}
+
+fn resource(key: ResourceKey, body: wire::resource::Body) -> wire::Resource {
+    wire::Resource {
+        key: Some(key.into()),
+        requires: vec![],
+        body: Some(body),
+    }
+}
+
+fn plain_workload(at: &str) -> wire::Resource {
+    let endpoint = wire::Endpoint {
+        ip: at.into(),
+        ..Default::default()
+    };
+    let workload = wire::Workload {
+        endpoint: Some(endpoint),
+        ports: vec![],
+    };
+    let address = wire::Address {
+        ip: at.into(),
+        target: Some(wire::address::Target::Workload(workload)),
+    };
+    resource(
+        ResourceKey::Address(at.parse().unwrap()),
+        wire::resource::Body::Address(address),
+    )
+}
+
+fn delta(version: u64, upserts: Vec<wire::Resource>, complete: bool) -> wire::Delta {
+    wire::Delta {
+        version,
+        upserts,
+        removals: vec![],
+        first_sync_complete: complete,
+    }
+}
+
+async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hello) {
+    let mut session = control.session().await;
+    let hello = session.hello().await;
+    session.welcome(control.clock.as_ref()).await;
+    session
+        .delta(delta(version, vec![mesh(), inbound("shop/orders")], true))
+        .await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version }));
+    (session, hello)
+}
+
+fn destination(mesh: &Mesh, ip: &str) -> Destination {
+    mesh.destination(SocketAddr::new(ip.parse().unwrap(), 80))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_enrols_says_hello_and_swaps_to_the_first_sync_at_once() {
+    let mut control = ControlPlane::start(HOUR);
+    let proxy = proxy(&control, settings(&control, None));
+    let mut session = control.session().await;
+    let hello = session.hello().await;
+    assert_eq!((hello.protocol, hello.workload.as_str()), (1, "shop/orders"));
+    assert_eq!(hello.features, isthmus_proto::FEATURES);
+    assert_eq!(proxy.identities.current().unwrap().id.service_account(), "orders");
+    session.welcome(control.clock.as_ref()).await;
+    session.delta(delta(6, vec![mesh()], false)).await;
+    let mut published = proxy.state.subscribe();
+    session.delta(delta(6, vec![inbound("shop/orders")], true)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 6 }));
+    published.changed().await.unwrap();
+    assert_eq!(*published.borrow(), 1, "published once, when all of it was there");
+    let mesh = proxy.state.snapshot();
+    assert!(mesh.is_ready() && mesh.is_own_address("10.20.1.10".parse().unwrap()));
+    proxy.shutdown.cancel();
+    proxy.running.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_with_another_root_is_refused_before_anything_is_sent() {
+    let mut control = ControlPlane::start(HOUR);
+    let other = ControlPlane::start(HOUR);
+    control.token.root = RootFingerprint::of(other.ca.root());
+    let proxy = proxy(&control, settings(&control, None));
+    let error = proxy.running.await.unwrap().unwrap_err();
+    let ControlError::Peer { peer, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*peer, PeerError::UntrustedRoot);
+    assert_eq!(control.requests.load(Ordering::Relaxed), 0);
+    assert!(proxy.identities.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_token_is_a_clear_error_and_not_tried_again() {
+    let control = ControlPlane::start(HOUR);
+    let first = proxy(&control, settings(&control, None));
+    let mut control = control;
+    let _session = control.session().await;
+    let second = proxy(&control, settings(&control, None));
+    let error = second.running.await.unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains("used before") && error.contains("isthmus token create"),
+        "{error}"
+    );
+    first.shutdown.cancel();
+    first.running.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_from_the_future_is_nacked_refused_and_the_rest_applied() {
+    let mut control = ControlPlane::start(HOUR);
+    let proxy = proxy(&control, settings(&control, None));
+    let (mut session, _) = synced(&mut control, 6).await;
+    let mut future = plain_workload("10.10.1.1");
+    future.requires = vec!["weather/v9".into()];
+    session
+        .delta(delta(7, vec![future, plain_workload("10.10.1.2")], false))
+        .await;
+    let Message::Nack(nack) = session.hear().await else {
+        panic!("a nack")
+    };
+    assert_eq!((nack.version, nack.problems.len()), (7, 1));
+    assert!(
+        nack.problems[0].reason.contains("weather/v9"),
+        "{}",
+        nack.problems[0].reason
+    );
+    let mesh = proxy.state.snapshot();
+    assert!(matches!(destination(&mesh, "10.10.1.1"), Destination::UnknownFeature));
+    assert!(matches!(destination(&mesh, "10.10.1.2"), Destination::Workload { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_are_asked_for_on_demand_and_every_answer_is_definitive() {
+    let mut control = ControlPlane::start(HOUR);
+    let proxy = proxy(&control, settings(&control, None));
+    let (mut session, _) = synced(&mut control, 6).await;
+    let resolve = |ip: &str| {
+        let (state, ip): (_, IpAddr) = (Arc::clone(&proxy.state), ip.parse().unwrap());
+        tokio::spawn(async move { state.resolve(ip).await })
+    };
+    let asked = |ip: &str| wire::Subscribe {
+        add: vec![ResourceKey::Address(ip.parse().unwrap()).into()],
+        drop: vec![],
+    };
+    let there = resolve("10.10.1.1");
+    assert_eq!(session.hear().await, Message::Subscribe(asked("10.10.1.1")));
+    session.delta(delta(6, vec![plain_workload("10.10.1.1")], false)).await;
+    assert!(matches!(
+        destination(&there.await.unwrap(), "10.10.1.1"),
+        Destination::Workload { .. }
+    ));
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 6 }));
+
+    let absent = resolve("10.10.1.2");
+    assert_eq!(session.hear().await, Message::Subscribe(asked("10.10.1.2")));
+    let removal = wire::Delta {
+        removals: vec![ResourceKey::Address("10.10.1.2".parse().unwrap()).into()],
+        ..delta(6, vec![], false)
+    };
+    session.delta(removal).await;
+    assert!(matches!(
+        destination(&absent.await.unwrap(), "10.10.1.2"),
+        Destination::Absent
+    ));
+
+    let silent = resolve("10.10.1.3").await.unwrap();
+    assert!(matches!(destination(&silent, "10.10.1.3"), Destination::Pending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_stream_the_last_snapshot_serves_and_the_next_hello_carries_what_is_used() {
+    let mut control = ControlPlane::start(HOUR);
+    let proxy = proxy(&control, settings(&control, None));
+    let (mut session, hello) = synced(&mut control, 6).await;
+    assert!(hello.subscriptions.is_empty());
+    let resolve = proxy.state.resolve("10.10.1.1".parse().unwrap());
+    let answer = async {
+        session.hear().await;
+        session.delta(delta(6, vec![plain_workload("10.10.1.1")], false)).await;
+        session.hear().await
+    };
+    tokio::join!(resolve, answer);
+    drop(session);
+
+    let mut again = control.session().await;
+    let hello = again.hello().await;
+    let used = ResourceKey::Address("10.10.1.1".parse().unwrap()).into();
+    assert_eq!(hello.subscriptions, vec![used]);
+    again.welcome(control.clock.as_ref()).await;
+    again.delta(delta(9, vec![mesh()], false)).await;
+    let before = proxy.state.snapshot();
+    assert_eq!(before.version, 6);
+    assert!(matches!(
+        destination(&before, "10.10.1.1"),
+        Destination::Workload { .. }
+    ));
+    // What it used is not sent again: by the end of the sync that means that it is gone.
+    again.delta(delta(9, vec![inbound("shop/orders")], true)).await;
+    assert_eq!(again.hear().await, Message::Ack(wire::Ack { version: 9 }));
+    let after = proxy.state.snapshot();
+    assert!(matches!(destination(&after, "10.10.1.1"), Destination::Absent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_of_another_workload_is_nacked_and_not_taken() {
+    let mut control = ControlPlane::start(HOUR);
+    let proxy = proxy(&control, settings(&control, None));
+    let (mut session, _) = synced(&mut control, 6).await;
+    session.delta(delta(7, vec![inbound("shop/web")], false)).await;
+    assert!(matches!(session.hear().await, Message::Nack(nack) if nack.version == 7));
+    assert!(proxy.state.snapshot().is_own_address("10.20.1.10".parse().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_are_renewed_again_and_again_each_with_a_new_key() {
+    let mut control = ControlPlane::start(Duration::from_secs(120));
+    let proxy = proxy(&control, settings(&control, None));
+    let (_session, _) = synced(&mut control, 6).await;
+    let (changed, mut seen) = tokio::sync::mpsc::channel(8);
+    let _hook = proxy.identities.subscribe(move |generation| {
+        let _ = changed.try_send(generation);
+    });
+    let mut before = proxy.identities.current().unwrap();
+    for _ in 0..3 {
+        seen.recv().await.unwrap();
+        let now = proxy.identities.current().unwrap();
+        assert_ne!(now.serial, before.serial);
+        assert_ne!(now.key.public().as_point(), before.key.public().as_point());
+        assert!(control.clock.now().as_secs() < before.not_after.as_secs(), "in time");
+        before = now;
+    }
+    assert_eq!(control.lifetime, Duration::from_secs(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_needs_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = ControlPlane::start(HOUR);
+    let first = proxy(&control, settings(&control, Some(dir.path().join("state"))));
+    let _ = control.session().await.hello().await;
+    let serial = first.identities.current().unwrap().serial;
+    first.shutdown.cancel();
+    first.running.await.unwrap().unwrap();
+    let without = Settings {
+        token: None,
+        ..settings(&control, Some(dir.path().join("state")))
+    };
+    let second = proxy(&control, without);
+    assert_eq!(second.identities.current().unwrap().serial, serial);
+    let hello = control.session().await.hello().await;
+    assert_eq!(hello.workload, "shop/orders");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_identity_and_token_the_error_says_what_to_do() {
+    let control = ControlPlane::start(HOUR);
+    let without = Settings {
+        token: None,
+        ..settings(&control, None)
+    };
+    let error = Start::prepare(without, Arc::clone(&control.clock))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("isthmus token create"), "{error}");
+}

@@ -184,3 +184,11 @@ impl Decision {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "policy_test.rs"]
+mod policy_test;
+
+#[cfg(test)]
+#[path = "naive_test.rs"]
+mod naive_test;
