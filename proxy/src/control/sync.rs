@@ -113,9 +113,13 @@ impl Sync {
             }
         });
         let (version, complete) = (delta.version, delta.first_sync_complete);
-        let gone = delta.removals.clone();
+        let (gone, withdrawn) = self.split_removals(&mut delta);
         let publish = match self.resync.take() {
-            None => Some(present.apply(delta)),
+            None => {
+                let mut next = present.apply(delta);
+                withdrawn.into_iter().for_each(|ip| next.forget(ip));
+                Some(next)
+            }
             Some(mut resync) => {
                 resync.mesh = resync.mesh.apply(delta);
                 resync.problems.append(&mut problems);
@@ -144,14 +148,27 @@ impl Sync {
         }
     }
 
-    fn note_absent(&mut self, gone: &[ResourceKey]) {
-        for key in gone {
-            if let ResourceKey::Address(ip) = key
-                && self.absent.len() < MAX_SUBSCRIBED
-            {
-                self.absent.push_back(ip.to_canonical());
+    /// Addresses that are gone, and (taken out of the delta) those that we are not subscribed to any more: their
+    /// removal says nothing about whether somebody has them.
+    fn split_removals(&self, delta: &mut Delta) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let (mut gone, mut withdrawn) = (Vec::new(), Vec::new());
+        delta.removals.retain(|key| match key {
+            ResourceKey::Address(ip) if self.subscribed.contains(&ip.to_canonical()) => {
+                gone.push(ip.to_canonical());
+                true
             }
-        }
+            ResourceKey::Address(ip) => {
+                withdrawn.push(*ip);
+                false
+            }
+            _ => true,
+        });
+        (gone, withdrawn)
+    }
+
+    fn note_absent(&mut self, gone: &[IpAddr]) {
+        let room = MAX_SUBSCRIBED.saturating_sub(self.absent.len());
+        self.absent.extend(gone.iter().take(room));
     }
 
     /// What is not meant for us is not taken, whoever signed it.

@@ -42,6 +42,19 @@ fn a_scan_of_absent_addresses_drops_the_oldest() {
 }
 
 #[test]
+fn the_removal_of_what_we_no_longer_ask_for_is_not_an_answer() {
+    let mut sync = sync();
+    let mesh = sync
+        .take(absent([nth(1)].into_iter()), &Mesh::unknown())
+        .publish
+        .unwrap();
+    assert!(!mesh.is_absent(nth(1)));
+    sync.want(nth(1), &mesh).unwrap();
+    let mesh = sync.take(absent([nth(1)].into_iter()), &mesh).publish.unwrap();
+    assert!(mesh.is_absent(nth(1)));
+}
+
+#[test]
 fn the_table_has_an_end() {
     let (mut sync, mesh) = (sync(), Mesh::unknown());
     let taken = (0..=MAX_SUBSCRIBED)

@@ -14,7 +14,12 @@ impl Mesh {
     pub fn apply(&self, delta: Delta) -> Mesh {
         let mut next = self.clone();
         next.version = delta.version;
-        for key in delta.removals {
+        // Addresses first: a service that goes together with its addresses is then forgotten.
+        let (addresses, others): (Vec<_>, Vec<_>) = delta
+            .removals
+            .into_iter()
+            .partition(|key| matches!(key, ResourceKey::Address(_)));
+        for key in addresses.into_iter().chain(others) {
             next.remove(key);
         }
         for resource in delta.upserts {
@@ -98,7 +103,16 @@ impl Mesh {
             ResourceKey::Inbound => self.refuse_inbound("the control plane withdrew this workload"),
             ResourceKey::Service(name) => {
                 self.forget_vips(&name);
-                self.services.insert(name, Known::Absent);
+                // Kept only while an address names it, so that services that come and go leave nothing behind.
+                if self
+                    .addresses
+                    .values()
+                    .any(|owner| matches!(owner, Known::Is(Owner::Service(n)) if *n == name))
+                {
+                    self.services.insert(name, Known::Absent);
+                } else {
+                    self.services.remove(&name);
+                }
             }
             ResourceKey::Address(ip) => {
                 self.addresses.insert(ip.to_canonical(), Known::Absent);
