@@ -210,3 +210,26 @@ fn a_new_trace_says_that_its_id_is_random() {
     assert!(out["traceparent"].to_str().unwrap().ends_with("-03"));
     assert!(TraceContext::root(false).span(Kind::Client, "outbound", 1).is_none());
 }
+
+mod any_bytes {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever came, what is sent on is well-formed: it parses, as the same context.
+        #[test]
+        fn are_continued_well_formed_or_not_at_all(parent in "[0-9a-f-]{50,60}|\\PC{0,80}", state in "[a-z0-9=,@ ]{0,64}|\\PC{0,64}") {
+            let mut came = HeaderMap::new();
+            for (name, text) in [("traceparent", &parent), ("tracestate", &state)] {
+                if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                    came.insert(name, value);
+                }
+            }
+            let context = TraceContext::parse(&came).unwrap_or_else(|| TraceContext::root(true));
+            let mut sent = came;
+            context.write(&mut sent);
+            prop_assert_eq!(TraceContext::parse(&sent), Some(context));
+        }
+    }
+}

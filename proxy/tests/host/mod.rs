@@ -63,7 +63,9 @@ impl Pair {
                 route.add_address(Ipv4Address::new("eth0", far.parse()?, 32)).await?;
             }
             for far in ["fd00:96::1", "fd00:97::1"] {
-                route.add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad()).await?;
+                route
+                    .add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad())
+                    .await?;
             }
             Ok(())
         })?;
