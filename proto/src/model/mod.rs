@@ -7,6 +7,7 @@
 //! [`FEATURES`](crate::FEATURES) and an enum value from the future are the same case.
 
 mod delta;
+mod endpoint;
 mod error;
 mod inbound;
 mod mesh;
@@ -15,14 +16,13 @@ mod rule;
 mod service;
 
 pub use delta::{Body, Delta, Resource, ResourceKey};
+pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy};
 pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry};
 pub use name::{ServiceName, SiteName, WorkloadName};
 pub use rule::{Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Rule, RuleMode};
-pub use service::{
-    Address, AppProtocol, Endpoint, MeshPeer, Service, ServicePort, Target, TlsVersion, Transport, Workload,
-};
+pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};
 
 /// No list on the wire may be longer: 100,000 endpoints are the design size of a whole mesh.
 pub const MAX_LIST: usize = 100_000;
@@ -30,6 +30,10 @@ pub const MAX_LIST: usize = 100_000;
 pub const MAX_RULES: usize = 10_000;
 /// A name, host, path or header value, bytes.
 pub const MAX_TEXT: usize = 4_096;
+
+#[cfg(test)]
+#[path = "arbitrary_test.rs"]
+mod arbitrary_test;
 
 #[cfg(test)]
 #[path = "model_test.rs"]

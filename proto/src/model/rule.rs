@@ -1,6 +1,7 @@
 //! One allow or deny rule and its conditions.
 
 use std::fmt;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use isthmus_certs::SpiffeId;
@@ -173,6 +174,15 @@ impl IdentityPattern {
     }
 }
 
+/// The one reading of the text form, for whoever accepts it from people.
+impl FromStr for IdentityPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::read(text)
+    }
+}
+
 impl fmt::Display for IdentityPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -196,6 +206,15 @@ impl HostPattern {
             (text, true) => Ok(Self::Suffix(text.to_owned())),
             (text, false) => Ok(Self::Exact(text.to_owned())),
         }
+    }
+}
+
+/// The one reading of the text form, for whoever accepts it from people.
+impl FromStr for HostPattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::read(text)
     }
 }
 
@@ -227,6 +246,15 @@ impl PathPattern {
         } else {
             Ok(Self::Exact(path.to_owned()))
         }
+    }
+}
+
+/// The one reading of the text form, for whoever accepts it from people.
+impl FromStr for PathPattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::read(text)
     }
 }
 

@@ -1,0 +1,276 @@
+//! Any valid model is what it was after a way over the wire.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use isthmus_certs::{SpiffeId, TrustDomain};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::discovery::v1 as wire;
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9]([a-z0-9.-]{0,12}[a-z0-9])?"
+}
+
+fn site() -> impl Strategy<Value = SiteName> {
+    name().prop_map(|n| n.parse().unwrap())
+}
+
+fn service_name() -> impl Strategy<Value = ServiceName> {
+    (name(), name()).prop_map(|(ns, n)| ServiceName::new(&ns, &n).unwrap())
+}
+
+fn workload_name() -> impl Strategy<Value = WorkloadName> {
+    (name(), name()).prop_map(|(ns, n)| WorkloadName::new(&ns, &n).unwrap())
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    any::<IpAddr>()
+}
+
+fn net() -> impl Strategy<Value = IpNet> {
+    (ip(), 0u8..=32).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap())
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    1u16..
+}
+
+fn id() -> impl Strategy<Value = SpiffeId> {
+    let td = TrustDomain::parse("shop.example").unwrap();
+    ("[a-z][a-z0-9]{0,8}", "[a-z][a-z0-9]{0,8}").prop_map(move |(ns, sa)| SpiffeId::workload(&td, &ns, &sa).unwrap())
+}
+
+fn protocol() -> impl Strategy<Value = AppProtocol> {
+    use AppProtocol::*;
+    prop::sample::select(vec![Detect, Http, Http2, Tls, Tcp, ServerFirst, Postgres])
+}
+
+fn transport() -> impl Strategy<Value = Transport> {
+    prop::sample::select(vec![Transport::Permissive, Transport::HttpsOnly, Transport::MeshOnly])
+}
+
+fn tls_version() -> impl Strategy<Value = TlsVersion> {
+    use TlsVersion::*;
+    prop::sample::select(vec![V1_0, V1_1, V1_2, V1_3])
+}
+
+fn service_ports() -> impl Strategy<Value = Vec<(u16, Understood<ServicePort>)>> {
+    let one = (name(), protocol(), option::of(transport()), option::of(tls_version()));
+    prop::collection::btree_map(port(), one, 0..4).prop_map(|ports| {
+        let read = |(port, (name, protocol, transport, min_tls_version))| {
+            let port_read = ServicePort {
+                port,
+                name,
+                protocol,
+                transport,
+                min_tls_version,
+            };
+            (port, Ok(port_read))
+        };
+        ports.into_iter().map(read).collect()
+    })
+}
+
+prop_compose! {
+    fn endpoint()(
+        site in option::of(site()),
+        ip in ip(),
+        target_ports in prop::collection::btree_map(port(), port(), 0..4),
+        workload in option::of(workload_name()),
+        mesh in option::of((port(), vec(id(), 1..3))),
+    ) -> Endpoint {
+        let mesh = mesh.map(|(port, identities)| MeshPeer { port, identities });
+        Endpoint { site, ip, target_ports, workload, mesh }
+    }
+}
+
+prop_compose! {
+    fn service()(
+        name in service_name(),
+        hostnames in vec(name(), 0..3),
+        vips in vec(ip(), 0..3),
+        ports in service_ports(),
+        endpoints in vec(endpoint().prop_map(Ok), 0..4),
+    ) -> Service {
+        Service { name, hostnames, vips, ports, endpoints }
+    }
+}
+
+fn identity_pattern() -> impl Strategy<Value = IdentityPattern> {
+    prop_oneof![
+        id().prop_map(IdentityPattern::Exact),
+        id().prop_map(|id| IdentityPattern::Prefix(id.to_string())),
+        Just(IdentityPattern::Prefix(String::new())),
+    ]
+}
+
+fn path_pattern() -> impl Strategy<Value = PathPattern> {
+    prop_oneof![
+        "/[a-zé/]{0,1}[a-z]{1,6}".prop_filter_map("ambiguous", clear_path),
+        Just(PathPattern::Prefix("".into()))
+    ]
+}
+
+fn clear_path(path: String) -> Option<PathPattern> {
+    (!path.contains("//")).then_some(PathPattern::Exact(path))
+}
+
+fn host_pattern() -> impl Strategy<Value = HostPattern> {
+    prop_oneof![
+        name().prop_map(HostPattern::Exact),
+        name().prop_map(|n| HostPattern::Suffix(format!(".{n}")))
+    ]
+}
+
+fn some<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Option<Vec<T>>> {
+    option::of(vec(one, 1..4))
+}
+
+prop_compose! {
+    fn conditions()(
+        from in (some(identity_pattern()), some(name()), some(site()), some(net())),
+        to in (some(port()), some(host_pattern()), some("[A-Z]{1,7}"), some(path_pattern())),
+        headers in vec(("[a-z][a-z-]{0,8}", vec(".{0,8}", 0..3)), 0..3),
+    ) -> Conditions {
+        let (identities, namespaces, sites, cidrs) = from;
+        let (ports, hosts, methods, paths) = to;
+        let headers = headers.into_iter().map(|(name, any_of)| HeaderMatch { name, any_of }).collect();
+        Conditions { identities, namespaces, sites, cidrs, ports, hosts, methods, paths, headers }
+    }
+}
+
+prop_compose! {
+    fn rule()(policy in name(), index in any::<u32>(), audit in any::<bool>(), conditions in conditions()) -> Rule {
+        let mode = if audit { RuleMode::Audit } else { RuleMode::Enforce };
+        Rule { policy, index, mode, conditions: Ok(conditions) }
+    }
+}
+
+prop_compose! {
+    fn port_policy()(
+        transport in transport(),
+        min_tls_version in tls_version(),
+        deny in vec(rule(), 0..3),
+        allow in vec(rule(), 0..3),
+        closed in any::<bool>(),
+        default_from in option::of(name()),
+    ) -> PortPolicy {
+        let default_action = if closed { Action::Deny } else { Action::Allow };
+        PortPolicy { transport, min_tls_version, deny, allow, default_action, default_from }
+    }
+}
+
+prop_compose! {
+    fn inbound()(
+        workload in workload_name(),
+        addresses in vec(ip(), 0..3),
+        ports in prop::collection::btree_map(port(), (protocol(), vec(service_name(), 0..2), port_policy()), 0..3),
+        default_policy in port_policy().prop_map(Ok),
+    ) -> Inbound {
+        let read = |(port, (protocol, services, policy))| InboundPort { port, protocol, services, policy: Ok(policy) };
+        let ports = BTreeMap::into_iter(ports).map(read).collect();
+        Inbound { workload, addresses, ports, default_policy }
+    }
+}
+
+prop_compose! {
+    fn mesh()(
+        enforce in any::<bool>(),
+        site in site(),
+        sites in vec((site(), vec(net(), 0..3)), 0..3),
+        vip_ranges in vec(net(), 0..3),
+        dns_suffixes in vec(name(), 0..2),
+        links in vec((name(), site_pair()), 0..2),
+        roots_der in vec(vec(any::<u8>(), 0..8), 0..2),
+        otlp in option::of(prop_oneof![
+            "http://[a-z]{1,8}:4317".prop_map(OtlpEndpoint::Http),
+            "/[a-z/]{1,8}".prop_map(OtlpEndpoint::Unix),
+        ]),
+        sampling_ratio in 0.0..=1.0,
+        leaf in option::of(1u64..100_000),
+    ) -> Mesh {
+        let link = |(name, (site_a, site_b))| Link { name, site_a, site_b };
+        Mesh {
+            trust_domain: TrustDomain::parse("shop.example").unwrap(),
+            enforcement: if enforce { Enforcement::Enforce } else { Enforcement::Observe },
+            site,
+            sites: sites.into_iter().map(|(name, ranges)| Site { name, ranges }).collect(),
+            vip_ranges,
+            dns_suffixes,
+            links: links.into_iter().map(link).collect(),
+            roots_der,
+            telemetry: Ok(Telemetry { otlp, sampling_ratio }),
+            leaf_lifetime: leaf.map(Duration::from_secs),
+        }
+    }
+}
+
+fn site_pair() -> impl Strategy<Value = (SiteName, SiteName)> {
+    (site(), site())
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let direct = (endpoint(), service_ports());
+    let workload = direct.prop_map(|(endpoint, ports)| Target::Workload(Workload { endpoint, ports }));
+    let target = prop_oneof![service_name().prop_map(Target::Service), workload];
+    prop_oneof![
+        mesh().prop_map(|m| Resource {
+            key: ResourceKey::Mesh,
+            body: Ok(Body::Mesh(Box::new(m)))
+        }),
+        inbound().prop_map(|i| Resource {
+            key: ResourceKey::Inbound,
+            body: Ok(Body::Inbound(Box::new(i)))
+        }),
+        service().prop_map(|s| Resource {
+            key: ResourceKey::Service(s.name.clone()),
+            body: Ok(Body::Service(Box::new(s)))
+        }),
+        (ip(), target).prop_map(|(ip, target)| Resource {
+            key: ResourceKey::Address(ip),
+            body: Ok(Body::Address(Box::new(Address { ip, target }))),
+        }),
+    ]
+}
+
+fn key() -> impl Strategy<Value = ResourceKey> {
+    prop_oneof![
+        Just(ResourceKey::Mesh),
+        service_name().prop_map(ResourceKey::Service),
+        ip().prop_map(ResourceKey::Address)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_delta_reads_back_as_it_was_written(
+        version in any::<u64>(),
+        upserts in vec(resource(), 0..4),
+        removals in vec(key(), 0..4),
+        first_sync_complete in any::<bool>(),
+    ) {
+        let delta = Delta { version, upserts, removals, first_sync_complete };
+        let bytes = wire::Delta::from(delta.clone()).encode_to_vec();
+        let (read, problems) = Delta::read(wire::Delta::decode(bytes.as_slice()).unwrap());
+        prop_assert_eq!(problems, vec![]);
+        prop_assert_eq!(read, delta);
+    }
+
+    /// What does not decode is tonic's to refuse; what does must not panic us.
+    #[test]
+    fn any_message_is_read_without_panic(bytes in vec(any::<u8>(), 0..256)) {
+        if let Ok(message) = wire::Delta::decode(bytes.as_slice()) {
+            let (delta, _) = Delta::read(message);
+            let _ = wire::Delta::from(delta);
+        }
+    }
+}
