@@ -17,6 +17,9 @@ pub use version::WireVersion;
 #[cfg(test)]
 #[path = "detect_test.rs"]
 mod detect_test;
+#[cfg(test)]
+#[path = "hello_bytes_test.rs"]
+pub(crate) mod hello_bytes;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

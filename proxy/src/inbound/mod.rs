@@ -30,8 +30,14 @@ use crate::telemetry::{Metrics, Tracer};
 use crate::tls;
 
 #[cfg(test)]
+#[path = "hostile_test.rs"]
+mod hostile_test;
+#[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;
+#[cfg(test)]
+#[path = "tunnel_test.rs"]
+mod tunnel_test;
 
 /// The app is on this host: an answer to a connection attempt that takes longer is no answer.
 const APP_DIAL_DEADLINE: Duration = Duration::from_secs(3);

@@ -514,3 +514,108 @@ async fn what_is_open_goes_back_to_nothing() {
     })
     .await;
 }
+
+/// An HTTP/2 app that echoes each message as it comes, then ends with trailers: gRPC in all but name.
+async fn grpc_app(stream: TcpStream) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        tokio::task::spawn_local(async move {
+            let te = request.headers().get("te").is_some_and(|te| te == "trailers");
+            let response = http::Response::builder().header("content-type", "application/grpc").header("x-te", te.to_string());
+            let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            let mut body = request.into_body();
+            while let Some(Ok(bytes)) = body.data().await {
+                let _ = body.flow_control().release_capacity(bytes.len());
+                send.send_data(bytes, false).unwrap();
+            }
+            let trailers = [("grpc-status", "0"), ("isthmus-x", "1")];
+            let trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            send.send_trailers(trailers.collect::<http::HeaderMap>()).unwrap();
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_messages_goes_both_ways_at_once_and_ends_with_trailers() {
+    on_worker(async {
+        let (port, _) = app(grpc_app).await;
+        let world = world(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) }).await;
+        let (web, _) = world.capture(VIP).await;
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
+        tokio::task::spawn_local(async move { connection.await.unwrap() });
+        let mut sender = sender.ready().await.unwrap();
+        let request = http::Request::post("http://orders.shop/shop.Orders/Chat")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let (response, mut send) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.headers()["x-te"], "true");
+        let mut body = response.into_body();
+        for message in ["one", "two", "three"] {
+            // The next one leaves only after the answer to the last: nothing may be held back on the way.
+            send.send_data(message.into(), false).unwrap();
+            let back = body.data().await.unwrap().unwrap();
+            let _ = body.flow_control().release_capacity(back.len());
+            assert_eq!(back, message);
+        }
+        send.send_data("".into(), true).unwrap();
+        while let Some(rest) = body.data().await {
+            assert!(rest.unwrap().is_empty());
+        }
+        let trailers = body.trailers().await.unwrap().unwrap();
+        assert_eq!((trailers["grpc-status"].to_str().unwrap(), trailers.len()), ("0", 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_grpc_call_gets_a_grpc_status() {
+    on_worker(async {
+        let (port, accepted) = app(grpc_app).await;
+        let spec = Spec { protocol: AppProtocol::Http2, allow: Some(vec!["batch"]), ..Spec::http(port) };
+        let world = world(spec).await;
+        let (web, _) = world.capture(VIP).await;
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
+        tokio::task::spawn_local(async move { connection.await.unwrap() });
+        let mut sender: h2::client::SendRequest<bytes::Bytes> = sender.ready().await.unwrap();
+        let request = http::Request::post("http://orders.shop/a").header("content-type", "application/grpc");
+        let (response, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert_eq!(response.headers()["isthmus-denied"], "not-allowed");
+        assert_eq!(accepted.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_stops_the_writer_at_the_other_end() {
+    on_worker(async {
+        let written = Rc::new(Cell::new(0usize));
+        let counted = Rc::clone(&written);
+        let (port, _) = app(move |mut stream: TcpStream| {
+            let written = Rc::clone(&counted);
+            async move {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
+                while stream.write_all(&[7; 65536]).await.is_ok() {
+                    written.set(written.get() + 65536);
+                }
+            }
+        })
+        .await;
+        let world = world(Spec::http(port)).await;
+        let (web, _) = world.capture(VIP).await;
+        let mut client = TcpStream::connect(web).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: o\r\n\r\n").await.unwrap();
+        // Until nothing moves any more: windows and socket buffers are full.
+        let mut last = usize::MAX;
+        while last != written.get() || last == 0 {
+            last = written.get();
+            let _ = tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
+        }
+        assert!(last < 64 << 20, "{last} bytes are held for a reader that does not read");
+    })
+    .await;
+}

@@ -94,10 +94,9 @@ fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) {
         response = response.header(DECISION, decision);
     }
     if let Ok(response) = response.body(()) {
-        // A caller that went away needs no answer.
+        // A caller that went away needs no answer. What it still sends is reset by h2 once the answer is out; a reset of
+        // our own would overtake it.
         let _ = respond.send_response(response, true);
-        // RFC 9113 §8.1: what the caller still sends is not wanted, and the answer is complete.
-        respond.send_reset(h2::Reason::NO_ERROR);
     }
 }
 

@@ -52,7 +52,7 @@ impl Route {
     pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
         match &self.to {
             Callee::Service(service) => {
-                pick(&service.endpoints, self.destination.port(), self.mesh.site(), turn, tried)
+                pick(&service.endpoints, self.destination.port(), self.mesh.site(), self.destination.ip(), turn, tried)
             }
             Callee::Workload(workload) => {
                 (tried == Tried::default()).then(|| (&workload.endpoint, 0, self.destination.port()))

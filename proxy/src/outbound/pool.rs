@@ -228,8 +228,9 @@ async fn connect(pool: &Rc<Pool>, key: &Key) -> Result<Connection, ConnectError>
     let closed = Rc::new(Cell::new(false));
     let open = (Open::count(&pool.open), pool.metrics.mesh_connection(MeshSide::Client));
     tokio::task::spawn_local(run(connection, address.ip(), Rc::clone(&closed), open));
-    let lifetime = peer.not_after.as_secs().saturating_sub(peer.not_before.as_secs());
-    let margin = EXPIRY_MARGIN.as_secs().min(lifetime / 20);
+    // Of what is left, not of the whole life: that counts from a notBefore which is backdated by ten minutes.
+    let left = peer.not_after.as_secs().saturating_sub(pool.identity.now().as_secs());
+    let margin = EXPIRY_MARGIN.as_secs().min(left / 20);
     Ok(Connection { sender, busy: Rc::default(), until: peer.not_after.as_secs().saturating_sub(margin), closed })
 }
 

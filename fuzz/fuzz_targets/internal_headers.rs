@@ -1,0 +1,33 @@
+//! Header lines `name:value`, cleaned: nothing internal is left; ports and times are read strictly.
+#![no_main]
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_proxy::http::headers::{is_internal, sanitize, sanitize_trailers};
+use isthmus_proxy::http::internal::{Elapsed, parse_port, take_port};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n').take(100) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]))
+        {
+            headers.append(name, value);
+        }
+    }
+    if let Ok(port) = take_port(&mut headers.clone()) {
+        assert_ne!(port, 0);
+    }
+    let mut trailers = headers.clone();
+    sanitize(&mut headers);
+    sanitize_trailers(&mut trailers);
+    assert!(headers.keys().chain(trailers.keys()).all(|name| !is_internal(name.as_str())));
+    if let Some(port) = parse_port(bytes) {
+        assert_eq!(port.to_string().as_bytes(), bytes);
+    }
+    if let Some(elapsed) = Elapsed::parse(bytes) {
+        assert!(elapsed.app_us <= elapsed.total_us);
+        assert_eq!(Elapsed::parse(elapsed.to_value().as_bytes()), Some(elapsed));
+    }
+});
