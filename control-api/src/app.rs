@@ -85,11 +85,7 @@ impl Control {
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
-        let (ledger, own) = {
-            let (config, clock) = (config.clone(), clock.clone());
-            let opened = tokio::task::spawn_blocking(move || open(&config, clock)).await;
-            opened.map_err(|error| ControlError::Authority(error.to_string()))??
-        };
+        let (ledger, own) = open_aside(&config, &clock).await?;
         let proxies = listen(config.listen.proxies).await?;
         let operators = listen(config.listen.operators).await?;
         let metrics = listen(config.listen.metrics).await?;
@@ -228,6 +224,13 @@ impl Control {
             _ => Ok(()),
         }
     }
+}
+
+/// Opening waits for the disk and makes keys.
+async fn open_aside(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {
+    let (config, clock) = (config.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&config, clock)).await;
+    opened.map_err(|error| ControlError::Authority(error.to_string()))?
 }
 
 fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {

@@ -199,6 +199,13 @@ fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<O
     let mut outcome = ledger
         .propose(&proposal, dry_run || !problems.is_empty())
         .map_err(unavailable)?;
+    // "There is no Site `a`" is no news where the document of that Site is the faulty one.
+    let unread: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("`{}`", problem.resource.name))
+        .collect();
+    let follows = |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));
+    outcome.problems.retain(|problem| !follows(&problem.reason));
     problems.append(&mut outcome.problems);
     problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
     outcome.problems = problems;

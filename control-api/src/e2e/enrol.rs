@@ -70,9 +70,15 @@ async fn each_refusal_says_what_to_do() {
     let other_mesh = JoinToken::generate("a:1", &TrustDomain::parse("shop.example").unwrap(), revoked.root).unwrap();
     let refused = world.enroll(&other_mesh, &key).await.unwrap_err();
     assert!(refused.message().contains("not known here"), "{refused}");
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_mended_does_not_use_the_token_up() {
+    let world = World::start().await;
+    let key = csr::new_key().unwrap();
+    let mut operator = world.operator().await;
     let token = world.token("shop/web").await;
-    let request = enroll_request(&token, &key, NOW_MS + 3 * 3_600_000 + 61_000);
+    let request = enroll_request(&token, &key, NOW_MS + 3 * 3_600_000);
     let refused = world
         .pinned(token.root)
         .await

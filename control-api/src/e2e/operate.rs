@@ -34,6 +34,28 @@ async fn an_invalid_apply_changes_nothing_and_names_every_problem() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_follows_from_a_faulty_document_is_not_told() {
+    let world = World::start().await;
+    let mut operator = world.operator().await;
+    let kind = |kind: &str, spec: &str| {
+        format!("apiVersion: mesh.isthmus.dev/v1alpha1\nkind: {kind}\nmetadata: {{ name: new }}\nspec: {{ {spec} }}\n")
+    };
+    let yaml = format!(
+        "{}---\n{}",
+        kind("Site", "rangs: [10.30.0.0/16]"),
+        kind("Link", "sites: [dc1, new]")
+    );
+    let answer = apply(&mut operator, &yaml).await;
+    let fields: Vec<&str> = answer.problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["ranges", "rangs"].map(|field| format!("spec.{field}")),
+        "{:?}",
+        answer.problems
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn apply_says_what_it_did_and_a_dry_run_does_not_do_it() {
     let world = World::start().await;
     let mut operator = world.operator().await;

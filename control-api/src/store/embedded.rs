@@ -80,8 +80,11 @@ impl Store for EmbeddedStore {
     fn load(&self) -> Result<Contents, StoreError> {
         let transaction = self.0.begin_read().map_err(io)?;
         let meta = transaction.open_table(META).map_err(io)?;
-        let mut contents = Contents::default();
-        contents.revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
+        let revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
+        let mut contents = Contents {
+            revision,
+            ..Contents::default()
+        };
         let table = transaction.open_table(RESOURCES).map_err(io)?;
         for row in table.iter().map_err(io)? {
             let (key, value) = row.map_err(io)?;

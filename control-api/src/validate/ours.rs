@@ -28,8 +28,11 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         ],
         &[],
     );
-    let mut mesh = MeshConfig::default();
-    mesh.trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
+    let trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
+    let mut mesh = MeshConfig {
+        trust_domain,
+        ..MeshConfig::default()
+    };
     if let Some(enforce) = spec
         .get("enforcement")
         .and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)]))
@@ -217,7 +220,7 @@ fn rule(field: &Field) -> Rule {
     let mut rule = Rule::default();
     if let Some(from) = field.get("from") {
         from.only(&["identities", "namespaces", "serviceAccounts", "sites", "cidrs"], &[]);
-        rule.identities = list(&from, "identities", |f| identity(f));
+        rule.identities = list(&from, "identities", identity);
         rule.namespaces = list(&from, "namespaces", |f| f.word().map(str::to_string));
         rule.service_accounts = list(&from, "serviceAccounts", |f| f.word().map(str::to_string));
         rule.sites = list(&from, "sites", |f| f.word().map(str::to_string));
