@@ -59,6 +59,15 @@ impl Nginx {
     /// # Errors
     /// When it does not answer.
     pub fn accepted(&self) -> Result<u64, Error> {
+        self.counters().map(|[accepted, _]| accepted)
+    }
+
+    /// What reached it so far: connections accepted, and requests on them. A request on a connection that was there
+    /// before moves the second only.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn counters(&self) -> Result<[u64; 2], Error> {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let request = "GET / HTTP/1.0\r\n\r\n";
         let answer = raw::exchange(&self.host, self.status, request, Then::Read, START).text();
@@ -67,9 +76,12 @@ impl Nginx {
             .lines()
             .skip_while(|line| !line.starts_with("server accepts"))
             .nth(1);
-        let accepted = numbers.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        let accepted = accepted.ok_or_else(|| Error::Unexpected(format!("nginx's status page is {answer:?}")))?;
-        Ok(accepted.saturating_sub(asked))
+        let mut numbers = numbers.unwrap_or_default().split_whitespace().map(str::parse::<u64>);
+        // Accepted, handled, requests.
+        let (Some(Ok(accepted)), _, Some(Ok(requests))) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return Err(Error::Unexpected(format!("nginx's status page is {answer:?}")));
+        };
+        Ok([accepted, requests].map(|count| count.saturating_sub(asked)))
     }
 
     /// Its process, for logs and signals.

@@ -15,13 +15,13 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     require(policy == "shop/orders", || {
         format!("decision {id} names policy {policy:?} and not shop/orders: {decision}")
     })?;
-    let yaml = decision["allowedBy"].as_str().unwrap_or_default().to_owned();
+    let yaml = decision["wouldAllow"].as_str().unwrap_or_default().to_owned();
     require(yaml.contains("batch"), || {
         format!("decision {id} has no YAML that would allow batch: {decision}")
     })?;
 
     // The control arm: the same bytes, with that one rule relaxed.
-    let accepts = mesh.orders_accepts()?;
+    let accepts = mesh.orders_reached()?;
     mesh.apply(&resources::batch_allowed())?;
     let relaxed = mesh.get("batch", ORDERS_URL);
     mesh.apply(resources::policy("orders"))?;
@@ -38,7 +38,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
         more: std::iter::once("what would allow it:".to_owned())
             .chain(yaml.lines().map(|l| format!("  {l}")))
             .collect(),
-        facts: json!({ "status": answer.status, "reason": "not-allowed", "decision": id, "policy": policy, "allowedBy": yaml,
+        facts: json!({ "status": answer.status, "reason": "not-allowed", "decision": id, "policy": policy, "wouldAllow": yaml,
                        "controlArm": { "status": relaxed.status, "reachedApp": reached } }),
     })
 }

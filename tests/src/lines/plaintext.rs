@@ -15,7 +15,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let id = one_word_and_an_id(&answer, "plaintext")?;
     refusal.happened(mesh)?;
 
-    let accepts = mesh.orders_accepts()?;
+    let accepts = mesh.orders_reached()?;
     mesh.apply(&resources::plaintext_allowed())?;
     let relaxed = mesh.get("stranger", STRAIGHT);
     mesh.apply(resources::policy("orders"))?;

@@ -25,7 +25,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
             format!("TLS 1.3 from {from} was refused: {}", new.said)
         })?;
 
-        let accepts = mesh.orders_accepts()?;
+        let accepts = mesh.orders_reached()?;
         mesh.apply(&resources::old_tls_allowed())?;
         let relaxed = mesh.tls(from, to, "1.1");
         mesh.apply(resources::policy("orders-tls"))?;

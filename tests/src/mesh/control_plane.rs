@@ -48,11 +48,12 @@ impl ControlPlane {
         let command = Command::new(&self.binary)
             .args(["control", "--config"])
             .arg(&self.config)
-            .named("control");
+            .named("control")
+            .log_file(self.state.with_extension("log"));
         let process = self.host.spawn(command).map_err(|e| e.to_string())?;
         let process = self.process.insert(process);
         process
-            .wait_for_line("its readiness", START, |line| line.contains("ready"))
+            .wait_for_line("its readiness", START, |line| line.contains("control plane up"))
             .map_err(|e| e.to_string())?;
         Ok(())
     }

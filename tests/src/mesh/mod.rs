@@ -229,7 +229,7 @@ impl Mesh {
 
     /// Remembers how often `workload` has refused for `reason` so far.
     pub fn refusal(&self, workload: &'static str, reason: &'static str) -> Result<Refusal, String> {
-        let accepts = self.orders_accepts()?;
+        let accepts = self.orders_reached()?;
         Ok(Refusal {
             workload,
             reason,
@@ -242,15 +242,15 @@ impl Mesh {
         self.metric(workload, "isthmus_refused_total", &[("reason", reason)])
     }
 
-    /// How many connections the app on orders has accepted.
-    pub fn orders_accepts(&self) -> Result<u64, String> {
-        self.orders.accepts()
+    /// How much has reached the app on orders: connections and requests.
+    pub fn orders_reached(&self) -> Result<u64, String> {
+        self.orders.reached()
     }
 
     /// How many connections or requests the app has got since `before`; none is an error.
     pub fn requests_reached(&self, before: u64) -> Result<u64, String> {
-        match self.orders_accepts()?.saturating_sub(before) {
-            0 => Err("with the rule relaxed nothing reached the app: its accept counter stood still".to_owned()),
+        match self.orders_reached()?.saturating_sub(before) {
+            0 => Err("with the rule relaxed nothing reached the app: its counters stood still".to_owned()),
             reached => Ok(reached),
         }
     }
@@ -272,10 +272,10 @@ impl Refusal {
         if mesh.refused(workload, reason)? <= self.count {
             return Err(format!("the metric of {workload} shows no refusal for {reason}"));
         }
-        match mesh.orders_accepts()?.saturating_sub(self.accepts) {
+        match mesh.orders_reached()?.saturating_sub(self.accepts) {
             0 => Ok(()),
             seen => Err(format!(
-                "refused for {reason}, and yet the app accepted {seen} connections"
+                "refused for {reason}, and yet the app saw {seen} connections or requests"
             )),
         }
     }

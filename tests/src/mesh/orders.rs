@@ -31,8 +31,8 @@ pub(super) struct BuiltIn {
 struct Https {
     server: Option<Server>,
     old: bool,
-    /// What servers before this one accepted.
-    accepted: u64,
+    /// What reached the servers before this one.
+    before: u64,
 }
 
 impl Orders {
@@ -47,7 +47,7 @@ impl Orders {
         let https = Mutex::new(Https {
             server: Some(https),
             old: false,
-            accepted: 0,
+            before: 0,
         });
         Ok(Orders::BuiltIn(BuiltIn {
             host: host.clone(),
@@ -64,10 +64,15 @@ impl Orders {
         }
     }
 
-    pub(super) fn accepts(&self) -> Result<u64, String> {
+    /// Connections accepted and requests served so far: whatever reaches the app moves it, also on a connection that was
+    /// there before.
+    pub(super) fn reached(&self) -> Result<u64, String> {
         match self {
-            Orders::Nginx(nginx) => nginx.accepted().map_err(|e| e.to_string()),
-            Orders::BuiltIn(built_in) => Ok(built_in.accepts()),
+            Orders::Nginx(nginx) => nginx
+                .counters()
+                .map(|both| both.iter().sum())
+                .map_err(|e| e.to_string()),
+            Orders::BuiltIn(built_in) => Ok(built_in.reached()),
         }
     }
 
@@ -81,9 +86,9 @@ impl Orders {
 }
 
 impl BuiltIn {
-    fn accepts(&self) -> u64 {
+    fn reached(&self) -> u64 {
         let https = self.https.lock().unwrap_or_else(PoisonError::into_inner);
-        self.http.accepted() + https.accepted + https.server.as_ref().map_or(0, Server::accepted)
+        seen(&self.http) + https.before + https.server.as_ref().map_or(0, seen)
     }
 
     fn speak(&self, old: bool) -> Result<(), String> {
@@ -91,7 +96,7 @@ impl BuiltIn {
         if https.old == old {
             return Ok(());
         }
-        https.accepted += https.server.take().map_or(0, |server| server.accepted());
+        https.before += https.server.take().as_ref().map_or(0, seen);
         let server = match old {
             true => tls11::server(&self.host, any(HTTPS)),
             false => https_server(&self.host, any(HTTPS), &self.certificate),
@@ -100,6 +105,10 @@ impl BuiltIn {
         https.old = old;
         Ok(())
     }
+}
+
+fn seen(server: &Server) -> u64 {
+    server.accepted() + server.requests()
 }
 
 /// Both families, all addresses.

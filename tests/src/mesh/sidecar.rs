@@ -42,7 +42,8 @@ impl Sidecar {
         let command = Command::new(binary)
             .args(["proxy", "--config"])
             .arg(&config)
-            .named("proxy");
+            .named("proxy")
+            .log_file(dir.join("proxy.log"));
         let process = host.spawn(command).map_err(|e| e.to_string())?;
         Ok(Sidecar {
             host: host.clone(),
