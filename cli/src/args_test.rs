@@ -1,1 +1,104 @@
+use clap::{CommandFactory, Parser};
 
+use super::*;
+
+fn parses(line: &str) -> bool {
+    Cli::try_parse_from(line.split_whitespace()).is_ok()
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_the_documents_show_parses() {
+    for line in [
+        "isthmus apply -f mesh.yaml",
+        "isthmus apply -f a.yaml -f policies/ --dry-run",
+        "isthmus apply -f - --wait --timeout 30s --json",
+        "isthmus get policies -A",
+        "isthmus get workload orders -n shop -o yaml",
+        "isthmus get proxies --json",
+        "isthmus delete servicepolicy shop/orders",
+        "isthmus delete -f old/",
+        "isthmus token create shop/orders --ttl 10m --out token",
+        "isthmus token list",
+        "isthmus token revoke 7f3a",
+        "isthmus join --token-file - --dry-run",
+        "isthmus leave",
+        "isthmus proxy --config proxy.yaml",
+        "isthmus control --config control.yaml",
+        "isthmus version -o json",
+        "isthmus completions zsh",
+        "isthmus demo",
+    ] {
+        assert!(parses(line), "{line}");
+    }
+}
+
+#[test]
+fn contradictions_are_wrong_usage() {
+    for line in [
+        "isthmus",
+        "isthmus apply",
+        "isthmus apply -f a.yaml --dry-run --wait",
+        "isthmus apply -f a.yaml --wait --timeout 30",
+        "isthmus get",
+        "isthmus get policies -n shop -A",
+        "isthmus get policies -o json --json",
+        "isthmus delete",
+        "isthmus delete workload",
+        "isthmus delete workload shop/a -f b.yaml",
+        "isthmus token create orders",
+        "isthmus token create shop/orders --ttl 8d",
+    ] {
+        assert!(!parses(line), "{line}");
+    }
+}
+
+#[test]
+fn no_command_takes_a_token_as_an_argument() {
+    let join = Cli::command().find_subcommand("join").unwrap().clone();
+    assert_eq!(join.get_positionals().count(), 0);
+    let names: Vec<String> = join
+        .get_arguments()
+        .map(|argument| argument.get_id().to_string())
+        .collect();
+    assert!(!names.iter().any(|name| name == "token"), "{names:?}");
+    assert!(!parses("isthmus join isthmus1.abc"));
+    assert!(!parses("isthmus join --token isthmus1.abc"));
+}
+
+#[test]
+fn every_command_says_what_it_does_and_has_an_example() {
+    for command in Cli::command()
+        .get_subcommands()
+        .filter(|command| command.get_name() != "help")
+    {
+        let name = command.get_name();
+        assert!(command.get_about().is_some(), "{name}: no sentence about it");
+        let leaves: Vec<_> = command.get_subcommands().collect();
+        let shown = match leaves.as_slice() {
+            [] => vec![command],
+            leaves => leaves.to_vec(),
+        };
+        // The daemons' arguments are their own crates'.
+        for leaf in shown.into_iter().filter(|_| !["proxy", "control"].contains(&name)) {
+            let example = leaf
+                .get_after_help()
+                .is_some_and(|text| text.to_string().contains("EXAMPLES"));
+            assert!(example, "{name} {}: no example", leaf.get_name());
+        }
+    }
+}
+
+#[test]
+fn completions_know_every_command() {
+    let mut script = Vec::new();
+    clap_complete::generate(clap_complete::Shell::Bash, &mut Cli::command(), "isthmus", &mut script);
+    let script = String::from_utf8(script).unwrap();
+    for command in Cli::command().get_subcommands() {
+        assert!(script.contains(command.get_name()), "{}", command.get_name());
+    }
+}

@@ -193,8 +193,8 @@ pub(crate) fn refused(status: &Status) -> Failure {
             "use the operator.yaml of this control plane's present state directory",
         ),
         Code::Unimplemented => Failure::new(
-            format!("the control plane does not know this request: {said}"),
-            "it is older than this command; `isthmus version` shows this one's",
+            "the control plane does not know this request on this port",
+            "check that the address is that of the operator port (15013); else it is older than this command",
         ),
         Code::ResourceExhausted => Failure::new(
             format!("the control plane is at a limit: {said}"),

@@ -53,6 +53,8 @@ enum Command {
     Leave(leave::Args),
     /// Run the sidecar of this machine or pod.
     Proxy(isthmus_proxy::Args),
+    /// Run the control plane.
+    Control(isthmus_control::Args),
     Version(version::Args),
     Completions(completions::Args),
     Demo(demo::Args),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Proxy(args) => isthmus_proxy::run_blocking(&args),
+        Command::Control(args) => isthmus_control::run_blocking(&args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),

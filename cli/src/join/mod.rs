@@ -163,12 +163,16 @@ impl Plan {
             unit: systemd.then(|| machine::UNIT_NAME.to_owned()),
             user_created: false,
         };
-        let config = proxy_config(
+        let mut config = proxy_config(
             &given.token.address,
             &args.config_dir,
             &args.state_dir,
             &args.exclude_inbound_ports,
         );
+        if systemd {
+            // In the unit's RuntimeDirectory; without systemd nobody makes one.
+            config.push_str("admin: { socket: /run/isthmus/proxy.sock }\n");
+        }
         Ok(Self {
             joined,
             config_dir: args.config_dir.clone(),
