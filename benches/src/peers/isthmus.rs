@@ -92,11 +92,7 @@ fn control_plane(program: &Path, stage: &Stage) -> Result<Process, String> {
         .args(["control", "--config"])
         .arg(config)
         .named("isthmus-control");
-    let process = host.spawn(command).map_err(|error| error.to_string())?;
-    process
-        .wait_for_line("readiness", START, |line| line.contains("ready"))
-        .map_err(|error| error.to_string())?;
-    Ok(process)
+    stage.start(host, command, host.socket(15013))
 }
 
 /// A command of the operator, as a person would type it.
