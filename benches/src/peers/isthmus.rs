@@ -92,7 +92,12 @@ fn control_plane(program: &Path, stage: &Stage) -> Result<Process, String> {
         .args(["control", "--config"])
         .arg(config)
         .named("isthmus-control");
-    stage.start(host, command, host.socket(15013))
+    let process = host.spawn(command).map_err(|error| error.to_string())?;
+    // Not its ports: they are bound before the operator's credentials are written.
+    process
+        .wait_for_line("readiness", START, |line| line.contains("control plane up"))
+        .map_err(|error| error.to_string())?;
+    Ok(process)
 }
 
 /// A command of the operator, as a person would type it.
