@@ -9,10 +9,13 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n').take(100) {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]))
-        {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(&line[..colon]),
+            HeaderValue::from_bytes(&line[colon + 1..]),
+        ) {
             headers.append(name, value);
         }
     }
@@ -22,7 +25,12 @@ fuzz_target!(|bytes: &[u8]| {
     let mut trailers = headers.clone();
     sanitize(&mut headers);
     sanitize_trailers(&mut trailers);
-    assert!(headers.keys().chain(trailers.keys()).all(|name| !is_internal(name.as_str())));
+    assert!(
+        headers
+            .keys()
+            .chain(trailers.keys())
+            .all(|name| !is_internal(name.as_str()))
+    );
     if let Some(port) = parse_port(bytes) {
         assert_eq!(port.to_string().as_bytes(), bytes);
     }

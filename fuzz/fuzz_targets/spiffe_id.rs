@@ -7,6 +7,9 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     if let Ok(id) = SpiffeId::parse(text) {
         assert_eq!(id.to_string(), text);
-        assert_eq!(SpiffeId::workload(id.trust_domain(), id.namespace(), id.service_account()).ok(), Some(id));
+        assert_eq!(
+            SpiffeId::workload(id.trust_domain(), id.namespace(), id.service_account()).ok(),
+            Some(id)
+        );
     }
 });

@@ -17,6 +17,9 @@ fuzz_target!(|bytes: &[u8]| {
         let mut written = HeaderMap::new();
         context.write(&mut written);
         let again = TraceContext::parse(&written).expect("what we write can be read");
-        assert_eq!((again.trace_id, again.span_id, again.sampled), (context.trace_id, context.span_id, context.sampled));
+        assert_eq!(
+            (again.trace_id, again.span_id, again.sampled),
+            (context.trace_id, context.span_id, context.sampled)
+        );
     }
 });

@@ -21,7 +21,11 @@ pub enum Message<'a> {
     /// Not all there yet.
     Incomplete,
     /// A complete handshake message: its type, its body, and how many bytes on the wire its records take.
-    Handshake { kind: u8, body: Cow<'a, [u8]>, wire_len: usize },
+    Handshake {
+        kind: u8,
+        body: Cow<'a, [u8]>,
+        wire_len: usize,
+    },
     /// A complete alert record: the other side refuses. `wire_len` bytes may be passed on to say so.
     Alert { wire_len: usize },
     /// Not TLS, or TLS that nobody sends.
@@ -35,7 +39,9 @@ pub fn first_message(bytes: &[u8]) -> Message<'_> {
     let mut parts: Vec<&[u8]> = Vec::new();
     let mut collected = 0;
     loop {
-        let Some(header) = bytes.get(at..at + HEADER) else { return incomplete_or_invalid(&bytes[at.min(bytes.len())..]) };
+        let Some(header) = bytes.get(at..at + HEADER) else {
+            return incomplete_or_invalid(&bytes[at.min(bytes.len())..]);
+        };
         let (kind, length) = (header[0], usize::from(header[3]) << 8 | usize::from(header[4]));
         if header[1] != 3 || length == 0 || length > MAX_RECORD {
             return Message::Invalid("record header out of bounds");
@@ -47,7 +53,11 @@ pub fn first_message(bytes: &[u8]) -> Message<'_> {
                 continue;
             }
             ALERT if parts.is_empty() => {
-                return if bytes.len() >= end { Message::Alert { wire_len: end } } else { Message::Incomplete };
+                return if bytes.len() >= end {
+                    Message::Alert { wire_len: end }
+                } else {
+                    Message::Incomplete
+                };
             }
             HANDSHAKE => {}
             _ => return Message::Invalid("not a handshake record"),

@@ -80,18 +80,29 @@ impl Lease {
         let mut pool = self.client.http1.borrow_mut();
         let idle = pool.entry(self.address).or_default();
         let now = Instant::now();
-        while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) > IDLE_LIMIT) {
+        while idle
+            .front()
+            .is_some_and(|oldest| now.duration_since(oldest.since) > IDLE_LIMIT)
+        {
             idle.pop_front();
         }
         if idle.len() < MAX_IDLE && !self.sender.is_closed() {
-            idle.push_back(Idle { sender: self.sender, since: now });
+            idle.push_back(Idle {
+                sender: self.sender,
+                since: now,
+            });
         }
     }
 }
 
 impl AppClient {
     pub fn new(options: DialOptions) -> Rc<AppClient> {
-        Rc::new(AppClient { options, http1: RefCell::default(), http2: RefCell::default(), open: Rc::default() })
+        Rc::new(AppClient {
+            options,
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+            open: Rc::default(),
+        })
     }
 
     /// Connections that are open now.
@@ -106,7 +117,11 @@ impl AppClient {
         request: Request<Body>,
         http2: bool,
     ) -> Result<Response<Body>, AppError> {
-        if http2 { self.send_http2(address, request).await } else { self.send_http1(address, request).await }
+        if http2 {
+            self.send_http2(address, request).await
+        } else {
+            self.send_http1(address, request).await
+        }
     }
 
     async fn send_http1(
@@ -123,7 +138,11 @@ impl AppClient {
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    let lease = Lease { client: Rc::clone(self), address, sender };
+                    let lease = Lease {
+                        client: Rc::clone(self),
+                        address,
+                        sender,
+                    };
                     return Ok(response.map(|incoming| Body::http1(incoming, Some(lease))));
                 }
                 // The app closed a kept-alive connection while we took it: nothing was sent, so the request is whole.
@@ -139,7 +158,9 @@ impl AppClient {
     async fn take_idle(&self, address: SocketAddr) -> Option<Sender> {
         poll_fn(|cx| {
             let mut pool = self.http1.borrow_mut();
-            let Some(idle) = pool.get_mut(&address) else { return Poll::Ready(None) };
+            let Some(idle) = pool.get_mut(&address) else {
+                return Poll::Ready(None);
+            };
             let mut place = idle.len();
             while place > 0 {
                 place -= 1;
@@ -155,7 +176,9 @@ impl AppClient {
     }
 
     async fn dial_http1(&self, address: SocketAddr) -> Result<Sender, AppError> {
-        let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
+        let stream = dial(address, self.options)
+            .await
+            .map_err(|error| AppError::Dial(address, error))?;
         let (sender, connection) = hyper::client::conn::http1::Builder::new()
             .title_case_headers(true)
             .handshake(TokioIo::new(stream))
@@ -186,8 +209,9 @@ impl AppClient {
         };
         let (head, body) = request.into_parts();
         let ends = body.is_empty();
-        let (response, stream) =
-            sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
+        let (response, stream) = sender
+            .send_request(Request::from_parts(head, ()), ends)
+            .map_err(AppError::Http2)?;
         if !ends {
             // Ends with the body or with the stream, whichever is first.
             tokio::task::spawn_local(pump(body, stream));
@@ -196,9 +220,14 @@ impl AppClient {
     }
 
     async fn dial_http2(&self, address: SocketAddr) -> Result<h2::client::SendRequest<Bytes>, AppError> {
-        let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
-        let (sender, connection) =
-            Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
+        let stream = dial(address, self.options)
+            .await
+            .map_err(|error| AppError::Dial(address, error))?;
+        let (sender, connection) = Http2Settings::APP
+            .client()
+            .handshake(stream)
+            .await
+            .map_err(AppError::Http2)?;
         let open = Open::count(&self.open);
         tokio::task::spawn_local(async move {
             let _ = connection.await;

@@ -95,7 +95,11 @@ where
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The app's own `date` passes through; ours would be a second opinion. A client that half-closes still gets its
     // answer: the watch for its reset is on the write side.
-    builder.auto_date_header(false).half_close(true).max_headers(MAX_HEADERS).max_buf_size(256 * 1024);
+    builder
+        .auto_date_header(false)
+        .half_close(true)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(256 * 1024);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -112,8 +116,11 @@ where
     H: Fn(Request<Body>) -> F + Clone + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let mut connection: h2::server::Connection<S, Bytes> =
-        Http2Settings::APP.server().handshake(stream).await.map_err(io::Error::other)?;
+    let mut connection: h2::server::Connection<S, Bytes> = Http2Settings::APP
+        .server()
+        .handshake(stream)
+        .await
+        .map_err(io::Error::other)?;
     let mut stopping = false;
     loop {
         let accepted = tokio::select! {
@@ -127,7 +134,7 @@ where
         let Some(accepted) = accepted else { return Ok(()) };
         let (request, respond) = accepted.map_err(io::Error::other)?;
         let handle = handle.clone();
-        tokio::task::spawn_local(answer(request, respond, move |request| handle(request)));
+        tokio::task::spawn_local(answer(request, respond, handle));
     }
 }
 

@@ -36,22 +36,36 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     let (stream, identity) = match tls::accept(stream, inbound.server_config.clone()).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, error.word());
+            inbound
+                .needs
+                .metrics
+                .mesh_handshake_failed(MeshSide::Server, error.word());
             tracing::info!(reason = error.word(), caller_address = %source, "no mesh connection: {error}");
             return;
         }
     };
-    let peer = Rc::new(Peer { identity, source, local });
+    let peer = Rc::new(Peer {
+        identity,
+        source,
+        local,
+    });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
-        inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
+        inbound
+            .needs
+            .metrics
+            .mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
     };
     let _open = inbound.needs.metrics.mesh_connection(MeshSide::Server);
     serve_streams(inbound, connection, &peer).await;
 }
 
-async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Connection<TlsStream<TcpStream>, Bytes>, peer: &Rc<Peer>) {
+async fn serve_streams(
+    inbound: &Rc<Inbound>,
+    mut connection: Connection<TlsStream<TcpStream>, Bytes>,
+    peer: &Rc<Peer>,
+) {
     let mut draining = false;
     let drain = drain(inbound, peer);
     tokio::pin!(drain);

@@ -38,6 +38,9 @@ mod pair_test;
 #[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;
+#[cfg(test)]
+#[path = "world_test.rs"]
+mod world_test;
 
 /// The app is on this host: an answer to a connection attempt that takes longer is no answer.
 const APP_DIAL_DEADLINE: Duration = Duration::from_secs(3);
@@ -69,9 +72,17 @@ pub struct Inbound {
 
 impl Inbound {
     pub fn new(needs: Needs) -> Rc<Inbound> {
-        let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
+        let dial = DialOptions {
+            mark: needs.mark,
+            deadline: APP_DIAL_DEADLINE,
+        };
         let server_config = needs.identity.server_config(&[tls::mesh::ALPN], ClientAuth::Required);
-        Rc::new(Inbound { app: AppClient::new(dial), server_config, dial, needs })
+        Rc::new(Inbound {
+            app: AppClient::new(dial),
+            server_config,
+            dial,
+            needs,
+        })
     }
 
     /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.

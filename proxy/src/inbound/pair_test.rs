@@ -1,335 +1,16 @@
-//! Two proxies in one process, joined by real mesh TLS over loopback: `web` calls `orders`. The app of `orders` listens on
-//! 127.0.0.2, which stands for the workload's own address; 127.0.0.1 is loopback like everywhere.
+//! Requests through the pair: what arrives, what is refused, what survives a rotation.
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{
-    CertificateAuthority, Clock, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock, TrustDomain,
-    WorkloadIdentity,
-};
-use isthmus_proto::model::{self, Action, Body, Delta, PortPolicy, Resource, ResourceKey, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 
-use super::{Decisions, Inbound, Needs};
-use crate::outbound::{self, Outbound};
-use crate::state::{AppProtocol, Enforcement, Mesh, State, TlsVersion, Transport};
-use crate::telemetry::{Metrics, Tracer};
-
-pub(super) const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-pub(super) const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
-
-pub(super) struct World {
-    pub(super) ca: CertificateAuthority,
-    pub(super) web: Arc<IdentityStore>,
-    pub(super) orders: Arc<Inbound_>,
-    pub(super) web_state: Arc<State>,
-    pub(super) outbound: Rc<Outbound>,
-    pub(super) inbound: Rc<Inbound>,
-    pub(super) decisions: Arc<Decisions>,
-    pub(super) mesh: SocketAddr,
-    pub(super) stop: watch::Sender<bool>,
-    pub(super) spec: Spec,
-}
-
-/// The callee's state, to publish new policies to.
-pub(super) struct Inbound_ {
-    pub(super) state: Arc<State>,
-    pub(super) metrics: Metrics,
-}
-
-/// What differs between tests.
-#[derive(Clone)]
-pub(super) struct Spec {
-    pub(super) app_port: u16,
-    pub(super) protocol: AppProtocol,
-    pub(super) transport: Transport,
-    pub(super) min_tls: TlsVersion,
-    pub(super) enforcement: Enforcement,
-    /// Service accounts that may call; `None`: all.
-    pub(super) allow: Option<Vec<&'static str>>,
-}
-
-impl Spec {
-    pub(super) fn http(app_port: u16) -> Spec {
-        Spec {
-            app_port,
-            protocol: AppProtocol::Http,
-            transport: Transport::MeshOnly,
-            min_tls: TlsVersion::V1_2,
-            enforcement: Enforcement::Enforce,
-            allow: None,
-        }
-    }
-}
-
-pub(super) fn id(account: &str) -> SpiffeId {
-    SpiffeId::workload(&TrustDomain::parse("shop.example").unwrap(), "shop", account).unwrap()
-}
-
-pub(super) fn identity(ca: &CertificateAuthority, who: &SpiffeId, lifetime: Duration) -> WorkloadIdentity {
-    let key = PrivateKey::generate().unwrap();
-    let issued = ca.issue(&PublicKeyInfo::of(&key), who, lifetime, &[]).unwrap();
-    WorkloadIdentity::from_issued(issued, key, ca.bundle(), SystemClock.now()).unwrap()
-}
-
-pub(super) fn store(ca: &CertificateAuthority, who: &SpiffeId) -> Arc<IdentityStore> {
-    let store = IdentityStore::new(who.trust_domain().clone(), Arc::new(SystemClock));
-    store.replace(identity(ca, who, Duration::from_secs(3600))).unwrap();
-    store
-}
-
-pub(super) fn authority() -> CertificateAuthority {
-    CertificateAuthority::generate(&TrustDomain::parse("shop.example").unwrap(), Arc::new(SystemClock)).unwrap()
-}
-
-fn policy(spec: &Spec) -> PortPolicy {
-    let rule = |account: &&str| Rule {
-        policy: "shop/orders".into(),
-        index: 0,
-        mode: model::RuleMode::Enforce,
-        conditions: Ok(model::Conditions {
-            identities: Some(vec![model::IdentityPattern::Exact(id(account))]),
-            ..model::Conditions::default()
-        }),
-    };
-    PortPolicy {
-        transport: spec.transport,
-        min_tls_version: spec.min_tls,
-        deny: Vec::new(),
-        allow: spec.allow.iter().flatten().map(rule).collect(),
-        default_action: if spec.allow.is_some() { Action::Deny } else { Action::Allow },
-        default_from: spec.allow.as_ref().map(|_| "shop/orders".into()),
-    }
-}
-
-fn mesh_body(spec: &Spec) -> Body {
-    let site = |name: &str, range: &str| model::Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()] };
-    Body::Mesh(Box::new(model::Mesh {
-        trust_domain: TrustDomain::parse("shop.example").unwrap(),
-        enforcement: spec.enforcement,
-        site: "dc1".parse().unwrap(),
-        sites: vec![site("dc1", "10.20.0.0/16")],
-        vip_ranges: vec!["10.96.0.0/16".parse().unwrap()],
-        dns_suffixes: Vec::new(),
-        links: Vec::new(),
-        roots_der: Vec::new(),
-        telemetry: Ok(model::Telemetry::default()),
-        leaf_lifetime: None,
-    }))
-}
-
-fn publish(state: &State, version: u64, upserts: Vec<(ResourceKey, Body)>) {
-    let upserts = upserts.into_iter().map(|(key, body)| Resource { key, body: Ok(body) }).collect();
-    let delta = Delta { version, upserts, removals: Vec::new(), first_sync_complete: true };
-    state.publish(Mesh::unknown().apply(delta));
-}
-
-pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
-    let inbound = model::Inbound {
-        workload: "shop/orders".parse().unwrap(),
-        addresses: vec![OWN],
-        ports: vec![model::InboundPort {
-            port: spec.app_port,
-            protocol: spec.protocol,
-            services: vec!["shop/orders".parse().unwrap()],
-            policy: Ok(policy(spec)),
-        }],
-        default_policy: Ok(policy(spec)),
-    };
-    publish(
-        state,
-        version,
-        vec![(ResourceKey::Mesh, mesh_body(spec)), (ResourceKey::Inbound, Body::Inbound(Box::new(inbound)))],
-    );
-}
-
-pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: &SpiffeId, spec: &Spec) {
-    let service = model::Service {
-        name: "shop/orders".parse().unwrap(),
-        hostnames: vec!["orders.shop".into()],
-        vips: vec![VIP.ip()],
-        ports: vec![(
-            80,
-            Ok(model::ServicePort {
-                port: 80,
-                name: "main".into(),
-                protocol: spec.protocol,
-                transport: Some(spec.transport),
-                min_tls_version: Some(spec.min_tls),
-            }),
-        )],
-        endpoints: vec![Ok(model::Endpoint {
-            site: Some("dc1".parse().unwrap()),
-            ip: OWN,
-            target_ports: [(80, spec.app_port)].into(),
-            workload: Some("shop/orders".parse().unwrap()),
-            mesh: mesh_port.map(|port| model::MeshPeer { port, identities: vec![expected.clone()] }),
-        })],
-    };
-    let name = service.name.clone();
-    let address = model::Address { ip: VIP.ip(), target: model::Target::Service(name.clone()) };
-    publish(
-        state,
-        1,
-        vec![
-            (ResourceKey::Mesh, mesh_body(spec)),
-            (ResourceKey::Service(name), Body::Service(Box::new(service))),
-            (ResourceKey::Address(VIP.ip()), Body::Address(Box::new(address))),
-        ],
-    );
-}
-
-/// A pair in which `web` is the caller.
-pub(super) async fn world(spec: Spec) -> World {
-    world_of(spec, "web", "orders").await
-}
-
-pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World {
-    let ca = authority();
-    let (web, orders) = (store(&ca, &id(caller)), store(&ca, &id("orders")));
-    let (web_state, orders_state) = (State::new().0, State::new().0);
-    let (stop, stopped) = watch::channel(false);
-    let listener = TcpListener::bind((OWN, 0)).await.unwrap();
-    let mesh = listener.local_addr().unwrap();
-    publish_inbound(&orders_state, 1, &spec);
-    publish_outbound(&web_state, Some(mesh.port()), &id(expected), &spec);
-    let decisions = Decisions::new();
-    let metrics = Metrics::new(1).for_worker(0);
-    let inbound = Inbound::new(Needs {
-        state: Arc::clone(&orders_state),
-        identity: orders,
-        metrics: metrics.clone(),
-        tracer: Tracer::new(&metrics).0,
-        decisions: Arc::clone(&decisions),
-        mark: None,
-        own_ports: vec![mesh.port(), 15001],
-        stop: stopped.clone(),
-    });
-    let outbound = Outbound::new(outbound::Needs {
-        state: Arc::clone(&web_state),
-        identity: Arc::clone(&web),
-        metrics: Metrics::new(1).for_worker(0),
-        tracer: Tracer::new(&metrics).0,
-        mark: None,
-        stop: stopped,
-    });
-    let accepting = Rc::clone(&inbound);
-    tokio::task::spawn_local(async move {
-        while let Ok((stream, source)) = listener.accept().await {
-            let inbound = Rc::clone(&accepting);
-            tokio::task::spawn_local(async move { inbound.mesh(stream, source).await });
-        }
-    });
-    let orders = Arc::new(Inbound_ { state: orders_state, metrics });
-    World { ca, web, orders, web_state, outbound, inbound, decisions, mesh, stop, spec }
-}
-
-impl World {
-    /// Where the app of `web` connects to, as if it had dialled `destination`.
-    pub(super) async fn capture(&self, destination: SocketAddr) -> (SocketAddr, Rc<Cell<usize>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let outbound = Rc::clone(&self.outbound);
-        let open = Rc::new(Cell::new(0));
-        let counted = Rc::clone(&open);
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, source)) = listener.accept().await {
-                let (outbound, open) = (Rc::clone(&outbound), Rc::clone(&counted));
-                open.set(open.get() + 1);
-                tokio::task::spawn_local(async move {
-                    outbound.captured(stream, source, destination).await;
-                    open.set(open.get() - 1);
-                });
-            }
-        });
-        (address, open)
-    }
-
-    /// Where somebody without a sidecar connects to, as if capture had brought it to `orders`.
-    pub(super) async fn capture_inbound(&self, destination: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let inbound = Rc::clone(&self.inbound);
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, source)) = listener.accept().await {
-                let inbound = Rc::clone(&inbound);
-                tokio::task::spawn_local(async move { inbound.captured(stream, source, destination).await });
-            }
-        });
-        address
-    }
-}
-
-/// Runs a test's world on one thread, as a worker does; no test takes longer than this.
-pub(super) async fn on_worker<T>(test: impl Future<Output = T>) -> T {
-    let local = tokio::task::LocalSet::new();
-    let limited = tokio::time::timeout(Duration::from_secs(60), test);
-    local.run_until(limited).await.expect("the test ends in time")
-}
-
-/// An app that runs `serve` per connection. Returns its port on [`OWN`], and how many connections it accepted.
-pub(super) async fn app<F: Future<Output = ()> + 'static>(
-    serve: impl Fn(TcpStream) -> F + 'static,
-) -> (u16, Rc<Cell<usize>>) {
-    let listener = TcpListener::bind((OWN, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let accepted = Rc::new(Cell::new(0));
-    let counted = Rc::clone(&accepted);
-    tokio::task::spawn_local(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.set(counted.get() + 1);
-            tokio::task::spawn_local(serve(stream));
-        }
-    });
-    (port, accepted)
-}
-
-/// An HTTP/1 app that answers with the request it saw: its line, its headers sorted, its body; trailers as `t-` headers.
-pub(super) async fn mirror(stream: TcpStream) {
-    use http_body_util::{BodyExt, Full};
-    let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-        let (head, body) = request.into_parts();
-        let collected = body.collect().await?;
-        let mut lines: Vec<String> =
-            head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
-        for (name, value) in collected.trailers().into_iter().flatten() {
-            lines.push(format!("t-{name}: {}", value.to_str().unwrap()));
-        }
-        lines.sort();
-        let body = collected.to_bytes();
-        let text = format!("{} {}\n{}\n\n{}", head.method, head.uri, lines.join("\n"), String::from_utf8_lossy(&body));
-        let mut response = http::Response::new(Full::new(bytes::Bytes::from(text)));
-        let forged = response.headers_mut();
-        forged.insert("isthmus-elapsed", "total=1;app=1".parse().unwrap());
-        forged.insert("isthmus-denied", "forged".parse().unwrap());
-        forged.insert("isthmus_x", "forged".parse().unwrap());
-        forged.insert("x-kept", "yes".parse().unwrap());
-        Ok::<_, hyper::Error>(response)
-    });
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
-        .await;
-}
-
-/// Sends bytes, reads the answer to its end.
-pub(super) async fn exchange(to: SocketAddr, bytes: &[u8]) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(bytes).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-pub(super) async fn get(to: SocketAddr, path: &str, headers: &str) -> std::io::Result<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: orders.shop\r\nConnection: close\r\n{headers}\r\n");
-    exchange(to, request.as_bytes()).await
-}
+use super::world_test::{
+    Spec, VIP, app, exchange, get, id, identity, mirror, on_worker, publish_inbound, world, world_of,
+};
+use crate::state::{AppProtocol, Enforcement};
 
 #[tokio::test]
 async fn a_request_crosses_the_pair_and_the_app_learns_who_called() {
@@ -390,18 +71,40 @@ async fn bodies_and_trailers_arrive_as_they_were_sent() {
 async fn a_caller_that_is_not_allowed_gets_a_word_and_an_id_and_the_operator_the_rule() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
-        let world = world_of(Spec { allow: Some(vec!["web"]), ..Spec::http(port) }, "batch", "orders").await;
+        let world = world_of(
+            Spec {
+                allow: Some(vec!["web"]),
+                ..Spec::http(port)
+            },
+            "batch",
+            "orders",
+        )
+        .await;
         let (batch, _) = world.capture(VIP).await;
         let answer = get(batch, "/", "").await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 403 Forbidden"), "{answer}");
         assert!(answer.ends_with("not-allowed"), "{answer}");
-        let header = answer.lines().find_map(|line| line.to_lowercase().strip_prefix("isthmus-decision: ").map(str::to_owned));
-        let record = world.decisions.get(header.unwrap().trim()).expect("the decision is remembered");
+        let header = answer.lines().find_map(|line| {
+            line.to_lowercase()
+                .strip_prefix("isthmus-decision: ")
+                .map(str::to_owned)
+        });
+        let record = world
+            .decisions
+            .get(header.unwrap().trim())
+            .expect("the decision is remembered");
         assert_eq!(record.policy.as_deref(), Some("shop/orders"));
         assert!(record.would_allow.unwrap().contains("sa/batch"));
         assert_eq!(accepted.get(), 0);
         // The control arm: the same bytes with the rule relaxed.
-        publish_inbound(&world.orders.state, 2, &Spec { allow: Some(vec!["web", "batch"]), ..world.spec.clone() });
+        publish_inbound(
+            &world.orders.state,
+            2,
+            &Spec {
+                allow: Some(vec!["web", "batch"]),
+                ..world.spec.clone()
+            },
+        );
         assert!(get(batch, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(accepted.get(), 1);
     })
@@ -412,7 +115,11 @@ async fn a_caller_that_is_not_allowed_gets_a_word_and_an_id_and_the_operator_the
 async fn in_observe_a_refusal_is_recorded_and_the_request_passes() {
     on_worker(async {
         let (port, _) = app(mirror).await;
-        let spec = Spec { allow: Some(vec![]), enforcement: Enforcement::Observe, ..Spec::http(port) };
+        let spec = Spec {
+            allow: Some(vec![]),
+            enforcement: Enforcement::Observe,
+            ..Spec::http(port)
+        };
         let world = world(spec).await;
         let (web, _) = world.capture(VIP).await;
         assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
@@ -429,7 +136,10 @@ async fn an_address_of_the_mesh_that_nobody_knows_is_refused() {
         let world = world(Spec::http(port)).await;
         let (web, _) = world.capture("10.96.0.1:81".parse().unwrap()).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("destination-unknown"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 502") && answer.ends_with("destination-unknown"),
+            "{answer}"
+        );
         let reset = exchange(web, b"\0\0\0\0").await;
         assert_eq!(reset.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     })
@@ -443,7 +153,10 @@ async fn a_peer_with_another_identity_than_the_endpoint_may_have_is_not_spoken_t
         let world = world_of(Spec::http(port), "web", "payments").await;
         let (web, _) = world.capture(VIP).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("peer-identity"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 502") && answer.ends_with("peer-identity"),
+            "{answer}"
+        );
         assert_eq!(accepted.get(), 0);
     })
     .await;
@@ -474,7 +187,10 @@ async fn rotations_under_load_cost_no_request() {
                 while progress.get() < rotation * 300 {
                     tokio::task::yield_now().await;
                 }
-                rotating.web.replace(identity(&rotating.ca, &id("web"), Duration::from_secs(3600))).unwrap();
+                rotating
+                    .web
+                    .replace(identity(&rotating.ca, &id("web"), Duration::from_secs(3600)))
+                    .unwrap();
             }
         });
         for worker in workers {
@@ -521,7 +237,9 @@ async fn grpc_app(stream: TcpStream) {
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         tokio::task::spawn_local(async move {
             let te = request.headers().get("te").is_some_and(|te| te == "trailers");
-            let response = http::Response::builder().header("content-type", "application/grpc").header("x-te", te.to_string());
+            let response = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .header("x-te", te.to_string());
             let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
             let mut body = request.into_body();
             while let Some(Ok(bytes)) = body.data().await {
@@ -529,7 +247,9 @@ async fn grpc_app(stream: TcpStream) {
                 send.send_data(bytes, false).unwrap();
             }
             let trailers = [("grpc-status", "0"), ("isthmus-x", "1")];
-            let trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let trailers = trailers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             send.send_trailers(trailers.collect::<http::HeaderMap>()).unwrap();
         });
     }
@@ -539,9 +259,15 @@ async fn grpc_app(stream: TcpStream) {
 async fn a_stream_of_messages_goes_both_ways_at_once_and_ends_with_trailers() {
     on_worker(async {
         let (port, _) = app(grpc_app).await;
-        let world = world(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) }).await;
+        let world = world(Spec {
+            protocol: AppProtocol::Http2,
+            ..Spec::http(port)
+        })
+        .await;
         let (web, _) = world.capture(VIP).await;
-        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap())
+            .await
+            .unwrap();
         tokio::task::spawn_local(async move { connection.await.unwrap() });
         let mut sender = sender.ready().await.unwrap();
         let request = http::Request::post("http://orders.shop/shop.Orders/Chat")
@@ -572,10 +298,16 @@ async fn a_stream_of_messages_goes_both_ways_at_once_and_ends_with_trailers() {
 async fn a_refused_grpc_call_gets_a_grpc_status() {
     on_worker(async {
         let (port, accepted) = app(grpc_app).await;
-        let spec = Spec { protocol: AppProtocol::Http2, allow: Some(vec!["batch"]), ..Spec::http(port) };
+        let spec = Spec {
+            protocol: AppProtocol::Http2,
+            allow: Some(vec!["batch"]),
+            ..Spec::http(port)
+        };
         let world = world(spec).await;
         let (web, _) = world.capture(VIP).await;
-        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap())
+            .await
+            .unwrap();
         tokio::task::spawn_local(async move { connection.await.unwrap() });
         let mut sender: h2::client::SendRequest<bytes::Bytes> = sender.ready().await.unwrap();
         let request = http::Request::post("http://orders.shop/a").header("content-type", "application/grpc");

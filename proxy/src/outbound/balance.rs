@@ -33,7 +33,9 @@ pub fn pick<'a>(
     tried: Tried,
 ) -> Option<(&'a Arc<Endpoint>, usize, u16)> {
     let usable = |place: usize, endpoint: &Endpoint| {
-        (!tried.contains(place)).then(|| endpoint.target_ports.get(&service_port).copied()).flatten()
+        (!tried.contains(place))
+            .then(|| endpoint.target_ports.get(&service_port).copied())
+            .flatten()
     };
     // The site weighs more than the family: a gateway between families is at hand, a circuit costs.
     let rank = |endpoint: &Endpoint| {
@@ -55,4 +57,3 @@ pub fn pick<'a>(
         .filter_map(|(place, endpoint)| Some((endpoint, place, usable(place, endpoint)?)))
         .nth(wanted)
 }
-

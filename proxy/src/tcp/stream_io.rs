@@ -22,7 +22,11 @@ pub struct StreamIo<'a> {
 
 impl<'a> StreamIo<'a> {
     pub fn new(read: &'a mut RecvStream, write: &'a mut SendStream<Bytes>) -> Self {
-        StreamIo { read, write, rest: Bytes::new() }
+        StreamIo {
+            read,
+            write,
+            rest: Bytes::new(),
+        }
     }
 
     /// What was received and not read.
@@ -61,7 +65,9 @@ impl AsyncWrite for StreamIo<'_> {
             room => room,
         };
         let count = room.min(bytes.len());
-        self.write.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(into_io)?;
+        self.write
+            .send_data(Bytes::copy_from_slice(&bytes[..count]), false)
+            .map_err(into_io)?;
         Poll::Ready(Ok(count))
     }
 
@@ -80,11 +86,7 @@ impl AsyncWrite for StreamIo<'_> {
 pub struct BorrowedTcp<'a>(pub &'a TcpStream);
 
 impl AsyncRead for BorrowedTcp<'_> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(cx))?;
             match self.0.try_read(buf.initialize_unfilled()) {
@@ -100,11 +102,7 @@ impl AsyncRead for BorrowedTcp<'_> {
 }
 
 impl AsyncWrite for BorrowedTcp<'_> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.try_write(bytes) {
@@ -114,17 +112,11 @@ impl AsyncWrite for BorrowedTcp<'_> {
         }
     }
 
-    fn poll_flush(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }

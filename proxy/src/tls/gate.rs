@@ -74,12 +74,7 @@ pub async fn read_client_hello<C: AsyncRead + Unpin>(
 }
 
 /// Passes the hellos between both sides until the gate may open. `held` starts with a complete ClientHello.
-pub async fn open<C, S>(
-    client: &mut C,
-    held: BytesMut,
-    server: &mut S,
-    minimum: WireVersion,
-) -> Result<Gate, GateError>
+pub async fn open<C, S>(client: &mut C, held: BytesMut, server: &mut S, minimum: WireVersion) -> Result<Gate, GateError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -118,7 +113,11 @@ where
             return Err(GateError::ServerVersion(choice.version));
         }
         if !choice.retry {
-            return Ok(Gate { to_server: held, to_client: answer, version: choice.version });
+            return Ok(Gate {
+                to_server: held,
+                to_client: answer,
+                version: choice.version,
+            });
         }
         if retried {
             return Err(GateError::NotTls("two HelloRetryRequests"));
@@ -151,5 +150,7 @@ async fn read_hello<R: AsyncRead + Unpin, T>(
 }
 
 async fn deadline<T>(work: impl Future<Output = T>) -> Result<T, GateError> {
-    tokio::time::timeout(GATE_DEADLINE, work).await.map_err(|_| GateError::Timeout)
+    tokio::time::timeout(GATE_DEADLINE, work)
+        .await
+        .map_err(|_| GateError::Timeout)
 }
