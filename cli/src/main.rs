@@ -68,6 +68,9 @@ struct WithOperator<A: clap::Args> {
     operator: OperatorArgs,
 }
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // A child of the demo on its way to become a program; must come before any thread starts.
     isthmus_world::child_entry();

@@ -25,6 +25,9 @@ The least configuration:
 On first start it makes its CA and <stateDir>/operator.yaml, with which `isthmus apply` and the others reach it.
 SIGTERM and SIGINT drain and end; a second one ends at once. Exit code 78: the configuration cannot be used.";
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     isthmus_control::run_blocking(&Cli::parse().args)
 }

@@ -22,6 +22,9 @@ Examples:
 
 SIGTERM and SIGINT drain and end; a second one ends at once. Exit code 78: the configuration cannot be used.";
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     isthmus_proxy::run_blocking(&Cli::parse().args)
 }
