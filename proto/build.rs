@@ -2,11 +2,8 @@
 
 use std::error::Error;
 
-const FILES: [&str; 3] = [
-    "isthmus/identity/v1/identity.proto",
-    "isthmus/discovery/v1/discovery.proto",
-    "isthmus/admin/v1/admin.proto",
-];
+const FILES: [&str; 3] =
+    ["isthmus/identity/v1/identity.proto", "isthmus/discovery/v1/discovery.proto", "isthmus/admin/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -17,10 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Ordered maps encode the same bytes every time, so that an unchanged view pushes nothing.
         .btree_map(".")
         // These carry secrets; `redact.rs` writes their Debug by hand.
-        .skip_debug([
-            ".isthmus.identity.v1.EnrollRequest",
-            ".isthmus.admin.v1.CreateJoinTokenResponse",
-        ])
+        .skip_debug([".isthmus.identity.v1.EnrollRequest", ".isthmus.admin.v1.CreateJoinTokenResponse"])
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())

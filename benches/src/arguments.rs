@@ -59,11 +59,7 @@ impl Arguments {
     }
 
     pub(crate) fn contenders(&self) -> Vec<Peer> {
-        Peer::value_variants()
-            .iter()
-            .copied()
-            .filter(|peer| self.only.is_empty() || self.only.contains(peer))
-            .collect()
+        Peer::value_variants().iter().copied().filter(|peer| self.only.is_empty() || self.only.contains(peer)).collect()
     }
 
     /// True when contenders were asked for by name: then a missing one is a failure.

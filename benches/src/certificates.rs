@@ -37,11 +37,7 @@ impl Certificates {
         let issuer = authority().map_err(|error| format!("making a certificate authority: {error}"))?;
         let authority = dir.join("authority.pem");
         fs::write(&authority, issuer.pem()).map_err(|error| format!("writing {}: {error}", authority.display()))?;
-        Ok(Self {
-            authority,
-            caller: Leaf::make(dir, "caller", &issuer)?,
-            callee: Leaf::make(dir, "callee", &issuer)?,
-        })
+        Ok(Self { authority, caller: Leaf::make(dir, "caller", &issuer)?, callee: Leaf::make(dir, "callee", &issuer)? })
     }
 }
 
@@ -52,14 +48,7 @@ impl Leaf {
         let (certificate_pem, key_pem, der) = leaf(&dns_name, &spiffe_id, issuer)
             .map_err(|error| format!("making the certificate of {name}: {error}"))?;
         let path = |ending: &str| dir.join(format!("{name}{ending}"));
-        let leaf = Self {
-            dns_name,
-            spiffe_id,
-            certificate: path(".crt"),
-            key: path(".key"),
-            both: path(".pem"),
-            der,
-        };
+        let leaf = Self { dns_name, spiffe_id, certificate: path(".crt"), key: path(".key"), both: path(".pem"), der };
         write_secret(&leaf.certificate, &certificate_pem)?;
         write_secret(&leaf.key, &key_pem)?;
         write_secret(&leaf.both, &format!("{certificate_pem}{key_pem}"))?;
@@ -68,10 +57,7 @@ impl Leaf {
 
     /// For a client of our own.
     pub(crate) fn credentials(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        (
-            vec![self.der.0.clone()],
-            PrivatePkcs8KeyDer::from(self.der.1.clone()).into(),
-        )
+        (vec![self.der.0.clone()], PrivatePkcs8KeyDer::from(self.der.1.clone()).into())
     }
 }
 
@@ -93,11 +79,7 @@ fn leaf(dns_name: &str, spiffe_id: &str, issuer: &Authority) -> Result<Made, rcg
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.signed_by(&key, issuer)?;
-    Ok((
-        certificate.pem(),
-        key.serialize_pem(),
-        (certificate.der().clone(), key.serialize_der()),
-    ))
+    Ok((certificate.pem(), key.serialize_pem(), (certificate.der().clone(), key.serialize_der())))
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<(), String> {

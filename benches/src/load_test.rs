@@ -18,21 +18,13 @@ Transfer/sec:     10.74MB
 
 #[test]
 fn a_report_is_read() {
-    let load = Load {
-        requests: 415_477.0,
-        requests_per_second: 41_546.21,
-        p50_us: 512.0,
-        p99_us: 2_900.0,
-    };
+    let load = Load { requests: 415_477.0, requests_per_second: 41_546.21, p50_us: 512.0, p99_us: 2_900.0 };
     assert_eq!(parse(REPORT), Ok(load));
 }
 
 #[test]
 fn failed_requests_make_a_report_worthless() {
-    for line in [
-        "  Non-2xx or 3xx responses: 3\n",
-        "  Socket errors: connect 0, read 2, write 0, timeout 0\n",
-    ] {
+    for line in ["  Non-2xx or 3xx responses: 3\n", "  Socket errors: connect 0, read 2, write 0, timeout 0\n"] {
         let report = REPORT.replace("Requests/sec", &format!("{line}Requests/sec"));
         let error = parse(&report).expect_err("errors are told");
         assert!(error.contains(line.trim()), "{error}");

@@ -24,21 +24,10 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn look(programs: &Programs) -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info
-            .lines()
-            .find(|line| line.starts_with("model name"))
-            .and_then(|line| line.split_once(':'));
+        let model = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
         let mut versions = vec![version(&programs.wrk, "-v"), version(&programs.nginx, "-v")];
-        let peers = [
-            (Peer::Isthmus, "--version"),
-            (Peer::HaproxyH2, "-v"),
-            (Peer::EnvoyH2, "--version"),
-        ];
-        versions.extend(
-            peers
-                .iter()
-                .filter_map(|(peer, option)| Some(version(programs.of(*peer)?, option))),
-        );
+        let peers = [(Peer::Isthmus, "--version"), (Peer::HaproxyH2, "-v"), (Peer::EnvoyH2, "--version")];
+        versions.extend(peers.iter().filter_map(|(peer, option)| Some(version(programs.of(*peer)?, option))));
         Self {
             cpu: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -52,19 +41,13 @@ impl Machine {
 /// Over one minute; NaN where the kernel does not tell.
 pub(crate) fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace()
-        .next()
-        .and_then(|first| first.parse().ok())
-        .unwrap_or(f64::NAN)
+    text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// As many descriptors as we may have; children inherit it.
 pub(crate) fn raise_descriptor_limit() -> Result<(), String> {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: maximum,
-        maximum,
-    };
+    let limit = Rlimit { current: maximum, maximum };
     setrlimit(Resource::Nofile, limit).map_err(|error| format!("raising the limit of open files: {error}"))
 }
 
@@ -81,9 +64,7 @@ fn version(program: &Path, option: &str) -> String {
 /// `1.22.1` in `nginx version: nginx/1.22.1`, `1.40.0` in `envoy  version: 9e55…/1.40.0/Clean`.
 fn version_in(text: &str) -> Option<&str> {
     let words = text.split(|c: char| c.is_whitespace() || c == '/');
-    words
-        .into_iter()
-        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+    words.into_iter().find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -57,42 +57,26 @@ enum Attempt {
 
 /// Proves that the peer serves `leaf`, and nobody who shows nothing or comes with TLS 1.2.
 pub(crate) fn prove(asked: &Asked<'_>, leaf: &Leaf) -> Result<Proof, String> {
-    let say = if asked.alpn == "http/1.1" {
-        HTTP1_REQUEST
-    } else {
-        HTTP2_PREFACE
-    };
+    let say = if asked.alpn == "http/1.1" { HTTP1_REQUEST } else { HTTP2_PREFACE };
     let handshake = match asked.attempt(&version::TLS13, Some(leaf), say)? {
         Attempt::Served(handshake) => handshake,
         other => {
-            return Err(format!(
-                "{} does not serve a client with a good certificate: {other:?}",
-                asked.address
-            ));
+            return Err(format!("{} does not serve a client with a good certificate: {other:?}", asked.address));
         }
     };
     match asked.attempt(&version::TLS12, Some(leaf), say)? {
         Attempt::Refused(_) => {}
         other => return Err(format!("{} does not refuse TLS 1.2: {other:?}", asked.address)),
     }
-    Ok(Proof {
-        handshake: Some(handshake),
-        ..refuses_strangers(asked)?
-    })
+    Ok(Proof { handshake: Some(handshake), ..refuses_strangers(asked)? })
 }
 
 /// Proves only that nobody without a certificate is served, for a peer whose certificates we do not have.
 pub(crate) fn refuses_strangers(asked: &Asked<'_>) -> Result<Proof, String> {
     // Nothing is said: bytes that nobody reads would turn the alert into a reset.
     match asked.attempt(&version::TLS13, None, b"")? {
-        Attempt::Refused(stranger) => Ok(Proof {
-            handshake: None,
-            stranger,
-        }),
-        other => Err(format!(
-            "{} does not refuse a client without a certificate: {other:?}",
-            asked.address
-        )),
+        Attempt::Refused(stranger) => Ok(Proof { handshake: None, stranger }),
+        other => Err(format!("{} does not refuse a client without a certificate: {other:?}", asked.address)),
     }
 }
 
@@ -108,9 +92,7 @@ impl Asked<'_> {
         let connection =
             ClientConnection::new(Arc::new(config), name).map_err(|error| format!("a TLS client: {error}"))?;
         let address = self.address;
-        self.from
-            .run(move || converse(connection, address, say))
-            .map_err(|error| format!("{address}: {error}"))
+        self.from.run(move || converse(connection, address, say)).map_err(|error| format!("{address}: {error}"))
     }
 }
 
@@ -142,17 +124,11 @@ fn converse(connection: ClientConnection, address: SocketAddr, say: &[u8]) -> io
     tcp.set_write_timeout(Some(PATIENCE))?;
     let mut tls = StreamOwned::new(connection, tcp);
     let mut first = [0; 64];
-    let spoken = tls
-        .write_all(say)
-        .and_then(|()| tls.flush())
-        .and_then(|()| tls.read(&mut first));
+    let spoken = tls.write_all(say).and_then(|()| tls.flush()).and_then(|()| tls.read(&mut first));
     Ok(match spoken {
         Ok(0) => Attempt::Refused("closed".to_owned()),
         Ok(_) => Attempt::Served(Handshake {
-            cipher: tls
-                .conn
-                .negotiated_cipher_suite()
-                .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+            cipher: tls.conn.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
             group: tls
                 .conn
                 .negotiated_key_exchange_group()

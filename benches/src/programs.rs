@@ -91,10 +91,7 @@ fn isthmus() -> Result<PathBuf, String> {
         ));
     }
     if cfg!(debug_assertions) {
-        eprintln!(
-            "warning: {} is an unoptimised build; its numbers mean nothing",
-            beside.display()
-        );
+        eprintln!("warning: {} is an unoptimised build; its numbers mean nothing", beside.display());
     }
     Ok(beside)
 }

@@ -28,13 +28,7 @@ pub(crate) struct Spread {
 
 impl Report {
     pub(crate) fn new(machine: Machine, missing: Vec<String>, rounds: u32, secs: u32) -> Self {
-        Self {
-            machine,
-            missing,
-            rounds,
-            secs,
-            results: Vec::new(),
-        }
+        Self { machine, missing, rounds, secs, results: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, workload: &'static Workload, outcomes: Vec<Outcome>) {
@@ -51,10 +45,7 @@ impl Report {
         let mut all = Map::new();
         for (workload, outcomes) in &self.results {
             let of_peer = |outcome: &Outcome| (outcome.peer.name().to_owned(), peer_json(workload, outcomes, outcome));
-            all.insert(
-                workload.name.to_owned(),
-                Value::Object(outcomes.iter().map(of_peer).collect()),
-            );
+            all.insert(workload.name.to_owned(), Value::Object(outcomes.iter().map(of_peer).collect()));
         }
         all.insert("machine".to_owned(), json!(self.machine));
         all.insert("missing".to_owned(), json!(self.missing));
@@ -100,13 +91,7 @@ impl Report {
     }
 
     fn circumstances(&self) -> String {
-        let Machine {
-            cpu,
-            cores,
-            kernel,
-            load_average,
-            versions,
-        } = &self.machine;
+        let Machine { cpu, cores, kernel, load_average, versions } = &self.machine;
         let mut text = format!(
             "{} rounds of {} s; {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average:.2}.\n\
              Ratio: ours / theirs, median of the rounds; in brackets the least and the most. A gap under 15 % is a tie.\n\
@@ -118,11 +103,7 @@ impl Report {
         for missing in &self.missing {
             let _ = writeln!(text, "Not measured: {missing}.");
         }
-        for (workload, outcome) in self
-            .results
-            .iter()
-            .flat_map(|(w, outcomes)| outcomes.iter().map(move |o| (w, o)))
-        {
+        for (workload, outcome) in self.results.iter().flat_map(|(w, outcomes)| outcomes.iter().map(move |o| (w, o))) {
             let errors: Vec<&String> = outcome.turns.iter().filter_map(|turn| turn.as_ref().err()).collect();
             if let Some(first) = errors.first() {
                 let _ = writeln!(
@@ -146,13 +127,7 @@ fn rows(workload: &Workload, outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let mut rows = vec![head];
     for outcome in outcomes {
         let mut row = vec![outcome.peer.name().to_owned()];
-        row.extend(
-            workload
-                .figures
-                .iter()
-                .enumerate()
-                .map(|(number, figure)| cell(outcome, figure, number == 0)),
-        );
+        row.extend(workload.figures.iter().enumerate().map(|(number, figure)| cell(outcome, figure, number == 0)));
         let ratio = ratio(outcomes, outcome, workload.figures[0].key);
         row.insert(2, ratio.map_or("–".to_owned(), |ratio| ratio.with_range(2)));
         rows.push(row);
@@ -198,10 +173,7 @@ fn ratio(outcomes: &[Outcome], theirs: &Outcome, key: &str) -> Option<Spread> {
     }
     let both = ours.turns.iter().zip(&theirs.turns);
     let ratios = both.filter_map(|(ours, theirs)| {
-        let (ours, theirs) = (
-            ours.as_ref().ok()?.values.get(key)?,
-            theirs.as_ref().ok()?.values.get(key)?,
-        );
+        let (ours, theirs) = (ours.as_ref().ok()?.values.get(key)?, theirs.as_ref().ok()?.values.get(key)?);
         (*theirs > 0.0).then(|| ours / theirs)
     });
     Spread::of(ratios.collect())
@@ -219,11 +191,7 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let (below, above) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Self {
-            median: f64::midpoint(below, above),
-            least,
-            most,
-        })
+        Some(Self { median: f64::midpoint(below, above), least, most })
     }
 
     fn with_range(self, digits: usize) -> String {

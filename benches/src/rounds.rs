@@ -65,35 +65,15 @@ impl Bench {
         let files =
             TempDir::with_prefix("isthmus-bench-").map_err(|error| format!("a temporary directory: {error}"))?;
         let certificates = Certificates::make(files.path())?;
-        let contenders = arguments
-            .contenders()
-            .into_iter()
-            .filter(|peer| programs.of(*peer).is_some())
-            .collect();
+        let contenders = arguments.contenders().into_iter().filter(|peer| programs.of(*peer).is_some()).collect();
         let (length, rounds) = (arguments.duration(), arguments.rounds);
-        Ok(Self {
-            programs,
-            certificates,
-            length,
-            contenders,
-            rounds,
-            _files: files,
-        })
+        Ok(Self { programs, certificates, length, contenders, rounds, _files: files })
     }
 
     /// All rounds of a workload.
     pub(crate) fn run(&self, workload: &Workload) -> Vec<Outcome> {
-        let taking_part = self
-            .contenders
-            .iter()
-            .copied()
-            .filter(|peer| workload.contenders.contains(peer));
-        let mut outcomes: Vec<Outcome> = taking_part
-            .map(|peer| Outcome {
-                peer,
-                turns: Vec::new(),
-            })
-            .collect();
+        let taking_part = self.contenders.iter().copied().filter(|peer| workload.contenders.contains(peer));
+        let mut outcomes: Vec<Outcome> = taking_part.map(|peer| Outcome { peer, turns: Vec::new() }).collect();
         let contenders = outcomes.len();
         for round in 0..self.rounds as usize {
             for turn in 0..contenders {

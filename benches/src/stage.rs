@@ -38,12 +38,7 @@ impl Stage {
         }
         let config = dir.path().join("backend.conf");
         fs::write(&config, backend_config(dir.path())).map_err(|error| format!("{}: {error}", config.display()))?;
-        let command = Command::new(nginx)
-            .arg("-p")
-            .arg(dir.path())
-            .arg("-c")
-            .arg(&config)
-            .named("backend");
+        let command = Command::new(nginx).arg("-p").arg(dir.path()).arg("-c").arg(&config).named("backend");
         let mut backend = hosts.server.spawn(command).map_err(|error| error.to_string())?;
         wait_for_port(&hosts.server, hosts.server.socket(APP_PORT), &mut backend)?;
         Ok(Self { backend, hosts, dir })
@@ -86,18 +81,10 @@ fn wait_for_port(host: &Host, address: SocketAddr, process: &mut Process) -> Res
     let until = Instant::now() + START;
     while host.run(move || TcpStream::connect_timeout(&address, START)).is_err() {
         if !process.is_running() {
-            return Err(format!(
-                "{} ended at its start:\n{}",
-                process.label(),
-                process.last_lines()
-            ));
+            return Err(format!("{} ended at its start:\n{}", process.label(), process.last_lines()));
         }
         if Instant::now() > until {
-            return Err(format!(
-                "{} does not listen on {address}:\n{}",
-                process.label(),
-                process.last_lines()
-            ));
+            return Err(format!("{} does not listen on {address}:\n{}", process.label(), process.last_lines()));
         }
         std::thread::park_timeout(LOOK);
     }

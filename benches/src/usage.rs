@@ -31,10 +31,7 @@ impl Sub for CpuSeconds {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        Self {
-            user: self.user - before.user,
-            system: self.system - before.system,
-        }
+        Self { user: self.user - before.user, system: self.system - before.system }
     }
 }
 
@@ -43,10 +40,7 @@ fn parse(stat: &str, ticks_per_second: u64) -> Option<CpuSeconds> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(11);
     let mut seconds = || -> Option<f64> { Some(fields.next()?.parse::<u32>().ok()? as f64 / ticks_per_second as f64) };
-    Some(CpuSeconds {
-        user: seconds()?,
-        system: seconds()?,
-    })
+    Some(CpuSeconds { user: seconds()?, system: seconds()? })
 }
 
 #[cfg(test)]

@@ -3,13 +3,7 @@ use super::{CpuSeconds, parse};
 #[test]
 fn times_are_found_behind_a_name_with_parentheses() {
     let stat = "77 (a) b) c) S 1 77 77 0 -1 4194304 100 0 0 0 250 125 7 8 20 0 1 0 5 6 7";
-    assert_eq!(
-        parse(stat, 100),
-        Some(CpuSeconds {
-            user: 2.5,
-            system: 1.25
-        })
-    );
+    assert_eq!(parse(stat, 100), Some(CpuSeconds { user: 2.5, system: 1.25 }));
 }
 
 #[test]

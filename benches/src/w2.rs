@@ -17,79 +17,25 @@ pub(crate) const W2: Workload = Workload {
     name: "w2",
     what: "pair over mTLS, HTTP/1.1 keep-alive GET of 128 bytes, wrk with 64 connections, one worker thread per proxy",
     figures: &[
-        Figure {
-            key: "cpu_us_per_req",
-            heading: "CPU µs/request (pair)",
-            digits: 2,
-        },
-        Figure {
-            key: "cpu_us_per_req_caller",
-            heading: "caller's",
-            digits: 2,
-        },
-        Figure {
-            key: "cpu_us_per_req_callee",
-            heading: "callee's",
-            digits: 2,
-        },
-        Figure {
-            key: "user_share",
-            heading: "user share",
-            digits: 2,
-        },
-        Figure {
-            key: "requests_per_second",
-            heading: "requests/s",
-            digits: 0,
-        },
-        Figure {
-            key: "p50_us",
-            heading: "p50 µs",
-            digits: 0,
-        },
-        Figure {
-            key: "p99_us",
-            heading: "p99 µs",
-            digits: 0,
-        },
-        Figure {
-            key: "rss_mib_caller",
-            heading: "RSS MiB caller's",
-            digits: 1,
-        },
-        Figure {
-            key: "rss_mib_callee",
-            heading: "RSS MiB callee's",
-            digits: 1,
-        },
-        Figure {
-            key: "load_average",
-            heading: "load average",
-            digits: 2,
-        },
+        Figure { key: "cpu_us_per_req", heading: "CPU µs/request (pair)", digits: 2 },
+        Figure { key: "cpu_us_per_req_caller", heading: "caller's", digits: 2 },
+        Figure { key: "cpu_us_per_req_callee", heading: "callee's", digits: 2 },
+        Figure { key: "user_share", heading: "user share", digits: 2 },
+        Figure { key: "requests_per_second", heading: "requests/s", digits: 0 },
+        Figure { key: "p50_us", heading: "p50 µs", digits: 0 },
+        Figure { key: "p99_us", heading: "p99 µs", digits: 0 },
+        Figure { key: "rss_mib_caller", heading: "RSS MiB caller's", digits: 1 },
+        Figure { key: "rss_mib_callee", heading: "RSS MiB callee's", digits: 1 },
+        Figure { key: "load_average", heading: "load average", digits: 2 },
     ],
-    contenders: &[
-        Peer::Direct,
-        Peer::Isthmus,
-        Peer::HaproxyH2,
-        Peer::HaproxyH1,
-        Peer::EnvoyH2,
-    ],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::HaproxyH1, Peer::EnvoyH2],
     turn,
 };
 
 fn turn(bench: &Bench, peer: Peer) -> Result<Turn, String> {
     let mut stage = Stage::set(&bench.programs.nginx)?;
     let running = peer.start(&bench.programs, &bench.certificates, &stage)?;
-    let load = |length| {
-        wrk(
-            &bench.programs.wrk,
-            &stage.hosts.client,
-            &running.url,
-            CONNECTIONS,
-            length,
-        )
-    };
+    let load = |length| wrk(&bench.programs.wrk, &stage.hosts.client, &running.url, CONNECTIONS, length);
     load(WARM_UP).map_err(|error| format!("{error}\n{}", last_lines(&running)))?;
     let before = used(&running)?;
     let measured = load(bench.length).map_err(|error| format!("{error}\n{}", last_lines(&running)))?;
@@ -116,9 +62,7 @@ fn turn(bench: &Bench, peer: Peer) -> Result<Turn, String> {
 
 fn used(running: &Running) -> Result<Option<[CpuSeconds; 2]>, String> {
     let sides = running.sides.as_ref();
-    sides
-        .map(|sides| Ok([CpuSeconds::of(&sides.caller)?, CpuSeconds::of(&sides.callee)?]))
-        .transpose()
+    sides.map(|sides| Ok([CpuSeconds::of(&sides.caller)?, CpuSeconds::of(&sides.callee)?])).transpose()
 }
 
 fn carried(turn: &mut Turn, load: Load) {
@@ -131,10 +75,8 @@ fn carried(turn: &mut Turn, load: Load) {
 fn cpu(turn: &mut Turn, [caller, callee]: [CpuSeconds; 2], requests: f64) {
     let total = caller.total() + callee.total();
     turn.values.insert("cpu_us_per_req", total * 1e6 / requests);
-    turn.values
-        .insert("cpu_us_per_req_caller", caller.total() * 1e6 / requests);
-    turn.values
-        .insert("cpu_us_per_req_callee", callee.total() * 1e6 / requests);
+    turn.values.insert("cpu_us_per_req_caller", caller.total() * 1e6 / requests);
+    turn.values.insert("cpu_us_per_req_callee", callee.total() * 1e6 / requests);
     if total > 0.0 {
         turn.values.insert("user_share", (caller.user + callee.user) / total);
     }

@@ -94,11 +94,7 @@ impl TrustBundle {
             }
             roots.add(CertificateDer::from(der.as_ref().to_vec()), index + 1)?;
         }
-        if roots.ders.is_empty() {
-            Err(BundleError::Empty)
-        } else {
-            Ok(Self(Arc::new(roots)))
-        }
+        if roots.ders.is_empty() { Err(BundleError::Empty) } else { Ok(Self(Arc::new(roots))) }
     }
 
     pub fn roots(&self) -> &[CertificateDer<'static>] {
@@ -119,10 +115,7 @@ impl TrustBundle {
     pub(crate) fn anchors_at(&self, now: UnixTime) -> Vec<TrustAnchor<'_>> {
         let valid = |(from, to): &(UnixTime, UnixTime)| *from <= now && now <= *to;
         let pairs = self.0.anchors.iter().zip(&self.0.validity);
-        pairs
-            .filter(|(_, dates)| valid(dates))
-            .map(|(anchor, _)| anchor.clone())
-            .collect()
+        pairs.filter(|(_, dates)| valid(dates)).map(|(anchor, _)| anchor.clone()).collect()
     }
 
     /// Which root has this anchor's name and key.
@@ -146,9 +139,7 @@ impl Roots {
             return Err(BundleError::NotACa(number));
         }
         let validity = leaf::validity(&cert).map_err(|_| not_a_certificate)?;
-        let anchor = webpki::anchor_from_trusted_cert(&der)
-            .map_err(|_| not_a_certificate)?
-            .to_owned();
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|_| not_a_certificate)?.to_owned();
         self.ders.push(der);
         self.fingerprints.push(fingerprint);
         self.anchors.push(anchor);

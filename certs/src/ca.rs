@@ -118,10 +118,7 @@ impl CertificateAuthority {
 
     /// Writes `root.pem` and `issuing.pem`, certificate and key each, mode 0600, durable when it returns.
     pub fn save(&self, dir: &Path) -> Result<(), CaError> {
-        private_file::make_dir(dir).map_err(|source| CaError::Io {
-            file: dir.display().to_string(),
-            source,
-        })?;
+        private_file::make_dir(dir).map_err(|source| CaError::Io { file: dir.display().to_string(), source })?;
         self.root.write(dir, ROOT_FILE)?;
         self.issuing.load().write(dir, ISSUING_FILE)
     }
@@ -136,10 +133,7 @@ impl CertificateAuthority {
         dns_names: &[&str],
     ) -> Result<Issued, CaError> {
         if id.trust_domain() != &self.trust_domain {
-            return Err(CaError::ForeignId {
-                id: id.clone(),
-                trust_domain: self.trust_domain.clone(),
-            });
+            return Err(CaError::ForeignId { id: id.clone(), trust_domain: self.trust_domain.clone() });
         }
         if lifetime < MIN_LEAF_LIFETIME {
             return Err(CaError::TooShort(lifetime));
@@ -148,23 +142,14 @@ impl CertificateAuthority {
         let (now, issuing) = (self.clock.now(), self.issuing.load());
         let not_after = later(now, lifetime);
         if not_after > issuing.not_after {
-            return Err(CaError::OutlivesIssuer {
-                lifetime,
-                ends: issuing.not_after.as_secs(),
-            });
+            return Err(CaError::OutlivesIssuer { lifetime, ends: issuing.not_after.as_secs() });
         }
         let serial = random_serial()?;
         let not_before = earlier(now, BACKDATE);
         let params = leaf_params(id, dns_names, serial, not_before, not_after)?;
         let leaf = params.signed_by(key.key(), &issuing.issuer)?;
         let chain = vec![leaf.into(), issuing.certificate.clone()];
-        Ok(Issued {
-            chain,
-            id: id.clone(),
-            serial,
-            not_before,
-            not_after,
-        })
+        Ok(Issued { chain, id: id.clone(), serial, not_before, not_after })
     }
 
     /// The root, as workloads must trust it.
@@ -196,30 +181,19 @@ impl CertificateAuthority {
         if !late && issuing.not_before <= now {
             return Ok(false);
         }
-        self.issuing
-            .store(Arc::new(Signer::new_issuing(&self.trust_domain, &self.root, now)?));
+        self.issuing.store(Arc::new(Signer::new_issuing(&self.trust_domain, &self.root, now)?));
         Ok(true)
     }
 
     fn assemble(td: TrustDomain, root: Signer, issuing: Signer, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
         let bundle = TrustBundle::from_ders([&root.certificate])?;
-        Ok(Self {
-            trust_domain: td,
-            root,
-            issuing: ArcSwap::from_pointee(issuing),
-            bundle,
-            clock,
-        })
+        Ok(Self { trust_domain: td, root, issuing: ArcSwap::from_pointee(issuing), bundle, clock })
     }
 }
 
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "CertificateAuthority({}, {:?}, keys [redacted])",
-            self.trust_domain, self.bundle
-        )
+        write!(f, "CertificateAuthority({}, {:?}, keys [redacted])", self.trust_domain, self.bundle)
     }
 }
 

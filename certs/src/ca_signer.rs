@@ -26,13 +26,7 @@ pub(crate) struct Signer {
 impl Signer {
     pub(crate) fn new_root(trust_domain: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
         let key = PrivateKey::generate()?;
-        let params = template::ca_params(
-            trust_domain,
-            "root",
-            BasicConstraints::Unconstrained,
-            ROOT_LIFETIME,
-            now,
-        )?;
+        let params = template::ca_params(trust_domain, "root", BasicConstraints::Unconstrained, ROOT_LIFETIME, now)?;
         Self::new(params.self_signed(&key)?.into(), key, ROOT_FILE)
     }
 
@@ -52,22 +46,14 @@ impl Signer {
         }
         let (not_before, not_after) = leaf::validity(&parsed).map_err(|e| damaged(file, e))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key.clone())?;
-        Ok(Self {
-            certificate,
-            issuer,
-            not_before,
-            not_after,
-            key,
-        })
+        Ok(Self { certificate, issuer, not_before, not_after, key })
     }
 
     /// `Ok(None)`: there is no such file.
     pub(crate) fn read(dir: &Path, file: &'static str) -> Result<Option<Self>, CaError> {
         let path = dir.join(file);
-        let content = private_file::read(&path).map_err(|source| CaError::Io {
-            file: path.display().to_string(),
-            source,
-        })?;
+        let content =
+            private_file::read(&path).map_err(|source| CaError::Io { file: path.display().to_string(), source })?;
         let Some(content) = content else { return Ok(None) };
         let parts = pem::parse(&content).map_err(|e| damaged(file, e))?;
         let (Ok([certificate]), Some(key)) = (<[_; 1]>::try_from(parts.certificates), parts.key) else {
@@ -79,40 +65,27 @@ impl Signer {
     /// Certificate and key in one file, so that they cannot come apart.
     pub(crate) fn write(&self, dir: &Path, file: &str) -> Result<(), CaError> {
         let text = pem::write(std::slice::from_ref(&self.certificate), Some(&self.key))?;
-        private_file::replace(dir, file, text.as_bytes()).map_err(|source| CaError::Io {
-            file: dir.join(file).display().to_string(),
-            source,
-        })
+        private_file::replace(dir, file, text.as_bytes())
+            .map_err(|source| CaError::Io { file: dir.join(file).display().to_string(), source })
     }
 }
 
 pub(crate) fn check_trust_domain(root: &Signer, wanted: &TrustDomain) -> Result<(), CaError> {
     let cert = leaf::parse(&root.certificate).map_err(|e| damaged(ROOT_FILE, e))?;
-    let uri = leaf::uris(&cert)
-        .map_err(|e| damaged(ROOT_FILE, e))?
-        .first()
-        .copied()
-        .unwrap_or_default();
+    let uri = leaf::uris(&cert).map_err(|e| damaged(ROOT_FILE, e))?.first().copied().unwrap_or_default();
     if uri == wanted.uri() {
         return Ok(());
     }
-    Err(CaError::TrustDomain {
-        found: uri.trim_start_matches("spiffe://").to_owned(),
-        wanted: wanted.clone(),
-    })
+    Err(CaError::TrustDomain { found: uri.trim_start_matches("spiffe://").to_owned(), wanted: wanted.clone() })
 }
 
 pub(crate) fn check_signed_by(issuing: &Signer, root: &Signer) -> Result<(), CaError> {
     let cert = leaf::parse(&issuing.certificate).map_err(|e| damaged(ISSUING_FILE, e))?;
     // The part before the signature is what was signed; x509-parser keeps it to itself, but can check it.
     let root = leaf::parse(&root.certificate).map_err(|e| damaged(ROOT_FILE, e))?;
-    cert.verify_signature(Some(root.public_key()))
-        .map_err(|_| damaged(ISSUING_FILE, "root.pem did not sign it"))
+    cert.verify_signature(Some(root.public_key())).map_err(|_| damaged(ISSUING_FILE, "root.pem did not sign it"))
 }
 
 pub(crate) fn damaged(file: &'static str, why: impl fmt::Display) -> CaError {
-    CaError::Damaged {
-        file,
-        why: why.to_string(),
-    }
+    CaError::Damaged { file, why: why.to_string() }
 }

@@ -26,10 +26,7 @@ fn a_leaf_says_what_it_must_and_no_more() {
 
     assert_eq!(leaf.version().0, 2, "v3");
     let names = leaf.subject_alternative_name().unwrap().unwrap();
-    assert_eq!(
-        names.value.general_names,
-        [GeneralName::URI("spiffe://shop.example/ns/shop/sa/web")]
-    );
+    assert_eq!(names.value.general_names, [GeneralName::URI("spiffe://shop.example/ns/shop/sa/web")]);
     assert!(names.critical, "RFC 5280 §4.1.2.6: no subject");
     assert_eq!(leaf.subject().iter().count(), 0);
     let usage = leaf.key_usage().unwrap().unwrap();
@@ -39,10 +36,7 @@ fn a_leaf_says_what_it_must_and_no_more() {
     assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
     assert_eq!(leaf::p256_key(leaf.public_key()).as_ref(), Some(key.key()));
 
-    assert_eq!(
-        (issued.not_before.as_secs(), issued.not_after.as_secs()),
-        (NOW - 600, NOW + 86_400)
-    );
+    assert_eq!((issued.not_before.as_secs(), issued.not_after.as_secs()), (NOW - 600, NOW + 86_400));
     let (not_before, not_after) = leaf::validity(&leaf).unwrap();
     assert_eq!((not_before, not_after), (issued.not_before, issued.not_after));
     assert_eq!(Serial::from_bytes(leaf.raw_serial()), Some(issued.serial));
@@ -55,13 +49,7 @@ fn dns_names_stand_beside_the_one_uri() {
     let issued = mesh.ca.issue(&proven(), &id, HOUR, &["control.shop.example"]).unwrap();
     let leaf = leaf::parse(&issued.chain[0]).unwrap();
     let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
-    assert_eq!(
-        names[..],
-        [
-            GeneralName::URI(id.as_str()),
-            GeneralName::DNSName("control.shop.example")
-        ]
-    );
+    assert_eq!(names[..], [GeneralName::URI(id.as_str()), GeneralName::DNSName("control.shop.example")]);
     for bad in ["", "a b", "bücher.example", "x\0y"] {
         let refused = mesh.ca.issue(&proven(), &id, HOUR, &[bad]).unwrap_err();
         assert!(matches!(refused, CaError::DnsName(_)), "{bad:?}: {refused}");
@@ -82,10 +70,7 @@ fn authorities_may_sign_certificates_and_nothing_else() {
         assert_eq!(leaf::uris(&ca).unwrap(), ["spiffe://shop.example"], "X509-SVID §4.2");
         assert_eq!(leaf::validity(&ca).unwrap().1.as_secs(), NOW + years * 365 * 86_400);
     }
-    let (root, issuing) = (
-        leaf::parse(mesh.ca.root()).unwrap(),
-        leaf::parse(&issued.chain[1]).unwrap(),
-    );
+    let (root, issuing) = (leaf::parse(mesh.ca.root()).unwrap(), leaf::parse(&issued.chain[1]).unwrap());
     assert_eq!(issuing.issuer().as_raw(), root.subject().as_raw());
     assert_ne!(issuing.subject().as_raw(), root.subject().as_raw());
 }
@@ -94,19 +79,9 @@ fn authorities_may_sign_certificates_and_nothing_else() {
 fn serials_are_128_random_bits() {
     let mesh = Mesh::new("shop.example");
     let key = proven();
-    let serials: Vec<_> = (0..200)
-        .map(|_| {
-            mesh.ca
-                .issue(&key, &mesh.id("web"), HOUR, &[])
-                .unwrap()
-                .serial
-                .to_string()
-        })
-        .collect();
-    assert!(
-        serials.iter().all(|serial| serial.len() == 32),
-        "always shown with 32 digits"
-    );
+    let serials: Vec<_> =
+        (0..200).map(|_| mesh.ca.issue(&key, &mesh.id("web"), HOUR, &[]).unwrap().serial.to_string()).collect();
+    assert!(serials.iter().all(|serial| serial.len() == 32), "always shown with 32 digits");
     assert_eq!(serials.iter().collect::<HashSet<_>>().len(), serials.len());
     // Each of the 128 positions takes both values; the chance that one does not is below 2^-190.
     let (mut ones, mut zeros) = (0u128, 0u128);
@@ -123,10 +98,7 @@ fn what_cannot_be_issued() {
     let foreign = SpiffeId::workload(&td("other.example"), "shop", "web").unwrap();
     let refused = mesh.ca.issue(&proven(), &foreign, HOUR, &[]).unwrap_err();
     assert!(matches!(refused, CaError::ForeignId { .. }), "{refused}");
-    let refused = mesh
-        .ca
-        .issue(&proven(), &mesh.id("web"), Duration::from_millis(999), &[])
-        .unwrap_err();
+    let refused = mesh.ca.issue(&proven(), &mesh.id("web"), Duration::from_millis(999), &[]).unwrap_err();
     assert!(matches!(refused, CaError::TooShort(_)), "{refused}");
     for long in [ISSUING_LIFETIME + HOUR, Duration::MAX] {
         let refused = mesh.ca.issue(&proven(), &mesh.id("web"), long, &[]).unwrap_err();
@@ -144,24 +116,14 @@ fn the_issuing_ca_renews_itself_and_old_leaves_stay_good() {
     let new = mesh.ca.issue(&proven(), &mesh.id("web"), 300 * 24 * HOUR, &[]).unwrap();
     assert_ne!(old.chain[1], new.chain[1]);
     for chain in [&old.chain, &new.chain] {
-        verify_chain(
-            chain,
-            &mesh.ca.bundle(),
-            mesh.ca.trust_domain(),
-            Role::Client,
-            mesh.clock.now(),
-        )
-        .unwrap();
+        verify_chain(chain, &mesh.ca.bundle(), mesh.ca.trust_domain(), Role::Client, mesh.clock.now()).unwrap();
     }
     // Near the root's own end there is nothing better to be had, and no new CA for every leaf.
     mesh.clock.advance(3400 * 24 * HOUR);
     let first = mesh.ca.issue(&proven(), &mesh.id("web"), HOUR, &[]).unwrap();
     let second = mesh.ca.issue(&proven(), &mesh.id("web"), HOUR, &[]).unwrap();
     assert_eq!(first.chain[1], second.chain[1]);
-    let refused = mesh
-        .ca
-        .issue(&proven(), &mesh.id("web"), 100 * 24 * HOUR, &[])
-        .unwrap_err();
+    let refused = mesh.ca.issue(&proven(), &mesh.id("web"), 100 * 24 * HOUR, &[]).unwrap_err();
     assert!(matches!(refused, CaError::OutlivesIssuer { .. }), "{refused}");
 }
 
@@ -172,14 +134,7 @@ fn an_issuing_ca_from_a_wrong_future_is_replaced() {
     assert!(mesh.ca.renew_issuing_if_due().unwrap());
     mesh.clock.set_ms(NOW_MS);
     let issued = mesh.ca.issue(&proven(), &mesh.id("web"), HOUR, &[]).unwrap();
-    verify_chain(
-        &issued.chain,
-        &mesh.ca.bundle(),
-        mesh.ca.trust_domain(),
-        Role::Client,
-        mesh.clock.now(),
-    )
-    .unwrap();
+    verify_chain(&issued.chain, &mesh.ca.bundle(), mesh.ca.trust_domain(), Role::Client, mesh.clock.now()).unwrap();
 }
 
 #[test]
@@ -250,10 +205,7 @@ fn openssl_accepts_the_chain() {
     let mesh = Mesh::new("shop.example");
     let dir = tempfile::tempdir().unwrap();
     let key = PrivateKey::generate().unwrap();
-    let issued = mesh
-        .ca
-        .issue(&PublicKeyInfo::of(&key), &mesh.id("web"), HOUR, &[])
-        .unwrap();
+    let issued = mesh.ca.issue(&PublicKeyInfo::of(&key), &mesh.id("web"), HOUR, &[]).unwrap();
     let file = |name: &str, certs: &[CertificateDer<'_>]| {
         let path = dir.path().join(name);
         std::fs::write(&path, crate::pem::write(certs, None).unwrap().as_bytes()).unwrap();
@@ -264,20 +216,8 @@ fn openssl_accepts_the_chain() {
     let leaf = file("leaf.pem", &issued.chain[..1]);
     for purpose in ["sslserver", "sslclient"] {
         let mut openssl = std::process::Command::new("openssl");
-        openssl.args([
-            "verify",
-            "-x509_strict",
-            "-purpose",
-            purpose,
-            "-attime",
-            &NOW.to_string(),
-        ]);
-        openssl
-            .arg("-CAfile")
-            .arg(&root)
-            .arg("-untrusted")
-            .arg(&issuing)
-            .arg(&leaf);
+        openssl.args(["verify", "-x509_strict", "-purpose", purpose, "-attime", &NOW.to_string()]);
+        openssl.arg("-CAfile").arg(&root).arg("-untrusted").arg(&issuing).arg(&leaf);
         match openssl.output() {
             Ok(output) => assert!(output.status.success(), "{output:?}"),
             Err(error) if std::env::var_os("CI").is_some() => panic!("CI needs the openssl binary: {error}"),

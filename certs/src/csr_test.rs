@@ -33,15 +33,9 @@ fn names_and_extensions_in_a_request_are_ignored() {
         p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         p.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
     });
-    let issued = mesh
-        .ca
-        .issue(&verify(&der).unwrap(), &mesh.id("web"), HOUR, &[])
-        .unwrap();
+    let issued = mesh.ca.issue(&verify(&der).unwrap(), &mesh.id("web"), HOUR, &[]).unwrap();
     let leaf = crate::leaf::parse(&issued.chain[0]).unwrap();
-    assert_eq!(
-        crate::leaf::uris(&leaf).unwrap(),
-        ["spiffe://shop.example/ns/shop/sa/web"]
-    );
+    assert_eq!(crate::leaf::uris(&leaf).unwrap(), ["spiffe://shop.example/ns/shop/sa/web"]);
     let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
     assert_eq!(names.len(), 1);
     assert!(!leaf.is_ca() && leaf.subject().iter().count() == 0);

@@ -46,11 +46,7 @@ impl TrustDomain {
     /// Accepts the bare name, as in `shop.example`; not a `spiffe://` URI.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let ok = (1..=MAX_TRUST_DOMAIN).contains(&text.len()) && text.split('.').all(|label| is_label(label, true));
-        if ok {
-            Ok(Self(text.into()))
-        } else {
-            Err(IdError::TrustDomain)
-        }
+        if ok { Ok(Self(text.into())) } else { Err(IdError::TrustDomain) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -82,13 +78,9 @@ impl SpiffeId {
         let (trust_domain, path) = rest.split_once('/').ok_or(IdError::Path)?;
         let trust_domain = TrustDomain::parse(trust_domain)?;
         let mut segments = path.split('/');
-        let (Some("ns"), Some(namespace), Some("sa"), Some(account), None) = (
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-        ) else {
+        let (Some("ns"), Some(namespace), Some("sa"), Some(account), None) =
+            (segments.next(), segments.next(), segments.next(), segments.next(), segments.next())
+        else {
             return Err(IdError::Path);
         };
         Self::workload(&trust_domain, namespace, account)
@@ -150,9 +142,7 @@ impl SpiffeId {
 
     /// The operator's name, if this is one.
     pub fn operator_name(&self) -> Option<&str> {
-        self.is_system()
-            .then(|| self.service_account().strip_prefix(OPERATOR_PREFIX))
-            .flatten()
+        self.is_system().then(|| self.service_account().strip_prefix(OPERATOR_PREFIX)).flatten()
     }
 }
 

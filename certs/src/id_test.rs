@@ -9,12 +9,7 @@ fn td(text: &str) -> TrustDomain {
 fn accepts_the_one_form() {
     for (uri, domain, namespace, account) in [
         ("spiffe://shop.example/ns/shop/sa/web", "shop.example", "shop", "web"),
-        (
-            "spiffe://cluster.local/ns/isthmus-system/sa/control",
-            "cluster.local",
-            "isthmus-system",
-            "control",
-        ),
+        ("spiffe://cluster.local/ns/isthmus-system/sa/control", "cluster.local", "isthmus-system", "control"),
         ("spiffe://a/ns/b/sa/c", "a", "b", "c"),
         ("spiffe://t_d-1.x/ns/0/sa/a.b-c.d", "t_d-1.x", "0", "a.b-c.d"),
     ] {

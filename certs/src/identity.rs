@@ -103,19 +103,12 @@ impl WorkloadIdentity {
     /// counted from here.
     pub fn issued_at(&self) -> UnixTime {
         let issued = UnixTime::since_unix_epoch(std::time::Duration::from_secs(self.not_before.as_secs()) + BACKDATE);
-        if issued < self.not_after {
-            issued
-        } else {
-            self.not_before
-        }
+        if issued < self.not_after { issued } else { self.not_before }
     }
 
     /// Writes `identity.pem` (chain and key) and `roots.pem` to a state directory, 0600 each, each replaced in one step.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        let io = |source| IdentityError::Io {
-            file: dir.display().to_string(),
-            source,
-        };
+        let io = |source| IdentityError::Io { file: dir.display().to_string(), source };
         private_file::make_dir(dir).map_err(io)?;
         // Roots first: an identity whose root is missing could not be loaded, more roots than needed do no harm.
         let roots = pem::write(self.bundle.roots(), None)?;
@@ -149,10 +142,7 @@ fn read(dir: &Path, name: &str) -> Result<Option<pem::PemParts>, IdentityError> 
     let file = || path.display().to_string();
     let content = private_file::read(&path).map_err(|source| IdentityError::Io { file: file(), source })?;
     let parts = content.map(|content| pem::parse(&content)).transpose();
-    parts.map_err(|why| IdentityError::Damaged {
-        file: file(),
-        why: why.to_string(),
-    })
+    parts.map_err(|why| IdentityError::Damaged { file: file(), why: why.to_string() })
 }
 
 impl fmt::Debug for WorkloadIdentity {

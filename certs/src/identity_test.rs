@@ -17,32 +17,14 @@ fn parts_that_do_not_belong_together_are_refused() {
     };
     new(&good.chain, &good.key, &good.bundle, now).unwrap();
     let other_key = PrivateKey::generate().unwrap();
-    assert!(matches!(
-        new(&good.chain, &other_key, &good.bundle, now),
-        Err(IdentityError::OtherKey)
-    ));
-    is(
-        new(&good.chain, &good.key, &Forge::new("shop.example").bundle(), now),
-        PeerError::UntrustedRoot,
-    );
-    is(
-        new(&good.chain, &good.key, &TrustBundle::empty(), now),
-        PeerError::UntrustedRoot,
-    );
-    is(
-        new(&good.chain[..1], &good.key, &good.bundle, now),
-        PeerError::UntrustedRoot,
-    );
+    assert!(matches!(new(&good.chain, &other_key, &good.bundle, now), Err(IdentityError::OtherKey)));
+    is(new(&good.chain, &good.key, &Forge::new("shop.example").bundle(), now), PeerError::UntrustedRoot);
+    is(new(&good.chain, &good.key, &TrustBundle::empty(), now), PeerError::UntrustedRoot);
+    is(new(&good.chain[..1], &good.key, &good.bundle, now), PeerError::UntrustedRoot);
     is(new(&[], &good.key, &good.bundle, now), PeerError::NoCertificate);
     let (from, to) = (good.not_before.as_secs(), good.not_after.as_secs());
-    is(
-        new(&good.chain, &good.key, &good.bundle, at(from - 1)),
-        PeerError::NotYetValid,
-    );
-    is(
-        new(&good.chain, &good.key, &good.bundle, at(to + 1)),
-        PeerError::Expired,
-    );
+    is(new(&good.chain, &good.key, &good.bundle, at(from - 1)), PeerError::NotYetValid);
+    is(new(&good.chain, &good.key, &good.bundle, at(to + 1)), PeerError::Expired);
 }
 
 #[test]
@@ -66,14 +48,8 @@ fn an_identity_survives_a_restart_with_its_files_private() {
         let identity = mesh.identity(&mesh.id("web"), HOUR);
         identity.save(&dir).unwrap();
         let loaded = load().unwrap().unwrap();
-        assert_eq!(
-            (&loaded.id, loaded.serial, &loaded.chain),
-            (&identity.id, identity.serial, &identity.chain)
-        );
-        assert_eq!(
-            (&loaded.bundle, loaded.key.public()),
-            (&identity.bundle, identity.key.public())
-        );
+        assert_eq!((&loaded.id, loaded.serial, &loaded.chain), (&identity.id, identity.serial, &identity.chain));
+        assert_eq!((&loaded.bundle, loaded.key.public()), (&identity.bundle, identity.key.public()));
     }
     for name in ["identity.pem", "roots.pem"] {
         let mode = std::fs::metadata(dir.join(name)).unwrap().permissions().mode();
@@ -91,10 +67,7 @@ fn a_left_over_of_a_crash_does_no_harm() {
     std::fs::write(&left_over, "half of a fi").unwrap();
     std::fs::set_permissions(&left_over, std::fs::Permissions::from_mode(0o666)).unwrap();
     mesh.identity(&mesh.id("web"), HOUR).save(dir.path()).unwrap();
-    let mode = std::fs::metadata(dir.path().join("identity.pem"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(dir.path().join("identity.pem")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(!left_over.exists());
 }
@@ -108,9 +81,7 @@ fn state_that_cannot_be_used_says_why() {
     mesh.identity(&mesh.id("web"), HOUR).save(dir).unwrap();
     let refused = |trust_domain: &str, seconds: u64| {
         let trust_domain = crate::test_mesh::td(trust_domain);
-        WorkloadIdentity::load(dir, &trust_domain, at(now.as_secs() + seconds))
-            .unwrap_err()
-            .to_string()
+        WorkloadIdentity::load(dir, &trust_domain, at(now.as_secs() + seconds)).unwrap_err().to_string()
     };
     assert!(refused("shop.example", 3601).contains("expired"));
     assert!(refused("other.example", 0).contains("wrong-trust-domain"));

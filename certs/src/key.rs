@@ -35,9 +35,7 @@ pub struct PrivateKey {
 impl PrivateKey {
     /// A new key from the system's random source.
     pub fn generate() -> Result<Self, KeyError> {
-        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
-            .map_err(|_| KeyError::Generate)
-            .and_then(Self::new)
+        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Generate).and_then(Self::new)
     }
 
     /// Reads a PKCS#8 document (DER).
@@ -52,10 +50,7 @@ impl PrivateKey {
 
     fn new(pair: EcdsaKeyPair) -> Result<Self, KeyError> {
         let public = PublicKey::from_point(pair.public_key().as_ref()).ok_or(KeyError::NotP256)?;
-        Ok(Self {
-            pair: Arc::new(pair),
-            public,
-        })
+        Ok(Self { pair: Arc::new(pair), public })
     }
 
     /// PKCS#8, DER; wiped when dropped.
@@ -149,8 +144,7 @@ impl sign::SigningKey for PrivateKey {
 
 impl sign::Signer for PrivateKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        self.sign_der(message)
-            .ok_or_else(|| rustls::Error::General("AWS-LC could not sign".into()))
+        self.sign_der(message).ok_or_else(|| rustls::Error::General("AWS-LC could not sign".into()))
     }
     fn scheme(&self) -> SignatureScheme {
         SignatureScheme::ECDSA_NISTP256_SHA256

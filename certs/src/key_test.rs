@@ -14,13 +14,7 @@ fn a_key_survives_its_pkcs8_form() {
 fn other_keys_are_refused() {
     let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    for der in [
-        p384.serialized_der(),
-        ed25519.serialized_der(),
-        b"",
-        b"garbage",
-        &[0x30; 4096],
-    ] {
+    for der in [p384.serialized_der(), ed25519.serialized_der(), b"", b"garbage", &[0x30; 4096]] {
         assert_eq!(PrivateKey::from_pkcs8(der).unwrap_err(), KeyError::NotP256);
     }
 }

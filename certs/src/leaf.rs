@@ -55,18 +55,10 @@ impl Leaf {
         not_a_ca(&cert)?;
         end_point_usages(&cert)?;
         let (not_before, not_after) = validity(&cert)?;
-        let extended = cert
-            .extended_key_usage()
-            .map_err(|_| PeerError::Malformed)?
-            .map(|usage| usage.value);
+        let extended = cert.extended_key_usage().map_err(|_| PeerError::Malformed)?.map(|usage| usage.value);
         let serial = Serial::from_bytes(cert.raw_serial()).ok_or(PeerError::Malformed)?;
         Ok(Self {
-            identity: PeerIdentity {
-                id: only_uri(&cert)?,
-                serial,
-                not_before,
-                not_after,
-            },
+            identity: PeerIdentity { id: only_uri(&cert)?, serial, not_before, not_after },
             public_key: p256_key(&cert.subject_pki),
             may_call: extended.is_some_and(|usage| usage.client_auth),
             may_serve: extended.is_some_and(|usage| usage.server_auth),
@@ -87,9 +79,7 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PeerError> {
 
 /// X509-SVID §3.1 and §4.1: a leaf carries no CA flag.
 fn not_a_ca(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
-    let found = cert
-        .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
-        .map_err(|_| PeerError::Malformed)?;
+    let found = cert.get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS).map_err(|_| PeerError::Malformed)?;
     match found.map(|extension| extension.parsed_extension()) {
         None => Ok(()),
         Some(ParsedExtension::BasicConstraints(constraints)) if !constraints.ca => Ok(()),
@@ -100,11 +90,7 @@ fn not_a_ca(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
 
 /// X509-SVID §4.3: key usage is present, signs, and signs neither certificates nor CRLs.
 fn end_point_usages(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
-    let usage = cert
-        .key_usage()
-        .map_err(|_| PeerError::Malformed)?
-        .ok_or(PeerError::BadKeyUsage)?
-        .value;
+    let usage = cert.key_usage().map_err(|_| PeerError::Malformed)?.ok_or(PeerError::BadKeyUsage)?.value;
     let ok = usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign();
     if ok { Ok(()) } else { Err(PeerError::BadKeyUsage) }
 }
@@ -137,21 +123,14 @@ pub(crate) fn validity(cert: &X509Certificate<'_>) -> Result<(UnixTime, UnixTime
         Ok(UnixTime::since_unix_epoch(Duration::from_secs(since)))
     };
     let validity = cert.validity();
-    Ok((
-        seconds(validity.not_before.timestamp())?,
-        seconds(validity.not_after.timestamp())?,
-    ))
+    Ok((seconds(validity.not_before.timestamp())?, seconds(validity.not_after.timestamp())?))
 }
 
 /// The key, if it is an uncompressed P-256 point.
 pub(crate) fn p256_key(spki: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Option<PublicKey> {
     let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
     let p256 = spki.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256);
-    if p256 {
-        PublicKey::from_point(&spki.subject_public_key.data)
-    } else {
-        None
-    }
+    if p256 { PublicKey::from_point(&spki.subject_public_key.data) } else { None }
 }
 
 /// A certificate's serial number: at most 20 bytes (RFC 5280 §4.1.2.2), shown as lower-case hex.
@@ -167,10 +146,7 @@ impl Serial {
         let number = &number[number.iter().take_while(|b| **b == 0).count()..];
         let mut bytes = [0; 20];
         bytes.get_mut(..number.len())?.copy_from_slice(number);
-        Some(Self {
-            len: number.len() as u8,
-            bytes,
-        })
+        Some(Self { len: number.len() as u8, bytes })
     }
 
     pub fn as_bytes(&self) -> &[u8] {

@@ -42,24 +42,11 @@ fn exactly_one_uri_name() {
         forged(|p| p.subject_alt_names.push(uri("spiffe://shop.example/ns/shop/sa/admin"))),
         Err(PeerError::NotSpiffe)
     );
-    assert_eq!(
-        forged(|p| p.subject_alt_names.push(uri("https://x.example"))),
-        Err(PeerError::NotSpiffe)
-    );
-    assert_eq!(
-        forged(|p| p.subject_alt_names = vec![uri("https://x.example")]),
-        Err(PeerError::NotSpiffe)
-    );
-    assert_eq!(
-        forged(|p| p.subject_alt_names = vec![uri("spiffe://shop.example")]),
-        Err(PeerError::NotSpiffe)
-    );
+    assert_eq!(forged(|p| p.subject_alt_names.push(uri("https://x.example"))), Err(PeerError::NotSpiffe));
+    assert_eq!(forged(|p| p.subject_alt_names = vec![uri("https://x.example")]), Err(PeerError::NotSpiffe));
+    assert_eq!(forged(|p| p.subject_alt_names = vec![uri("spiffe://shop.example")]), Err(PeerError::NotSpiffe));
     // A DNS name beside the URI is allowed (X509-SVID §2).
-    let both = forged(|p| {
-        p.subject_alt_names
-            .push(SanType::DnsName("web.shop".try_into().unwrap()))
-    })
-    .unwrap();
+    let both = forged(|p| p.subject_alt_names.push(SanType::DnsName("web.shop".try_into().unwrap()))).unwrap();
     assert_eq!(both.id.as_str(), WEB);
 }
 
@@ -69,10 +56,7 @@ fn a_second_san_extension_is_no_second_chance() {
     let admin = b"spiffe://shop.example/ns/shop/sa/admin";
     let san = [&[0x30, admin.len() as u8 + 2, 0x86, admin.len() as u8], &admin[..]].concat();
     let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], san);
-    assert_eq!(
-        forged(|p| p.custom_extensions.push(extension)),
-        Err(PeerError::Malformed)
-    );
+    assert_eq!(forged(|p| p.custom_extensions.push(extension)), Err(PeerError::Malformed));
 }
 
 #[test]
@@ -80,8 +64,7 @@ fn a_uri_that_is_no_text_is_refused() {
     let san = vec![0x30, 4, 0x86, 2, 0xff, 0xfe];
     let result = forged(|p| {
         p.subject_alt_names.clear();
-        p.custom_extensions
-            .push(CustomExtension::from_oid_content(&[2, 5, 29, 17], san));
+        p.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 17], san));
     });
     assert_eq!(result, Err(PeerError::Malformed));
 }
@@ -101,18 +84,10 @@ fn a_ca_is_nobody() {
 #[test]
 fn key_usages_of_an_end_point() {
     use KeyUsagePurpose::*;
-    for usages in [
-        vec![],
-        vec![KeyEncipherment],
-        vec![DigitalSignature, KeyCertSign],
-        vec![DigitalSignature, CrlSign],
-    ] {
+    for usages in [vec![], vec![KeyEncipherment], vec![DigitalSignature, KeyCertSign], vec![DigitalSignature, CrlSign]]
+    {
         let shown = format!("{usages:?}");
-        assert_eq!(
-            forged(|p| p.key_usages = usages),
-            Err(PeerError::BadKeyUsage),
-            "{shown}"
-        );
+        assert_eq!(forged(|p| p.key_usages = usages), Err(PeerError::BadKeyUsage), "{shown}");
     }
     assert!(forged(|p| p.key_usages = vec![DigitalSignature, KeyAgreement]).is_ok());
     // Extended usages depend on the role: verify.rs looks at them.

@@ -7,12 +7,7 @@ fn every_reason_has_its_own_word() {
     let words: HashSet<_> = PeerError::ALL.iter().map(|reason| reason.word()).collect();
     assert_eq!(words.len(), PeerError::ALL.len());
     for reason in PeerError::ALL {
-        assert!(
-            reason
-                .word()
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        );
+        assert!(reason.word().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         assert!(reason.to_string().starts_with(reason.word()) && reason.advice().len() > 20);
     }
 }
@@ -54,10 +49,7 @@ fn causes_are_found_through_other_errors() {
 fn other_failures_are_not_about_the_peer() {
     let garbage = Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
     assert_eq!(PeerError::from_rustls(&garbage), None);
-    assert_eq!(
-        PeerError::from_rustls(&Error::AlertReceived(AlertDescription::InternalError)),
-        None
-    );
+    assert_eq!(PeerError::from_rustls(&Error::AlertReceived(AlertDescription::InternalError)), None);
     assert_eq!(PeerError::from_io(&io::Error::from(io::ErrorKind::UnexpectedEof)), None);
     assert_eq!(PeerError::from_io(&io::Error::other("text")), None);
 }

@@ -24,11 +24,7 @@ pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> 
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(name))?;
@@ -47,10 +43,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
     file.take(MAX_FILE + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("longer than {MAX_FILE} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {MAX_FILE} bytes")));
     }
     Ok(Some(content))
 }

@@ -32,11 +32,7 @@ pub fn retry_after(failures: u32, now_ms: i64, not_after_ms: i64, jitter: f64) -
     let doubled = FIRST_RETRY.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     let left = Duration::from_millis(not_after_ms.saturating_sub(now_ms).max(0) as u64);
     // Nothing left: the certificate has ended, and only the fleet's load counts.
-    let bound = if left.is_zero() {
-        MAX_RETRY
-    } else {
-        (left / PART_OF_REST).max(MIN_RETRY)
-    };
+    let bound = if left.is_zero() { MAX_RETRY } else { (left / PART_OF_REST).max(MIN_RETRY) };
     let longest = doubled.min(MAX_RETRY).min(bound);
     longest.mul_f64(0.5 + 0.5 * unit(jitter)).max(MIN_RETRY)
 }

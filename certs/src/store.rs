@@ -44,12 +44,7 @@ impl IdentityStore {
     /// Without an identity, and trusting nobody: every handshake fails until [`replace`](Self::replace).
     pub fn new(trust_domain: TrustDomain, clock: Arc<dyn Clock>) -> Arc<Self> {
         let held = Held::new(None, TrustBundle::empty(), 0);
-        Arc::new(Self {
-            trust_domain,
-            clock,
-            held: ArcSwap::from_pointee(held),
-            hooks: Mutex::default(),
-        })
+        Arc::new(Self { trust_domain, clock, held: ArcSwap::from_pointee(held), hooks: Mutex::default() })
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -87,17 +82,11 @@ impl IdentityStore {
         let hooks = self.writer();
         let before = self.held.load();
         if let Some(ours) = before.identity.as_ref().filter(|ours| ours.id != identity.id) {
-            return Err(IdentityError::OtherIdentity {
-                found: identity.id,
-                ours: ours.id.clone(),
-            });
+            return Err(IdentityError::OtherIdentity { found: identity.id, ours: ours.id.clone() });
         }
         identity.generation = before.generation + 1;
         let bundle = identity.bundle.clone();
-        Ok(self.publish(
-            hooks,
-            Held::new(Some(Arc::new(identity)), bundle, before.generation + 1),
-        ))
+        Ok(self.publish(hooks, Held::new(Some(Arc::new(identity)), bundle, before.generation + 1)))
     }
 
     /// Trusts `bundle` from the next handshake on; returns the new generation.
@@ -142,21 +131,11 @@ impl Held {
             let root = Some(&i.root).filter(|root| !i.chain.contains(root));
             Arc::new(certified(i.chain.iter().chain(root).cloned().collect(), i))
         });
-        Self {
-            identity,
-            bundle,
-            generation,
-            plain,
-            with_root,
-        }
+        Self { identity, bundle, generation, plain, with_root }
     }
 
     pub(crate) fn certified(&self, with_root: bool) -> Option<Arc<CertifiedKey>> {
-        if with_root {
-            self.with_root.clone()
-        } else {
-            self.plain.clone()
-        }
+        if with_root { self.with_root.clone() } else { self.plain.clone() }
     }
 }
 

@@ -14,19 +14,13 @@ fn replacing_counts_and_tells() {
 
     assert_eq!(store.replace(mesh.identity(&mesh.id("web"), HOUR)).unwrap(), 1);
     let first = store.current().unwrap();
-    assert_eq!(
-        (first.generation, store.generation(), seen.load(Ordering::SeqCst)),
-        (1, 1, 1)
-    );
+    assert_eq!((first.generation, store.generation(), seen.load(Ordering::SeqCst)), (1, 1, 1));
     assert_eq!(store.bundle(), mesh.ca.bundle());
 
     assert_eq!(store.replace(mesh.identity(&mesh.id("web"), HOUR)).unwrap(), 2);
     assert_ne!(store.current().unwrap().serial, first.serial);
     assert_eq!(store.set_bundle(TrustBundle::empty()), 3);
-    assert_eq!(
-        (store.current().unwrap().generation, seen.load(Ordering::SeqCst)),
-        (2, 3)
-    );
+    assert_eq!((store.current().unwrap().generation, seen.load(Ordering::SeqCst)), (2, 3));
 
     drop(subscription);
     store.set_bundle(mesh.ca.bundle());
@@ -41,14 +35,8 @@ fn a_store_never_becomes_somebody_else() {
     assert!(matches!(refused, IdentityError::OtherIdentity { .. }), "{refused}");
     let other = Mesh::new("other.example");
     let refused = store.replace(other.identity(&other.id("web"), HOUR)).unwrap_err();
-    assert!(
-        matches!(refused, IdentityError::Certificate(PeerError::WrongTrustDomain)),
-        "{refused}"
-    );
-    assert_eq!(
-        (store.current().unwrap().id.clone(), store.generation()),
-        (mesh.id("web"), 1)
-    );
+    assert!(matches!(refused, IdentityError::Certificate(PeerError::WrongTrustDomain)), "{refused}");
+    assert_eq!((store.current().unwrap().id.clone(), store.generation()), (mesh.id("web"), 1));
 }
 
 #[test]

@@ -62,11 +62,7 @@ pub(crate) fn leaf_params(
     params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
     for name in dns_names {
         let valid = rustls_pki_types::DnsName::try_from(*name).is_ok();
-        let ia5 = (*name)
-            .try_into()
-            .ok()
-            .filter(|_| valid)
-            .ok_or_else(|| CaError::DnsName((*name).to_owned()))?;
+        let ia5 = (*name).try_into().ok().filter(|_| valid).ok_or_else(|| CaError::DnsName((*name).to_owned()))?;
         params.subject_alt_names.push(SanType::DnsName(ia5));
     }
     params.is_ca = IsCa::ExplicitNoCa;

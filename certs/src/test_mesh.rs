@@ -90,13 +90,7 @@ impl Forge {
         let mut params = ca_params(&trust_domain, "issuing CA", BasicConstraints::Constrained(0), year, now).unwrap();
         issuing(&mut params);
         let issuing = params.signed_by(key.public(), &root_issuer).unwrap().into();
-        Self {
-            root,
-            issuing,
-            issuer: Issuer::new(params, key),
-            root_issuer,
-            now,
-        }
+        Self { root, issuing, issuer: Issuer::new(params, key), root_issuer, now }
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {
@@ -115,21 +109,13 @@ impl Forge {
         change: impl FnOnce(&mut CertificateParams),
     ) -> Vec<CertificateDer<'static>> {
         let params = self.params(uri, change);
-        vec![
-            params.signed_by(key, &self.issuer).unwrap().into(),
-            self.issuing.clone(),
-        ]
+        vec![params.signed_by(key, &self.issuer).unwrap().into(), self.issuing.clone()]
     }
 
     /// A leaf that the root itself signed.
     pub(crate) fn chain_without_issuing(&self, uri: &str) -> Vec<CertificateDer<'static>> {
         let key = PrivateKey::generate().unwrap();
-        vec![
-            self.params(uri, |_| ())
-                .signed_by(key.public(), &self.root_issuer)
-                .unwrap()
-                .into(),
-        ]
+        vec![self.params(uri, |_| ()).signed_by(key.public(), &self.root_issuer).unwrap().into()]
     }
 
     /// A leaf below a CA that the issuing CA made, against its path length of 0.
@@ -138,10 +124,7 @@ impl Forge {
         let trust_domain = td("shop.example");
         let params = ca_params(&trust_domain, "third", BasicConstraints::Constrained(0), HOUR, self.now).unwrap();
         let ca = params.signed_by(ca_key.public(), &self.issuer).unwrap().into();
-        let leaf = self
-            .params(uri, |_| ())
-            .signed_by(key.public(), &Issuer::new(params, ca_key))
-            .unwrap();
+        let leaf = self.params(uri, |_| ()).signed_by(key.public(), &Issuer::new(params, ca_key)).unwrap();
         vec![leaf.into(), ca, self.issuing.clone()]
     }
 
@@ -190,12 +173,7 @@ impl Handshake {
 
     #[track_caller]
     pub(crate) fn assert_ok(&self) {
-        assert!(
-            self.ok(),
-            "client: {:?}, server: {:?}",
-            self.client_error,
-            self.server_error
-        );
+        assert!(self.ok(), "client: {:?}, server: {:?}", self.client_error, self.server_error);
     }
 
     /// Why the client and the server gave up.

@@ -47,12 +47,7 @@ pub enum ExpectedPeer {
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         Arc::new(CryptoProvider {
-            kx_groups: vec![
-                kx_group::X25519MLKEM768,
-                kx_group::X25519,
-                kx_group::SECP256R1,
-                kx_group::SECP384R1,
-            ],
+            kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
             ..aws_lc_rs::default_provider()
         })
     });
@@ -72,18 +67,12 @@ impl IdentityStore {
     }
 
     fn server(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth, with_root: bool) -> Arc<ServerConfig> {
-        let verifier = CheckClient {
-            store: self.clone(),
-            mandatory: clients == ClientAuth::Required,
-        };
+        let verifier = CheckClient { store: self.clone(), mandatory: clients == ClientAuth::Required };
         let mut config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock(self.clock().clone())))
             .with_protocol_versions(&[&TLS13])
             .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
             .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(OwnCertificate {
-                store: self.clone(),
-                with_root,
-            }));
+            .with_cert_resolver(Arc::new(OwnCertificate { store: self.clone(), with_root }));
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -98,15 +87,9 @@ impl IdentityStore {
             .with_protocol_versions(&[&TLS13])
             .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(CheckServer {
-                store: self.clone(),
-                expected,
-            }));
+            .with_custom_certificate_verifier(Arc::new(CheckServer { store: self.clone(), expected }));
         let mut config = if shows_certificate {
-            builder.with_client_cert_resolver(Arc::new(OwnCertificate {
-                store: self.clone(),
-                with_root: false,
-            }))
+            builder.with_client_cert_resolver(Arc::new(OwnCertificate { store: self.clone(), with_root: false }))
         } else {
             builder.with_no_client_auth()
         };
@@ -151,11 +134,7 @@ impl CheckServer {
             ExpectedPeer::AnyOf(ids) => {
                 let bundle = self.store.bundle();
                 let peer = verify::verify_chain(chain, &bundle, self.store.trust_domain(), Role::Server, now)?;
-                if ids.contains(&peer.id) {
-                    Ok(())
-                } else {
-                    Err(PeerError::WrongIdentity)
-                }
+                if ids.contains(&peer.id) { Ok(()) } else { Err(PeerError::WrongIdentity) }
             }
         }
     }
@@ -170,8 +149,7 @@ impl ServerCertVerifier for CheckServer {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(&whole(leaf, intermediates), now)
-            .map_err(PeerError::into_rustls)?;
+        self.check(&whole(leaf, intermediates), now).map_err(PeerError::into_rustls)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -220,14 +198,8 @@ impl ClientCertVerifier for CheckClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let chain = whole(leaf, intermediates);
-        verify::verify_chain(
-            &chain,
-            &self.store.bundle(),
-            self.store.trust_domain(),
-            Role::Client,
-            now,
-        )
-        .map_err(PeerError::into_rustls)?;
+        verify::verify_chain(&chain, &self.store.bundle(), self.store.trust_domain(), Role::Client, now)
+            .map_err(PeerError::into_rustls)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -256,10 +228,7 @@ impl ClientCertVerifier for CheckClient {
 
 /// The chain as it was sent. The copies borrow.
 fn whole<'a>(leaf: &'a CertificateDer<'_>, rest: &'a [CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
-    std::iter::once(leaf)
-        .chain(rest)
-        .map(|cert| CertificateDer::from(cert.as_ref()))
-        .collect()
+    std::iter::once(leaf).chain(rest).map(|cert| CertificateDer::from(cert.as_ref())).collect()
 }
 
 fn never_tls12() -> Error {

@@ -13,10 +13,7 @@ fn a_new_certificate_is_shown_at_the_next_handshake_and_old_connections_live() {
     let server = orders.server_config(ALPN, ClientAuth::Required);
     let serials = |done: &Handshake| {
         let serial = |certs: Option<&[CertificateDer<'_>]>| peer_identity(certs.unwrap()).unwrap().serial;
-        (
-            serial(done.server.peer_certificates()),
-            serial(done.client.peer_certificates()),
-        )
+        (serial(done.server.peer_certificates()), serial(done.client.peer_certificates()))
     };
     let mut first = Handshake::run(client.clone(), server.clone());
     first.assert_ok();
@@ -48,10 +45,7 @@ fn a_root_taken_out_of_the_bundle_is_refused_at_the_next_handshake() {
     call(&web, &orders, any_of(&[&mesh.id("orders")])).assert_ok();
     orders.set_bundle(Mesh::new("shop.example").ca.bundle());
     let refused = call(&web, &orders, any_of(&[&mesh.id("orders")]));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::UntrustedRoot))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::UntrustedRoot)));
 }
 
 #[test]

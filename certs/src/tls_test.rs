@@ -14,10 +14,7 @@ pub(super) fn any_of(ids: &[&SpiffeId]) -> ExpectedPeer {
 
 /// web calls orders, both of this mesh, orders' certificate required.
 pub(super) fn call(client: &Arc<IdentityStore>, server: &Arc<IdentityStore>, expected: ExpectedPeer) -> Handshake {
-    Handshake::run(
-        client.client_config(ALPN, expected),
-        server.server_config(ALPN, ClientAuth::Required),
-    )
+    Handshake::run(client.client_config(ALPN, expected), server.server_config(ALPN, ClientAuth::Required))
 }
 
 /// A store that holds what `forge` made, valid or not.
@@ -29,9 +26,7 @@ fn forged(forge: &Forge, account: &str, change: impl FnOnce(&mut rcgen::Certific
     let store = mesh.empty_store();
     // The store checks what it is given, at a time of its own choosing; here, when this certificate is good.
     let (from, _) = crate::leaf::validity(&crate::leaf::parse(&chain[0]).unwrap()).unwrap();
-    store
-        .replace(WorkloadIdentity::new(chain, key, forge.bundle(), from).unwrap())
-        .unwrap();
+    store.replace(WorkloadIdentity::new(chain, key, forge.bundle(), from).unwrap()).unwrap();
     store
 }
 
@@ -41,26 +36,12 @@ fn both_ends_learn_who_the_other_is() {
     let (web, orders) = (mesh.store("web"), mesh.store("orders"));
     let done = call(&web, &orders, any_of(&[&mesh.id("other"), &mesh.id("orders")]));
     done.assert_ok();
-    assert_eq!(
-        peer_identity(done.server.peer_certificates().unwrap()).unwrap().id,
-        mesh.id("web")
-    );
-    assert_eq!(
-        peer_identity(done.client.peer_certificates().unwrap()).unwrap().id,
-        mesh.id("orders")
-    );
+    assert_eq!(peer_identity(done.server.peer_certificates().unwrap()).unwrap().id, mesh.id("web"));
+    assert_eq!(peer_identity(done.client.peer_certificates().unwrap()).unwrap().id, mesh.id("orders"));
     assert_eq!(done.client.alpn_protocol(), Some(&b"isthmus/1"[..]));
     for (version, group, kind) in [
-        (
-            done.client.protocol_version(),
-            done.client.negotiated_key_exchange_group(),
-            done.client.handshake_kind(),
-        ),
-        (
-            done.server.protocol_version(),
-            done.server.negotiated_key_exchange_group(),
-            done.server.handshake_kind(),
-        ),
+        (done.client.protocol_version(), done.client.negotiated_key_exchange_group(), done.client.handshake_kind()),
+        (done.server.protocol_version(), done.server.negotiated_key_exchange_group(), done.server.handshake_kind()),
     ] {
         assert_eq!(version, Some(ProtocolVersion::TLSv1_3));
         assert_eq!(group.unwrap().name(), NamedGroup::X25519MLKEM768);
@@ -82,16 +63,10 @@ fn a_peer_without_the_hybrid_exchange_is_served_too() {
             store: web.clone(),
             expected: any_of(&[&mesh.id("orders")]),
         }))
-        .with_client_cert_resolver(Arc::new(OwnCertificate {
-            store: web,
-            with_root: false,
-        }));
+        .with_client_cert_resolver(Arc::new(OwnCertificate { store: web, with_root: false }));
     let done = Handshake::run(Arc::new(client), orders.server_config(&[], ClientAuth::Required));
     done.assert_ok();
-    assert_eq!(
-        done.server.negotiated_key_exchange_group().unwrap().name(),
-        NamedGroup::X25519
-    );
+    assert_eq!(done.server.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519);
 }
 
 #[test]
@@ -107,10 +82,7 @@ fn alpn_falls_back_and_refuses() {
     let h2 = run(&[b"h2"]);
     h2.assert_ok();
     assert_eq!(h2.server.alpn_protocol(), Some(&b"h2"[..]));
-    assert_eq!(
-        run(&[b"isthmus/99"]).reasons(),
-        (Some(PeerError::NoCommonProtocol), Some(PeerError::NoCommonProtocol))
-    );
+    assert_eq!(run(&[b"isthmus/99"]).reasons(), (Some(PeerError::NoCommonProtocol), Some(PeerError::NoCommonProtocol)));
 }
 
 #[test]
@@ -131,10 +103,7 @@ fn the_wrong_peer_is_refused() {
     let mesh = Mesh::new("shop.example");
     let (web, orders) = (mesh.store("web"), mesh.store("orders"));
     let wrong = call(&web, &orders, any_of(&[&mesh.id("batch")]));
-    assert_eq!(
-        wrong.reasons(),
-        (Some(PeerError::WrongIdentity), Some(PeerError::RefusedByPeer))
-    );
+    assert_eq!(wrong.reasons(), (Some(PeerError::WrongIdentity), Some(PeerError::RefusedByPeer)));
     let nobody = call(&web, &orders, any_of(&[]));
     assert_eq!(nobody.reasons().0, Some(PeerError::WrongIdentity));
 }
@@ -144,25 +113,16 @@ fn another_mesh_is_refused_both_ways() {
     let (shop, other) = (Mesh::new("shop.example"), Mesh::new("other.example"));
     let (web, orders) = (shop.store("web"), other.store("orders"));
     let refused = call(&web, &orders, any_of(&[&other.id("orders")]));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::WrongTrustDomain), Some(PeerError::RefusedByPeer))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::WrongTrustDomain), Some(PeerError::RefusedByPeer)));
 
     // A client that trusts the other mesh, so that the server is the one to refuse.
     let lenient = other.empty_store();
     lenient.set_bundle(other.ca.bundle());
     let config = lenient.client_config(ALPN, any_of(&[&other.id("orders")]));
     let mut config = Arc::unwrap_or_clone(config);
-    config.client_auth_cert_resolver = Arc::new(OwnCertificate {
-        store: web,
-        with_root: false,
-    });
+    config.client_auth_cert_resolver = Arc::new(OwnCertificate { store: web, with_root: false });
     let refused = Handshake::run(Arc::new(config), orders.server_config(ALPN, ClientAuth::Required));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::WrongTrustDomain))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::WrongTrustDomain)));
 }
 
 #[test]
@@ -170,16 +130,10 @@ fn the_same_name_under_another_root_is_refused_both_ways() {
     let (ours, theirs) = (Mesh::new("shop.example"), Mesh::new("shop.example"));
     let (web, orders) = (ours.store("web"), theirs.store("orders"));
     let refused = call(&web, &orders, any_of(&[&ours.id("orders")]));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::UntrustedRoot), Some(PeerError::RefusedByPeer))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::UntrustedRoot), Some(PeerError::RefusedByPeer)));
     web.set_bundle(TrustBundle::from_ders([theirs.ca.root()]).unwrap());
     let refused = call(&web, &orders, any_of(&[&ours.id("orders")]));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::UntrustedRoot))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::UntrustedRoot)));
 }
 
 #[test]
@@ -200,11 +154,7 @@ fn an_ended_or_future_certificate_is_refused_both_ways() {
         let bad = forged(&forge, "orders", shift);
         let refused = call(&good, &bad, any_of(&[&orders_id]));
         assert_eq!(refused.reasons(), (Some(reason), Some(PeerError::RefusedByPeer)));
-        let refused = call(
-            &forged(&forge, "web", shift),
-            &forged(&forge, "orders", |_| ()),
-            any_of(&[&orders_id]),
-        );
+        let refused = call(&forged(&forge, "web", shift), &forged(&forge, "orders", |_| ()), any_of(&[&orders_id]));
         assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(reason)));
     }
 }
@@ -217,19 +167,14 @@ fn td_id(account: &str) -> SpiffeId {
 fn a_two_second_leaf_works_until_its_end() {
     let mesh = Mesh::new("shop.example");
     let (web, orders) = (mesh.empty_store(), mesh.store("orders"));
-    web.replace(mesh.identity(&mesh.id("web"), Duration::from_secs(2)))
-        .unwrap();
+    web.replace(mesh.identity(&mesh.id("web"), Duration::from_secs(2))).unwrap();
     let run = || call(&web, &orders, any_of(&[&mesh.id("orders")]));
     run().assert_ok();
     mesh.clock.advance(Duration::from_millis(2999));
     run().assert_ok();
     mesh.clock.advance(Duration::from_millis(1));
-    assert_eq!(
-        run().reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::Expired))
-    );
-    web.replace(mesh.identity(&mesh.id("web"), Duration::from_secs(2)))
-        .unwrap();
+    assert_eq!(run().reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::Expired)));
+    web.replace(mesh.identity(&mesh.id("web"), Duration::from_secs(2))).unwrap();
     run().assert_ok();
 }
 
@@ -240,10 +185,7 @@ fn no_certificate_is_refused_where_required_and_seen_where_optional() {
     newcomer.set_bundle(mesh.ca.bundle());
     let client = newcomer.client_config(ALPN, any_of(&[&mesh.id("control")]));
     let refused = Handshake::run(client.clone(), control.server_config(ALPN, ClientAuth::Required));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::NoCertificate))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::NoCertificate)));
     let taken = Handshake::run(client, control.server_config(ALPN, ClientAuth::Optional));
     taken.assert_ok();
     assert!(taken.server.peer_certificates().is_none());
@@ -251,17 +193,11 @@ fn no_certificate_is_refused_where_required_and_seen_where_optional() {
     let web = mesh.store("web").client_config(ALPN, any_of(&[&mesh.id("control")]));
     let renews = Handshake::run(web, control.server_config(ALPN, ClientAuth::Optional));
     renews.assert_ok();
-    assert_eq!(
-        peer_identity(renews.server.peer_certificates().unwrap()).unwrap().id,
-        mesh.id("web")
-    );
+    assert_eq!(peer_identity(renews.server.peer_certificates().unwrap()).unwrap().id, mesh.id("web"));
     // Optional is no excuse for a bad one.
     let foreign = Mesh::new("other.example");
     let mut config = Arc::unwrap_or_clone(newcomer.client_config(ALPN, any_of(&[&mesh.id("control")])));
-    config.client_auth_cert_resolver = Arc::new(OwnCertificate {
-        store: foreign.store("web"),
-        with_root: false,
-    });
+    config.client_auth_cert_resolver = Arc::new(OwnCertificate { store: foreign.store("web"), with_root: false });
     let refused = Handshake::run(Arc::new(config), control.server_config(ALPN, ClientAuth::Optional));
     assert_eq!(refused.reasons().1, Some(PeerError::WrongTrustDomain));
 }
@@ -271,10 +207,7 @@ fn a_server_without_identity_answers_nobody() {
     let mesh = Mesh::new("shop.example");
     let (web, empty) = (mesh.store("web"), mesh.empty_store());
     let refused = call(&web, &empty, any_of(&[&mesh.id("orders")]));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::RefusedByPeer), Some(PeerError::NoIdentity))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::NoIdentity)));
 }
 
 #[test]
@@ -293,24 +226,15 @@ fn tls_1_2_is_refused_both_ways() {
         }))
         .with_no_client_auth();
     let refused = Handshake::run(Arc::new(client), store.server_config(&[], ClientAuth::Optional));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::Incompatible), Some(PeerError::Incompatible))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::Incompatible), Some(PeerError::Incompatible)));
 
     let server = ServerConfig::builder_with_provider(provider12.into())
         .with_protocol_versions(&old)
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(OwnCertificate {
-            store: store.clone(),
-            with_root: false,
-        }));
+        .with_cert_resolver(Arc::new(OwnCertificate { store: store.clone(), with_root: false }));
     let refused = Handshake::run(store.client_config(&[], any_of(&[&mesh.id("web")])), Arc::new(server));
-    assert_eq!(
-        refused.reasons(),
-        (Some(PeerError::Incompatible), Some(PeerError::Incompatible))
-    );
+    assert_eq!(refused.reasons(), (Some(PeerError::Incompatible), Some(PeerError::Incompatible)));
 }
 
 #[test]
@@ -329,17 +253,11 @@ fn first_contact_needs_the_pinned_root() {
     assert!(done.server.peer_certificates().is_none());
     assert_eq!(done.client.peer_certificates().unwrap().len(), 3);
     let bare = Handshake::run(good.clone(), control.server_config(ALPN, ClientAuth::Optional));
-    assert_eq!(
-        bare.reasons(),
-        (Some(PeerError::UntrustedRoot), Some(PeerError::RefusedByPeer))
-    );
+    assert_eq!(bare.reasons(), (Some(PeerError::UntrustedRoot), Some(PeerError::RefusedByPeer)));
 
     let other_pin = Mesh::new("shop.example").ca.bundle().fingerprints()[0];
     let other = newcomer.client_config(ALPN, ExpectedPeer::PinnedRoot(other_pin, id.clone()));
-    assert_eq!(
-        Handshake::run(other, with_root).reasons().0,
-        Some(PeerError::UntrustedRoot)
-    );
+    assert_eq!(Handshake::run(other, with_root).reasons().0, Some(PeerError::UntrustedRoot));
 
     // A workload of the mesh that poses as the control plane.
     let orders = mesh.store("orders").server_config_with_root(ALPN, ClientAuth::Optional);
@@ -358,10 +276,7 @@ fn a_stolen_certificate_without_its_key_is_refused() {
             Some(self.0.clone())
         }
     }
-    let thief = Thief(Arc::new(CertifiedKey::new(
-        stolen,
-        Arc::new(PrivateKey::generate().unwrap()),
-    )));
+    let thief = Thief(Arc::new(CertifiedKey::new(stolen, Arc::new(PrivateKey::generate().unwrap()))));
     let mut config = Arc::unwrap_or_clone(orders.server_config(ALPN, ClientAuth::Required));
     config.cert_resolver = Arc::new(thief);
     let refused = Handshake::run(web.client_config(ALPN, any_of(&[&mesh.id("orders")])), Arc::new(config));

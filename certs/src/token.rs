@@ -77,14 +77,9 @@ impl JoinToken {
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Damaged)?);
         let lines = std::str::from_utf8(&bytes).map_err(|_| TokenError::Damaged)?;
         let mut lines = lines.split('\n');
-        let (Some(address), Some(trust_domain), Some(root), Some(id), Some(secret), None) = (
-            lines.next(),
-            lines.next(),
-            lines.next(),
-            lines.next(),
-            lines.next(),
-            lines.next(),
-        ) else {
+        let (Some(address), Some(trust_domain), Some(root), Some(id), Some(secret), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next(), lines.next(), lines.next())
+        else {
             return Err(TokenError::Damaged);
         };
         check_address(address)?;
@@ -102,13 +97,7 @@ impl JoinToken {
 
     /// The one line to hand over. A secret: give it by file, stdin or environment, never as an argument.
     pub fn format(&self) -> Zeroizing<String> {
-        let Self {
-            address,
-            trust_domain,
-            root,
-            id,
-            secret,
-        } = self;
+        let Self { address, trust_domain, root, id, secret } = self;
         let lines = Zeroizing::new(format!("{address}\n{trust_domain}\n{root}\n{id}\n{}", secret.as_str()));
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + lines.len() * 4 / 3 + 4));
         text.push_str(PREFIX);
@@ -184,10 +173,7 @@ fn is_id(text: &str) -> bool {
 }
 
 fn is_secret(text: &str) -> bool {
-    text.len() == SECRET_CHARS
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    text.len() == SECRET_CHARS && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// `host:port`, `1.2.3.4:port` or `[::1]:port`; not port 0.
@@ -198,11 +184,7 @@ fn check_address(text: &str) -> Result<(), TokenError> {
         Some(ipv6) => ipv6.parse::<std::net::Ipv6Addr>().is_ok(),
         None => rustls_pki_types::ServerName::try_from(host).is_ok() && !host.contains(':'),
     };
-    if port_ok && host_ok && text.len() <= MAX_ADDRESS {
-        Ok(())
-    } else {
-        Err(TokenError::Address)
-    }
+    if port_ok && host_ok && text.len() <= MAX_ADDRESS { Ok(()) } else { Err(TokenError::Address) }
 }
 
 #[cfg(test)]

@@ -16,15 +16,8 @@ fn encode(lines: &str) -> String {
 fn a_token_survives_its_text() {
     let token = token();
     let text = token.format();
-    assert!(
-        text.starts_with("isthmus1.") && text.len() < 300,
-        "{} characters",
-        text.len()
-    );
-    assert!(
-        text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
-        "safe in any shell and file"
-    );
+    assert!(text.starts_with("isthmus1.") && text.len() < 300, "{} characters", text.len());
+    assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "safe in any shell and file");
     let again = JoinToken::parse(&format!("  {}\n", text.as_str())).unwrap();
     assert_eq!(
         (&again.address, &again.trust_domain, again.root, &again.id),
@@ -97,33 +90,19 @@ fn damaged_tokens_are_refused() {
         good.replace(secret, "a b"),
     ] {
         let error = JoinToken::parse(&encode(&bad)).unwrap_err();
-        assert!(
-            matches!(error, TokenError::Damaged | TokenError::Address),
-            "{bad:?}: {error}"
-        );
+        assert!(matches!(error, TokenError::Damaged | TokenError::Address), "{bad:?}: {error}");
     }
     let text = token.format();
     assert_eq!(JoinToken::parse(&text[9..]).unwrap_err(), TokenError::Prefix);
     assert_eq!(JoinToken::parse("isthmus2.abc").unwrap_err(), TokenError::Prefix);
     assert_eq!(JoinToken::parse("").unwrap_err(), TokenError::Prefix);
-    assert_eq!(
-        JoinToken::parse(&text[..text.len() - 8]).unwrap_err(),
-        TokenError::Damaged
-    );
-    assert_eq!(
-        JoinToken::parse(&format!("isthmus1.{}", "A".repeat(100_000))).unwrap_err(),
-        TokenError::Damaged
-    );
+    assert_eq!(JoinToken::parse(&text[..text.len() - 8]).unwrap_err(), TokenError::Damaged);
+    assert_eq!(JoinToken::parse(&format!("isthmus1.{}", "A".repeat(100_000))).unwrap_err(), TokenError::Damaged);
 }
 
 #[test]
 fn addresses() {
-    for good in [
-        "10.10.0.2:15012",
-        "[fd00:10::2]:15012",
-        "control.shop.example:443",
-        "localhost:1",
-    ] {
+    for good in ["10.10.0.2:15012", "[fd00:10::2]:15012", "control.shop.example:443", "localhost:1"] {
         assert_eq!(check_address(good), Ok(()), "{good}");
     }
     for bad in [

@@ -43,18 +43,11 @@ pub fn verify_pinned(
     now: UnixTime,
 ) -> Result<PeerIdentity, PeerError> {
     let (leaf, rest) = chain.split_first().ok_or(PeerError::NoCertificate)?;
-    let root = rest
-        .iter()
-        .take(MAX_CHAIN)
-        .find(|cert| RootFingerprint::of(cert) == *pin);
+    let root = rest.iter().take(MAX_CHAIN).find(|cert| RootFingerprint::of(cert) == *pin);
     let root = root.ok_or(PeerError::UntrustedRoot)?;
     let bundle = TrustBundle::from_ders([root]).map_err(|_| PeerError::UntrustedRoot)?;
     let (leaf, _) = anchored(leaf, rest, &bundle, expected.trust_domain(), Role::Server, now)?;
-    if leaf.identity.id == *expected {
-        Ok(leaf.identity)
-    } else {
-        Err(PeerError::WrongIdentity)
-    }
+    if leaf.identity.id == *expected { Ok(leaf.identity) } else { Err(PeerError::WrongIdentity) }
 }
 
 /// Also returns the root that the chain ends at.
@@ -84,15 +77,7 @@ pub(crate) fn anchored<'b>(
     let anchors = bundle.anchors_at(now);
     let end_entity = EndEntityCert::try_from(leaf).map_err(|e| reason(&e))?;
     let path = end_entity
-        .verify_for_usage(
-            algorithms().all,
-            &anchors,
-            intermediates,
-            now,
-            usage,
-            None,
-            Some(&issuers_may_issue),
-        )
+        .verify_for_usage(algorithms().all, &anchors, intermediates, now, usage, None, Some(&issuers_may_issue))
         .map_err(|e| reason(&e))?;
     let root = bundle.root_of(path.anchor()).ok_or(PeerError::UntrustedRoot)?;
     Ok((parsed, root))

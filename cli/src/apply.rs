@@ -51,15 +51,10 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     let documents = documents::read(&args.file)?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::ApplyRequest {
-        documents,
-        dry_run: args.dry_run,
-    };
+    let request = wire::ApplyRequest { documents, dry_run: args.dry_run };
     let answer = admin.call(async |client| client.apply(request).await).await?;
     if !answer.problems.is_empty() {
-        return Err(Failure::invalid(
-            answer.problems.into_iter().map(Problem::from).collect(),
-        ));
+        return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
     if format != Format::Json {
         print!("{}", changes_text(&answer.changes, args.dry_run));
@@ -137,10 +132,7 @@ fn judge(last: Option<&wire::InForce>, revision: u64) -> Result<(), Failure> {
     };
     if now.pending.iter().any(|proxy| proxy.state.starts_with("refused")) {
         return Err(Failure::new(
-            format!(
-                "revision {revision} is stored, but not every proxy accepted it: {}",
-                in_force_text(now)
-            ),
+            format!("revision {revision} is stored, but not every proxy accepted it: {}", in_force_text(now)),
             "`isthmus get proxies` shows each proxy's error; what it cannot understand it refuses to serve",
         ));
     }
@@ -163,12 +155,7 @@ pub(crate) fn in_force_text(now: &wire::InForce) -> String {
         affected => format!("{}/{affected} in force in {took}", now.acknowledged),
     };
     for (state, word) in [("offline", "offline"), ("connected", "not yet")] {
-        let names: Vec<&str> = now
-            .pending
-            .iter()
-            .filter(|p| p.state == state)
-            .map(|p| p.workload.as_str())
-            .collect();
+        let names: Vec<&str> = now.pending.iter().filter(|p| p.state == state).map(|p| p.workload.as_str()).collect();
         if !names.is_empty() {
             text.push_str(&format!("; {word}: {}", names.join(", ")));
         }

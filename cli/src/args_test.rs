@@ -61,10 +61,7 @@ fn contradictions_are_wrong_usage() {
 fn no_command_takes_a_token_as_an_argument() {
     let join = Cli::command().find_subcommand("join").unwrap().clone();
     assert_eq!(join.get_positionals().count(), 0);
-    let names: Vec<String> = join
-        .get_arguments()
-        .map(|argument| argument.get_id().to_string())
-        .collect();
+    let names: Vec<String> = join.get_arguments().map(|argument| argument.get_id().to_string()).collect();
     assert!(!names.iter().any(|name| name == "token"), "{names:?}");
     assert!(!parses("isthmus join isthmus1.abc"));
     assert!(!parses("isthmus join --token isthmus1.abc"));
@@ -72,10 +69,7 @@ fn no_command_takes_a_token_as_an_argument() {
 
 #[test]
 fn every_command_says_what_it_does_and_has_an_example() {
-    for command in Cli::command()
-        .get_subcommands()
-        .filter(|command| command.get_name() != "help")
-    {
+    for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
         let name = command.get_name();
         assert!(command.get_about().is_some(), "{name}: no sentence about it");
         let leaves: Vec<_> = command.get_subcommands().collect();
@@ -85,9 +79,7 @@ fn every_command_says_what_it_does_and_has_an_example() {
         };
         // The daemons' arguments are their own crates'.
         for leaf in shown.into_iter().filter(|_| !["proxy", "control"].contains(&name)) {
-            let example = leaf
-                .get_after_help()
-                .is_some_and(|text| text.to_string().contains("EXAMPLES"));
+            let example = leaf.get_after_help().is_some_and(|text| text.to_string().contains("EXAMPLES"));
             assert!(example, "{name} {}: no example", leaf.get_name());
         }
     }

@@ -16,11 +16,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    clap_complete::generate(
-        args.shell,
-        &mut crate::Cli::command(),
-        "isthmus",
-        &mut std::io::stdout(),
-    );
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "isthmus", &mut std::io::stdout());
     ExitCode::SUCCESS
 }

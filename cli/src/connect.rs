@@ -26,9 +26,7 @@ use crate::operator::{Operator, OperatorArgs};
 /// Client commands wait for one answer at a time: one thread is enough.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime
-        .map_err(|e| Failure::plain(format!("cannot start: {e}")))?
-        .block_on(work)
+    runtime.map_err(|e| Failure::plain(format!("cannot start: {e}")))?.block_on(work)
 }
 
 /// The admin port, spoken to as the operator.
@@ -41,14 +39,9 @@ impl Admin {
     pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
         let operator = Operator::find(args)?;
         let tls = operator_tls(&operator)?;
-        let stream = dial(&operator.address, tls, args.request_timeout)
-            .await
-            .map_err(|e| e.for_operator(&operator))?;
+        let stream = dial(&operator.address, tls, args.request_timeout).await.map_err(|e| e.for_operator(&operator))?;
         let channel = channel(stream).await?;
-        Ok(Self {
-            client: AdminClient::new(channel),
-            limit: args.request_timeout,
-        })
+        Ok(Self { client: AdminClient::new(channel), limit: args.request_timeout })
     }
 
     /// One request, within the operator's time limit.
@@ -74,12 +67,8 @@ fn operator_tls(operator: &Operator) -> Result<Arc<ClientConfig>, Failure> {
             "copy operator.yaml again from the control plane's state directory, unchanged",
         )
     };
-    let roots = pem::parse(operator.roots.as_bytes())
-        .map_err(|e| broken("roots", &e))?
-        .certificates;
-    let chain = pem::parse(operator.certificate.as_bytes())
-        .map_err(|e| broken("certificate", &e))?
-        .certificates;
+    let roots = pem::parse(operator.roots.as_bytes()).map_err(|e| broken("roots", &e))?.certificates;
+    let chain = pem::parse(operator.certificate.as_bytes()).map_err(|e| broken("certificate", &e))?.certificates;
     let key = pem::parse(operator.key.as_bytes()).map_err(|e| broken("key", &e))?.key;
     let key = key.ok_or_else(|| broken("key", &"there is none"))?;
     let bundle = TrustBundle::from_ders(&roots).map_err(|e| broken("roots", &e))?;
@@ -112,10 +101,7 @@ pub(crate) async fn dial(
         let tcp = TcpStream::connect(address).await.map_err(DialError::Unreachable)?;
         // Failing to turn Nagle off costs milliseconds, not correctness.
         let _ = tcp.set_nodelay(true);
-        let stream = TlsConnector::from(tls)
-            .connect(server_name(address), tcp)
-            .await
-            .map_err(tls_error)?;
+        let stream = TlsConnector::from(tls).connect(server_name(address), tcp).await.map_err(tls_error)?;
         Ok(stream)
     };
     timeout(limit, work).await.unwrap_or(Err(DialError::TimedOut(limit)))
@@ -123,10 +109,7 @@ pub(crate) async fn dial(
 
 /// Only for SNI: our verifiers look at the SPIFFE id and never at the name.
 fn server_name(address: &str) -> ServerName<'static> {
-    let host = address
-        .rsplit_once(':')
-        .map_or(address, |(host, _)| host)
-        .trim_matches(['[', ']']);
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let fallback = || ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     ServerName::try_from(host.to_owned()).unwrap_or_else(|_| fallback())
 }
@@ -168,16 +151,11 @@ impl DialError {
 pub(crate) async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, Failure> {
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_: tonic::codegen::http::Uri| {
-        let taken = stream
-            .take()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        let taken = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         async move { taken }
     });
     let endpoint = Endpoint::from_static("http://control.isthmus");
-    endpoint
-        .connect_with_connector(once)
-        .await
-        .map_err(|e| Failure::plain(format!("gRPC could not start: {e}")))
+    endpoint.connect_with_connector(once).await.map_err(|e| Failure::plain(format!("gRPC could not start: {e}")))
 }
 
 /// What the control plane's "no" means to the person who asked.
@@ -196,10 +174,9 @@ pub(crate) fn refused(status: &Status) -> Failure {
             "the control plane does not know this request on this port",
             "check that the address is that of the operator port (15013); else it is older than this command",
         ),
-        Code::ResourceExhausted => Failure::new(
-            format!("the control plane is at a limit: {said}"),
-            "try again in a moment",
-        ),
+        Code::ResourceExhausted => {
+            Failure::new(format!("the control plane is at a limit: {said}"), "try again in a moment")
+        }
         Code::DeadlineExceeded => Failure::timed_out(said, "ask again, or give it longer"),
         code => Failure::new(
             format!("the control plane broke off ({code:?}): {said}"),

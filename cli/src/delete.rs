@@ -50,15 +50,10 @@ async fn delete(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
         None => in_files(&args.file)?,
     };
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::DeleteRequest {
-        resources,
-        dry_run: args.dry_run,
-    };
+    let request = wire::DeleteRequest { resources, dry_run: args.dry_run };
     let answer = admin.call(async |client| client.delete(request).await).await?;
     if !answer.problems.is_empty() {
-        return Err(Failure::invalid(
-            answer.problems.into_iter().map(Problem::from).collect(),
-        ));
+        return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
     match args.output.format() {
         Format::Json => {

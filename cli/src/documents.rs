@@ -23,11 +23,7 @@ pub(crate) fn read(names: &[PathBuf]) -> Result<Vec<Document>, Failure> {
         }
         for path in files(name)? {
             let file = fs::File::open(&path).map_err(|e| unreadable(&path, &e))?;
-            documents.push(document(
-                &path.display().to_string(),
-                read_bounded(file, &mut left),
-                &path,
-            )?);
+            documents.push(document(&path.display().to_string(), read_bounded(file, &mut left), &path)?);
         }
     }
     Ok(documents)
@@ -47,10 +43,7 @@ fn files(name: &Path) -> Result<Vec<PathBuf>, Failure> {
     found.sort();
     if found.is_empty() {
         let what = format!("{}: there is no .yaml or .yml file in this directory", name.display());
-        return Err(Failure::new(
-            what,
-            "name the directory that holds them; subdirectories are not searched",
-        ));
+        return Err(Failure::new(what, "name the directory that holds them; subdirectories are not searched"));
     }
     Ok(found)
 }
@@ -61,10 +54,7 @@ fn read_bounded(from: impl Read, left: &mut u64) -> io::Result<Vec<u8>> {
     match left.checked_sub(bytes.len() as u64) {
         Some(rest) => *left = rest,
         None => {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "more than 4 MiB in one apply",
-            ));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 MiB in one apply"));
         }
     }
     Ok(bytes)
@@ -73,28 +63,16 @@ fn read_bounded(from: impl Read, left: &mut u64) -> io::Result<Vec<u8>> {
 fn document(source: &str, bytes: io::Result<Vec<u8>>, path: &Path) -> Result<Document, Failure> {
     let bytes = bytes.map_err(|e| match e.kind() {
         io::ErrorKind::FileTooLarge => Failure::new(
-            format!(
-                "{}: all files together are more than 4 MiB, the most that one apply can carry",
-                path.display()
-            ),
+            format!("{}: all files together are more than 4 MiB, the most that one apply can carry", path.display()),
             "apply them in several steps",
         ),
         _ => unreadable(path, &e),
     })?;
     let yaml = String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count();
-        Failure::new(
-            format!("{source}:{line}: this is not UTF-8 text"),
-            "save the file as UTF-8",
-        )
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        Failure::new(format!("{source}:{line}: this is not UTF-8 text"), "save the file as UTF-8")
     })?;
-    Ok(Document {
-        source: source.to_owned(),
-        yaml,
-    })
+    Ok(Document { source: source.to_owned(), yaml })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

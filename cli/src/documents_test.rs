@@ -8,11 +8,7 @@ fn a_directory_is_read_in_name_order_and_not_below() {
     fs::write(dir.path().join("notes.txt"), "no").unwrap();
     fs::create_dir(dir.path().join("deep.yaml")).unwrap();
     fs::write(dir.path().join("deep.yaml/c.yaml"), "c").unwrap();
-    let texts: Vec<String> = read(&[dir.path().to_owned()])
-        .unwrap()
-        .into_iter()
-        .map(|d| d.yaml)
-        .collect();
+    let texts: Vec<String> = read(&[dir.path().to_owned()]).unwrap().into_iter().map(|d| d.yaml).collect();
     assert_eq!(texts, ["a", "b"]);
 }
 
@@ -21,10 +17,7 @@ fn a_document_is_called_by_the_path_that_was_given() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mesh.yaml");
     fs::write(&path, "kind: MeshConfig").unwrap();
-    assert_eq!(
-        read(std::slice::from_ref(&path)).unwrap()[0].source,
-        path.display().to_string()
-    );
+    assert_eq!(read(std::slice::from_ref(&path)).unwrap()[0].source, path.display().to_string());
 }
 
 #[test]

@@ -27,53 +27,26 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            status: REFUSED,
-            what: what.into(),
-            advice: Some(advice.into()),
-            problems: Vec::new(),
-            reported: false,
-        }
+        Self { status: REFUSED, what: what.into(), advice: Some(advice.into()), problems: Vec::new(), reported: false }
     }
 
     pub(crate) fn plain(what: impl Into<String>) -> Self {
-        Self {
-            status: REFUSED,
-            what: what.into(),
-            advice: None,
-            problems: Vec::new(),
-            reported: false,
-        }
+        Self { status: REFUSED, what: what.into(), advice: None, problems: Vec::new(), reported: false }
     }
 
     pub(crate) fn usage(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            status: USAGE,
-            ..Self::new(what, advice)
-        }
+        Self { status: USAGE, ..Self::new(what, advice) }
     }
 
     pub(crate) fn timed_out(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            status: TIMED_OUT,
-            ..Self::new(what, advice)
-        }
+        Self { status: TIMED_OUT, ..Self::new(what, advice) }
     }
 
     /// The control plane named every mistake in the input; none of it was stored.
     pub(crate) fn invalid(problems: Vec<Problem>) -> Self {
         let n = problems.len();
-        let what = format!(
-            "{n} {}; nothing was changed",
-            if n == 1 { "problem" } else { "problems" }
-        );
-        Self {
-            status: REFUSED,
-            what,
-            advice: None,
-            problems,
-            reported: false,
-        }
+        let what = format!("{n} {}; nothing was changed", if n == 1 { "problem" } else { "problems" });
+        Self { status: REFUSED, what, advice: None, problems, reported: false }
     }
 
     /// Only the exit status is left to set.

@@ -5,10 +5,7 @@ use super::*;
 #[test]
 fn an_error_says_what_is_wrong_and_what_to_try() {
     let failure = Failure::new("orders.yaml: no such file", "check the path");
-    assert_eq!(
-        failure.text(),
-        "error: orders.yaml: no such file\n  try: check the path\n"
-    );
+    assert_eq!(failure.text(), "error: orders.yaml: no such file\n  try: check the path\n");
     assert_eq!(failure.json()["advice"], "check the path");
     assert_eq!(failure.json()["ok"], false);
 }
@@ -25,10 +22,7 @@ fn every_problem_is_named_with_its_place_before_the_count() {
             ..wire::Problem::default()
         })
     };
-    let failure = Failure::invalid(vec![
-        problem(7, "spec.mode", "unknown mode"),
-        problem(9, "spec.allow", "empty"),
-    ]);
+    let failure = Failure::invalid(vec![problem(7, "spec.mode", "unknown mode"), problem(9, "spec.allow", "empty")]);
     assert_eq!(
         failure.text(),
         "orders.yaml:7:9: spec.mode: unknown mode\norders.yaml:9:9: spec.allow: empty\nerror: 2 problems; nothing was changed\n"

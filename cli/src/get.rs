@@ -58,9 +58,7 @@ async fn get(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
 async fn one(kind: Kind, name: &str, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let resource = reference(kind, name, args.namespace.as_deref())?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::GetRequest {
-        resource: Some(resource.clone()),
-    };
+    let request = wire::GetRequest { resource: Some(resource.clone()) };
     let found = admin.call(async |client| client.get(request).await).await?.resource;
     let found =
         found.ok_or_else(|| Failure::new(format!("there is no {}", resource_name(&resource)), "isthmus get all"))?;
@@ -101,10 +99,7 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
         None => (None, name),
     };
     if inline.is_some() && namespace.is_some_and(|n| Some(n) != inline) {
-        return Err(Failure::usage(
-            "two different namespaces are given",
-            "use -n NS or NS/NAME",
-        ));
+        return Err(Failure::usage("two different namespaces are given", "use -n NS or NS/NAME"));
     }
     let namespace = match (kind.namespaced, inline.or(namespace)) {
         (true, Some(namespace)) => namespace,
@@ -113,30 +108,17 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
             return Err(Failure::usage(what, format!("NAMESPACE/{name}, or -n NAMESPACE")));
         }
         (false, Some(_)) => {
-            return Err(Failure::usage(
-                format!("a {} has no namespace", kind.name),
-                format!("{} {name}", kind.name),
-            ));
+            return Err(Failure::usage(format!("a {} has no namespace", kind.name), format!("{} {name}", kind.name)));
         }
         (false, None) => "",
     };
-    Ok(wire::ResourceRef {
-        kind: kind.name.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+    Ok(wire::ResourceRef { kind: kind.name.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 fn stored_table(resources: &[wire::StoredResource]) -> String {
     let row = |stored: &wire::StoredResource| {
         let at = stored.resource.clone().unwrap_or_default();
-        vec![
-            at.kind,
-            or_dash(&at.namespace),
-            at.name,
-            stored.revision.to_string(),
-            or_dash(&stored.origin),
-        ]
+        vec![at.kind, or_dash(&at.namespace), at.name, stored.revision.to_string(), or_dash(&stored.origin)]
     };
     let rows: Vec<_> = resources.iter().map(row).collect();
     table(&["KIND", "NAMESPACE", "NAME", "REVISION", "ORIGIN"], &rows)

@@ -23,8 +23,5 @@ fn every_kind_is_found_by_its_name_its_plural_and_its_short_form() {
 #[test]
 fn a_wrong_kind_is_answered_with_the_right_ones() {
     let error = parse("ingress").unwrap_err();
-    assert!(
-        error.contains("`ingress`") && error.contains("ServicePolicy"),
-        "{error}"
-    );
+    assert!(error.contains("`ingress`") && error.contains("ServicePolicy"), "{error}");
 }

@@ -36,14 +36,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 async fn leave(args: &Args, format: Format) -> Result<(), Failure> {
     let Some(joined) = Joined::read(&args.config_dir)? else {
-        let what = format!(
-            "this machine has not joined: there is no {}",
-            record::path(&args.config_dir).display()
-        );
-        return Err(Failure::new(
-            what,
-            "if it joined with another --config-dir, name that one",
-        ));
+        let what = format!("this machine has not joined: there is no {}", record::path(&args.config_dir).display());
+        return Err(Failure::new(what, "if it joined with another --config-dir, name that one"));
     };
     if joined.unit.is_some() && !args.dry_run && !machine::is_root() {
         return Err(Failure::new("removing a service takes root", "sudo isthmus leave"));
@@ -62,10 +56,7 @@ async fn leave(args: &Args, format: Format) -> Result<(), Failure> {
         println!("{verb} {}", path.display());
     }
     if !args.dry_run {
-        println!(
-            "left {}; the Workload stays stored: isthmus delete workload NAMESPACE/NAME",
-            joined.trust_domain
-        );
+        println!("left {}; the Workload stays stored: isthmus delete workload NAMESPACE/NAME", joined.trust_domain);
     }
     Ok(())
 }

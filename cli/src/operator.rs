@@ -58,11 +58,7 @@ pub(crate) struct Operator {
 impl fmt::Debug for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Operator");
-        debug
-            .field("address", &self.address)
-            .field("path", &self.path)
-            .field("key", &"<redacted>")
-            .finish()
+        debug.field("address", &self.address).field("path", &self.path).field("key", &"<redacted>").finish()
     }
 }
 
@@ -83,10 +79,7 @@ impl Operator {
         let text = read_private(path)?;
         let parsed: OperatorFile = serde_saphyr::from_str(&text).map_err(|e| {
             // The parser's message may quote the line it stumbled over, and that line may be the key.
-            let place = e
-                .location()
-                .map(|at| format!(":{}:{}", at.line(), at.column()))
-                .unwrap_or_default();
+            let place = e.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
             Failure::new(
                 format!("{}{place}: this is not an operator file", path.display()),
                 "copy operator.yaml again from the control plane's state directory; it holds address, trustDomain, \
@@ -94,10 +87,7 @@ impl Operator {
             )
         })?;
         let trust_domain = TrustDomain::parse(&parsed.trust_domain).map_err(|e| {
-            Failure::new(
-                format!("{}: trustDomain: {e}", path.display()),
-                "copy operator.yaml again, unchanged",
-            )
+            Failure::new(format!("{}: trustDomain: {e}", path.display()), "copy operator.yaml again, unchanged")
         })?;
         Ok(Self {
             address: parsed.address,
@@ -115,10 +105,7 @@ fn default_path() -> Result<PathBuf, Failure> {
         (Some(config), _) if !config.is_empty() => PathBuf::from(config),
         (_, Some(home)) => PathBuf::from(home).join(".config"),
         _ => {
-            return Err(Failure::new(
-                "neither HOME nor XDG_CONFIG_HOME is set",
-                "name the file with --operator FILE",
-            ));
+            return Err(Failure::new("neither HOME nor XDG_CONFIG_HOME is set", "name the file with --operator FILE"));
         }
     };
     Ok(config.join("isthmus/operator.yaml"))
@@ -137,10 +124,7 @@ fn read_private(path: &Path) -> Result<String, Failure> {
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(Failure::new(
-            format!(
-                "{}: mode {mode:04o} lets others on this machine use your key",
-                path.display()
-            ),
+            format!("{}: mode {mode:04o} lets others on this machine use your key", path.display()),
             format!("chmod 600 {}", path.display()),
         ));
     }

@@ -25,10 +25,7 @@ fn a_file_that_others_can_read_is_refused_with_the_fix() {
     for mode in [0o644, 0o640, 0o604, 0o660] {
         let (_dir, path) = written(GOOD, mode);
         let text = Operator::read(&path).unwrap_err().text();
-        assert!(
-            text.contains(&format!("mode {mode:04o}")) && text.contains("chmod 600"),
-            "{text}"
-        );
+        assert!(text.contains(&format!("mode {mode:04o}")) && text.contains("chmod 600"), "{text}");
     }
 }
 
@@ -36,27 +33,17 @@ fn a_file_that_others_can_read_is_refused_with_the_fix() {
 fn the_key_is_in_no_message() {
     let (_dir, path) = written(GOOD, 0o600);
     assert!(!format!("{:?}", Operator::read(&path).unwrap()).contains("secret-key-text"));
-    for broken in [
-        GOOD.replace("key: |", "kez: |"),
-        GOOD.replace("key: |\n", ""),
-        GOOD.replace("shop.example", "Not A Domain"),
-    ] {
+    for broken in
+        [GOOD.replace("key: |", "kez: |"), GOOD.replace("key: |\n", ""), GOOD.replace("shop.example", "Not A Domain")]
+    {
         let (_dir, path) = written(&broken, 0o600);
         let text = Operator::read(&path).unwrap_err().text();
-        assert!(
-            text.contains("operator.yaml") && !text.contains("secret-key-text"),
-            "{text}"
-        );
+        assert!(text.contains("operator.yaml") && !text.contains("secret-key-text"), "{text}");
     }
 }
 
 #[test]
 fn a_missing_file_says_where_to_get_one() {
-    let text = Operator::read(Path::new("/nonexistent/operator.yaml"))
-        .unwrap_err()
-        .text();
-    assert!(
-        text.contains("state directory") && text.contains("--operator"),
-        "{text}"
-    );
+    let text = Operator::read(Path::new("/nonexistent/operator.yaml")).unwrap_err().text();
+    assert!(text.contains("state directory") && text.contains("--operator"), "{text}");
 }

@@ -2,14 +2,8 @@ use super::*;
 
 #[test]
 fn columns_line_up_and_lines_end_without_blanks() {
-    let rows = vec![
-        vec!["shop/orders".to_owned(), "in force".to_owned()],
-        vec!["a".to_owned(), "-".to_owned()],
-    ];
-    assert_eq!(
-        table(&["WORKLOAD", "STATE"], &rows),
-        "WORKLOAD     STATE\nshop/orders  in force\na            -\n"
-    );
+    let rows = vec![vec!["shop/orders".to_owned(), "in force".to_owned()], vec!["a".to_owned(), "-".to_owned()]];
+    assert_eq!(table(&["WORKLOAD", "STATE"], &rows), "WORKLOAD     STATE\nshop/orders  in force\na            -\n");
 }
 
 #[test]

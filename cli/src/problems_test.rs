@@ -27,14 +27,7 @@ fn a_problem_reads_like_a_compiler_error() {
 #[test]
 fn an_unknown_place_is_left_out_and_not_shown_as_zero() {
     let at = |line, column| {
-        Problem(wire::Problem {
-            line,
-            column,
-            field: String::new(),
-            resource: None,
-            ..problem()
-        })
-        .to_string()
+        Problem(wire::Problem { line, column, field: String::new(), resource: None, ..problem() }).to_string()
     };
     assert!(at(0, 0).starts_with("policies/orders.yaml: unknown level"));
     assert!(at(0, 5).starts_with("policies/orders.yaml: unknown level"));
@@ -43,15 +36,8 @@ fn an_unknown_place_is_left_out_and_not_shown_as_zero() {
 
 #[test]
 fn a_change_says_what_became_of_the_resource() {
-    let site = wire::ResourceRef {
-        kind: "Site".into(),
-        namespace: String::new(),
-        name: "dc1".into(),
-    };
-    let changes = [wire::Change {
-        resource: Some(site),
-        kind: wire::ChangeKind::Created.into(),
-    }];
+    let site = wire::ResourceRef { kind: "Site".into(), namespace: String::new(), name: "dc1".into() };
+    let changes = [wire::Change { resource: Some(site), kind: wire::ChangeKind::Created.into() }];
     assert_eq!(changes_text(&changes, false), "Site dc1 created\n");
     assert_eq!(changes_text(&changes, true), "Site dc1 created (dry run)\n");
     assert_eq!(changes_json(&changes)[0]["change"], "created");

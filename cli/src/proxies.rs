@@ -10,30 +10,19 @@ use crate::output::{Format, or_dash, table, when};
 
 pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Format) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
-    let answer = admin
-        .call(async |client| client.list_proxies(wire::ListProxiesRequest {}).await)
-        .await?;
+    let answer = admin.call(async |client| client.list_proxies(wire::ListProxiesRequest {}).await).await?;
     let mut proxies = answer.proxies;
     if let Some(name) = name {
         proxies.retain(|proxy| proxy.workload == name);
         if proxies.is_empty() {
             let what = format!("no proxy of workload {name} has ever connected");
-            return Err(Failure::new(
-                what,
-                "name it NAMESPACE/NAME, as `isthmus get proxies` does",
-            ));
+            return Err(Failure::new(what, "name it NAMESPACE/NAME, as `isthmus get proxies` does"));
         }
     }
     match format {
-        Format::Json => println!(
-            "{}",
-            json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })
-        ),
+        Format::Json => println!("{}", json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })),
         // JSON is YAML; proxies are no resources and have no document to show.
-        Format::Yaml => println!(
-            "{:#}",
-            json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })
-        ),
+        Format::Yaml => println!("{:#}", json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })),
         Format::Table if proxies.is_empty() => {
             eprintln!("no proxy has connected yet; `isthmus token create` lets one join")
         }
@@ -55,18 +44,7 @@ fn proxies_table(proxies: &[wire::Proxy]) -> String {
         ]
     };
     let rows: Vec<_> = proxies.iter().map(row).collect();
-    table(
-        &[
-            "WORKLOAD",
-            "STATE",
-            "BUILD",
-            "ACK/SENT",
-            "LAST SEEN",
-            "CERTIFICATE UNTIL",
-            "ERROR",
-        ],
-        &rows,
-    )
+    table(&["WORKLOAD", "STATE", "BUILD", "ACK/SENT", "LAST SEEN", "CERTIFICATE UNTIL", "ERROR"], &rows)
 }
 
 fn state(proxy: &wire::Proxy) -> &'static str {

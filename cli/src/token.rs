@@ -64,23 +64,14 @@ enum What {
 
 pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
     match args.what {
-        What::Create {
-            workload,
-            ttl,
-            out,
-            output,
-        } => {
+        What::Create { workload, ttl, out, output } => {
             let format = output.format();
-            finish(
-                connect::block_on(create(workload, ttl, out.as_deref(), format, operator)),
-                format,
-            )
+            finish(connect::block_on(create(workload, ttl, out.as_deref(), format, operator)), format)
         }
         What::List { output } => finish(connect::block_on(list(output.format(), operator)), output.format()),
-        What::Revoke { id, output } => finish(
-            connect::block_on(revoke(id, output.format(), operator)),
-            output.format(),
-        ),
+        What::Revoke { id, output } => {
+            finish(connect::block_on(revoke(id, output.format(), operator)), output.format())
+        }
     }
 }
 
@@ -93,13 +84,8 @@ async fn create(
 ) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
     // The file first: a token that nobody could write down would be lost, and lie around unused.
-    let file = out
-        .map(|path| private_file(path).map(|file| (path, file)))
-        .transpose()?;
-    let request = wire::CreateJoinTokenRequest {
-        workload: workload.clone(),
-        ttl_seconds: ttl.as_secs() as u32,
-    };
+    let file = out.map(|path| private_file(path).map(|file| (path, file))).transpose()?;
+    let request = wire::CreateJoinTokenRequest { workload: workload.clone(), ttl_seconds: ttl.as_secs() as u32 };
     let made = admin.call(async |client| client.create_join_token(request).await).await;
     let made = match (made, &file) {
         (Err(failure), Some((path, _))) => {
@@ -110,12 +96,10 @@ async fn create(
         (made, _) => made?,
     };
     if let Some((path, mut file)) = file {
-        writeln!(file, "{}", made.token)
-            .and_then(|()| file.sync_all())
-            .map_err(|e| {
-                let what = format!("{}: {e}; the token {} is lost", path.display(), made.id);
-                Failure::new(what, format!("isthmus token revoke {}, then create another", made.id))
-            })?;
+        writeln!(file, "{}", made.token).and_then(|()| file.sync_all()).map_err(|e| {
+            let what = format!("{}: {e}; the token {} is lost", path.display(), made.id);
+            Failure::new(what, format!("isthmus token revoke {}, then create another", made.id))
+        })?;
     }
     print_created(&workload, &made, out, format);
     Ok(())
@@ -134,18 +118,12 @@ fn print_created(workload: &str, made: &wire::CreateJoinTokenResponse, out: Opti
             );
         }
         (_, Some(path)) => {
-            println!(
-                "token {} for {workload} ({}), once, until {until}",
-                made.id, made.spiffe_id
-            );
+            println!("token {} for {workload} ({}), once, until {until}", made.id, made.spiffe_id);
             println!("on the machine: sudo isthmus join --token-file {}", path.display());
         }
         // Only the token on stdout, so that it can be piped; the rest is for the person.
         (_, None) => {
-            eprintln!(
-                "token {} for {workload} ({}), once, until {until}",
-                made.id, made.spiffe_id
-            );
+            eprintln!("token {} for {workload} ({}), once, until {until}", made.id, made.spiffe_id);
             println!("{}", made.token);
         }
     }
@@ -153,42 +131,22 @@ fn print_created(workload: &str, made: &wire::CreateJoinTokenResponse, out: Opti
 
 /// Never an existing file: its mode and its readers are unknown.
 fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| {
-            let advice = match e.kind() {
-                std::io::ErrorKind::AlreadyExists => "remove it, or choose another name",
-                _ => "choose a directory that you may write to",
-            };
-            Failure::new(format!("{}: {e}", path.display()), advice)
-        })
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
+        let advice = match e.kind() {
+            std::io::ErrorKind::AlreadyExists => "remove it, or choose another name",
+            _ => "choose a directory that you may write to",
+        };
+        Failure::new(format!("{}: {e}", path.display()), advice)
+    })
 }
 
 async fn list(format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
-    let tokens = admin
-        .call(async |client| client.list_join_tokens(wire::ListJoinTokensRequest {}).await)
-        .await?
-        .tokens;
+    let tokens = admin.call(async |client| client.list_join_tokens(wire::ListJoinTokensRequest {}).await).await?.tokens;
     if format == Format::Table {
-        let row = |t: &wire::JoinToken| {
-            vec![
-                t.id.clone(),
-                t.workload.clone(),
-                t.state.clone(),
-                when(t.expires_unix_ms),
-            ]
-        };
-        print!(
-            "{}",
-            table(
-                &["ID", "WORKLOAD", "STATE", "UNTIL"],
-                &tokens.iter().map(row).collect::<Vec<_>>()
-            )
-        );
+        let row =
+            |t: &wire::JoinToken| vec![t.id.clone(), t.workload.clone(), t.state.clone(), when(t.expires_unix_ms)];
+        print!("{}", table(&["ID", "WORKLOAD", "STATE", "UNTIL"], &tokens.iter().map(row).collect::<Vec<_>>()));
         return Ok(());
     }
     let item = |t: &wire::JoinToken| {
@@ -202,9 +160,7 @@ async fn list(format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
 async fn revoke(id: String, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
     let request = wire::RevokeJoinTokenRequest { id: id.clone() };
-    admin
-        .call(async |client| client.revoke_join_token(request).await)
-        .await?;
+    admin.call(async |client| client.revoke_join_token(request).await).await?;
     match format {
         Format::Json => println!("{}", json!({ "ok": true, "id": id })),
         Format::Table | Format::Yaml => println!("token {id} revoked"),

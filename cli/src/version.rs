@@ -18,19 +18,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     let (protocol, features) = (isthmus_proto::PROTOCOL, isthmus_proto::FEATURES);
     match args.output.format() {
-        Format::Json => println!(
-            "{}",
-            json!({ "version": version, "protocol": protocol, "features": features })
-        ),
-        Format::Yaml => println!(
-            "version: {version}\nprotocol: {protocol}\nfeatures: [{}]",
-            features.join(", ")
-        ),
+        Format::Json => println!("{}", json!({ "version": version, "protocol": protocol, "features": features })),
+        Format::Yaml => println!("version: {version}\nprotocol: {protocol}\nfeatures: [{}]", features.join(", ")),
         Format::Table => {
-            println!(
-                "isthmus {version}\nprotocol {protocol}\nfeatures {}",
-                features.join(" ")
-            );
+            println!("isthmus {version}\nprotocol {protocol}\nfeatures {}", features.join(" "));
         }
     }
     ExitCode::SUCCESS

@@ -41,10 +41,7 @@ fn root() -> PathBuf {
 /// Every `.rs` file below, in a stable order.
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)
-        .expect("a directory of ours")
-        .map(|entry| entry.expect("readable").path())
-    {
+    for entry in fs::read_dir(dir).expect("a directory of ours").map(|entry| entry.expect("readable").path()) {
         if entry.is_dir() {
             found.extend(sources(&entry));
         } else if entry.extension().is_some_and(|ext| ext == "rs") {
@@ -56,29 +53,20 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.file_stem()
-        .is_some_and(|stem| stem.to_string_lossy().ends_with("_test"))
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_test"))
 }
 
 /// The first names after each `crate::` of a text: `crate::{a, b::c}` gives `a` and `b`.
 fn used_modules(text: &str) -> Vec<String> {
     let mut used = Vec::new();
-    let code = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     for after in code.split("crate::").skip(1) {
         let names = match after.strip_prefix('{') {
             Some(group) => top_level(group),
             None => vec![after],
         };
         for name in names {
-            let name: String = name
-                .trim_start()
-                .chars()
-                .take_while(|&c| c.is_ascii_lowercase() || c == '_')
-                .collect();
+            let name: String = name.trim_start().chars().take_while(|&c| c.is_ascii_lowercase() || c == '_').collect();
             if !name.is_empty() {
                 used.push(name);
             }
@@ -122,10 +110,7 @@ fn crates_use_only_what_their_arrows_allow() {
                 continue;
             };
             let name: String = ours.chars().take_while(|c| c.is_ascii_lowercase()).collect();
-            assert!(
-                allowed.contains(&name.as_str()),
-                "{dir}/Cargo.toml: {dir} must not use isthmus-{name}"
-            );
+            assert!(allowed.contains(&name.as_str()), "{dir}/Cargo.toml: {dir} must not use isthmus-{name}");
         }
     }
 }
@@ -145,41 +130,22 @@ fn parts_of_the_proxy_use_only_what_their_arrows_allow() {
 
 #[test]
 fn every_part_of_the_proxy_has_its_arrows_written_down() {
-    for entry in fs::read_dir(root().join("proxy/src"))
-        .unwrap()
-        .map(|entry| entry.unwrap())
-    {
+    for entry in fs::read_dir(root().join("proxy/src")).unwrap().map(|entry| entry.unwrap()) {
         let name = entry.file_name().to_string_lossy().into_owned();
         // `app` is the only one that knows everybody.
         if entry.path().is_dir() && name != "app" && name != "bin" {
-            assert!(
-                PROXY.iter().any(|&(part, _)| part == name),
-                "proxy/src/{name}: name what it may use, here"
-            );
+            assert!(PROXY.iter().any(|&(part, _)| part == name), "proxy/src/{name}: name what it may use, here");
         }
     }
 }
 
 #[test]
 fn only_control_writes_the_state() {
-    for path in sources(&root().join("proxy/src"))
-        .into_iter()
-        .filter(|path| !is_test(path))
-    {
-        let part = path
-            .strip_prefix(root().join("proxy/src"))
-            .unwrap()
-            .iter()
-            .next()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+    for path in sources(&root().join("proxy/src")).into_iter().filter(|path| !is_test(path)) {
+        let part =
+            path.strip_prefix(root().join("proxy/src")).unwrap().iter().next().unwrap().to_string_lossy().into_owned();
         let publishes = fs::read_to_string(&path).unwrap().contains(".publish(");
-        assert!(
-            !publishes || part == "control" || part == "state",
-            "{}: only control publishes state",
-            path.display()
-        );
+        assert!(!publishes || part == "control" || part == "state", "{}: only control publishes state", path.display());
     }
 }
 
@@ -199,9 +165,6 @@ fn files_can_be_read_in_one_go() {
 
 #[test]
 fn nested_paths_are_read_as_the_compiler_reads_them() {
-    assert_eq!(
-        used_modules("use crate::{tls, http::{a, b}, reason::Reason};"),
-        ["tls", "http", "reason"]
-    );
+    assert_eq!(used_modules("use crate::{tls, http::{a, b}, reason::Reason};"), ["tls", "http", "reason"]);
     assert_eq!(used_modules("crate::state::Mesh; // fine\n// crate::never"), ["state"]);
 }

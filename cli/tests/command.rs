@@ -68,19 +68,9 @@ fn leaving_without_having_joined_says_so() {
 fn credentials_that_cannot_be_right_are_refused_before_anything_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("operator.yaml");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .unwrap();
-    file.write_all(b"address: 127.0.0.1:1\ntrustDomain: shop.example\nroots: ''\ncertificate: ''\nkey: ''\n")
-        .unwrap();
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    file.write_all(b"address: 127.0.0.1:1\ntrustDomain: shop.example\nroots: ''\ncertificate: ''\nkey: ''\n").unwrap();
     let answer = isthmus(&["get", "all", "--operator", path.to_str().unwrap()], "");
     assert_eq!(answer.status.code(), Some(1));
-    assert!(
-        text(&answer.stderr).contains("operator.yaml: key"),
-        "{}",
-        text(&answer.stderr)
-    );
+    assert!(text(&answer.stderr).contains("operator.yaml: key"), "{}", text(&answer.stderr));
 }

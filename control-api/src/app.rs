@@ -49,10 +49,7 @@ pub enum ControlError {
     #[error("{0}")]
     Authority(String),
     #[error("cannot listen on {address}: {source}; is another control plane running?")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error("trustDomain: {0}")]
     TrustDomain(#[from] isthmus_certs::IdError),
     #[error("the gRPC server stopped: {0}")]
@@ -61,10 +58,7 @@ pub enum ControlError {
 
 /// Runs until `shutdown` is cancelled, then lets open calls end.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ControlError> {
-    Control::start(config, Arc::new(SystemClock), shutdown)
-        .await?
-        .ended()
-        .await
+    Control::start(config, Arc::new(SystemClock), shutdown).await?.ended().await
 }
 
 /// A control plane that is up. For embedding and tests, where ports may be 0 and time is the caller's.
@@ -122,17 +116,8 @@ impl Control {
         control.serve_proxies(proxies, push, &own);
         control.serve_operators(operators, admin, &own);
         let own = Arc::new(own);
-        let page = Arc::new(Pages {
-            ledger: ledger.clone(),
-            registry,
-            own: own.clone(),
-        });
-        control.tasks.spawn(pages::serve(
-            metrics,
-            page,
-            control.tasks.clone(),
-            control.shutdown.clone(),
-        ));
+        let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
+        control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
         tracing::info!(
             revision = ledger.world().revision,
@@ -175,11 +160,7 @@ impl Control {
         let service = AdminServer::new(admin).max_decoding_message_size(MAX_APPLY + (1 << 20));
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
-        self.servers.spawn(
-            server()
-                .add_service(service)
-                .serve_with_incoming_shutdown(incoming, ends),
-        );
+        self.servers.spawn(server().add_service(service).serve_with_incoming_shutdown(incoming, ends));
     }
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
@@ -190,17 +171,10 @@ impl Control {
                 () = work => {}
             }
         };
-        self.tasks.spawn(until(
-            self.shutdown.clone(),
-            Box::pin(async move { own.keep_young().await }),
-        ));
-        self.tasks
-            .spawn(until(self.shutdown.clone(), Box::pin(sweep(self.ledger.clone()))));
+        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(async move { own.keep_young().await })));
+        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(sweep(self.ledger.clone()))));
         if let Some(dir) = config.resources.clone() {
-            self.tasks.spawn(until(
-                self.shutdown.clone(),
-                Box::pin(source::follow(self.ledger.clone(), dir)),
-            ));
+            self.tasks.spawn(until(self.shutdown.clone(), Box::pin(source::follow(self.ledger.clone(), dir))));
         }
     }
 
@@ -236,28 +210,14 @@ async fn open_aside(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Ledg
 fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {
     let trust_domain = TrustDomain::parse(&config.trust_domain)?;
     let dir = &config.state_dir;
-    let state_dir = |source| ControlError::StateDir {
-        dir: dir.display().to_string(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(state_dir)?;
+    let state_dir = |source| ControlError::StateDir { dir: dir.display().to_string(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state_dir)?;
     // The store first: its lock keeps a second control plane from making a second CA.
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.join("store.redb"))?);
     let authority = authority::load(dir, &trust_domain, clock.clone()).map_err(ControlError::Authority)?;
     let roots_der = authority.bundle().roots().iter().map(|root| root.to_vec()).collect();
     let own = Own::new(authority, dir, clock.clone()).map_err(ControlError::Authority)?;
-    let ledger = Ledger::open(
-        store,
-        Trust {
-            trust_domain,
-            roots_der,
-        },
-        clock,
-    )?;
+    let ledger = Ledger::open(store, Trust { trust_domain, roots_der }, clock)?;
     Ok((Arc::new(ledger), own))
 }
 
@@ -286,23 +246,16 @@ async fn sweep(ledger: Arc<Ledger>) {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ControlError::Listen { address, source })
+    TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
 }
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ControlError> {
-    listener
-        .local_addr()
-        .map_err(|source| ControlError::Listen { address, source })
+    listener.local_addr().map_err(|source| ControlError::Listen { address, source })
 }
 
 /// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
 fn advertised_port(config: &Config, bound: SocketAddr) -> u16 {
-    let advertised = config
-        .advertise
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse().ok());
+    let advertised = config.advertise.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     match (config.listen.proxies.port(), advertised) {
         (0, _) | (_, None) => bound.port(),
         (_, Some(port)) => port,

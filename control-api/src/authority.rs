@@ -44,12 +44,7 @@ impl Own {
     pub fn new(authority: CertificateAuthority, state_dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let store = IdentityStore::new(authority.trust_domain().clone(), clock.clone());
         let authority = Arc::new(ArcSwap::from_pointee(authority));
-        let own = Own {
-            store,
-            authority,
-            state_dir: state_dir.to_path_buf(),
-            clock,
-        };
+        let own = Own { store, authority, state_dir: state_dir.to_path_buf(), clock };
         own.renew()?;
         Ok(own)
     }
@@ -60,10 +55,7 @@ impl Own {
         let id = SpiffeId::control_plane(authority.trust_domain());
         let identity = issue(&authority, &id, OWN_LIFETIME, &*self.clock)?;
         tracing::info!(serial = %identity.serial, "own certificate issued");
-        self.store
-            .replace(identity)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        self.store.replace(identity).map(drop).map_err(|error| error.to_string())
     }
 
     /// Keeps the leaf and, once in its life, the issuing CA young. Never returns; to be cancelled.
@@ -104,9 +96,7 @@ impl Own {
 
     /// Valid now: without it nobody can connect.
     pub fn is_valid(&self) -> bool {
-        self.store
-            .current()
-            .is_some_and(|current| current.not_after > self.clock.now())
+        self.store.current().is_some_and(|current| current.not_after > self.clock.now())
     }
 }
 
@@ -117,14 +107,9 @@ fn issue(
     clock: &dyn Clock,
 ) -> Result<WorkloadIdentity, String> {
     let key = PrivateKey::generate().map_err(|error| error.to_string())?;
-    let left = authority
-        .issuing_not_after()
-        .as_secs()
-        .saturating_sub(clock.now().as_secs() + 60);
+    let left = authority.issuing_not_after().as_secs().saturating_sub(clock.now().as_secs() + 60);
     let lifetime = lifetime.min(Duration::from_secs(left));
-    let issued = authority
-        .issue(&PublicKeyInfo::of(&key), id, lifetime, &[])
-        .map_err(|error| error.to_string())?;
+    let issued = authority.issue(&PublicKeyInfo::of(&key), id, lifetime, &[]).map_err(|error| error.to_string())?;
     WorkloadIdentity::from_issued(issued, key, authority.bundle(), clock.now()).map_err(|error| error.to_string())
 }
 
@@ -155,13 +140,8 @@ pub fn write_operator(
     let certificate = pem::write(&identity.chain, None).map_err(|error| error.to_string())?;
     let key = pem::write(&[], Some(&identity.key)).map_err(|error| error.to_string())?;
     // Room for all of it at once: a String that grows leaves copies of the key behind.
-    let mut text = Zeroizing::new(String::with_capacity(
-        4096 + 2 * (roots.len() + certificate.len() + key.len()),
-    ));
-    text.push_str(&format!(
-        "address: \"{address}\"\ntrustDomain: {}\n",
-        authority.trust_domain()
-    ));
+    let mut text = Zeroizing::new(String::with_capacity(4096 + 2 * (roots.len() + certificate.len() + key.len())));
+    text.push_str(&format!("address: \"{address}\"\ntrustDomain: {}\n", authority.trust_domain()));
     for (name, pem) in [("roots", &roots), ("certificate", &certificate), ("key", &key)] {
         text.push_str(name);
         text.push_str(": |\n");
@@ -199,11 +179,7 @@ fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(name))?;

@@ -38,11 +38,7 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        Listen {
-            proxies: any(15012),
-            operators: any(15013),
-            metrics: any(15014),
-        }
+        Listen { proxies: any(15012), operators: any(15013), metrics: any(15014) }
     }
 }
 
@@ -56,10 +52,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Log {
-            level: "info".to_string(),
-            format: LogFormat::Text,
-        }
+        Log { level: "info".to_string(), format: LogFormat::Text }
     }
 }
 
@@ -81,10 +74,7 @@ pub struct ConfigError {
 impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let fail = |reason: String| ConfigError {
-            file: file.clone(),
-            reason,
-        };
+        let fail = |reason: String| ConfigError { file: file.clone(), reason };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
         Self::parse(&text).map_err(fail)
     }
@@ -100,10 +90,7 @@ impl Config {
         let port = self.advertise.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         match port {
             Some(Ok(1..)) => Ok(()),
-            _ => Err(format!(
-                "advertise: `{}` is not host:port, as `10.10.0.2:15012`",
-                self.advertise
-            )),
+            _ => Err(format!("advertise: `{}` is not host:port, as `10.10.0.2:15012`", self.advertise)),
         }
     }
 }

@@ -14,23 +14,14 @@ fn three_lines_are_enough() {
 
 #[test]
 fn a_wrong_line_is_named() {
-    for (more, expected) in [
-        ("listn: {}\n", "listn"),
-        ("listen: { proxies: here }\n", "socket address"),
-        ("log: { format: xml }\n", "xml"),
-    ] {
+    for (more, expected) in
+        [("listn: {}\n", "listn"), ("listen: { proxies: here }\n", "socket address"), ("log: { format: xml }\n", "xml")]
+    {
         let reason = Config::parse(&format!("{LEAST}{more}")).unwrap_err();
         assert!(reason.contains(expected), "{reason}");
         assert!(reason.contains('4'), "names the line: {reason}");
     }
     let reason = Config::parse(&LEAST.replace(":15012", "")).unwrap_err();
-    assert!(
-        reason.starts_with("advertise: `10.10.0.2` is not host:port"),
-        "{reason}"
-    );
-    assert!(
-        Config::parse(&LEAST.replace("shop.example", "Shop Example"))
-            .unwrap_err()
-            .starts_with("trustDomain:")
-    );
+    assert!(reason.starts_with("advertise: `10.10.0.2` is not host:port"), "{reason}");
+    assert!(Config::parse(&LEAST.replace("shop.example", "Shop Example")).unwrap_err().starts_with("trustDomain:"));
 }

@@ -84,17 +84,11 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         trust_domain: "shop.example".to_string(),
         state_dir: dir.join("state"),
         advertise: "127.0.0.1:15012".to_string(),
-        listen: Listen {
-            proxies: any,
-            operators: any,
-            metrics: any,
-        },
+        listen: Listen { proxies: any, operators: any, metrics: any },
         resources: None,
         log: Log::default(),
     };
-    Control::start(config, Arc::new(clock.clone()), shutdown.clone())
-        .await
-        .unwrap()
+    Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()
 }
 
 impl World {
@@ -103,12 +97,7 @@ impl World {
         let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::at_ms(NOW_MS));
         let shutdown = CancellationToken::new();
         let control = start_in(dir.path(), &clock, &shutdown).await;
-        let world = World {
-            dir,
-            control,
-            clock,
-            shutdown,
-        };
+        let world = World { dir, control, clock, shutdown };
         let applied = apply(&mut world.operator().await, MESH).await;
         assert_eq!(applied.problems, []);
         world
@@ -116,31 +105,17 @@ impl World {
 
     /// Stops it and starts it again on the same directory.
     async fn restart(self) -> World {
-        let World {
-            dir,
-            control,
-            clock,
-            shutdown,
-        } = self;
+        let World { dir, control, clock, shutdown } = self;
         shutdown.cancel();
         control.ended().await.unwrap();
         let shutdown = CancellationToken::new();
         let control = start_in(dir.path(), &clock, &shutdown).await;
-        World {
-            dir,
-            control,
-            clock,
-            shutdown,
-        }
+        World { dir, control, clock, shutdown }
     }
 
     /// The operator of `operator.yaml`, read as the cli does.
     async fn operator(&self) -> AdminClient<Channel> {
-        AdminClient::new(
-            self.connect_as(self.operator_identity(), self.control.operators)
-                .await
-                .unwrap(),
-        )
+        AdminClient::new(self.connect_as(self.operator_identity(), self.control.operators).await.unwrap())
     }
 
     fn operator_identity(&self) -> WorkloadIdentity {
@@ -168,44 +143,25 @@ impl World {
     }
 
     fn empty_store(&self) -> Arc<IdentityStore> {
-        IdentityStore::new(
-            TrustDomain::parse("shop.example").unwrap(),
-            Arc::new(self.clock.clone()),
-        )
+        IdentityStore::new(TrustDomain::parse("shop.example").unwrap(), Arc::new(self.clock.clone()))
     }
 
     /// As a workload that has nothing but a join token: it trusts whoever ends at the token's root.
     async fn pinned(&self, root: RootFingerprint) -> Result<IdentityClient<Channel>, tonic::transport::Error> {
         let store = self.empty_store();
         let expected = ExpectedPeer::PinnedRoot(root, SpiffeId::control_plane(store.trust_domain()));
-        Ok(IdentityClient::new(
-            connect(store.client_config(&[b"h2"], expected), self.control.proxies).await?,
-        ))
+        Ok(IdentityClient::new(connect(store.client_config(&[b"h2"], expected), self.control.proxies).await?))
     }
 
     async fn token(&self, workload: &str) -> JoinToken {
-        let request = adm::CreateJoinTokenRequest {
-            workload: workload.to_string(),
-            ttl_seconds: 60,
-        };
-        let created = self
-            .operator()
-            .await
-            .create_join_token(request)
-            .await
-            .unwrap()
-            .into_inner();
+        let request = adm::CreateJoinTokenRequest { workload: workload.to_string(), ttl_seconds: 60 };
+        let created = self.operator().await.create_join_token(request).await.unwrap().into_inner();
         JoinToken::parse(&created.token).unwrap()
     }
 
     async fn enroll(&self, token: &JoinToken, key: &PrivateKey) -> Result<idv::EnrollResponse, Status> {
         let request = enroll_request(token, key, NOW_MS);
-        self.pinned(token.root)
-            .await
-            .unwrap()
-            .enroll(request)
-            .await
-            .map(|answer| answer.into_inner())
+        self.pinned(token.root).await.unwrap().enroll(request).await.map(|answer| answer.into_inner())
     }
 
     async fn join(&self, workload: &str) -> WorkloadIdentity {
@@ -230,19 +186,9 @@ impl World {
             subscriptions: uses.iter().map(|name| key(name)).collect(),
             ..disc::Hello::default()
         };
-        send.send(disc::ProxyMessage {
-            message: Some(disc::proxy_message::Message::Hello(hello)),
-        })
-        .await
-        .unwrap();
-        let answer = DiscoveryClient::new(channel)
-            .stream(ReceiverStream::new(messages))
-            .await
-            .unwrap();
-        Proxy {
-            send,
-            receive: answer.into_inner(),
-        }
+        send.send(disc::ProxyMessage { message: Some(disc::proxy_message::Message::Hello(hello)) }).await.unwrap();
+        let answer = DiscoveryClient::new(channel).stream(ReceiverStream::new(messages)).await.unwrap();
+        Proxy { send, receive: answer.into_inner() }
     }
 }
 
@@ -254,10 +200,7 @@ struct Proxy {
 
 impl Proxy {
     async fn say(&self, message: disc::proxy_message::Message) {
-        self.send
-            .send(disc::ProxyMessage { message: Some(message) })
-            .await
-            .unwrap();
+        self.send.send(disc::ProxyMessage { message: Some(message) }).await.unwrap();
     }
 
     async fn ack(&self, version: u64) {
@@ -265,9 +208,7 @@ impl Proxy {
     }
 
     async fn next(&mut self) -> Result<Option<disc::ControlMessage>, Status> {
-        tokio::time::timeout(SOON, self.receive.message())
-            .await
-            .expect("a message within 20 s")
+        tokio::time::timeout(SOON, self.receive.message()).await.expect("a message within 20 s")
     }
 
     async fn delta(&mut self) -> disc::Delta {
@@ -299,9 +240,7 @@ async fn connect(config: Arc<rustls::ClientConfig>, to: SocketAddr) -> Result<Ch
             connector.connect(name, tcp).await.map(TokioIo::new)
         }
     });
-    Endpoint::from_static("http://control")
-        .connect_with_connector(connector)
-        .await
+    Endpoint::from_static("http://control").connect_with_connector(connector).await
 }
 
 fn enroll_request(token: &JoinToken, key: &PrivateKey, time_ms: i64) -> idv::EnrollRequest {
@@ -319,28 +258,11 @@ fn identity(certificate: idv::Certificate, key: PrivateKey, clock: &ManualClock)
 }
 
 fn key(name: &str) -> disc::ResourceKey {
-    let kind = if name.contains('/') {
-        disc::ResourceKind::Service
-    } else {
-        disc::ResourceKind::Address
-    };
-    disc::ResourceKey {
-        kind: kind.into(),
-        name: name.to_string(),
-    }
+    let kind = if name.contains('/') { disc::ResourceKind::Service } else { disc::ResourceKind::Address };
+    disc::ResourceKey { kind: kind.into(), name: name.to_string() }
 }
 
 async fn apply(operator: &mut AdminClient<Channel>, yaml: &str) -> adm::ApplyResponse {
-    let documents = vec![adm::Document {
-        source: "t.yaml".to_string(),
-        yaml: yaml.to_string(),
-    }];
-    operator
-        .apply(adm::ApplyRequest {
-            documents,
-            dry_run: false,
-        })
-        .await
-        .unwrap()
-        .into_inner()
+    let documents = vec![adm::Document { source: "t.yaml".to_string(), yaml: yaml.to_string() }];
+    operator.apply(adm::ApplyRequest { documents, dry_run: false }).await.unwrap().into_inner()
 }

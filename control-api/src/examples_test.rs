@@ -11,27 +11,17 @@ use std::sync::Arc;
 #[test]
 fn the_two_sites_example_is_sound() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/two-sites");
-    let trust = Trust {
-        trust_domain: TrustDomain::parse("shop.example").unwrap(),
-        roots_der: vec![],
-    };
+    let trust = Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![] };
     let ledger = Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap();
     let report = sync(&ledger, &dir).unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.outcome.warnings, Vec::<String>::new());
     let world = ledger.world();
     let names: Vec<String> = world.resources.keys().map(ToString::to_string).collect();
-    for expected in [
-        "MeshConfig mesh",
-        "Site dc1",
-        "Workload shop/orders",
-        "Service shop/orders-db",
-        "ServicePolicy shop/orders",
-    ] {
-        assert!(
-            names.iter().any(|name| name == expected),
-            "{expected} is not in {names:?}"
-        );
+    for expected in
+        ["MeshConfig mesh", "Site dc1", "Workload shop/orders", "Service shop/orders-db", "ServicePolicy shop/orders"]
+    {
+        assert!(names.iter().any(|name| name == expected), "{expected} is not in {names:?}");
     }
     assert!(world.index.identity_of("shop/web").is_some());
 }

@@ -96,15 +96,7 @@ impl Ledger {
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let failed = AtomicBool::new(false);
-        Ok(Ledger {
-            store,
-            trust,
-            clock,
-            writer,
-            world,
-            committed,
-            failed,
-        })
+        Ok(Ledger { store, trust, clock, writer, world, committed, failed })
     }
 
     pub fn world(&self) -> Arc<World> {
@@ -143,17 +135,12 @@ impl Ledger {
     pub fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let world = self.world();
-        let mut outcome = Outcome {
-            revision: world.revision,
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
         let mut change = Change::default();
         let mut next = world.resources.clone();
         plan(&world, proposal, &mut outcome, &mut change, &mut next);
         let found = cross::check(&next, &self.trust.trust_domain);
-        outcome
-            .problems
-            .extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
+        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
         outcome.warnings.extend(relevant(found.warnings, proposal));
         let mesh = cross::mesh_config(&next);
         let (vips, full) = allocate(&next, &mesh.vip_ranges, &world.vips);
@@ -164,8 +151,7 @@ impl Ledger {
         }
         change.vips = vips;
         outcome.revision = self.store.commit(world.revision, &change).inspect_err(|error| {
-            self.failed
-                .fetch_or(matches!(error, StoreError::Io(_)), Ordering::Relaxed);
+            self.failed.fetch_or(matches!(error, StoreError::Io(_)), Ordering::Relaxed);
         })?;
         self.publish(&world, next, mesh, &change, outcome.revision);
         Ok(outcome)
@@ -183,13 +169,7 @@ impl Ledger {
         let mut meta = before.meta.clone();
         change.deletes.iter().for_each(|key| drop(meta.remove(key)));
         for put in &change.puts {
-            meta.insert(
-                put.key.clone(),
-                Meta {
-                    revision,
-                    origin: put.origin.clone(),
-                },
-            );
+            meta.insert(put.key.clone(), Meta { revision, origin: put.origin.clone() });
         }
         let index = Index::build(&resources, &vips, &self.trust, &before.index);
         let changed = Arc::new(index.changed_since(&before.index));
@@ -200,37 +180,20 @@ impl Ledger {
             }
             committed.push_back(Committed { revision, at, changed });
         }
-        let world = World {
-            revision,
-            resources,
-            meta,
-            vips,
-            mesh,
-            index: Arc::new(index),
-        };
+        let world = World { revision, resources, meta, vips, mesh, index: Arc::new(index) };
         self.world.send_replace(Arc::new(world));
     }
 }
 
 fn read_world(contents: Contents, trust: &Trust) -> Result<World, StoreError> {
-    let mut world = World {
-        revision: contents.revision,
-        vips: contents.vips,
-        ..World::default()
-    };
+    let mut world = World { revision: contents.revision, vips: contents.vips, ..World::default() };
     for (key, stored) in contents.resources {
         let resource = from_stored(&stored.json).map_err(|problems| StoreError::Damaged {
             what: key.to_string(),
             why: problems.first().map(Problem::to_string).unwrap_or_default(),
         })?;
         world.resources.insert(key.clone(), Arc::new(resource));
-        world.meta.insert(
-            key,
-            Meta {
-                revision: stored.revision,
-                origin: stored.origin,
-            },
-        );
+        world.meta.insert(key, Meta { revision: stored.revision, origin: stored.origin });
     }
     world.mesh = cross::mesh_config(&world.resources);
     world.index = Arc::new(Index::build(&world.resources, &world.vips, trust, &Index::default()));
@@ -244,9 +207,7 @@ fn plan(world: &World, proposal: &Proposal, outcome: &mut Outcome, change: &mut 
         let resource = &parsed.resource;
         let key = &resource.key;
         if !named.insert(key) {
-            outcome
-                .problems
-                .push(problem(parsed, "", format!("{key} is written twice")));
+            outcome.problems.push(problem(parsed, "", format!("{key} is written twice")));
             continue;
         }
         let old = world.resources.get(key);
@@ -262,25 +223,15 @@ fn plan(world: &World, proposal: &Proposal, outcome: &mut Outcome, change: &mut 
             Writer::Api => "api".to_string(),
             Writer::Files => format!("file:{}", parsed.source),
         };
-        change.puts.push(Put {
-            key: key.clone(),
-            json: resource.json.clone(),
-            origin,
-        });
-        outcome
-            .changes
-            .push((key.clone(), if old.is_some() { Kind::Updated } else { Kind::Created }));
+        change.puts.push(Put { key: key.clone(), json: resource.json.clone(), origin });
+        outcome.changes.push((key.clone(), if old.is_some() { Kind::Updated } else { Kind::Created }));
         next.insert(key.clone(), Arc::new(resource.clone()));
     }
     for key in &proposal.deletes {
         let owned = owned_by_other(world, key, proposal, "");
         if next.remove(key).is_none() || owned.is_some() {
             let reason = owned.unwrap_or_else(|| format!("there is no {key}"));
-            outcome.problems.push(Problem {
-                reason,
-                resource: key.clone(),
-                ..unplaced()
-            });
+            outcome.problems.push(Problem { reason, resource: key.clone(), ..unplaced() });
             continue;
         }
         change.deletes.push(key.clone());
@@ -292,9 +243,9 @@ fn owned_by_other(world: &World, key: &ResourceRef, proposal: &Proposal, source:
     let origin = &world.meta.get(key)?.origin;
     match (&proposal.writer, origin.strip_prefix("file:")) {
         (Writer::Api, Some(file)) => Some(format!("{key} comes from the file {file}; change it there")),
-        (Writer::Files, None) => Some(format!(
-            "{key} was applied through the API; delete it there first, then {source} is taken"
-        )),
+        (Writer::Files, None) => {
+            Some(format!("{key} was applied through the API; delete it there first, then {source} is taken"))
+        }
         _ => None,
     }
 }
@@ -304,11 +255,7 @@ fn place(fault: &Fault, proposal: &Proposal, world: &World) -> Problem {
     match proposal.puts.iter().find(|parsed| parsed.resource.key == fault.key) {
         Some(parsed) => problem(parsed, &fault.field, fault.reason.clone()),
         None => Problem {
-            source: world
-                .meta
-                .get(&fault.key)
-                .map(|meta| format!("stored ({})", meta.origin))
-                .unwrap_or_default(),
+            source: world.meta.get(&fault.key).map(|meta| format!("stored ({})", meta.origin)).unwrap_or_default(),
             resource: fault.key.clone(),
             field: fault.field.clone(),
             reason: fault.reason.clone(),
@@ -320,44 +267,22 @@ fn place(fault: &Fault, proposal: &Proposal, world: &World) -> Problem {
 fn problem(parsed: &Parsed, field: &str, reason: String) -> Problem {
     let (line, column) = locate(&parsed.node, field);
     let resource = parsed.resource.key.clone();
-    Problem {
-        source: parsed.source.clone(),
-        line,
-        column,
-        resource,
-        field: field.to_string(),
-        reason,
-    }
+    Problem { source: parsed.source.clone(), line, column, resource, field: field.to_string(), reason }
 }
 
 fn unplaced() -> Problem {
     let (source, field, reason) = (String::new(), String::new(), String::new());
-    Problem {
-        source,
-        line: 0,
-        column: 0,
-        resource: ResourceRef::default(),
-        field,
-        reason,
-    }
+    Problem { source, line: 0, column: 0, resource: ResourceRef::default(), field, reason }
 }
 
 /// An author is told what is odd about what he wrote, not about the whole mesh each time.
 fn relevant(warnings: Vec<String>, proposal: &Proposal) -> impl Iterator<Item = String> {
-    let names: Vec<String> = proposal
-        .puts
-        .iter()
-        .map(|parsed| format!("{}:", parsed.resource.key))
-        .collect();
-    warnings
-        .into_iter()
-        .filter(move |warning| names.iter().any(|name| warning.starts_with(name)))
+    let names: Vec<String> = proposal.puts.iter().map(|parsed| format!("{}:", parsed.resource.key)).collect();
+    warnings.into_iter().filter(move |warning| names.iter().any(|name| warning.starts_with(name)))
 }
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger")
-            .field("revision", &self.world().revision)
-            .finish_non_exhaustive()
+        f.debug_struct("Ledger").field("revision", &self.world().revision).finish_non_exhaustive()
     }
 }

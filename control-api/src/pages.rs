@@ -88,10 +88,7 @@ impl Pages {
             );
         }
         if !self.own.is_valid() {
-            return (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "certificate-expired: see the log\n".to_string(),
-            );
+            return (StatusCode::SERVICE_UNAVAILABLE, "certificate-expired: see the log\n".to_string());
         }
         (StatusCode::OK, "ready\n".to_string())
     }
@@ -99,27 +96,16 @@ impl Pages {
     fn metrics(&self) -> String {
         let world = self.ledger.world();
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        world
-            .resources
-            .keys()
-            .for_each(|key| *kinds.entry(&key.kind).or_default() += 1);
+        world.resources.keys().for_each(|key| *kinds.entry(&key.kind).or_default() += 1);
         let proxies = self.registry.list();
         let connected = proxies.iter().filter(|proxy| proxy.connected);
         let behind = connected.clone().filter(|proxy| proxy.acked < proxy.sent).count();
         let refusing = connected.clone().filter(|proxy| proxy.nacked > proxy.acked).count();
-        let expiry = self
-            .own
-            .store
-            .current()
-            .map_or(0, |current| current.not_after.as_secs());
+        let expiry = self.own.store.current().map_or(0, |current| current.not_after.as_secs());
         let mut text = String::new();
         let gauges = [
             ("isthmus_controlplane_revision", "The store's revision.", world.revision),
-            (
-                "isthmus_controlplane_proxies_connected",
-                "Proxies with a discovery stream.",
-                connected.count() as u64,
-            ),
+            ("isthmus_controlplane_proxies_connected", "Proxies with a discovery stream.", connected.count() as u64),
             (
                 "isthmus_controlplane_proxies_behind",
                 "Connected proxies that have not answered their latest push.",
@@ -130,11 +116,7 @@ impl Pages {
                 "Connected proxies that refused their latest push.",
                 refusing as u64,
             ),
-            (
-                "isthmus_controlplane_certificate_expiry_seconds",
-                "When the own certificate ends, Unix time.",
-                expiry,
-            ),
+            ("isthmus_controlplane_certificate_expiry_seconds", "When the own certificate ends, Unix time.", expiry),
             (
                 "isthmus_controlplane_store_failed",
                 "1: the store failed and nothing can be written.",

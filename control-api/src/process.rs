@@ -80,10 +80,7 @@ async fn on_signals(shutdown: CancellationToken) {
 
 fn start_log(log: &Log) {
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // Already set means that we are embedded: then the embedder's log is the log.
     let _ = match log.format {
         LogFormat::Text => builder.try_init(),
@@ -94,10 +91,7 @@ fn start_log(log: &Log) {
 /// No core file and no debugger of the same user may see the CA's key. Files enough for the connections.
 fn protect() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "core files could not be switched off");
     }
@@ -105,10 +99,7 @@ fn protect() {
         tracing::warn!(%error, "the process stays readable for debuggers of the same user");
     }
     let files = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: files.maximum,
-        maximum: files.maximum,
-    };
+    let most = Rlimit { current: files.maximum, maximum: files.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }

@@ -111,13 +111,10 @@ async fn shake(
     permit: OwnedSemaphorePermit,
 ) -> Result<Connection, String> {
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-    let tls = acceptor
-        .accept(tcp)
-        .await
-        .map_err(|error| match isthmus_certs::PeerError::from_io(&error) {
-            Some(peer) => peer.word().to_string(),
-            None => error.to_string(),
-        })?;
+    let tls = acceptor.accept(tcp).await.map_err(|error| match isthmus_certs::PeerError::from_io(&error) {
+        Some(peer) => peer.word().to_string(),
+        None => error.to_string(),
+    })?;
     let certificates = tls.get_ref().1.peer_certificates();
     let identity = match certificates {
         Some(chain) => Some(peer_identity(chain).map_err(|error| error.word().to_string())?),
@@ -125,11 +122,7 @@ async fn shake(
     };
     let peer = Peer { address, identity };
     admit(&peer)?;
-    Ok(Connection {
-        tls: Box::new(tls),
-        peer,
-        _permit: permit,
-    })
+    Ok(Connection { tls: Box::new(tls), peer, _permit: permit })
 }
 
 /// An accepted connection; gives its place back when it is dropped.

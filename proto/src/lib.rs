@@ -40,10 +40,7 @@ pub const FEATURES: &[&str] = &["rules/v1", "transport/v1"];
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {
-    requires
-        .iter()
-        .map(String::as_str)
-        .find(|name| !FEATURES.contains(name))
+    requires.iter().map(String::as_str).find(|name| !FEATURES.contains(name))
 }
 
 #[cfg(test)]

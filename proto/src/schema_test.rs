@@ -10,11 +10,8 @@ use std::path::Path;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
-const FILES: [&str; 3] = [
-    "isthmus/identity/v1/identity.proto",
-    "isthmus/discovery/v1/discovery.proto",
-    "isthmus/admin/v1/admin.proto",
-];
+const FILES: [&str; 3] =
+    ["isthmus/identity/v1/identity.proto", "isthmus/discovery/v1/discovery.proto", "isthmus/admin/v1/admin.proto"];
 
 fn lines(files: &[FileDescriptorProto]) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
@@ -47,16 +44,9 @@ fn lines(files: &[FileDescriptorProto]) -> BTreeSet<String> {
 fn message_lines(out: &mut BTreeSet<String>, scope: &str, message: &DescriptorProto) {
     let path = format!("{scope}.{}", message.name());
     for field in &message.field {
-        let oneof = field
-            .oneof_index
-            .and_then(|i| message.oneof_decl.get(usize::try_from(i).unwrap()));
+        let oneof = field.oneof_index.and_then(|i| message.oneof_decl.get(usize::try_from(i).unwrap()));
         let oneof = oneof.map_or(String::new(), |o| format!(" oneof {}", o.name()));
-        out.insert(format!(
-            "field {path} {} {} {}{oneof}",
-            field.number(),
-            field.name(),
-            type_of(field)
-        ));
+        out.insert(format!("field {path} {} {} {}{oneof}", field.number(), field.name(), type_of(field)));
     }
     for nested in &message.nested_type {
         message_lines(out, &path, nested);
@@ -67,11 +57,7 @@ fn message_lines(out: &mut BTreeSet<String>, scope: &str, message: &DescriptorPr
 }
 
 fn type_of(field: &FieldDescriptorProto) -> String {
-    let repeated = if field.label() == Label::Repeated {
-        "repeated "
-    } else {
-        ""
-    };
+    let repeated = if field.label() == Label::Repeated { "repeated " } else { "" };
     match field.r#type() {
         Type::Message | Type::Enum => format!("{repeated}{}", field.type_name()),
         scalar => format!("{repeated}{}", scalar.as_str_name()),
@@ -80,12 +66,7 @@ fn type_of(field: &FieldDescriptorProto) -> String {
 
 fn enum_lines(out: &mut BTreeSet<String>, scope: &str, declared: &EnumDescriptorProto) {
     for value in &declared.value {
-        out.insert(format!(
-            "value {scope}.{} {} {}",
-            declared.name(),
-            value.number(),
-            value.name()
-        ));
+        out.insert(format!("value {scope}.{} {} {}", declared.name(), value.number(), value.name()));
     }
 }
 
@@ -101,11 +82,7 @@ fn nothing_was_removed_renumbered_retyped_or_renamed() {
     let file = root.join("schema.lock");
     let recorded = std::fs::read_to_string(&file).unwrap_or_default();
     let locked: BTreeSet<String> = recorded.lines().map(str::to_owned).collect();
-    assert_eq!(
-        broken(&locked, &present),
-        Vec::<&String>::new(),
-        "proxies in the field read these by the old meaning"
-    );
+    assert_eq!(broken(&locked, &present), Vec::<&String>::new(), "proxies in the field read these by the old meaning");
     if std::env::var_os("ISTHMUS_UPDATE_SCHEMA").is_some() {
         let all: Vec<&str> = locked.union(&present).map(String::as_str).collect();
         std::fs::write(&file, all.join("\n") + "\n").unwrap();
@@ -135,16 +112,9 @@ fn each_kind_of_break_is_seen() {
         ("retyped", "message M { uint32 a = 1; bytes b = 2; }"),
         ("renamed", "message M { uint32 a = 1; string bb = 2; }"),
         ("made repeated", "message M { uint32 a = 1; repeated string b = 2; }"),
-        (
-            "moved into a oneof",
-            "message M { uint32 a = 1; oneof o { string b = 2; } }",
-        ),
+        ("moved into a oneof", "message M { uint32 a = 1; oneof o { string b = 2; } }"),
     ] {
-        assert_eq!(
-            broken(&old, &schema(&format!("{message} {unchanged_enum}"))).len(),
-            1,
-            "{what}"
-        );
+        assert_eq!(broken(&old, &schema(&format!("{message} {unchanged_enum}"))).len(), 1, "{what}");
     }
 }
 
@@ -159,7 +129,5 @@ fn protox_parse(source: &str) -> FileDescriptorProto {
 
 /// Tells the sources apart by name; FNV-1a.
 fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -74,10 +74,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
 /// As [`run`].
 pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding: Embedding) -> Result<(), RunError> {
     process::check_exemption(&config)?;
-    let dial = DialOptions {
-        mark: mark(&config),
-        ..DialOptions::default()
-    };
+    let dial = DialOptions { mark: mark(&config), ..DialOptions::default() };
     let clock = embedding.clock.unwrap_or_else(|| Arc::new(SystemClock));
     let start = Start::prepare(settings(&config, dial)?, clock)?;
     let (state, demands) = State::new();
@@ -180,9 +177,7 @@ impl Ports {
 
 impl Listening {
     fn ports(self) -> Vec<u16> {
-        [self.outbound, self.inbound, self.mesh, self.metrics, self.readiness]
-            .map(|address| address.port())
-            .to_vec()
+        [self.outbound, self.inbound, self.mesh, self.metrics, self.readiness].map(|address| address.port()).to_vec()
     }
 }
 
@@ -201,15 +196,7 @@ impl Parts {
     fn new(config: Config, start: &Start, state: Arc<State>, metrics: Metrics, tracer: Tracer) -> Parts {
         let identities = start.identities().clone();
         let readiness = Readiness::new(state.clone(), identities.clone());
-        Parts {
-            config,
-            state,
-            identities,
-            metrics,
-            tracer,
-            decisions: Decisions::new(),
-            readiness,
-        }
+        Parts { config, state, identities, metrics, tracer, decisions: Decisions::new(), readiness }
     }
 }
 

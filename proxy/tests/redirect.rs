@@ -48,20 +48,10 @@ fn main() {
         the_table_vanishes_with_its_owner,
         removal_leaves_the_rule_set_as_it_was,
     ];
-    trials.push(Trial::test("marked_sockets_are_exempt", || {
-        exempt(Exemption::Mark(MARK), Some(MARK))
-    }));
-    trials.push(Trial::test("the_proxys_user_is_exempt", || {
-        exempt(Exemption::Uid(0), None)
-    }));
-    trials.push(Trial::test(
-        "inbound_is_captured_but_not_the_proxys_own_ports",
-        inbound_all,
-    ));
-    trials.push(Trial::test(
-        "only_the_services_ports_are_captured_where_asked_for",
-        inbound_services,
-    ));
+    trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
+    trials.push(Trial::test("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));
+    trials.push(Trial::test("inbound_is_captured_but_not_the_proxys_own_ports", inbound_all));
+    trials.push(Trial::test("only_the_services_ports_are_captured_where_asked_for", inbound_services));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -91,12 +81,7 @@ impl Proxy {
             let listener = bound.listeners.into_iter().next().ok_or("bound none")?;
             TcpListener::from_std(listener).map_err(|error| error.to_string())
         };
-        Ok(Proxy {
-            outbound: one(outbound)?,
-            inbound: one(inbound)?,
-            scope,
-            capture: Capture::open()?,
-        })
+        Ok(Proxy { outbound: one(outbound)?, inbound: one(inbound)?, scope, capture: Capture::open()? })
     }
 
     async fn capturing(change: impl FnOnce(&mut Scope)) -> Result<Proxy, Failed> {
@@ -108,21 +93,12 @@ impl Proxy {
 }
 
 async fn connect(to: SocketAddr, mark: Option<u32>) -> std::io::Result<TcpStream> {
-    dial(
-        to,
-        DialOptions {
-            mark,
-            deadline: DEADLINE,
-        },
-    )
-    .await
+    dial(to, DialOptions { mark, deadline: DEADLINE }).await
 }
 
 /// The original destination of the next connection that `listener` gets.
 async fn taken(listener: &TcpListener) -> Result<SocketAddr, Failed> {
-    let (stream, _) = timeout(DEADLINE, listener.accept())
-        .await
-        .map_err(|_| "nothing was captured")??;
+    let (stream, _) = timeout(DEADLINE, listener.accept()).await.map_err(|_| "nothing was captured")??;
     original_destination(&stream).map_err(|reason| reason.word().into())
 }
 
@@ -142,23 +118,14 @@ async fn excluded_ports_and_ranges_are_left_alone() -> Outcome {
     // The other host has these addresses and nobody listens: it refuses, where the proxy would have accepted.
     for to in ["10.96.0.1:25", "10.97.1.1:80", "[fd00:96::1]:25", "[fd00:97::1]:80"] {
         let outcome = connect(to.parse()?, None).await.map_err(|error| error.kind());
-        assert_eq!(
-            outcome.err(),
-            Some(std::io::ErrorKind::ConnectionRefused),
-            "{to} was captured"
-        );
+        assert_eq!(outcome.err(), Some(std::io::ErrorKind::ConnectionRefused), "{to} was captured");
     }
     Ok(())
 }
 
 async fn loopback_and_own_addresses_are_left_alone() -> Outcome {
     let _proxy = Proxy::capturing(|_| ()).await?;
-    for ip in [
-        "127.0.0.1".parse()?,
-        "::1".parse()?,
-        IpAddr::from(THIS_V4),
-        IpAddr::from(THIS_V6),
-    ] {
+    for ip in ["127.0.0.1".parse()?, "::1".parse()?, IpAddr::from(THIS_V4), IpAddr::from(THIS_V6)] {
         let app = TcpListener::bind((ip, 0)).await?;
         let address = app.local_addr()?;
         let (_client, accepted) = tokio::try_join!(connect(address, None), app.accept())?;
@@ -183,9 +150,7 @@ async fn another_plan_replaces_the_first() -> Outcome {
     proxy.capture.apply(&Plan::new(&proxy.scope)).await?;
     let _app = connect("10.96.0.1:25".parse()?, None).await?;
     assert_eq!(taken(&proxy.outbound).await?.port(), 25);
-    let rules = Connection::<Nftables>::new()?
-        .list_rules("isthmus", Family::Inet)
-        .await?;
+    let rules = Connection::<Nftables>::new()?.list_rules("isthmus", Family::Inet).await?;
     let plan = Plan::new(&proxy.scope);
     assert_eq!(rules.len(), plan.outbound.len() + plan.inbound.len());
     Ok(())
@@ -224,12 +189,7 @@ async fn removal_leaves_the_rule_set_as_it_was() -> Outcome {
     }
     proxy.capture.remove().await?;
     assert_eq!(rule_set(), before);
-    let left: Vec<_> = kernel
-        .list_tables()
-        .await?
-        .into_iter()
-        .map(|table| table.name)
-        .collect();
+    let left: Vec<_> = kernel.list_tables().await?.into_iter().map(|table| table.name).collect();
     assert_eq!(left, ["somebody-elses"]);
     Ok(())
 }
@@ -237,20 +197,14 @@ async fn removal_leaves_the_rule_set_as_it_was() -> Outcome {
 /// As `nft` prints it, where there is an `nft` to look with.
 fn rule_set() -> Option<String> {
     let output = Command::new("nft").args(["list", "ruleset"]).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What is exempt reaches the other host, though the proxy captures.
 fn exempt(exempt: Exemption, mark: Option<u32>) -> Outcome {
     let pair = Pair::new()?;
     let (listening, served) = pair.other.start(|ready| async move {
-        let (v4, v6) = (
-            TcpListener::bind((OTHER_V4, 80)).await?,
-            TcpListener::bind((OTHER_V6, 80)).await?,
-        );
+        let (v4, v6) = (TcpListener::bind((OTHER_V4, 80)).await?, TcpListener::bind((OTHER_V6, 80)).await?);
         ready.send(()).map_err(|_| "gone")?;
         timeout(DEADLINE, async { tokio::try_join!(v4.accept(), v6.accept()) }).await??;
         Ok(())
@@ -294,11 +248,7 @@ fn inbound(ports: InboundPorts, captured: &'static [u16], direct: &'static [u16]
         for ip in [IpAddr::from(THIS_V4), IpAddr::from(THIS_V6)] {
             for port in direct {
                 let refused = connect((ip, *port).into(), None).await.map_err(|error| error.kind());
-                assert_eq!(
-                    refused.err(),
-                    Some(std::io::ErrorKind::ConnectionRefused),
-                    "{ip}:{port} was captured"
-                );
+                assert_eq!(refused.err(), Some(std::io::ErrorKind::ConnectionRefused), "{ip}:{port} was captured");
             }
             for port in captured {
                 connect((ip, *port).into(), None).await?;

@@ -46,9 +46,7 @@ fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     };
     if user != "-" {
         let words = user.to_str().unwrap_or_default();
-        let (number, net_admin) = words
-            .strip_suffix(NET_ADMIN)
-            .map_or((words, false), |number| (number, true));
+        let (number, net_admin) = words.strip_suffix(NET_ADMIN).map_or((words, false), |number| (number, true));
         let Ok(uid) = number.parse() else {
             return io::Error::other("the user id is not a number");
         };
@@ -93,9 +91,7 @@ fn take_user(uid: u32, net_admin: bool) -> io::Result<()> {
         return if net_admin { keep_net_admin() } else { Ok(()) };
     }
     if net_admin {
-        return Err(io::Error::other(
-            "CAP_NET_ADMIN under another user id needs real root, not a user namespace",
-        ));
+        return Err(io::Error::other("CAP_NET_ADMIN under another user id needs real root, not a user namespace"));
     }
     let (outer_uid, outer_gid) = (Uid::effective(), Gid::effective());
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -108,13 +104,6 @@ fn take_user(uid: u32, net_admin: bool) -> io::Result<()> {
 /// Leaves this one capability, in the sets that survive becoming the program (capabilities(7), ambient).
 fn keep_net_admin() -> io::Result<()> {
     let only = CapabilitySet::NET_ADMIN;
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: only,
-            permitted: only,
-            inheritable: only,
-        },
-    )?;
+    set_capabilities(None, CapabilitySets { effective: only, permitted: only, inheritable: only })?;
     Ok(configure_capability_in_ambient_set(only, true)?)
 }

@@ -53,24 +53,14 @@ pub enum Error {
 impl Error {
     /// Wraps an I/O error with what was being done.
     pub fn system(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System {
-            doing: doing.into(),
-            source: source.into(),
-        }
+        Self::System { doing: doing.into(), source: source.into() }
     }
 
     pub(crate) fn netlink(doing: impl Into<String>, source: nlink::Error) -> Self {
-        Self::Netlink {
-            doing: doing.into(),
-            source: Box::new(source),
-        }
+        Self::Netlink { doing: doing.into(), source: Box::new(source) }
     }
 }
 
 fn after_text(detail: &str) -> String {
-    if detail.is_empty() {
-        String::new()
-    } else {
-        format!("; last seen:\n{detail}")
-    }
+    if detail.is_empty() { String::new() } else { format!("; last seen:\n{detail}") }
 }

@@ -10,10 +10,7 @@ use crate::error::Error;
 
 /// The path of a program, or `None`.
 pub fn program(name: &str) -> Option<PathBuf> {
-    directories()
-        .into_iter()
-        .map(|directory| directory.join(name))
-        .find(|path| is_executable(path))
+    directories().into_iter().map(|directory| directory.join(name)).find(|path| is_executable(path))
 }
 
 /// The path of a program.
@@ -23,11 +20,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
 pub fn required(name: &str) -> Result<PathBuf, Error> {
     program(name).ok_or_else(|| Error::Missing {
         program: name.to_owned(),
-        looked_in: directories()
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect::<Vec<_>>()
-            .join(":"),
+        looked_in: directories().iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":"),
     })
 }
 
@@ -35,12 +28,8 @@ pub fn required(name: &str) -> Result<PathBuf, Error> {
 /// panics when the environment variable `CI` is set, because a skipped test proves nothing.
 pub fn or_skip(names: &[&str], what: &str) -> Option<Vec<PathBuf>> {
     let found: Vec<Option<PathBuf>> = names.iter().map(|name| program(name)).collect();
-    let missing: Vec<&str> = names
-        .iter()
-        .zip(&found)
-        .filter(|(_, path)| path.is_none())
-        .map(|(name, _)| *name)
-        .collect();
+    let missing: Vec<&str> =
+        names.iter().zip(&found).filter(|(_, path)| path.is_none()).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return found.into_iter().collect();
     }
@@ -54,20 +43,10 @@ pub fn or_skip(names: &[&str], what: &str) -> Option<Vec<PathBuf>> {
 }
 
 fn directories() -> Vec<PathBuf> {
-    let mut directories: Vec<PathBuf> = env::var_os("PATH")
-        .map(|path| env::split_paths(&path).collect())
-        .unwrap_or_default();
-    directories.extend(
-        [
-            "/usr/local/sbin",
-            "/usr/sbin",
-            "/sbin",
-            "/usr/local/bin",
-            "/usr/bin",
-            "/bin",
-        ]
-        .map(PathBuf::from),
-    );
+    let mut directories: Vec<PathBuf> =
+        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    directories
+        .extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from));
     directories.extend(postgres_directories());
     let mut seen = Vec::new();
     directories.retain(|directory| {

@@ -235,9 +235,7 @@ impl<T> Task<T> {
     /// # Panics
     /// When the task panicked.
     pub async fn join(mut self) -> T {
-        (&mut self.0)
-            .await
-            .expect("a task on a host panicked; its message is above")
+        (&mut self.0).await.expect("a task on a host panicked; its message is above")
     }
 
     /// True when it has ended.
@@ -284,9 +282,7 @@ fn start_runtime(namespace: File) -> std::io::Result<(Started, oneshot::Sender<(
     let (stop, stopped) = oneshot::channel();
     let name = thread::current().name().unwrap_or("host").replace("host-", "tokio-");
     // A thread inherits the namespaces of the thread that starts it.
-    let thread = thread::Builder::new()
-        .name(name)
-        .spawn(move || drive(runtime, stopped))?;
+    let thread = thread::Builder::new().name(name).spawn(move || drive(runtime, stopped))?;
     let started = Started {
         namespace,
         thread: rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(),

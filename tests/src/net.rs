@@ -44,9 +44,7 @@ pub(crate) fn prepare(host: &Host) -> Result<(), Error> {
         write_if_present(&name, "/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
         write_if_present(&name, "/proc/sys/net/ipv6/conf/default/accept_ra", "0")
     })?;
-    on(host, "raising loopback", |route| async move {
-        route.set_link_up("lo").await
-    })
+    on(host, "raising loopback", |route| async move { route.set_link_up("lo").await })
 }
 
 /// Makes a host forward packets between its interfaces.
@@ -69,63 +67,42 @@ pub(crate) fn silence(host: &Host) -> Result<(), Error> {
 
 /// A pair of interfaces, one in each host, both down.
 pub(crate) fn connect(a: (&Host, &str), b: (&Host, &str)) -> Result<(), Error> {
-    let pair = VethLink::new(a.1, b.1)
-        .mtu(MTU)
-        .peer_mtu(MTU)
-        .peer_netns_fd(b.0.namespace());
-    on(a.0, &format!("joining it to {}", b.0.name()), |route| async move {
-        route.add_link(pair).await
-    })
+    let pair = VethLink::new(a.1, b.1).mtu(MTU).peer_mtu(MTU).peer_netns_fd(b.0.namespace());
+    on(a.0, &format!("joining it to {}", b.0.name()), |route| async move { route.add_link(pair).await })
 }
 
 /// Raises an interface.
 pub(crate) fn up(host: &Host, interface: &str) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("raising {interface}"), |route| async move {
-        route.set_link_up(name).await
-    })
+    on(host, &format!("raising {interface}"), |route| async move { route.set_link_up(name).await })
 }
 
 /// Removes an interface, and with it the one at the other end of its wire.
 pub(crate) fn remove(host: &Host, interface: &str) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("removing {interface}"), |route| async move {
-        route.del_link_if_exists(name).await.map(|_| ())
-    })
+    on(host, &format!("removing {interface}"), |route| async move { route.del_link_if_exists(name).await.map(|_| ()) })
 }
 
 /// Adds an address to an interface.
 pub(crate) fn address(host: &Host, interface: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(
-        host,
-        &format!("adding {address}/{prefix} to {interface}"),
-        move |route| async move {
-            match address {
-                IpAddr::V4(v4) => {
-                    route
-                        .add_address(Ipv4Address::new(name, v4, prefix).scope(Scope::Universe))
-                        .await
-                }
-                IpAddr::V6(v6) => route.add_address(Ipv6Address::new(name, v6, prefix).nodad()).await,
-            }
-        },
-    )
+    on(host, &format!("adding {address}/{prefix} to {interface}"), move |route| async move {
+        match address {
+            IpAddr::V4(v4) => route.add_address(Ipv4Address::new(name, v4, prefix).scope(Scope::Universe)).await,
+            IpAddr::V6(v6) => route.add_address(Ipv6Address::new(name, v6, prefix).nodad()).await,
+        }
+    })
 }
 
 /// Adds a route. Prefix 0 with an unspecified destination is the default route.
 pub(crate) fn route(host: &Host, to: (IpAddr, u8), interface: &str, via: Via) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(
-        host,
-        &format!("adding a route to {}/{} by {interface}", to.0, to.1),
-        move |route| async move {
-            match to.0 {
-                IpAddr::V4(v4) => route.add_route(route_v4(v4, to.1, via).dev(name)).await,
-                IpAddr::V6(v6) => route.add_route(route_v6(v6, to.1, via).dev(name)).await,
-            }
-        },
-    )
+    on(host, &format!("adding a route to {}/{} by {interface}", to.0, to.1), move |route| async move {
+        match to.0 {
+            IpAddr::V4(v4) => route.add_route(route_v4(v4, to.1, via).dev(name)).await,
+            IpAddr::V6(v6) => route.add_route(route_v6(v6, to.1, via).dev(name)).await,
+        }
+    })
 }
 
 fn route_v4(to: Ipv4Addr, prefix: u8, via: Via) -> Ipv4Route {

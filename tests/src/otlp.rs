@@ -98,9 +98,7 @@ impl Receiver {
         let (address, listener) = bound.map_err(|error: std::io::Error| Error::system(doing, error))?;
         let service = self.service();
         self.listeners.push(host.tokio(async move {
-            let served = Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener));
+            let served = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
             report(served.await);
         }));
         Ok(address)
@@ -122,9 +120,7 @@ impl Receiver {
         let listener = bound.map_err(|error: std::io::Error| Error::system(doing, error))?;
         let service = self.service();
         self.listeners.push(host.tokio(async move {
-            let served = Server::builder()
-                .add_service(service)
-                .serve_with_incoming(UnixListenerStream::new(listener));
+            let served = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
             report(served.await);
         }));
         Ok(())
@@ -199,18 +195,9 @@ impl Receiver {
             if left.is_zero() {
                 let names: Vec<&str> = chosen.iter().rev().take(20).map(|span| span.name.as_str()).collect();
                 let detail = format!("{} spans, {names:?}", chosen.len());
-                return Err(Error::Deadline {
-                    what: what.to_owned(),
-                    after: deadline,
-                    detail,
-                });
+                return Err(Error::Deadline { what: what.to_owned(), after: deadline, detail });
             }
-            spans = self
-                .store
-                .changed
-                .wait_timeout(spans, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            spans = self.store.changed.wait_timeout(spans, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -272,10 +259,7 @@ fn from_wire(span: WireSpan, resource: Arc<[(String, String)]>) -> Span {
 }
 
 fn attributes(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
-    attributes
-        .into_iter()
-        .map(|attribute| (attribute.key, text(attribute.value)))
-        .collect()
+    attributes.into_iter().map(|attribute| (attribute.key, text(attribute.value))).collect()
 }
 
 fn text(value: Option<AnyValue>) -> String {

@@ -41,14 +41,8 @@ struct Lines {
 impl Output {
     /// Also writes each line to `file`.
     pub(crate) fn to_file(file: Option<File>) -> Self {
-        let lines = Lines {
-            file,
-            ..Lines::default()
-        };
-        Self {
-            lines: Mutex::new(lines),
-            changed: Condvar::new(),
-        }
+        let lines = Lines { file, ..Lines::default() };
+        Self { lines: Mutex::new(lines), changed: Condvar::new() }
     }
 
     /// A thread that reads a pipe to its end.
@@ -76,12 +70,7 @@ impl Output {
             // Absolute numbers, because the ring moves while we look at it.
             let skip = usize::try_from(looked_at.max(lines.dropped) - lines.dropped).unwrap_or(usize::MAX);
             looked_at = lines.dropped + lines.ring.len() as u64;
-            lines
-                .ring
-                .iter()
-                .skip(skip)
-                .find(|(_, line)| predicate(line))
-                .map(|(_, line)| line.clone())
+            lines.ring.iter().skip(skip).find(|(_, line)| predicate(line)).map(|(_, line)| line.clone())
         })
     }
 
@@ -93,10 +82,7 @@ impl Output {
     /// The kept lines of one stream or of both, oldest first.
     pub(crate) fn lines(&self, stream: Option<Stream>) -> Vec<String> {
         let lines = self.lock();
-        let chosen = lines
-            .ring
-            .iter()
-            .filter(|(from, _)| stream.is_none_or(|stream| *from == stream));
+        let chosen = lines.ring.iter().filter(|(from, _)| stream.is_none_or(|stream| *from == stream));
         chosen.map(|(_, line)| line.clone()).collect()
     }
 
@@ -109,11 +95,7 @@ impl Output {
             if found.is_some() || left.is_zero() || lines.ended == STREAMS {
                 return found;
             }
-            lines = self
-                .changed
-                .wait_timeout(lines, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -25,10 +25,7 @@ impl Pair {
     /// # Errors
     /// When the kernel refuses a step.
     pub fn new() -> Result<Self, Error> {
-        let pair = Self {
-            client: Host::new("client")?,
-            server: Host::new("server")?,
-        };
+        let pair = Self { client: Host::new("client")?, server: Host::new("server")? };
         net::prepare(&pair.client)?;
         net::prepare(&pair.server)?;
         net::connect((&pair.client, INTERFACE), (&pair.server, INTERFACE))?;
@@ -54,8 +51,5 @@ fn attach(host: &Host, own: u8, other: u8) -> Result<(), Error> {
 }
 
 fn addresses(number: u8) -> (Ipv4Addr, Ipv6Addr) {
-    (
-        Ipv4Addr::new(10, 99, 0, number),
-        Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, number.into()),
-    )
+    (Ipv4Addr::new(10, 99, 0, number), Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, number.into()))
 }

@@ -103,22 +103,14 @@ pub fn enter() -> Result<Privilege, PrivilegeError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|error| refused("making mounts private", error.into()))?;
     // Tried once here, so that a refusal is explained here and not in the middle of building.
-    std::thread::scope(|scope| scope.spawn(try_network_namespace).join()).unwrap_or_else(|_| {
-        Err(refused(
-            "making a network namespace",
-            io::Error::other("the thread panicked"),
-        ))
-    })?;
+    std::thread::scope(|scope| scope.spawn(try_network_namespace).join())
+        .unwrap_or_else(|_| Err(refused("making a network namespace", io::Error::other("the thread panicked"))))?;
     Ok(current())
 }
 
 /// Whose rights the process has now.
 pub fn current() -> Privilege {
-    if maps_all_users() {
-        Privilege::Root
-    } else {
-        Privilege::UserNamespace
-    }
+    if maps_all_users() { Privilege::Root } else { Privilege::UserNamespace }
 }
 
 /// On a thread of its own: the thread, and with it the namespace, is gone afterwards.
@@ -176,11 +168,7 @@ struct Evidence {
 
 impl Evidence {
     fn gather(error: &io::Error) -> Self {
-        let setting = |path: &str| {
-            fs::read_to_string(path)
-                .map(|text| text.trim().to_owned())
-                .unwrap_or_default()
-        };
+        let setting = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         Self {
             errno: error.raw_os_error(),
             root: Uid::effective().is_root() && maps_all_users(),

@@ -47,43 +47,22 @@ impl Process {
     pub(crate) fn start(command: Command, label: String) -> Result<Self, Error> {
         let doing = format!("starting {label}");
         let program = resolve(&command)?;
-        let mut child = shim(&command, &program)
-            .spawn()
-            .map_err(|error| Error::system(&doing, error))?;
+        let mut child = shim(&command, &program).spawn().map_err(|error| Error::system(&doing, error))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A program that does not read its input is no failure of ours.
             let _ = stdin.write_all(&command.input[..command.input.len().min(64 * 1024)]);
         }
-        let pid = i32::try_from(child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("a started child has a positive id");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a started child has a positive id");
         let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
-        let file = command
-            .log
-            .as_ref()
-            .map(open)
-            .transpose()
-            .map_err(|error| Error::system(&doing, error))?;
+        let file = command.log.as_ref().map(open).transpose().map_err(|error| Error::system(&doing, error))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let process = Self {
-            label,
-            child,
-            pid,
-            output: Arc::new(Output::to_file(file)),
-        };
+        let process = Self { label, child, pid, output: Arc::new(Output::to_file(file)) };
         // The threads end with the pipes, which end with the program and whomever it gave them to.
         if let Some(pipe) = stdout {
-            process
-                .output
-                .read(&process.label, pipe, Stream::Out)
-                .map_err(|error| Error::system(&doing, error))?;
+            process.output.read(&process.label, pipe, Stream::Out).map_err(|error| Error::system(&doing, error))?;
         }
         if let Some(pipe) = stderr {
-            process
-                .output
-                .read(&process.label, pipe, Stream::Error)
-                .map_err(|error| Error::system(&doing, error))?;
+            process.output.read(&process.label, pipe, Stream::Error).map_err(|error| Error::system(&doing, error))?;
         }
         Ok(process)
     }
@@ -115,11 +94,7 @@ impl Process {
     ) -> Result<String, Error> {
         self.output.find(deadline, predicate).ok_or_else(|| {
             let what = format!("{what} from {}", self.label);
-            Error::Deadline {
-                what,
-                after: deadline,
-                detail: self.last_lines(),
-            }
+            Error::Deadline { what, after: deadline, detail: self.last_lines() }
         })
     }
 
@@ -145,11 +120,7 @@ impl Process {
         }
         if !ends_within(self.pid, deadline).map_err(|error| Error::system(&doing, error))? {
             let what = format!("the end of {}", self.label);
-            return Err(Error::Deadline {
-                what,
-                after: deadline,
-                detail: self.last_lines(),
-            });
+            return Err(Error::Deadline { what, after: deadline, detail: self.last_lines() });
         }
         self.child.wait().map_err(|error| Error::system(doing, error))
     }
@@ -161,20 +132,9 @@ impl Process {
     pub fn finish(mut self, deadline: Duration) -> Result<Finished, Error> {
         let until = Instant::now() + deadline;
         let status = self.wait(deadline)?;
-        self.output
-            .wait_for_end(until.saturating_duration_since(Instant::now()));
-        let text = |stream| {
-            self.output
-                .lines(Some(stream))
-                .into_iter()
-                .map(|line| line + "\n")
-                .collect()
-        };
-        Ok(Finished {
-            status,
-            stdout: text(Stream::Out),
-            stderr: text(Stream::Error),
-        })
+        self.output.wait_for_end(until.saturating_duration_since(Instant::now()));
+        let text = |stream| self.output.lines(Some(stream)).into_iter().map(|line| line + "\n").collect();
+        Ok(Finished { status, stdout: text(Stream::Out), stderr: text(Stream::Error) })
     }
 
     /// Kills it at once (SIGKILL, the whole process group) and waits until it is gone.
@@ -221,13 +181,10 @@ impl Process {
         // The second field is the name in parentheses and may hold spaces: count from the last parenthesis, which is
         // followed by field 3 (proc_pid_stat(5)); utime and stime are 14 and 15.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: Option<u64> = fields
-            .get(11..13)
-            .map(|both| both.iter().filter_map(|text| text.parse::<u64>().ok()).sum());
+        let ticks: Option<u64> =
+            fields.get(11..13).map(|both| both.iter().filter_map(|text| text.parse::<u64>().ok()).sum());
         let ticks = ticks.ok_or_else(|| Error::Unexpected(format!("/proc/{}/stat has too few fields", self.id())))?;
-        Ok(Duration::from_nanos(
-            ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second(),
-        ))
+        Ok(Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second()))
     }
 
     /// Resident memory in bytes.
@@ -264,9 +221,7 @@ fn resolve(command: &Command) -> Result<PathBuf, Error> {
 
 fn user(command: &Command) -> String {
     let kept = if command.net_admin { child::NET_ADMIN } else { "" };
-    command
-        .user
-        .map_or_else(|| "-".to_owned(), |uid| format!("{uid}{kept}"))
+    command.user.map_or_else(|| "-".to_owned(), |uid| format!("{uid}{kept}"))
 }
 
 /// Ourselves, on the way to become the program: see `child.rs`.
@@ -274,17 +229,11 @@ fn shim(command: &Command, program: &std::path::Path) -> std::process::Command {
     let mut shim = std::process::Command::new("/proc/self/exe");
     shim.arg(child::MARK).arg(child::this_thread());
     shim.arg(user(command));
-    shim.arg(program)
-        .args(&command.arguments)
-        .envs(command.environment.iter().map(|(name, value)| (name, value)));
+    shim.arg(program).args(&command.arguments).envs(command.environment.iter().map(|(name, value)| (name, value)));
     if let Some(directory) = &command.directory {
         shim.current_dir(directory);
     }
-    shim.stdin(if command.input.is_empty() {
-        Stdio::null()
-    } else {
-        Stdio::piped()
-    });
+    shim.stdin(if command.input.is_empty() { Stdio::null() } else { Stdio::piped() });
     // A group of its own: Ctrl-C at the terminal reaches us, and we end the children in order.
     shim.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     shim

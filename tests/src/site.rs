@@ -40,14 +40,7 @@ impl Site {
         let router = Host::new(&format!("{name}-router"))?;
         net::prepare(&router)?;
         net::forward(&router)?;
-        Ok(Self {
-            name: name.to_owned(),
-            range,
-            range_v6,
-            router,
-            next_wire: 0,
-            wires: BTreeMap::new(),
-        })
+        Ok(Self { name: name.to_owned(), range, range_v6, router, next_wire: 0, wires: BTreeMap::new() })
     }
 
     /// Its name.
@@ -80,21 +73,15 @@ impl Site {
         net::connect((&self.router, &wire), (&host, HOST_INTERFACE))?;
         net::up(&self.router, &wire)?;
         net::up(&host, HOST_INTERFACE)?;
-        let pairs: [(IpAddr, IpAddr, u8); 2] = [
-            (address.into(), self.gateway().into(), 32),
-            (address_v6.into(), self.gateway_v6().into(), 128),
-        ];
+        let pairs: [(IpAddr, IpAddr, u8); 2] =
+            [(address.into(), self.gateway().into(), 32), (address_v6.into(), self.gateway_v6().into(), 128)];
         for (own, gateway, full) in pairs.into_iter().filter(|(own, ..)| own.is_ipv4() || net::has_ipv6()) {
             net::address(&self.router, &wire, gateway, full)?;
             net::address(&host, HOST_INTERFACE, own, full)?;
             net::route(&self.router, (own, full), &wire, Via::Direct)?;
             net::route(&host, (unspecified_like(own), 0), HOST_INTERFACE, Via::Gateway(gateway))?;
         }
-        let address_v6 = if net::has_ipv6() {
-            address_v6
-        } else {
-            Ipv6Addr::UNSPECIFIED
-        };
+        let address_v6 = if net::has_ipv6() { address_v6 } else { Ipv6Addr::UNSPECIFIED };
         host.set_addresses(address, address_v6);
         self.wires.insert(name.to_owned(), wire);
         Ok(host)
@@ -117,23 +104,13 @@ impl Site {
         net::up(&self.router, LINK_INTERFACE)?;
         net::address(&self.router, LINK_INTERFACE, own.0.into(), 30)?;
         let (range, prefix) = other.range;
-        net::route(
-            &self.router,
-            (range.into(), prefix),
-            LINK_INTERFACE,
-            Via::Gateway(peer.0.into()),
-        )?;
+        net::route(&self.router, (range.into(), prefix), LINK_INTERFACE, Via::Gateway(peer.0.into()))?;
         if !net::has_ipv6() {
             return Ok(());
         }
         net::address(&self.router, LINK_INTERFACE, own.1.into(), 64)?;
         let (range, prefix) = other.range_v6;
-        net::route(
-            &self.router,
-            (range.into(), prefix),
-            LINK_INTERFACE,
-            Via::Gateway(peer.1.into()),
-        )
+        net::route(&self.router, (range.into(), prefix), LINK_INTERFACE, Via::Gateway(peer.1.into()))
     }
 
     fn gateway(&self) -> Ipv4Addr {
@@ -152,10 +129,7 @@ impl Site {
 
 /// 192.168.255.n/30 and fd00:ffff::n/64: the link's own transfer network.
 fn link_addresses(number: u8) -> (Ipv4Addr, Ipv6Addr) {
-    (
-        Ipv4Addr::new(192, 168, 255, number),
-        Ipv6Addr::new(0xfd00, 0xffff, 0, 0, 0, 0, 0, number.into()),
-    )
+    (Ipv4Addr::new(192, 168, 255, number), Ipv6Addr::new(0xfd00, 0xffff, 0, 0, 0, 0, 0, number.into()))
 }
 
 /// The number whose hexadecimal digits read like the decimal ones: 99 → 0x99.
@@ -177,9 +151,6 @@ mod site_test {
 
     #[test]
     fn an_octet_reads_the_same_in_both_families() {
-        assert_eq!(
-            format!("{:x} {:x} {:x}", digits(2), digits(99), digits(254)),
-            "2 99 254"
-        );
+        assert_eq!(format!("{:x} {:x} {:x}", digits(2), digits(99), digits(254)), "2 99 254");
     }
 }

@@ -38,14 +38,11 @@ impl World {
     /// The demo's network: `azure-eastus` (10.10.0.0/16, fd00:10::/64) with `control` 10.10.0.2, `web` 10.10.1.10 and
     /// `batch` 10.10.1.11; `dc1` (10.20.0.0/16, fd00:20::/64) with `orders` 10.20.1.10; 4 ms and 1 Gbit/s between.
     pub fn two_sites() -> WorldBuilder {
-        WorldBuilder {
-            shape: LinkShape::default(),
-            hosts: Vec::new(),
-        }
-        .host(CLOUD, "control", Ipv4Addr::new(10, 10, 0, 2))
-        .host(CLOUD, "web", Ipv4Addr::new(10, 10, 1, 10))
-        .host(CLOUD, "batch", Ipv4Addr::new(10, 10, 1, 11))
-        .host(ON_PREM, "orders", Ipv4Addr::new(10, 20, 1, 10))
+        WorldBuilder { shape: LinkShape::default(), hosts: Vec::new() }
+            .host(CLOUD, "control", Ipv4Addr::new(10, 10, 0, 2))
+            .host(CLOUD, "web", Ipv4Addr::new(10, 10, 1, 10))
+            .host(CLOUD, "batch", Ipv4Addr::new(10, 10, 1, 11))
+            .host(ON_PREM, "orders", Ipv4Addr::new(10, 20, 1, 10))
     }
 
     /// A host by name.
@@ -53,9 +50,7 @@ impl World {
     /// # Panics
     /// When there is none of that name: a mistake in the test.
     pub fn host(&self, name: &str) -> &Host {
-        self.hosts
-            .get(name)
-            .unwrap_or_else(|| panic!("no host {name}; there are {:?}", self.hosts.keys()))
+        self.hosts.get(name).unwrap_or_else(|| panic!("no host {name}; there are {:?}", self.hosts.keys()))
     }
 
     /// All hosts, by name.
@@ -154,12 +149,7 @@ impl WorldBuilder {
         let cloud = Site::new(CLOUD, (Ipv4Addr::new(10, 10, 0, 0), 16), (prefix_v6(0x10), 64))?;
         let on_prem = Site::new(ON_PREM, (Ipv4Addr::new(10, 20, 0, 0), 16), (prefix_v6(0x20), 64))?;
         let link = join(&cloud, &on_prem, self.shape)?;
-        let mut world = World {
-            hosts: BTreeMap::new(),
-            link,
-            sites: [cloud, on_prem],
-            files,
-        };
+        let mut world = World { hosts: BTreeMap::new(), link, sites: [cloud, on_prem], files };
         for (site, name, address) in self.hosts {
             world.add_host(site, &name, address)?;
         }

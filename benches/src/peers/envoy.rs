@@ -23,14 +23,7 @@ pub(super) fn start(program: &Path, certificates: &Certificates, stage: &Stage) 
     let callee = stage.file("callee.json", &callee.to_string())?;
     let caller = stage.file("caller.json", &caller.to_string())?;
     let command = |config: &Path, name| {
-        let options = [
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--log-level",
-            "error",
-            "--config-path",
-        ];
+        let options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"];
         Command::new(program).args(options).arg(config).named(name)
     };
     Ok(Sides {
@@ -41,11 +34,7 @@ pub(super) fn start(program: &Path, certificates: &Certificates, stage: &Stage) 
 
 /// One listener, one cluster. TLS on the listener makes it a callee's, TLS on the cluster a caller's.
 fn proxy(listen: SocketAddr, next: SocketAddr, downstream: Option<Value>, upstream: Option<Value>) -> Value {
-    let towards_next = if upstream.is_some() {
-        "http2_protocol_options"
-    } else {
-        "http_protocol_options"
-    };
+    let towards_next = if upstream.is_some() { "http2_protocol_options" } else { "http_protocol_options" };
     let mut cluster = json!({
         "name": "next",
         "type": "STATIC",

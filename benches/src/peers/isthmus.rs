@@ -44,9 +44,7 @@ impl Beside {
 
 pub(super) fn start(program: &Path, stage: &Stage) -> Result<Running, String> {
     let mut collector = Receiver::new();
-    collector
-        .listen_unix(&stage.hosts.client, &stage.path(COLLECTOR))
-        .map_err(|error| error.to_string())?;
+    collector.listen_unix(&stage.hosts.client, &stage.path(COLLECTOR)).map_err(|error| error.to_string())?;
     // On the caller's host, which has no inbound capture: both sidecars reach it there.
     let control = control_plane(program, stage)?;
     let resources = stage.file("resources.yaml", &resources(stage))?;
@@ -54,26 +52,18 @@ pub(super) fn start(program: &Path, stage: &Stage) -> Result<Running, String> {
     let callee = sidecar(program, stage, &stage.hosts.server, "callee", "all")?;
     let caller = sidecar(program, stage, &stage.hosts.client, "caller", "services")?;
     for side in [&callee, &caller] {
-        side.wait_for_line("readiness", START, |line| line.contains("ready"))
-            .map_err(|error| error.to_string())?;
+        side.wait_for_line("readiness", START, |line| line.contains("ready")).map_err(|error| error.to_string())?;
     }
     let callee_mesh = stage.hosts.server.socket(MESH_PORT);
-    let asked = Asked {
-        from: &stage.hosts.client,
-        address: callee_mesh,
-        name: "callee.bench.example",
-        alpn: "isthmus/1",
-    };
+    let asked =
+        Asked { from: &stage.hosts.client, address: callee_mesh, name: "callee.bench.example", alpn: "isthmus/1" };
     let proof = mutual_tls::refuses_strangers(&asked)?;
     let url = format!("http://{SERVICE}/");
     Ok(Running {
         url,
         sides: Some(Sides { caller, callee }),
         proof: Some(proof),
-        beside: Some(Beside {
-            _control: control,
-            collector,
-        }),
+        beside: Some(Beside { _control: control, collector }),
     })
 }
 
@@ -88,10 +78,7 @@ fn control_plane(program: &Path, stage: &Stage) -> Result<Process, String> {
         host.socket(15013),
     );
     let config = stage.file("control.yaml", &config)?;
-    let command = Command::new(program)
-        .args(["control", "--config"])
-        .arg(config)
-        .named("isthmus-control");
+    let command = Command::new(program).args(["control", "--config"]).arg(config).named("isthmus-control");
     let process = host.spawn(command).map_err(|error| error.to_string())?;
     // Not its ports: they are bound before the operator's credentials are written.
     process
@@ -103,39 +90,17 @@ fn control_plane(program: &Path, stage: &Stage) -> Result<Process, String> {
 /// A command of the operator, as a person would type it.
 fn operator(program: &Path, stage: &Stage, arguments: &[&str]) -> Result<(), String> {
     let credentials = stage.path("control").join("operator.yaml");
-    let command = Command::new(program)
-        .args(arguments)
-        .env("ISTHMUS_OPERATOR", credentials);
-    let done = stage
-        .hosts
-        .client
-        .output(command, COMMAND)
-        .map_err(|error| error.to_string())?;
+    let command = Command::new(program).args(arguments).env("ISTHMUS_OPERATOR", credentials);
+    let done = stage.hosts.client.output(command, COMMAND).map_err(|error| error.to_string())?;
     match done.status.success() {
         true => Ok(()),
-        false => Err(format!(
-            "isthmus {}: {}\n{}{}",
-            arguments.join(" "),
-            done.status,
-            done.stdout,
-            done.stderr
-        )),
+        false => Err(format!("isthmus {}: {}\n{}{}", arguments.join(" "), done.status, done.stdout, done.stderr)),
     }
 }
 
 fn sidecar(program: &Path, stage: &Stage, host: &Host, name: &str, inbound: &str) -> Result<Process, String> {
     let token = stage.path(&format!("{name}.token"));
-    operator(
-        program,
-        stage,
-        &[
-            "token",
-            "create",
-            &format!("bench/{name}"),
-            "--out",
-            &token.display().to_string(),
-        ],
-    )?;
+    operator(program, stage, &["token", "create", &format!("bench/{name}"), "--out", &token.display().to_string()])?;
     let dir = stage.path(&format!("{name}-sidecar"));
     fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let config = format!(
@@ -147,10 +112,7 @@ fn sidecar(program: &Path, stage: &Stage, host: &Host, name: &str, inbound: &str
         dir.join("proxy.sock").display(),
     );
     let config = stage.file(&format!("{name}.yaml"), &config)?;
-    let command = Command::new(program)
-        .args(["proxy", "--config"])
-        .arg(config)
-        .named(&format!("isthmus-{name}"));
+    let command = Command::new(program).args(["proxy", "--config"]).arg(config).named(&format!("isthmus-{name}"));
     host.spawn(command).map_err(|error| error.to_string())
 }
 

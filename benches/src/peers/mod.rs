@@ -80,12 +80,7 @@ impl Peer {
         let program = programs.of(self).ok_or("its program is missing")?;
         let sides = match self {
             Self::Direct => {
-                return Ok(Running {
-                    url: stage.app_url(),
-                    sides: None,
-                    proof: None,
-                    beside: None,
-                });
+                return Ok(Running { url: stage.app_url(), sides: None, proof: None, beside: None });
             }
             Self::Isthmus => return isthmus::start(program, stage),
             Self::HaproxyH2 => haproxy::start(program, certificates, stage, haproxy::Between::Http2)?,
@@ -100,11 +95,6 @@ impl Peer {
         };
         let proof = mutual_tls::prove(&asked, &certificates.caller)?;
         let url = format!("http://127.0.0.1:{OUTBOUND_PORT}/");
-        Ok(Running {
-            url,
-            sides: Some(sides),
-            proof: Some(proof),
-            beside: None,
-        })
+        Ok(Running { url, sides: Some(sides), proof: Some(proof), beside: None })
     }
 }

@@ -90,20 +90,15 @@ fn work(args: &Args, files: &Path) -> ExitCode {
 }
 
 fn show(args: &Args, report: &mut Report) -> Result<Mesh, String> {
-    let postgres = ["initdb", "postgres", "psql"]
-        .iter()
-        .all(|p| isthmus_world::find::program(p).is_some());
+    let postgres = ["initdb", "postgres", "psql"].iter().all(|p| isthmus_world::find::program(p).is_some());
     if args.with_postgres && !postgres {
         return Err(
-            "--with-postgres: initdb, postgres or psql is not installed (Debian: apt install postgresql)".to_owned(),
+            "--with-postgres: initdb, postgres or psql is not installed (Debian: apt install postgresql)".to_owned()
         );
     }
     let wanted = |line: &&Line| args.only.is_empty() || args.only.contains(&line.number);
     let binary = std::env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
-    let options = Options {
-        binary,
-        built_in_only: args.built_in,
-    };
+    let options = Options { binary, built_in_only: args.built_in };
     let mut mesh = Mesh::start(&options, &mut |text| report.progress(text))?;
     for line in LINES.iter().filter(wanted) {
         if line.id == "postgres" && !postgres {
@@ -149,10 +144,7 @@ fn keep(mesh: &Mesh, files: &Path) {
     println!("in batch:    curl -i http://orders.shop.svc.cluster.local/");
     println!("in stranger: curl -i http://10.20.1.10:8080/");
     let program = std::env::current_exe().map_or_else(|_| "isthmus".to_owned(), |path| path.display().to_string());
-    println!(
-        "in control:  export ISTHMUS_OPERATOR={}",
-        mesh.control().operator_file().display()
-    );
+    println!("in control:  export ISTHMUS_OPERATOR={}", mesh.control().operator_file().display());
     println!("             {program} get proxies; {program} get all");
     println!("logs and state are in {}; Ctrl-C ends it", files.display());
     loop {

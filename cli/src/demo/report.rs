@@ -70,10 +70,8 @@ impl Report {
                 println!("    {}", self.paint("2", &line));
             }
         }
-        self.steps.push(
-            json!({ "line": number, "id": id, "title": title, "ok": ok, "summary": summary,
-                                "tookMs": took_ms, "facts": facts }),
-        );
+        self.steps.push(json!({ "line": number, "id": id, "title": title, "ok": ok, "summary": summary,
+                                "tookMs": took_ms, "facts": facts }));
     }
 
     /// A sentence between the lines.
@@ -104,10 +102,6 @@ impl Report {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.color {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }

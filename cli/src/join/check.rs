@@ -31,9 +31,7 @@ pub(super) async fn control_plane(token: &JoinToken) -> Result<Found, Failure> {
     let expected = ExpectedPeer::PinnedRoot(token.root, SpiffeId::control_plane(&token.trust_domain));
     let tls = store.client_config(&[b"h2"], expected);
     let began = tokio::time::Instant::now();
-    let stream = connect::dial(&token.address, tls, LIMIT)
-        .await
-        .map_err(|e| explain(e, token))?;
+    let stream = connect::dial(&token.address, tls, LIMIT).await.map_err(|e| explain(e, token))?;
     let handshake = began.elapsed();
     let channel = connect::channel(stream).await?;
     // An empty proof is refused, and the refusal carries the server's time.
@@ -69,10 +67,7 @@ fn server_time_ms(status: &Status) -> Option<i64> {
 }
 
 fn skewed(skew_ms: i64) -> Failure {
-    let (seconds, side) = (
-        skew_ms.unsigned_abs() / 1000,
-        if skew_ms > 0 { "ahead of" } else { "behind" },
-    );
+    let (seconds, side) = (skew_ms.unsigned_abs() / 1000, if skew_ms > 0 { "ahead of" } else { "behind" });
     Failure::new(
         format!(
             "this machine's clock is {seconds} s {side} the control plane's; 300 s is the most that certificates bear"

@@ -10,10 +10,7 @@ fn dated(date: &str) -> Status {
 
 #[test]
 fn the_servers_time_is_read_from_its_answer() {
-    assert_eq!(
-        server_time_ms(&dated("Sat, 21 Nov 2026 22:26:40 GMT")),
-        Some(1_795_300_000_000)
-    );
+    assert_eq!(server_time_ms(&dated("Sat, 21 Nov 2026 22:26:40 GMT")), Some(1_795_300_000_000));
     assert_eq!(server_time_ms(&dated("soon")), None);
     assert_eq!(server_time_ms(&Status::unauthenticated("no proof")), None);
 }
@@ -22,8 +19,5 @@ fn the_servers_time_is_read_from_its_answer() {
 fn skew_is_named_with_its_side_and_the_fix() {
     assert!(skewed(400_000).text().contains("400 s ahead of"));
     let behind = skewed(-3_600_000).text();
-    assert!(
-        behind.contains("3600 s behind") && behind.contains("timedatectl"),
-        "{behind}"
-    );
+    assert!(behind.contains("3600 s behind") && behind.contains("timedatectl"), "{behind}");
 }

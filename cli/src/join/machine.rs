@@ -35,10 +35,9 @@ impl Service {
             Self::Auto => Ok(booted),
             Self::None => Ok(false),
             Self::Systemd if booted => Ok(true),
-            Self::Systemd => Err(Failure::new(
-                "this machine does not run systemd",
-                "--service none, and start the proxy yourself",
-            )),
+            Self::Systemd => {
+                Err(Failure::new("this machine does not run systemd", "--service none, and start the proxy yourself"))
+            }
         }
     }
 }
@@ -55,38 +54,23 @@ pub(crate) fn unit_path() -> PathBuf {
 pub(crate) fn unit(binary: &Path, config: &Path, state_dir: &Path) -> Result<String, Failure> {
     for path in [binary, config, state_dir] {
         // systemd splits on blanks and expands % and $; quoting rules differ by directive.
-        if !path
-            .to_str()
-            .is_some_and(|p| p.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c)))
-        {
+        if !path.to_str().is_some_and(|p| p.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c))) {
             let what = format!("{}: systemd would read this path as something else", path.display());
             return Err(Failure::new(what, "use a path of letters, digits and / . _ - +"));
         }
     }
-    if ["/home", "/root", "/tmp", "/var/tmp", "/run/user"]
-        .iter()
-        .any(|hidden| binary.starts_with(hidden))
-    {
-        let what = format!(
-            "{}: the unit does not see this directory (ProtectHome, PrivateTmp)",
-            binary.display()
-        );
+    if ["/home", "/root", "/tmp", "/var/tmp", "/run/user"].iter().any(|hidden| binary.starts_with(hidden)) {
+        let what = format!("{}: the unit does not see this directory (ProtectHome, PrivateTmp)", binary.display());
         return Err(Failure::new(
             what,
-            format!(
-                "sudo install -m 0755 {} /usr/local/bin/isthmus, then join with that",
-                binary.display()
-            ),
+            format!("sudo install -m 0755 {} /usr/local/bin/isthmus, then join with that", binary.display()),
         ));
     }
     let start = format!("{} proxy --config {}", binary.display(), config.display());
     let mut text = UNIT.replace("/usr/local/bin/isthmus proxy --config /etc/isthmus/proxy.yaml", &start);
     if state_dir != Path::new("/var/lib/isthmus") {
         let own = format!("ReadWritePaths={}\nRuntimeDirectory=isthmus\n", state_dir.display());
-        text = text.replace(
-            "StateDirectory=isthmus\nStateDirectoryMode=0700\nRuntimeDirectory=isthmus\n",
-            &own,
-        );
+        text = text.replace("StateDirectory=isthmus\nStateDirectoryMode=0700\nRuntimeDirectory=isthmus\n", &own);
     }
     Ok(text)
 }
@@ -99,20 +83,8 @@ pub(crate) async fn ensure_user() -> Result<bool, Failure> {
         return Ok(false);
     }
     let uid = PROXY_UID.to_string();
-    let args = [
-        "--system",
-        "--uid",
-        &uid,
-        "--user-group",
-        "--no-create-home",
-        "--home-dir",
-        "/nonexistent",
-    ];
-    run(
-        "useradd",
-        &[&args[..], &["--shell", "/usr/sbin/nologin", USER]].concat(),
-    )
-    .await?;
+    let args = ["--system", "--uid", &uid, "--user-group", "--no-create-home", "--home-dir", "/nonexistent"];
+    run("useradd", &[&args[..], &["--shell", "/usr/sbin/nologin", USER]].concat()).await?;
     Ok(true)
 }
 
@@ -156,19 +128,14 @@ async fn run(program: &str, args: &[&str]) -> Result<(), Failure> {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Failure::new(
-                format!("`{shown}` failed ({}): {said}", output.status),
-                "run it by hand to see more",
-            ))
+            Err(Failure::new(format!("`{shown}` failed ({}): {said}", output.status), "run it by hand to see more"))
         }
-        Ok(Err(e)) => Err(Failure::new(
-            format!("`{program}` could not be run: {e}"),
-            "install it, or use --service none",
-        )),
-        Err(_) => Err(Failure::timed_out(
-            format!("`{shown}` did not end within {LIMIT:?}"),
-            "run it by hand to see more",
-        )),
+        Ok(Err(e)) => {
+            Err(Failure::new(format!("`{program}` could not be run: {e}"), "install it, or use --service none"))
+        }
+        Err(_) => {
+            Err(Failure::timed_out(format!("`{shown}` did not end within {LIMIT:?}"), "run it by hand to see more"))
+        }
     }
 }
 

@@ -79,10 +79,7 @@ async fn join(args: &Args, format: Format) -> Result<(), Failure> {
         }
     };
     let ms = found.handshake.as_millis();
-    say(format!(
-        "control plane {} answers ({ms} ms) and is the one that the token pins",
-        given.token.address
-    ));
+    say(format!("control plane {} answers ({ms} ms) and is the one that the token pins", given.token.address));
     say(match found.skew_ms {
         Some(skew) => format!("clocks agree within {} s", skew.unsigned_abs().div_ceil(1000).max(1)),
         None => "clocks were not compared: the answer carried no time".to_owned(),
@@ -135,24 +132,16 @@ impl Plan {
     fn new(args: &Args, given: &secret::Given) -> Result<Self, Failure> {
         let systemd = args.service.is_systemd()?;
         if systemd && !args.dry_run && !machine::is_root() {
-            return Err(Failure::new(
-                "installing a service takes root",
-                "sudo isthmus join …, or --service none",
-            ));
+            return Err(Failure::new("installing a service takes root", "sudo isthmus join …, or --service none"));
         }
         for path in [&args.config_dir, &args.state_dir] {
             if !path.is_absolute() {
-                return Err(Failure::usage(
-                    format!("{}: not an absolute path", path.display()),
-                    "start it with /",
-                ));
+                return Err(Failure::usage(format!("{}: not an absolute path", path.display()), "start it with /"));
             }
         }
         let binary = std::env::current_exe().map_err(|e| Failure::plain(format!("where this program is: {e}")))?;
         let config_file = args.config_dir.join("proxy.yaml");
-        let unit = systemd
-            .then(|| machine::unit(&binary, &config_file, &args.state_dir))
-            .transpose()?;
+        let unit = systemd.then(|| machine::unit(&binary, &config_file, &args.state_dir)).transpose()?;
         let mut files = vec![config_file, args.config_dir.join("join-token")];
         files.extend(systemd.then(machine::unit_path));
         let joined = Joined {
@@ -163,23 +152,13 @@ impl Plan {
             unit: systemd.then(|| machine::UNIT_NAME.to_owned()),
             user_created: false,
         };
-        let mut config = proxy_config(
-            &given.token.address,
-            &args.config_dir,
-            &args.state_dir,
-            &args.exclude_inbound_ports,
-        );
+        let mut config =
+            proxy_config(&given.token.address, &args.config_dir, &args.state_dir, &args.exclude_inbound_ports);
         if systemd {
             // In the unit's RuntimeDirectory; without systemd nobody makes one.
             config.push_str("admin: { socket: /run/isthmus/proxy.sock }\n");
         }
-        Ok(Self {
-            joined,
-            config_dir: args.config_dir.clone(),
-            config,
-            unit,
-            binary,
-        })
+        Ok(Self { joined, config_dir: args.config_dir.clone(), config, unit, binary })
     }
 
     /// In an order that `leave` can undo from any point: the record first, the service last.
@@ -213,11 +192,7 @@ impl Plan {
 
     /// Capture exempts the proxy by its uid, so the uid is part of the command.
     fn command(&self) -> String {
-        let proxy = format!(
-            "{} proxy --config {}",
-            self.binary.display(),
-            self.joined.files[0].display()
-        );
+        let proxy = format!("{} proxy --config {}", self.binary.display(), self.joined.files[0].display());
         format!(
             "setpriv --reuid {PROXY_UID} --regid {PROXY_UID} --clear-groups --inh-caps +net_admin --ambient-caps +net_admin {proxy}"
         )

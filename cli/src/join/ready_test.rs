@@ -20,11 +20,7 @@ async fn proxy(answers: &'static [&'static str]) -> u16 {
 
 #[tokio::test]
 async fn waits_through_no_to_yes() {
-    let port = proxy(&[
-        "HTTP/1.1 503 Service Unavailable\r\n\r\nnot-ready",
-        "HTTP/1.1 200 OK\r\n\r\nready",
-    ])
-    .await;
+    let port = proxy(&["HTTP/1.1 503 Service Unavailable\r\n\r\nnot-ready", "HTTP/1.1 200 OK\r\n\r\nready"]).await;
     wait_at(port, Duration::from_secs(20)).await.unwrap();
 }
 

@@ -42,10 +42,7 @@ impl Joined {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => {
-                return Err(Failure::new(
-                    format!("{}: {e}", path.display()),
-                    "run as root: sudo isthmus …",
-                ));
+                return Err(Failure::new(format!("{}: {e}", path.display()), "run as root: sudo isthmus …"));
             }
         };
         let joined = serde_json::from_str(&text).map_err(|e| {
@@ -63,11 +60,7 @@ impl Joined {
 
 /// A directory that may exist already; made with `mode`, and given to `owner` where that is asked for.
 pub(crate) fn dir(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), Failure> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|e| unwritable(path, &e))?;
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|e| unwritable(path, &e))?;
     give(path, owner)
 }
 
@@ -82,11 +75,7 @@ pub(crate) fn file(path: &Path, text: &str, mode: u32, owner: Option<u32>) -> Re
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };

@@ -52,12 +52,8 @@ fn read_file(path: &Path) -> Result<(String, String, Option<String>), Failure> {
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     // It is about to be used up, so this is worth a word and not a refusal.
-    let warning = (mode & 0o077 != 0).then(|| {
-        format!(
-            "{}: mode {mode:04o} let others on this machine read the token",
-            path.display()
-        )
-    });
+    let warning = (mode & 0o077 != 0)
+        .then(|| format!("{}: mode {mode:04o} let others on this machine read the token", path.display()));
     let text = read_bounded(file, &path.display().to_string())?;
     Ok((text, path.display().to_string(), warning))
 }

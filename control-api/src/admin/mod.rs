@@ -55,14 +55,8 @@ impl Admin for Operators {
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let operator = operator(&request)?;
-        let DeleteRequest {
-            resources: refs,
-            dry_run,
-        } = request.into_inner();
-        let proposal = Proposal {
-            deletes: refs.into_iter().map(resources::read_ref).collect(),
-            ..Proposal::default()
-        };
+        let DeleteRequest { resources: refs, dry_run } = request.into_inner();
+        let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
         let ledger = self.ledger.clone();
         let outcome = blocking(move || ledger.propose(&proposal, dry_run).map_err(unavailable)).await?;
         record(&operator, "delete", dry_run, &outcome);
@@ -79,25 +73,17 @@ impl Admin for Operators {
         let world = self.ledger.world();
         let found = resources::stored(&world, &key)?;
         let resource = found.ok_or_else(|| Status::not_found(format!("there is no {key}")))?;
-        Ok(Response::new(GetResponse {
-            resource: Some(resource),
-        }))
+        Ok(Response::new(GetResponse { resource: Some(resource) }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         operator(&request)?;
         let ListRequest { kind, namespace } = request.into_inner();
         let world = self.ledger.world();
-        let wanted = world
-            .resources
-            .keys()
-            .filter(|key| resources::matches(key, &kind, &namespace));
+        let wanted = world.resources.keys().filter(|key| resources::matches(key, &kind, &namespace));
         let found: Result<Vec<_>, Status> = wanted.map(|key| resources::stored(&world, key)).collect();
         let resources = found?.into_iter().flatten().collect();
-        Ok(Response::new(ListResponse {
-            revision: world.revision,
-            resources,
-        }))
+        Ok(Response::new(ListResponse { revision: world.revision, resources }))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -121,12 +107,7 @@ impl Admin for Operators {
         let request = request.into_inner();
         let this = self.clone();
         let created = blocking(move || tokens::create(&this, &request)).await?;
-        tracing::info!(
-            operator,
-            token = created.id,
-            id = created.spiffe_id,
-            "join token created"
-        );
+        tracing::info!(operator, token = created.id, id = created.spiffe_id, "join token created");
         Ok(Response::new(created))
     }
 
@@ -181,14 +162,9 @@ pub fn admit(peer: &Peer) -> Result<(), String> {
 fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<Outcome, Status> {
     let size: usize = documents.iter().map(|document| document.yaml.len()).sum();
     if size > MAX_APPLY {
-        return Err(Status::invalid_argument(format!(
-            "{size} bytes of YAML in one apply; at most {MAX_APPLY}"
-        )));
+        return Err(Status::invalid_argument(format!("{size} bytes of YAML in one apply; at most {MAX_APPLY}")));
     }
-    let mut proposal = Proposal {
-        writer: Writer::Api,
-        ..Proposal::default()
-    };
+    let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
     let mut problems = Vec::new();
     for document in documents {
         let (parsed, found) = validate::parse(&document.source, &document.yaml);
@@ -196,14 +172,9 @@ fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<O
         problems.extend(found);
     }
     // With faults in some documents the rest is still checked, so that everything is told at once.
-    let mut outcome = ledger
-        .propose(&proposal, dry_run || !problems.is_empty())
-        .map_err(unavailable)?;
+    let mut outcome = ledger.propose(&proposal, dry_run || !problems.is_empty()).map_err(unavailable)?;
     // "There is no Site `a`" is no news where the document of that Site is the faulty one.
-    let unread: Vec<String> = problems
-        .iter()
-        .map(|problem| format!("`{}`", problem.resource.name))
-        .collect();
+    let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
     let follows = |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));
     outcome.problems.retain(|problem| !follows(&problem.reason));
     problems.append(&mut outcome.problems);
@@ -216,19 +187,6 @@ fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<O
 }
 
 fn record(operator: &str, what: &str, dry_run: bool, outcome: &Outcome) {
-    let Outcome {
-        revision,
-        changes,
-        problems,
-        ..
-    } = outcome;
-    tracing::info!(
-        operator,
-        what,
-        dry_run,
-        revision,
-        changes = changes.len(),
-        problems = problems.len(),
-        "operator"
-    );
+    let Outcome { revision, changes, problems, .. } = outcome;
+    tracing::info!(operator, what, dry_run, revision, changes = changes.len(), problems = problems.len(), "operator");
 }

@@ -8,10 +8,7 @@ use isthmus_proto::admin::v1::{Change, ChangeKind, Problem, Proxy, ResourceRef, 
 use tonic::Status;
 
 pub(super) fn changes(outcome: &Outcome) -> Vec<Change> {
-    let change = |(key, what): &(Key, Kind)| Change {
-        resource: Some(write_ref(key)),
-        kind: kind(*what).into(),
-    };
+    let change = |(key, what): &(Key, Kind)| Change { resource: Some(write_ref(key)), kind: kind(*what).into() };
     outcome.changes.iter().map(change).collect()
 }
 
@@ -36,19 +33,11 @@ pub(super) fn problem(problem: validate::Problem) -> Problem {
 }
 
 pub(super) fn write_ref(key: &Key) -> ResourceRef {
-    ResourceRef {
-        kind: key.kind.clone(),
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-    }
+    ResourceRef { kind: key.kind.clone(), namespace: key.namespace.clone(), name: key.name.clone() }
 }
 
 pub(super) fn read_ref(wire: ResourceRef) -> Key {
-    Key {
-        kind: wire.kind,
-        namespace: wire.namespace,
-        name: wire.name,
-    }
+    Key { kind: wire.kind, namespace: wire.namespace, name: wire.name }
 }
 
 pub(super) fn matches(key: &Key, kind: &str, namespace: &str) -> bool {

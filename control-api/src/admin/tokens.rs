@@ -17,10 +17,7 @@ pub(super) fn create(
         seconds => Duration::from_secs(seconds.into()),
     };
     if ttl > MAX_TTL {
-        return Err(Status::invalid_argument(format!(
-            "a join token lives at most 7 days, not {} s",
-            ttl.as_secs()
-        )));
+        return Err(Status::invalid_argument(format!("a join token lives at most 7 days, not {} s", ttl.as_secs())));
     }
     let world = this.ledger.world();
     let workload = &request.workload;
@@ -51,9 +48,7 @@ pub(super) fn list(this: &Operators) -> Result<wire::ListJoinTokensResponse, Sta
         expires_unix_ms: record.expires_unix_ms,
     };
     let records = this.ledger.store().tokens().map_err(unavailable)?;
-    Ok(wire::ListJoinTokensResponse {
-        tokens: records.into_iter().map(token).collect(),
-    })
+    Ok(wire::ListJoinTokensResponse { tokens: records.into_iter().map(token).collect() })
 }
 
 /// Revoking is final; revoking again is no error. A used token is refused: what it gave out is a certificate by now.
@@ -72,10 +67,7 @@ pub(super) fn revoke(this: &Operators, id: &str) -> Result<wire::RevokeJoinToken
             }
             TokenState::Unused => {}
         }
-        let revoked = TokenRecord {
-            state: TokenState::Revoked,
-            ..seen.clone()
-        };
+        let revoked = TokenRecord { state: TokenState::Revoked, ..seen.clone() };
         if store.swap_token(id, Some(&seen), Some(&revoked)).map_err(unavailable)? {
             return Ok(wire::RevokeJoinTokenResponse {});
         }

@@ -40,15 +40,8 @@ fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
             "revision {revision} does not exist yet; the present one is {present}"
         )));
     }
-    let everybody = || crate::index::Changed {
-        mesh: true,
-        ..Default::default()
-    };
-    let unknown = || Committed {
-        revision,
-        at: tokio::time::Instant::now(),
-        changed: Arc::new(everybody()),
-    };
+    let everybody = || crate::index::Changed { mesh: true, ..Default::default() };
+    let unknown = || Committed { revision, at: tokio::time::Instant::now(), changed: Arc::new(everybody()) };
     Ok(this.ledger.committed(revision).unwrap_or_else(unknown))
 }
 
@@ -66,17 +59,12 @@ async fn report(
         let shown = (message.acknowledged, message.pending.clone());
         if complete || last.as_ref() != Some(&shown) {
             last = Some(shown);
-            send.send(Ok(message))
-                .await
-                .map_err(|_| Status::cancelled("the operator is gone"))?;
+            send.send(Ok(message)).await.map_err(|_| Status::cancelled("the operator is gone"))?;
         }
         if complete {
             return Ok(());
         }
-        changes
-            .changed()
-            .await
-            .map_err(|_| Status::unavailable("the control plane is stopping"))?;
+        changes.changed().await.map_err(|_| Status::unavailable("the control plane is stopping"))?;
     }
 }
 

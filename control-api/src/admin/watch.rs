@@ -43,17 +43,10 @@ async fn follow(this: &Operators, request: &WatchRequest, send: &Events) -> Resu
         known = world.meta.clone();
         if !synced {
             synced = true;
-            let event = WatchEvent {
-                revision: world.revision,
-                synced: true,
-                ..WatchEvent::default()
-            };
+            let event = WatchEvent { revision: world.revision, synced: true, ..WatchEvent::default() };
             send.send(Ok(event)).await.map_err(gone)?;
         }
-        worlds
-            .changed()
-            .await
-            .map_err(|_| Status::unavailable("the control plane is stopping; watch again"))?;
+        worlds.changed().await.map_err(|_| Status::unavailable("the control plane is stopping; watch again"))?;
     }
 }
 
@@ -79,17 +72,9 @@ fn events(
         });
     }
     for key in known.keys().filter(|key| wanted(key) && !world.meta.contains_key(*key)) {
-        let resource = StoredResource {
-            resource: Some(resources::write_ref(key)),
-            ..StoredResource::default()
-        };
+        let resource = StoredResource { resource: Some(resources::write_ref(key)), ..StoredResource::default() };
         let kind = resources::kind(Kind::Deleted).into();
-        events.push(WatchEvent {
-            revision: world.revision,
-            kind,
-            resource: Some(resource),
-            synced: false,
-        });
+        events.push(WatchEvent { revision: world.revision, kind, resource: Some(resource), synced: false });
     }
     Ok(events)
 }

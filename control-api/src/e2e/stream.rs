@@ -5,11 +5,7 @@ use disc::proxy_message::Message;
 
 fn keys(delta: &disc::Delta) -> Vec<String> {
     let name = |key: &disc::ResourceKey| format!("{:?} {}", key.kind(), key.name);
-    delta
-        .upserts
-        .iter()
-        .filter_map(|resource| resource.key.as_ref().map(name))
-        .collect()
+    delta.upserts.iter().filter_map(|resource| resource.key.as_ref().map(name)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,19 +45,14 @@ async fn a_policy_reaches_the_affected_alone_and_the_operator_sees_it_in_force()
     let mut operator = world.operator().await;
     let applied = apply(&mut operator, POLICY).await;
     assert_eq!(applied.problems, []);
-    let wait = adm::WaitInForceRequest {
-        revision: applied.revision,
-    };
+    let wait = adm::WaitInForceRequest { revision: applied.revision };
     let mut progress = operator.wait_in_force(wait).await.unwrap().into_inner();
     let first = progress.message().await.unwrap().unwrap();
     assert_eq!((first.affected, first.acknowledged, first.complete), (1, 0, false));
     assert_eq!(first.pending[0].workload, "shop/orders");
 
     let delta = orders.delta().await;
-    assert_eq!(
-        (delta.version, keys(&delta)),
-        (applied.revision, vec!["Inbound ".to_string()])
-    );
+    assert_eq!((delta.version, keys(&delta)), (applied.revision, vec!["Inbound ".to_string()]));
     orders.ack(delta.version).await;
     let last = last_of(&mut progress).await;
     assert_eq!((last.affected, last.acknowledged, last.complete), (1, 1, true));
@@ -71,10 +62,7 @@ async fn a_policy_reaches_the_affected_alone_and_the_operator_sees_it_in_force()
     let mesh = MESH.replace("enforcement: Enforce", "enforcement: Observe");
     let applied = apply(&mut operator, &mesh).await;
     let delta = web.delta().await;
-    assert_eq!(
-        (delta.version, keys(&delta)),
-        (applied.revision, vec!["Mesh ".to_string()])
-    );
+    assert_eq!((delta.version, keys(&delta)), (applied.revision, vec!["Mesh ".to_string()]));
 }
 
 async fn last_of(progress: &mut Streaming<adm::InForce>) -> adm::InForce {
@@ -94,31 +82,14 @@ async fn a_refused_push_is_shown_with_its_reason_and_ends_the_wait() {
     let mut operator = world.operator().await;
     let revision = apply(&mut operator, POLICY).await.revision;
     let version = orders.delta().await.version;
-    let problem = disc::Problem {
-        key: None,
-        reason: "requires: needs feature `later/v9`".to_string(),
-    };
-    orders
-        .say(Message::Nack(disc::Nack {
-            version,
-            problems: vec![problem],
-        }))
-        .await;
-    let mut progress = operator
-        .wait_in_force(adm::WaitInForceRequest { revision })
-        .await
-        .unwrap()
-        .into_inner();
+    let problem = disc::Problem { key: None, reason: "requires: needs feature `later/v9`".to_string() };
+    orders.say(Message::Nack(disc::Nack { version, problems: vec![problem] })).await;
+    let mut progress = operator.wait_in_force(adm::WaitInForceRequest { revision }).await.unwrap().into_inner();
     let last = last_of(&mut progress).await;
     assert!(last.complete);
     assert_eq!((last.affected, last.acknowledged), (1, 0));
     assert_eq!(last.pending[0].state, "refused: requires: needs feature `later/v9`");
-    let proxies = operator
-        .list_proxies(adm::ListProxiesRequest {})
-        .await
-        .unwrap()
-        .into_inner()
-        .proxies;
+    let proxies = operator.list_proxies(adm::ListProxiesRequest {}).await.unwrap().into_inner().proxies;
     assert_eq!(proxies[0].acknowledged_version, first);
     assert!(proxies[0].last_error.contains("later/v9") && proxies[0].sent_version == revision);
 }
@@ -134,27 +105,16 @@ async fn an_offline_proxy_is_named_and_not_waited_for() {
     // The end of the stream is noticed by the control plane in its own time.
     tokio::time::timeout(SOON, async {
         while changes != Some(false) {
-            let listed = operator
-                .list_proxies(adm::ListProxiesRequest {})
-                .await
-                .unwrap()
-                .into_inner();
+            let listed = operator.list_proxies(adm::ListProxiesRequest {}).await.unwrap().into_inner();
             changes = Some(listed.proxies[0].connected);
         }
     })
     .await
     .unwrap();
     let revision = apply(&mut operator, POLICY).await.revision;
-    let mut progress = operator
-        .wait_in_force(adm::WaitInForceRequest { revision })
-        .await
-        .unwrap()
-        .into_inner();
+    let mut progress = operator.wait_in_force(adm::WaitInForceRequest { revision }).await.unwrap().into_inner();
     let last = last_of(&mut progress).await;
-    assert_eq!(
-        (last.affected, last.complete, last.pending[0].state.as_str()),
-        (0, true, "offline")
-    );
+    assert_eq!((last.affected, last.complete, last.pending[0].state.as_str()), (0, true, "offline"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,9 +125,7 @@ async fn a_slow_proxy_gets_the_latest_view_and_not_each_one_in_between() {
     let mut operator = world.operator().await;
     let mut revision = 0;
     for i in 0..30 {
-        revision = apply(&mut operator, &POLICY.replace("[web]", &format!("[web, w{i}]")))
-            .await
-            .revision;
+        revision = apply(&mut operator, &POLICY.replace("[web]", &format!("[web, w{i}]"))).await.revision;
     }
     // It answers nothing, so only so many are sent; once it does, the next one is the newest.
     let mut received = 1;
@@ -191,11 +149,7 @@ async fn who_is_not_who_the_hello_says_is_refused() {
     assert!(refused.message().contains("enrol again"), "{refused}");
     let refused = world.stream(identity, "shop/nobody", &[]).await.ended().await;
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
-    let operator = world
-        .stream(world.operator_identity(), "shop/web", &[])
-        .await
-        .ended()
-        .await;
+    let operator = world.stream(world.operator_identity(), "shop/web", &[]).await.ended().await;
     assert_eq!(operator.code(), Code::PermissionDenied, "{operator}");
 }
 
@@ -215,19 +169,7 @@ async fn a_workload_that_is_deleted_loses_its_stream() {
     let world = World::start().await;
     let mut web = world.proxy("shop/web", &[]).await;
     web.delta().await;
-    let web_ref = adm::ResourceRef {
-        kind: "Workload".into(),
-        namespace: "shop".into(),
-        name: "web".into(),
-    };
-    world
-        .operator()
-        .await
-        .delete(adm::DeleteRequest {
-            resources: vec![web_ref],
-            dry_run: false,
-        })
-        .await
-        .unwrap();
+    let web_ref = adm::ResourceRef { kind: "Workload".into(), namespace: "shop".into(), name: "web".into() };
+    world.operator().await.delete(adm::DeleteRequest { resources: vec![web_ref], dry_run: false }).await.unwrap();
     assert_eq!(web.ended().await.code(), Code::PermissionDenied);
 }

@@ -58,9 +58,7 @@ impl Identity for Identities {
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let certificate = self.issue(&key, &peer.id)?;
         tracing::info!(id = %peer.id, old_serial = %peer.serial, "renewed");
-        Ok(Response::new(RenewResponse {
-            certificate: Some(certificate),
-        }))
+        Ok(Response::new(RenewResponse { certificate: Some(certificate) }))
     }
 }
 
@@ -78,10 +76,7 @@ impl Identities {
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         tokens::spend(&**self.ledger.store(), &token, &key, now_ms)?;
         let certificate = self.issue(&key, &id)?;
-        Ok(EnrollResponse {
-            certificate: Some(certificate),
-            workload: token.workload,
-        })
+        Ok(EnrollResponse { certificate: Some(certificate), workload: token.workload })
     }
 
     /// The token's workload must still be who it was when the token was made.
@@ -156,9 +151,7 @@ fn in_words(ms: u64) -> String {
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
-        Err(Status::internal(
-            "a bug in the control plane stopped this call; see its log",
-        ))
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Status::internal("a bug in the control plane stopped this call; see its log")))
 }

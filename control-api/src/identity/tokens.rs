@@ -81,17 +81,8 @@ pub fn spend(store: &dyn Store, seen: &TokenRecord, key: &PublicKeyInfo, now_ms:
             TokenState::Revoked => return Err(Status::unauthenticated(format!("join token {} was revoked", seen.id))),
             TokenState::Unused => {}
         }
-        let used = TokenRecord {
-            state: TokenState::Used {
-                key_sha256,
-                at_unix_ms: now_ms,
-            },
-            ..seen.clone()
-        };
-        if store
-            .swap_token(&seen.id, Some(&seen), Some(&used))
-            .map_err(unavailable)?
-        {
+        let used = TokenRecord { state: TokenState::Used { key_sha256, at_unix_ms: now_ms }, ..seen.clone() };
+        if store.swap_token(&seen.id, Some(&seen), Some(&used)).map_err(unavailable)? {
             return Ok(());
         }
         // Somebody was faster. A token never becomes unused again, so this ends.

@@ -10,10 +10,7 @@ fn views() -> impl Strategy<Value = View> {
         let entry = |(n, body): (u8, Option<u32>)| {
             let key = ResourceKey::Address([10, 0, 0, n].into());
             let resource = |body: u32| {
-                let address = wire::Address {
-                    ip: body.to_string(),
-                    target: None,
-                };
+                let address = wire::Address { ip: body.to_string(), target: None };
                 Arc::new(wire::Resource {
                     key: Some(key.clone().into()),
                     requires: Vec::new(),
@@ -29,10 +26,7 @@ fn views() -> impl Strategy<Value = View> {
 
 /// What a proxy holds: only what exists.
 fn held(view: &View) -> BTreeMap<ResourceKey, Arc<wire::Resource>> {
-    view.0
-        .iter()
-        .filter_map(|(key, resource)| Some((key.clone(), resource.clone()?)))
-        .collect()
+    view.0.iter().filter_map(|(key, resource)| Some((key.clone(), resource.clone()?))).collect()
 }
 
 proptest! {

@@ -50,11 +50,7 @@ struct World<'a> {
 impl<'a> Endpoints<'a> {
     pub(super) fn of(set: &'a Set, trust: &'a Trust) -> Self {
         let world = World::of(set, trust);
-        let mut all = Endpoints {
-            of_service: HashMap::new(),
-            declared: HashMap::new(),
-            external: BTreeMap::new(),
-        };
+        let mut all = Endpoints { of_service: HashMap::new(), declared: HashMap::new(), external: BTreeMap::new() };
         for resource in set.values() {
             if let Spec::Service(service) = &resource.spec {
                 all.select(resource, service, &world);
@@ -83,19 +79,12 @@ impl<'a> Endpoints<'a> {
                     continue;
                 };
                 target_ports.insert(u32::from(port.port), u32::from(target));
-                let declared = Declared {
-                    service: resource.key.name.clone(),
-                    target,
-                    protocol: port.protocol,
-                };
+                let declared = Declared { service: resource.key.name.clone(), target, protocol: port.protocol };
                 self.declared.entry(&workload.key).or_default().push(declared);
             }
             for ip in &spec.addresses {
                 let endpoint = with_sidecar(workload, spec, *ip, &identity, target_ports.clone());
-                let behind = Behind {
-                    endpoint,
-                    workload: Some(workload),
-                };
+                let behind = Behind { endpoint, workload: Some(workload) };
                 self.of_service.entry(&resource.key).or_default().push(behind);
             }
         }
@@ -121,10 +110,7 @@ impl<'a> Endpoints<'a> {
 
     fn add_external(&mut self, ip: IpAddr, service: &Service, endpoint: &wire::Endpoint) {
         let entry = self.external.entry(ip).or_insert_with(|| wire::Workload {
-            endpoint: Some(wire::Endpoint {
-                target_ports: BTreeMap::new(),
-                ..endpoint.clone()
-            }),
+            endpoint: Some(wire::Endpoint { target_ports: BTreeMap::new(), ..endpoint.clone() }),
             ports: Vec::new(),
         });
         for port in &service.ports {
@@ -158,26 +144,15 @@ impl<'a> Endpoints<'a> {
 
 impl<'a> World<'a> {
     fn of(set: &'a Set, trust: &'a Trust) -> Self {
-        let mut world = World {
-            trust,
-            by_label: HashMap::new(),
-            by_address: HashMap::new(),
-            sites: Vec::new(),
-        };
+        let mut world = World { trust, by_label: HashMap::new(), by_address: HashMap::new(), sites: Vec::new() };
         for resource in set.values() {
             let namespace = resource.key.namespace.as_str();
             match &resource.spec {
                 Spec::Workload(workload) => {
                     for (name, value) in &resource.labels {
-                        world
-                            .by_label
-                            .entry((namespace, name, value))
-                            .or_default()
-                            .push(resource);
+                        world.by_label.entry((namespace, name, value)).or_default().push(resource);
                     }
-                    world
-                        .by_address
-                        .extend(workload.addresses.iter().map(|ip| (*ip, (&**resource, workload))));
+                    world.by_address.extend(workload.addresses.iter().map(|ip| (*ip, (&**resource, workload))));
                 }
                 Spec::Site(site) => world.sites.push((&resource.key.name, site)),
                 _ => {}
@@ -188,18 +163,11 @@ impl<'a> World<'a> {
 
     /// Workloads of the namespace with all labels of the selector, found by its rarest one.
     fn selected(&self, namespace: &str, service: &Service) -> Vec<&'a Resource> {
-        let lists = service
-            .selector
-            .iter()
-            .map(|(name, value)| self.by_label.get(&(namespace, name, value)));
+        let lists = service.selector.iter().map(|(name, value)| self.by_label.get(&(namespace, name, value)));
         let Some(shortest) = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten() else {
             return Vec::new();
         };
-        shortest
-            .iter()
-            .copied()
-            .filter(|workload| selects(&service.selector, &workload.labels))
-            .collect()
+        shortest.iter().copied().filter(|workload| selects(&service.selector, &workload.labels)).collect()
     }
 
     /// What is at a hand-written address: a workload's own address keeps its sidecar, any other has none.
@@ -208,31 +176,16 @@ impl<'a> World<'a> {
             && let Ok(identity) = identity_of(resource, workload, self.trust)
         {
             let endpoint = with_sidecar(resource, workload, ip, &identity, target_ports);
-            return (
-                Behind {
-                    endpoint,
-                    workload: Some(resource),
-                },
-                false,
-            );
+            return (Behind { endpoint, workload: Some(resource) }, false);
         }
-        let site = self
-            .sites
-            .iter()
-            .find(|(_, site)| site.ranges.iter().any(|range| range.contains(&ip)));
+        let site = self.sites.iter().find(|(_, site)| site.ranges.iter().any(|range| range.contains(&ip)));
         let endpoint = wire::Endpoint {
             site: site.map(|(name, _)| name.to_string()).unwrap_or_default(),
             ip: ip.to_string(),
             target_ports,
             ..wire::Endpoint::default()
         };
-        (
-            Behind {
-                endpoint,
-                workload: None,
-            },
-            true,
-        )
+        (Behind { endpoint, workload: None }, true)
     }
 }
 
@@ -299,11 +252,8 @@ pub(super) fn service(
 ) -> wire::Service {
     let name = &resource.key.name;
     let namespace = &resource.key.namespace;
-    let mut hostnames: Vec<String> = mesh
-        .dns_suffixes
-        .iter()
-        .map(|suffix| format!("{name}.{namespace}.{suffix}"))
-        .collect();
+    let mut hostnames: Vec<String> =
+        mesh.dns_suffixes.iter().map(|suffix| format!("{name}.{namespace}.{suffix}")).collect();
     hostnames.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
     let (transport, min_tls) = least(resource, behind, policies);
     let port = |port: &crate::validate::resource::ServicePort| wire::ServicePort {

@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Policies) -> Vec<wire::InboundPort> {
     let mut by_port: BTreeMap<u16, (AppProtocol, Vec<&str>)> = BTreeMap::new();
     for declared in declared {
-        let (protocol, services) = by_port
-            .entry(declared.target)
-            .or_insert((AppProtocol::Detect, Vec::new()));
+        let (protocol, services) = by_port.entry(declared.target).or_insert((AppProtocol::Detect, Vec::new()));
         if *protocol == AppProtocol::Detect {
             *protocol = declared.protocol;
         }
@@ -27,10 +25,7 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
         port: port.into(),
         protocol: wire::AppProtocol::from(protocol).into(),
         policy: Some(policies.for_port(workload, &services)),
-        services: services
-            .iter()
-            .map(|service| format!("{namespace}/{service}"))
-            .collect(),
+        services: services.iter().map(|service| format!("{namespace}/{service}")).collect(),
     };
     by_port.into_iter().map(port).collect()
 }

@@ -42,19 +42,13 @@ subsets: [{ addresses: [{ ip: 10.20.9.9 }], ports: [{ name: pg, port: 15432 }] }
 "#;
 
 pub(super) fn trust() -> Trust {
-    Trust {
-        trust_domain: TrustDomain::parse("shop.example").unwrap(),
-        roots_der: vec![vec![1]],
-    }
+    Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![vec![1]] }
 }
 
 pub(super) fn set(yaml: &str) -> Set {
     let (parsed, problems) = parse("f", yaml);
     assert_eq!(problems, []);
-    parsed
-        .into_iter()
-        .map(|p| (p.resource.key.clone(), Arc::new(p.resource)))
-        .collect()
+    parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect()
 }
 
 fn index(more: &str) -> Index {
@@ -77,12 +71,7 @@ fn read(index: &Index, workload: &str, subscriptions: &[&str]) -> BTreeMap<Resou
     let (upserts, removals) = diff(&View::default(), &view);
     let upserts = upserts.iter().map(|r| (**r).clone()).collect();
     let removals = removals.into_iter().map(Into::into).collect();
-    let delta = wire::Delta {
-        version: 1,
-        upserts,
-        removals,
-        first_sync_complete: true,
-    };
+    let delta = wire::Delta { version: 1, upserts, removals, first_sync_complete: true };
     let (delta, problems) = model::Delta::read(delta);
     assert_eq!(problems, []);
     delta.upserts.into_iter().map(|r| (r.key, r.body.unwrap())).collect()
@@ -104,29 +93,16 @@ fn policy(name: &str, spec: &str) -> String {
 #[test]
 fn without_asking_a_proxy_gets_the_mesh_and_its_own_inbound_only() {
     let view = read(&index(""), "shop/orders", &[]);
-    assert_eq!(
-        view.keys().cloned().collect::<Vec<_>>(),
-        [ResourceKey::Mesh, ResourceKey::Inbound]
-    );
-    let Body::Mesh(mesh) = &view[&ResourceKey::Mesh] else {
-        panic!()
-    };
-    assert_eq!(
-        (mesh.site.as_str(), mesh.sites.len(), mesh.vip_ranges.len()),
-        ("dc1", 1, 2)
-    );
+    assert_eq!(view.keys().cloned().collect::<Vec<_>>(), [ResourceKey::Mesh, ResourceKey::Inbound]);
+    let Body::Mesh(mesh) = &view[&ResourceKey::Mesh] else { panic!() };
+    assert_eq!((mesh.site.as_str(), mesh.sites.len(), mesh.vip_ranges.len()), ("dc1", 1, 2));
 }
 
 #[test]
 fn an_address_brings_its_service_along() {
     let view = read(&index(""), "shop/web", &["10.96.0.10"]);
-    let Some(Body::Service(service)) = view.get(&keys(&["shop/orders"]).pop_first().unwrap()) else {
-        panic!()
-    };
-    assert_eq!(
-        service.hostnames,
-        ["orders.shop.svc.cluster.local", "orders.shop.svc", "orders.shop"]
-    );
+    let Some(Body::Service(service)) = view.get(&keys(&["shop/orders"]).pop_first().unwrap()) else { panic!() };
+    assert_eq!(service.hostnames, ["orders.shop.svc.cluster.local", "orders.shop.svc", "orders.shop"]);
     let endpoint = service.endpoints[0].as_ref().unwrap();
     assert_eq!(endpoint.target_ports, BTreeMap::from([(80, 8080)]));
     let mesh = endpoint.mesh.as_ref().unwrap();
@@ -135,90 +111,51 @@ fn an_address_brings_its_service_along() {
 
 #[test]
 fn what_does_not_exist_is_answered_as_absent() {
-    let view = index("")
-        .view("shop/web", &keys(&["10.20.77.77", "shop/nothing"]))
-        .unwrap();
+    let view = index("").view("shop/web", &keys(&["10.20.77.77", "shop/nothing"])).unwrap();
     let (_, removals) = diff(&View::default(), &view);
-    assert_eq!(
-        removals.into_iter().collect::<BTreeSet<_>>(),
-        keys(&["10.20.77.77", "shop/nothing"])
-    );
+    assert_eq!(removals.into_iter().collect::<BTreeSet<_>>(), keys(&["10.20.77.77", "shop/nothing"]));
 }
 
 #[test]
 fn hand_written_endpoints_have_no_sidecar_and_their_own_port() {
     let view = read(&index(""), "shop/web", &["shop/ledger", "10.20.9.9"]);
-    let Some(Body::Service(service)) = view.values().find(|b| matches!(b, Body::Service(_))) else {
-        panic!()
-    };
+    let Some(Body::Service(service)) = view.values().find(|b| matches!(b, Body::Service(_))) else { panic!() };
     let endpoint = service.endpoints[0].as_ref().unwrap();
     assert_eq!((endpoint.mesh.is_none(), endpoint.target_ports[&5432]), (true, 15432));
     assert_eq!(endpoint.site.as_ref().unwrap().as_str(), "dc1");
-    let Some(Body::Address(address)) = view.values().find(|b| matches!(b, Body::Address(_))) else {
-        panic!()
-    };
-    let model::Target::Workload(workload) = &address.target else {
-        panic!()
-    };
+    let Some(Body::Address(address)) = view.values().find(|b| matches!(b, Body::Address(_))) else { panic!() };
+    let model::Target::Workload(workload) = &address.target else { panic!() };
     assert_eq!(workload.ports[0].0, 15432);
 }
 
 #[test]
 fn an_allow_rule_closes_what_it_selects_and_nothing_else() {
-    let index = index(&policy(
-        "p",
-        "services: [orders], transport: HttpsOnly, allow: [{ from: { serviceAccounts: [web] } }]",
-    ));
+    let index =
+        index(&policy("p", "services: [orders], transport: HttpsOnly, allow: [{ from: { serviceAccounts: [web] } }]"));
     let inbound = inbound(&index, "shop/orders");
     assert_eq!((inbound.ports.len(), inbound.ports[0].port), (1, 8080));
     let port = inbound.ports[0].policy.as_ref().unwrap();
-    assert_eq!(
-        (port.transport, port.default_action),
-        (model::Transport::HttpsOnly, model::Action::Deny)
-    );
+    assert_eq!((port.transport, port.default_action), (model::Transport::HttpsOnly, model::Action::Deny));
     assert_eq!(port.default_from.as_deref(), Some("shop/p"));
     let conditions = port.allow[0].conditions.as_ref().unwrap();
-    let identities: Vec<String> = conditions
-        .identities
-        .iter()
-        .flatten()
-        .map(ToString::to_string)
-        .collect();
+    let identities: Vec<String> = conditions.identities.iter().flatten().map(ToString::to_string).collect();
     assert_eq!(identities, ["spiffe://shop.example/ns/shop/sa/web"]);
     let other = inbound.default_policy.as_ref().unwrap();
-    assert_eq!(
-        (other.transport, other.default_action),
-        (model::Transport::MeshOnly, model::Action::Allow)
-    );
+    assert_eq!((other.transport, other.default_action), (model::Transport::MeshOnly, model::Action::Allow));
 }
 
 #[test]
 fn of_several_policies_the_strictest_holds_and_the_most_specific_names_the_default() {
     let more = [
         policy("all", "transport: Permissive, minTlsVersion: '1.3', allow: [{}]"),
-        policy(
-            "labels",
-            "workloads: { matchLabels: { app: orders } }, transport: MeshOnly",
-        ),
-        policy(
-            "service",
-            "services: [orders], transport: HttpsOnly, minTlsVersion: '1.2', allow: [{}]",
-        ),
+        policy("labels", "workloads: { matchLabels: { app: orders } }, transport: MeshOnly"),
+        policy("service", "services: [orders], transport: HttpsOnly, minTlsVersion: '1.2', allow: [{}]"),
     ];
     let inbound = inbound(&index(&more.join("---\n")), "shop/orders");
     let port = inbound.ports[0].policy.as_ref().unwrap();
-    assert_eq!(
-        (port.transport, port.min_tls_version),
-        (model::Transport::MeshOnly, model::TlsVersion::V1_3)
-    );
-    assert_eq!(
-        (port.allow.len(), port.default_from.as_deref()),
-        (2, Some("shop/service"))
-    );
-    assert_eq!(
-        inbound.default_policy.unwrap().default_from.as_deref(),
-        Some("shop/all")
-    );
+    assert_eq!((port.transport, port.min_tls_version), (model::Transport::MeshOnly, model::TlsVersion::V1_3));
+    assert_eq!((port.allow.len(), port.default_from.as_deref()), (2, Some("shop/service")));
+    assert_eq!(inbound.default_policy.unwrap().default_from.as_deref(), Some("shop/all"));
 }
 
 #[test]
@@ -229,16 +166,8 @@ fn an_audit_policy_reports_and_changes_nothing() {
         "mode: Audit, transport: Permissive, allow: [{ from: { serviceAccounts: [web] } }], deny: [{}]",
     ));
     let port = inbound(&index, "shop/orders").ports[0].policy.clone().unwrap();
-    assert_eq!(
-        (port.transport, port.default_action),
-        (before.transport, before.default_action)
-    );
-    assert!(
-        port.allow
-            .iter()
-            .chain(&port.deny)
-            .all(|rule| rule.mode == model::RuleMode::Audit)
-    );
+    assert_eq!((port.transport, port.default_action), (before.transport, before.default_action));
+    assert!(port.allow.iter().chain(&port.deny).all(|rule| rule.mode == model::RuleMode::Audit));
 }
 
 #[test]
@@ -250,13 +179,7 @@ fn a_policy_concerns_the_selected_workload_and_nobody_else() {
     ));
     let after = Index::build(&after, &Vips::new(), &trust(), &before);
     let changed = after.changed_since(&before);
-    assert_eq!(
-        changed,
-        Changed {
-            inbound: ["shop/orders".to_string()].into(),
-            ..Changed::default()
-        }
-    );
+    assert_eq!(changed, Changed { inbound: ["shop/orders".to_string()].into(), ..Changed::default() });
     assert!(changed.concerns("shop/orders", [].iter()));
     assert!(!changed.concerns("shop/web", keys(&["10.96.0.10", "shop/orders"]).iter()));
     assert!(after.changed_since(&after).is_empty());
@@ -277,17 +200,9 @@ fn vips_are_given_once_and_stay() {
     assert!(given[&a].iter().all(|ip| ranges.iter().any(|range| range.contains(ip))) && given[&a].len() == 2);
     let two = set(&format!("{MESH}---\n{}---\n{}", service("a"), service("b")));
     let (change, _) = allocate(&two, &ranges, &given);
-    assert_eq!(
-        change.keys().map(|k| k.name.as_str()).collect::<Vec<_>>(),
-        ["b"],
-        "a keeps what it has"
-    );
+    assert_eq!(change.keys().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["b"], "a keeps what it has");
     let (change, _) = allocate(&set(MESH), &ranges, &given);
-    assert_eq!(
-        change,
-        Vips::from([(a, Vec::new())]),
-        "given back when the service goes"
-    );
+    assert_eq!(change, Vips::from([(a, Vec::new())]), "given back when the service goes");
     let tiny: Vec<ipnet::IpNet> = vec!["10.96.1.0/31".parse().unwrap()];
     assert_eq!(allocate(&one, &tiny, &Vips::new()).1.len(), 1);
 }

@@ -119,10 +119,7 @@ impl Index {
     fn add_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust, before: &Index) {
         let base = wire_mesh(set, mesh, trust);
         for site in &base.sites {
-            let body = wire::resource::Body::Mesh(wire::Mesh {
-                site: site.name.clone(),
-                ..base.clone()
-            });
+            let body = wire::resource::Body::Mesh(wire::Mesh { site: site.name.clone(), ..base.clone() });
             let resource = kept(before.mesh.get(&site.name), ResourceKey::Mesh, body);
             self.mesh.insert(site.name.clone(), resource);
         }
@@ -154,14 +151,7 @@ impl Index {
         };
         let old = before.workloads.get(&name).map(|known| &known.inbound);
         let inbound = kept(old, ResourceKey::Inbound, wire::resource::Body::Inbound(inbound));
-        self.workloads.insert(
-            name,
-            Known {
-                identity,
-                site: workload.site.clone(),
-                inbound,
-            },
-        );
+        self.workloads.insert(name, Known { identity, site: workload.site.clone(), inbound });
     }
 
     fn add_service(&mut self, key: &ResourceRef, body: wire::Service, vips: &[IpAddr], before: &Index) {
@@ -169,28 +159,16 @@ impl Index {
             return;
         };
         for vip in vips {
-            self.add_address(
-                *vip,
-                wire::address::Target::Service(name.to_string()),
-                Some(name.clone()),
-                before,
-            );
+            self.add_address(*vip, wire::address::Target::Service(name.to_string()), Some(name.clone()), before);
         }
         let old = before.services.get(&name);
-        let resource = kept(
-            old,
-            ResourceKey::Service(name.clone()),
-            wire::resource::Body::Service(body),
-        );
+        let resource = kept(old, ResourceKey::Service(name.clone()), wire::resource::Body::Service(body));
         self.services.insert(name, resource);
     }
 
     /// The first to claim an address keeps it: workloads and VIPs are unique, hand-written endpoints come last.
     fn add_address(&mut self, ip: IpAddr, target: wire::address::Target, service: Option<ServiceName>, before: &Index) {
-        let body = wire::resource::Body::Address(wire::Address {
-            ip: ip.to_string(),
-            target: Some(target),
-        });
+        let body = wire::resource::Body::Address(wire::Address { ip: ip.to_string(), target: Some(target) });
         let old = before.addresses.get(&ip).map(|target| &target.resource);
         let resource = kept(old, ResourceKey::Address(ip), body);
         self.addresses.entry(ip).or_insert(Target { resource, service });
@@ -208,13 +186,9 @@ impl Index {
 
     /// What changed from `before` to here. Costs one pass of pointer comparisons.
     pub fn changed_since(&self, before: &Index) -> Changed {
-        let mut changed = Changed {
-            mesh: differs(&self.mesh, &before.mesh, |r| r).next().is_some(),
-            ..Changed::default()
-        };
-        changed.inbound = differs(&self.workloads, &before.workloads, |known| &known.inbound)
-            .cloned()
-            .collect();
+        let mut changed =
+            Changed { mesh: differs(&self.mesh, &before.mesh, |r| r).next().is_some(), ..Changed::default() };
+        changed.inbound = differs(&self.workloads, &before.workloads, |known| &known.inbound).cloned().collect();
         changed
             .keys
             .extend(differs(&self.services, &before.services, |r| r).map(|name| ResourceKey::Service(name.clone())));
@@ -231,10 +205,9 @@ fn differs<'a, K: Eq + std::hash::Hash, V>(
     old: &'a HashMap<K, V>,
     resource: impl Fn(&V) -> &Arc<wire::Resource> + Copy + 'a,
 ) -> impl Iterator<Item = &'a K> {
-    let changed = new.iter().filter(move |(key, value)| {
-        !old.get(*key)
-            .is_some_and(|old| Arc::ptr_eq(resource(old), resource(value)))
-    });
+    let changed = new
+        .iter()
+        .filter(move |(key, value)| !old.get(*key).is_some_and(|old| Arc::ptr_eq(resource(old), resource(value))));
     let gone = old.keys().filter(|key| !new.contains_key(*key));
     changed.map(|(key, _)| key).chain(gone)
 }
@@ -243,11 +216,7 @@ fn differs<'a, K: Eq + std::hash::Hash, V>(
 fn kept(old: Option<&Arc<wire::Resource>>, key: ResourceKey, body: wire::resource::Body) -> Arc<wire::Resource> {
     match old {
         Some(old) if old.body.as_ref() == Some(&body) => old.clone(),
-        _ => Arc::new(wire::Resource {
-            key: Some(key.into()),
-            requires: Vec::new(),
-            body: Some(body),
-        }),
+        _ => Arc::new(wire::Resource { key: Some(key.into()), requires: Vec::new(), body: Some(body) }),
     }
 }
 
@@ -264,21 +233,14 @@ fn service_vips(resource: &Resource, given: &Vips) -> Vec<IpAddr> {
 }
 
 fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
-    let enforcement = if mesh.enforce {
-        Enforcement::Enforce
-    } else {
-        Enforcement::Observe
-    };
+    let enforcement = if mesh.enforce { Enforcement::Enforce } else { Enforcement::Observe };
     let mut message = wire::Mesh {
         trust_domain: trust.trust_domain.to_string(),
         enforcement: wire::Enforcement::from(enforcement).into(),
         vip_ranges: mesh.vip_ranges.iter().map(ToString::to_string).collect(),
         dns_suffixes: mesh.dns_suffixes.clone(),
         roots_der: trust.roots_der.clone(),
-        telemetry: Some(wire::Telemetry {
-            otlp_endpoint: mesh.otlp.clone(),
-            sampling_ratio: mesh.sampling,
-        }),
+        telemetry: Some(wire::Telemetry { otlp_endpoint: mesh.otlp.clone(), sampling_ratio: mesh.sampling }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         ..wire::Mesh::default()
     };
@@ -286,10 +248,7 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         let name = resource.key.name.clone();
         match &resource.spec {
             Spec::Site(site) => {
-                message.sites.push(wire::Site {
-                    name,
-                    ranges: site.ranges.iter().map(ToString::to_string).collect(),
-                });
+                message.sites.push(wire::Site { name, ranges: site.ranges.iter().map(ToString::to_string).collect() });
             }
             Spec::Link(link) => {
                 let [site_a, site_b] = link.sites.clone();

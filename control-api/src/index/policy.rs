@@ -58,10 +58,7 @@ impl<'a> Policies<'a> {
             };
             by_namespace.entry(&resource.key.namespace).or_default().push(compiled);
         }
-        Policies {
-            by_namespace,
-            defaults: mesh.defaults,
-        }
+        Policies { by_namespace, defaults: mesh.defaults }
     }
 
     /// The policy of a workload's port that these services (names in its namespace) declare.
@@ -86,10 +83,7 @@ impl<'a> Policies<'a> {
         let mine: Vec<&Compiled> = all.iter().filter(|compiled| applies(compiled.policy)).collect();
         let closes = |compiled: &&&Compiled| !compiled.policy.audit && !compiled.allow.is_empty();
         // The last of the most specific, so that the name does not depend on how maps iterate.
-        let default_from = mine
-            .iter()
-            .filter(closes)
-            .max_by_key(|compiled| specificity(compiled.policy));
+        let default_from = mine.iter().filter(closes).max_by_key(|compiled| specificity(compiled.policy));
         let allow = default_from.is_none() && self.defaults.allow;
         wire::PortPolicy {
             transport: wire::Transport::from(transport).into(),
@@ -105,25 +99,15 @@ impl<'a> Policies<'a> {
     /// The strictest of what the policies ask for; the mesh's default where none asks.
     fn transport_of(&self, namespace: &str, applies: impl Fn(&ServicePolicy) -> bool) -> (Transport, TlsVersion) {
         let all = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let mine = || {
-            all.iter()
-                .map(|compiled| compiled.policy)
-                .filter(|policy| !policy.audit && applies(policy))
-        };
+        let mine = || all.iter().map(|compiled| compiled.policy).filter(|policy| !policy.audit && applies(policy));
         let transport = mine().filter_map(|policy| policy.transport).max();
         let min_tls = mine().filter_map(|policy| policy.min_tls).max();
-        (
-            transport.unwrap_or(self.defaults.transport),
-            min_tls.unwrap_or(self.defaults.min_tls),
-        )
+        (transport.unwrap_or(self.defaults.transport), min_tls.unwrap_or(self.defaults.min_tls))
     }
 }
 
 fn applies(policy: &ServicePolicy, workload: &Resource, services: &[&str]) -> bool {
-    let by_labels = policy
-        .workloads
-        .as_ref()
-        .is_none_or(|labels| selects(labels, &workload.labels));
+    let by_labels = policy.workloads.as_ref().is_none_or(|labels| selects(labels, &workload.labels));
     by_labels && by_service(policy, services)
 }
 
@@ -138,11 +122,7 @@ fn specificity(policy: &ServicePolicy) -> u8 {
 /// One rule as a proxy reads it. Service accounts become identities: those of the namespaces that the rule names, or of
 /// the policy's own.
 pub fn compile_rule(policy: &Resource, audit: bool, index: u32, rule: &Rule, trust_domain: &TrustDomain) -> wire::Rule {
-    let mode = if audit {
-        wire::RuleMode::Audit
-    } else {
-        wire::RuleMode::Enforce
-    };
+    let mode = if audit { wire::RuleMode::Audit } else { wire::RuleMode::Enforce };
     let identities = match &rule.service_accounts {
         Some(accounts) => Some(identities(accounts, rule, &policy.key.namespace, trust_domain)),
         None => rule.identities.clone(),
@@ -162,10 +142,7 @@ pub fn compile_rule(policy: &Resource, audit: bool, index: u32, rule: &Rule, tru
         headers: rule
             .headers
             .iter()
-            .map(|header| wire::HeaderCondition {
-                name: header.name.clone(),
-                any_of: header.values.clone(),
-            })
+            .map(|header| wire::HeaderCondition { name: header.name.clone(), any_of: header.values.clone() })
             .collect(),
         requires: vec![RULES.to_string()],
     }
@@ -187,9 +164,7 @@ fn identities(accounts: &[String], rule: &Rule, own: &str, trust_domain: &TrustD
 }
 
 fn texts<T: ToString>(values: &Option<Vec<T>>) -> Option<Vec<String>> {
-    values
-        .as_ref()
-        .map(|values| values.iter().map(ToString::to_string).collect())
+    values.as_ref().map(|values| values.iter().map(ToString::to_string).collect())
 }
 
 fn any_of(values: Option<Vec<String>>) -> Option<wire::Condition> {

@@ -57,11 +57,7 @@ pub fn diff(old: &View, new: &View) -> (Vec<Arc<wire::Resource>>, Vec<ResourceKe
         }
     }
     // A key that is no longer asked for is taken back, so that nothing stale is left behind.
-    removals.extend(
-        old.0
-            .iter()
-            .filter(|(key, held)| held.is_some() && !new.0.contains_key(key))
-            .map(|(k, _)| k.clone()),
-    );
+    removals
+        .extend(old.0.iter().filter(|(key, held)| held.is_some() && !new.0.contains_key(key)).map(|(k, _)| k.clone()));
     (upserts, removals)
 }

@@ -29,11 +29,7 @@ pub fn allocate(set: &Set, ranges: &[IpNet], given: &Vips) -> (Vips, Vec<String>
     }
     let mut next: Vips = BTreeMap::new();
     for key in &wanting {
-        let held = given
-            .get(*key)
-            .into_iter()
-            .flatten()
-            .filter(|ip| ranges.iter().any(|range| range.contains(*ip)));
+        let held = given.get(*key).into_iter().flatten().filter(|ip| ranges.iter().any(|range| range.contains(*ip)));
         let held: Vec<IpAddr> = held.filter(|ip| taken.insert(**ip)).copied().collect();
         next.insert((*key).clone(), held);
     }
@@ -51,10 +47,8 @@ pub fn allocate(set: &Set, ranges: &[IpNet], given: &Vips) -> (Vips, Vec<String>
             }
         }
     }
-    let mut change: Vips = next
-        .into_iter()
-        .filter(|(key, vips)| given.get(key).map_or(!vips.is_empty(), |old| old != vips))
-        .collect();
+    let mut change: Vips =
+        next.into_iter().filter(|(key, vips)| given.get(key).map_or(!vips.is_empty(), |old| old != vips)).collect();
     for key in given.keys() {
         if !wanting.contains(&key) {
             change.insert(key.clone(), Vec::new());

@@ -75,11 +75,7 @@ impl Push {
         self.check(&hello, &peer)?;
         let now = self.ledger.clock().now_ms();
         let seat = self.registry.arrive(&hello.workload, &hello.build_version, &peer, now);
-        tracing::info!(
-            workload = hello.workload,
-            build = hello.build_version,
-            "proxy connected"
-        );
+        tracing::info!(workload = hello.workload, build = hello.build_version, "proxy connected");
         let ended = stream::run(self, &seat, &peer, hello, incoming, outgoing).await;
         drop(seat);
         ended
@@ -109,12 +105,8 @@ impl Push {
 
 async fn read_hello(incoming: &mut Streaming<ProxyMessage>) -> Result<Hello, Status> {
     match incoming.message().await? {
-        Some(ProxyMessage {
-            message: Some(proxy_message::Message::Hello(hello)),
-        }) => Ok(hello),
-        Some(_) => Err(Status::invalid_argument(
-            "the first message of a discovery stream is its hello",
-        )),
+        Some(ProxyMessage { message: Some(proxy_message::Message::Hello(hello)) }) => Ok(hello),
+        Some(_) => Err(Status::invalid_argument("the first message of a discovery stream is its hello")),
         None => Err(Status::cancelled("the proxy ended the stream before its hello")),
     }
 }

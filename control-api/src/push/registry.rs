@@ -63,10 +63,7 @@ pub struct Seat<'a> {
 
 impl Default for Registry {
     fn default() -> Self {
-        Registry {
-            proxies: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
+        Registry { proxies: Mutex::default(), changes: watch::Sender::new(0) }
     }
 }
 
@@ -97,9 +94,7 @@ impl Registry {
             last_error: String::new(),
             last_seen_unix_ms: now_ms,
             serial: peer.serial.to_string(),
-            not_after_unix_ms: i64::try_from(peer.not_after.as_secs())
-                .unwrap_or(0)
-                .saturating_mul(1000),
+            not_after_unix_ms: i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000),
             keys: old.as_ref().map(|old| old.keys.clone()).unwrap_or_default(),
             covers: 0,
             stream,
@@ -111,12 +106,7 @@ impl Registry {
         proxies.insert(workload.to_string(), proxy);
         drop(proxies);
         self.changed();
-        Seat {
-            registry: self,
-            workload: workload.to_string(),
-            stream,
-            replaced,
-        }
+        Seat { registry: self, workload: workload.to_string(), stream, replaced }
     }
 
     pub fn list(&self) -> Vec<Proxy> {
@@ -135,12 +125,8 @@ impl Registry {
     /// How far a commit has got with every proxy that it concerns.
     pub fn progress(&self, commit: &Committed) -> Vec<(String, Progress)> {
         let proxies = self.proxies();
-        let concerned = proxies
-            .values()
-            .filter(|p| commit.changed.concerns(&p.workload, p.keys.iter()));
-        concerned
-            .map(|proxy| (proxy.workload.clone(), proxy.progress(commit.revision)))
-            .collect()
+        let concerned = proxies.values().filter(|p| commit.changed.concerns(&p.workload, p.keys.iter()));
+        concerned.map(|proxy| (proxy.workload.clone(), proxy.progress(commit.revision))).collect()
     }
 }
 
@@ -166,10 +152,7 @@ impl Proxy {
 impl Seat<'_> {
     fn update(&self, change: impl FnOnce(&mut Proxy)) {
         let mut proxies = self.registry.proxies();
-        if let Some(proxy) = proxies
-            .get_mut(&self.workload)
-            .filter(|proxy| proxy.stream == self.stream)
-        {
+        if let Some(proxy) = proxies.get_mut(&self.workload).filter(|proxy| proxy.stream == self.stream) {
             change(proxy);
         }
         drop(proxies);
@@ -221,9 +204,7 @@ impl Drop for Seat<'_> {
         let mut proxies = self.registry.proxies();
         if proxies.len() > REMEMBERED {
             let gone = proxies.values().filter(|proxy| !proxy.connected);
-            let longest = gone
-                .min_by_key(|proxy| proxy.last_seen_unix_ms)
-                .map(|proxy| proxy.workload.clone());
+            let longest = gone.min_by_key(|proxy| proxy.last_seen_unix_ms).map(|proxy| proxy.workload.clone());
             longest.map(|workload| proxies.remove(&workload));
         }
     }

@@ -12,32 +12,16 @@ use std::time::Duration;
 fn peer() -> PeerIdentity {
     let at = UnixTime::since_unix_epoch(Duration::from_secs(100));
     let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/web").unwrap();
-    PeerIdentity {
-        id,
-        serial: Serial::from_bytes(&[7]).unwrap(),
-        not_before: at,
-        not_after: at,
-    }
+    PeerIdentity { id, serial: Serial::from_bytes(&[7]).unwrap(), not_before: at, not_after: at }
 }
 
 fn commit(revision: u64, workload: &str) -> Committed {
-    let changed = Changed {
-        inbound: [workload.to_string()].into(),
-        ..Changed::default()
-    };
-    Committed {
-        revision,
-        at: tokio::time::Instant::now(),
-        changed: Arc::new(changed),
-    }
+    let changed = Changed { inbound: [workload.to_string()].into(), ..Changed::default() };
+    Committed { revision, at: tokio::time::Instant::now(), changed: Arc::new(changed) }
 }
 
 fn progress(registry: &Registry, revision: u64) -> Vec<Progress> {
-    registry
-        .progress(&commit(revision, "shop/web"))
-        .into_iter()
-        .map(|(_, progress)| progress)
-        .collect()
+    registry.progress(&commit(revision, "shop/web")).into_iter().map(|(_, progress)| progress).collect()
 }
 
 #[test]
@@ -46,11 +30,7 @@ fn a_commit_is_in_force_once_it_is_acknowledged() {
     let seat = registry.arrive("shop/web", "1", &peer(), 1);
     seat.sent(5, BTreeSet::new());
     assert_eq!(progress(&registry, 5), [Progress::Waiting]);
-    assert_eq!(
-        registry.progress(&commit(5, "shop/other")),
-        [],
-        "others are not concerned"
-    );
+    assert_eq!(registry.progress(&commit(5, "shop/other")), [], "others are not concerned");
     seat.acked(4, 2);
     assert_eq!(progress(&registry, 5), [Progress::Waiting]);
     seat.acked(5, 2);
@@ -63,11 +43,7 @@ fn a_change_that_was_taken_back_before_it_was_sent_is_in_force_too() {
     let seat = registry.arrive("shop/web", "1", &peer(), 1);
     seat.sent(5, BTreeSet::new());
     seat.up_to_date(7);
-    assert_eq!(
-        progress(&registry, 6),
-        [Progress::Waiting],
-        "version 5 is still on its way"
-    );
+    assert_eq!(progress(&registry, 6), [Progress::Waiting], "version 5 is still on its way");
     seat.acked(5, 2);
     assert_eq!(progress(&registry, 7), [Progress::Acknowledged]);
     seat.up_to_date(9);
@@ -80,10 +56,7 @@ fn a_refusal_is_told_with_its_reason_until_a_later_version_is_taken() {
     let seat = registry.arrive("shop/web", "1", &peer(), 1);
     seat.sent(5, BTreeSet::new());
     seat.nacked(5, "unknown-feature".to_string(), 2);
-    assert_eq!(
-        progress(&registry, 5),
-        [Progress::Refused("unknown-feature".to_string())]
-    );
+    assert_eq!(progress(&registry, 5), [Progress::Refused("unknown-feature".to_string())]);
     seat.sent(6, BTreeSet::new());
     seat.acked(6, 3);
     assert_eq!(progress(&registry, 5), [Progress::Acknowledged]);
@@ -106,11 +79,7 @@ fn who_left_is_offline_and_who_came_back_replaces_the_old_stream() {
     let new = registry.arrive("shop/web", "1", &peer(), 2);
     assert!(old.replaced.is_cancelled() && !new.replaced.is_cancelled());
     drop(old);
-    assert_eq!(
-        registry.connected(),
-        1,
-        "the old stream's end does not mark the new one as gone"
-    );
+    assert_eq!(registry.connected(), 1, "the old stream's end does not mark the new one as gone");
     drop(new);
     assert_eq!(progress(&registry, 5), [Progress::Offline]);
 }

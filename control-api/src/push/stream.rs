@@ -65,10 +65,7 @@ pub(super) async fn run(
     let mut dirty = true;
     loop {
         let free = stream.unanswered.len() < UNANSWERED;
-        let hung = stream
-            .unanswered
-            .front()
-            .map_or_else(far, |(_, since)| *since + ANSWER_WITHIN);
+        let hung = stream.unanswered.front().map_or_else(far, |(_, since)| *since + ANSWER_WITHIN);
         tokio::select! {
             // Proxy first: its answers make room.
             biased;
@@ -118,10 +115,7 @@ fn welcome(now_ms: i64) -> wire::Welcome {
 
 async fn send(outgoing: &Outgoing, message: control_message::Message) -> Result<(), Status> {
     let gone = |_| Status::cancelled("the proxy is gone");
-    outgoing
-        .send(Ok(ControlMessage { message: Some(message) }))
-        .await
-        .map_err(gone)
+    outgoing.send(Ok(ControlMessage { message: Some(message) })).await.map_err(gone)
 }
 
 impl Stream<'_> {
@@ -135,12 +129,7 @@ impl Stream<'_> {
             }
             Some(proxy_message::Message::Nack(nack)) => {
                 let reason = first_reason(&nack);
-                tracing::warn!(
-                    workload = self.workload,
-                    version = nack.version,
-                    reason,
-                    "proxy refused a push"
-                );
+                tracing::warn!(workload = self.workload, version = nack.version, reason, "proxy refused a push");
                 self.answered(nack.version);
                 self.seat.nacked(nack.version, reason, now_ms);
                 Ok(true)
@@ -219,11 +208,7 @@ impl Stream<'_> {
 fn first_reason(nack: &wire::Nack) -> String {
     let first = nack.problems.first().map(|problem| {
         let name = problem.key.as_ref().map(|key| key.name.as_str()).unwrap_or_default();
-        format!("{name} {}", problem.reason)
-            .trim()
-            .chars()
-            .take(300)
-            .collect::<String>()
+        format!("{name} {}", problem.reason).trim().chars().take(300).collect::<String>()
     });
     match (first, nack.problems.len()) {
         (Some(first), 0 | 1) => first,

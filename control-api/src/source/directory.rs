@@ -60,12 +60,7 @@ fn tell(report: &Report) {
         tracing::warn!("{warning}");
     }
     let Outcome { revision, changes, .. } = &report.outcome;
-    tracing::info!(
-        revision,
-        resources = changes.len(),
-        problems = report.problems.len(),
-        "resources read"
-    );
+    tracing::info!(revision, resources = changes.len(), problems = report.problems.len(), "resources read");
 }
 
 /// Applies what the directory says now.
@@ -106,22 +101,14 @@ fn settle(
     let mut kept: BTreeSet<ResourceRef> = BTreeSet::new();
     loop {
         let deletes = gone(ledger, &puts, &faulty, &kept);
-        let proposal = Proposal {
-            puts,
-            deletes,
-            writer: Writer::Files,
-        };
+        let proposal = Proposal { puts, deletes, writer: Writer::Files };
         let outcome = ledger.propose(&proposal, false)?;
         if outcome.problems.is_empty() {
             report.outcome = outcome;
             return Ok(());
         }
-        let blamed: BTreeSet<String> = outcome
-            .problems
-            .iter()
-            .map(|problem| problem.source.clone())
-            .filter(|s| !faulty.contains(s))
-            .collect();
+        let blamed: BTreeSet<String> =
+            outcome.problems.iter().map(|problem| problem.source.clone()).filter(|s| !faulty.contains(s)).collect();
         let before = proposal.puts.len();
         report.problems.extend(outcome.problems);
         puts = proposal.puts;
@@ -171,10 +158,7 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn collect(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
-        {
+        if path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
             continue;
         }
         // Follows links: a mounted ConfigMap is made of them. One that points nowhere is skipped.
@@ -195,13 +179,7 @@ fn fingerprint(dir: &Path) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     for file in files(dir).ok()? {
         let metadata = fs::metadata(&file).ok()?;
-        let stamp = (
-            metadata.ino(),
-            metadata.size(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-            metadata.ctime_nsec(),
-        );
+        let stamp = (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec());
         (file, stamp).hash(&mut hasher);
     }
     Some(hasher.finish())

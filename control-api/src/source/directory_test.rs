@@ -11,10 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 fn ledger() -> Ledger {
-    let trust = Trust {
-        trust_domain: TrustDomain::parse("shop.example").unwrap(),
-        roots_der: vec![],
-    };
+    let trust = Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![] };
     Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap()
 }
 
@@ -47,12 +44,7 @@ fn a_faulty_file_keeps_what_it_last_said_and_disturbs_no_other() {
     write(dir.path(), "c.yaml", &site("c", "10.3.4.0/24"));
     let report = sync(&ledger, dir.path()).unwrap();
     assert!(report.problems.iter().any(|p| p.source.ends_with("a.yaml")));
-    assert!(
-        report
-            .problems
-            .iter()
-            .any(|p| p.source.ends_with("c.yaml") && p.reason.contains("overlaps"))
-    );
+    assert!(report.problems.iter().any(|p| p.source.ends_with("c.yaml") && p.reason.contains("overlaps")));
     assert_eq!(names(&ledger), ["a", "b"]);
 }
 
@@ -79,28 +71,14 @@ fn a_resource_belongs_to_the_source_that_made_it() {
     sync(&ledger, dir.path()).unwrap();
     let by_api = |name: &str, range: &str| {
         let puts = parse("-", &site(name, range)).0;
-        ledger
-            .propose(
-                &Proposal {
-                    puts,
-                    ..Proposal::default()
-                },
-                false,
-            )
-            .unwrap()
+        ledger.propose(&Proposal { puts, ..Proposal::default() }, false).unwrap()
     };
     let refused = by_api("a", "10.9.0.0/16");
-    assert!(
-        refused.problems[0].reason.contains("comes from the file"),
-        "{refused:?}"
-    );
+    assert!(refused.problems[0].reason.contains("comes from the file"), "{refused:?}");
     by_api("x", "10.8.0.0/16");
     write(dir.path(), "x.yaml", &site("x", "10.7.0.0/16"));
     let report = sync(&ledger, dir.path()).unwrap();
-    assert!(
-        report.problems[0].reason.contains("applied through the API"),
-        "{report:?}"
-    );
+    assert!(report.problems[0].reason.contains("applied through the API"), "{report:?}");
     fs::remove_file(dir.path().join("x.yaml")).unwrap();
     sync(&ledger, dir.path()).unwrap();
     assert_eq!(names(&ledger), ["a", "x"]);

@@ -10,11 +10,7 @@ fn each_store(check: impl Fn(&dyn Store)) {
 }
 
 fn put(name: &str, value: u32) -> Put {
-    Put {
-        key: ResourceRef::new("Site", "", name),
-        json: json!({ "n": value }),
-        origin: "api".to_string(),
-    }
+    Put { key: ResourceRef::new("Site", "", name), json: json!({ "n": value }), origin: "api".to_string() }
 }
 
 fn token(id: &str, state: TokenState) -> TokenRecord {
@@ -32,23 +28,13 @@ fn token(id: &str, state: TokenState) -> TokenRecord {
 #[test]
 fn a_commit_is_one_step_with_one_revision() {
     each_store(|store| {
-        let change = Change {
-            puts: vec![put("a", 1), put("b", 2)],
-            ..Change::default()
-        };
+        let change = Change { puts: vec![put("a", 1), put("b", 2)], ..Change::default() };
         assert_eq!(store.commit(0, &change).unwrap(), 1);
-        let change = Change {
-            puts: vec![put("c", 3)],
-            deletes: vec![ResourceRef::new("Site", "", "a")],
-            ..Change::default()
-        };
+        let change =
+            Change { puts: vec![put("c", 3)], deletes: vec![ResourceRef::new("Site", "", "a")], ..Change::default() };
         assert_eq!(store.commit(1, &change).unwrap(), 2);
         let contents = store.load().unwrap();
-        let names: Vec<_> = contents
-            .resources
-            .iter()
-            .map(|(k, r)| (k.name.as_str(), r.revision))
-            .collect();
+        let names: Vec<_> = contents.resources.iter().map(|(k, r)| (k.name.as_str(), r.revision)).collect();
         assert_eq!((contents.revision, names), (2, vec![("b", 1), ("c", 2)]));
     });
 }
@@ -56,24 +42,12 @@ fn a_commit_is_one_step_with_one_revision() {
 #[test]
 fn a_change_computed_from_another_revision_changes_nothing() {
     each_store(|store| {
-        let change = Change {
-            puts: vec![put("a", 1)],
-            ..Change::default()
-        };
+        let change = Change { puts: vec![put("a", 1)], ..Change::default() };
         store.commit(0, &change).unwrap();
         let before = store.load().unwrap();
         for stale in [0, 2, 99] {
-            let refused = store.commit(
-                stale,
-                &Change {
-                    puts: vec![put("z", 9)],
-                    ..Change::default()
-                },
-            );
-            assert!(
-                matches!(refused, Err(StoreError::Conflict { now: 1, .. })),
-                "{refused:?}"
-            );
+            let refused = store.commit(stale, &Change { puts: vec![put("z", 9)], ..Change::default() });
+            assert!(matches!(refused, Err(StoreError::Conflict { now: 1, .. })), "{refused:?}");
         }
         assert_eq!(store.load().unwrap(), before);
     });
@@ -84,10 +58,7 @@ fn vips_are_kept_until_given_back() {
     each_store(|store| {
         let key = ResourceRef::new("Service", "shop", "orders");
         let vips = vec!["10.96.0.1".parse().unwrap()];
-        let given = |vips| Change {
-            vips: [(key.clone(), vips)].into(),
-            ..Change::default()
-        };
+        let given = |vips| Change { vips: [(key.clone(), vips)].into(), ..Change::default() };
         store.commit(0, &given(vips.clone())).unwrap();
         assert_eq!(store.load().unwrap().vips.get(&key), Some(&vips));
         store.commit(1, &given(Vec::new())).unwrap();
@@ -99,30 +70,12 @@ fn vips_are_kept_until_given_back() {
 fn a_token_changes_only_from_what_was_seen() {
     each_store(|store| {
         let unused = token("t", TokenState::Unused);
-        let used = token(
-            "t",
-            TokenState::Used {
-                key_sha256: [1; 32],
-                at_unix_ms: 5,
-            },
-        );
-        let other = token(
-            "t",
-            TokenState::Used {
-                key_sha256: [2; 32],
-                at_unix_ms: 5,
-            },
-        );
+        let used = token("t", TokenState::Used { key_sha256: [1; 32], at_unix_ms: 5 });
+        let other = token("t", TokenState::Used { key_sha256: [2; 32], at_unix_ms: 5 });
         assert!(store.swap_token("t", None, Some(&unused)).unwrap());
-        assert!(
-            !store.swap_token("t", None, Some(&unused)).unwrap(),
-            "an id is never given twice"
-        );
+        assert!(!store.swap_token("t", None, Some(&unused)).unwrap(), "an id is never given twice");
         assert!(store.swap_token("t", Some(&unused), Some(&used)).unwrap());
-        assert!(
-            !store.swap_token("t", Some(&unused), Some(&other)).unwrap(),
-            "the second to use it loses"
-        );
+        assert!(!store.swap_token("t", Some(&unused), Some(&other)).unwrap(), "the second to use it loses");
         assert_eq!(store.token("t").unwrap(), Some(used.clone()));
         assert_eq!(store.tokens().unwrap(), vec![used.clone()]);
         assert!(store.swap_token("t", Some(&used), None).unwrap());
@@ -136,15 +89,7 @@ fn an_embedded_store_holds_what_it_held_when_it_is_opened_again() {
     let path = dir.path().join("store.redb");
     let before = {
         let store = EmbeddedStore::open(&path).unwrap();
-        store
-            .commit(
-                0,
-                &Change {
-                    puts: vec![put("a", 1)],
-                    ..Change::default()
-                },
-            )
-            .unwrap();
+        store.commit(0, &Change { puts: vec![put("a", 1)], ..Change::default() }).unwrap();
         store.load().unwrap()
     };
     assert_eq!(EmbeddedStore::open(&path).unwrap().load().unwrap(), before);

@@ -26,13 +26,7 @@ pub struct EmbeddedStore(Database);
 impl EmbeddedStore {
     /// Opens the file, or makes it with mode 0600. A second process on the same file is refused by redb's lock.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         drop(file.map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?);
         let database = Database::builder()
             .set_cache_size(64 << 20)
@@ -81,23 +75,16 @@ impl Store for EmbeddedStore {
         let transaction = self.0.begin_read().map_err(io)?;
         let meta = transaction.open_table(META).map_err(io)?;
         let revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
-        let mut contents = Contents {
-            revision,
-            ..Contents::default()
-        };
+        let mut contents = Contents { revision, ..Contents::default() };
         let table = transaction.open_table(RESOURCES).map_err(io)?;
         for row in table.iter().map_err(io)? {
             let (key, value) = row.map_err(io)?;
-            contents
-                .resources
-                .insert(reference(key.value())?, read(key.value(), value.value())?);
+            contents.resources.insert(reference(key.value())?, read(key.value(), value.value())?);
         }
         let table = transaction.open_table(VIPS).map_err(io)?;
         for row in table.iter().map_err(io)? {
             let (key, value) = row.map_err(io)?;
-            contents
-                .vips
-                .insert(reference(key.value())?, read(key.value(), value.value())?);
+            contents.vips.insert(reference(key.value())?, read(key.value(), value.value())?);
         }
         Ok(contents)
     }
@@ -126,11 +113,8 @@ impl Store for EmbeddedStore {
         let transaction = self.0.begin_write().map_err(io)?;
         {
             let mut table = transaction.open_table(TOKENS).map_err(io)?;
-            let found: Option<TokenRecord> = table
-                .get(id)
-                .map_err(io)?
-                .map(|value| read(id, value.value()))
-                .transpose()?;
+            let found: Option<TokenRecord> =
+                table.get(id).map_err(io)?.map(|value| read(id, value.value())).transpose()?;
             if found.as_ref() != seen {
                 return Ok(false);
             }
@@ -160,14 +144,8 @@ fn write_resources(transaction: &WriteTransaction, revision: u64, change: &Chang
         table.remove(key.to_key().as_str()).map_err(io)?;
     }
     for put in &change.puts {
-        let stored = StoredResource {
-            json: put.json.clone(),
-            revision,
-            origin: put.origin.clone(),
-        };
-        table
-            .insert(put.key.to_key().as_str(), write(&stored)?.as_slice())
-            .map_err(io)?;
+        let stored = StoredResource { json: put.json.clone(), revision, origin: put.origin.clone() };
+        table.insert(put.key.to_key().as_str(), write(&stored)?.as_slice()).map_err(io)?;
     }
     Ok(())
 }
@@ -177,29 +155,19 @@ fn write_vips(transaction: &WriteTransaction, vips: &BTreeMap<ResourceRef, Vec<I
     for (key, vips) in vips {
         match vips.as_slice() {
             [] => drop(table.remove(key.to_key().as_str()).map_err(io)?),
-            vips => drop(
-                table
-                    .insert(key.to_key().as_str(), write(&vips)?.as_slice())
-                    .map_err(io)?,
-            ),
+            vips => drop(table.insert(key.to_key().as_str(), write(&vips)?.as_slice()).map_err(io)?),
         }
     }
     Ok(())
 }
 
 fn reference(key: &str) -> Result<ResourceRef, StoreError> {
-    let damaged = || StoreError::Damaged {
-        what: key.to_string(),
-        why: "not Kind/namespace/name".to_string(),
-    };
+    let damaged = || StoreError::Damaged { what: key.to_string(), why: "not Kind/namespace/name".to_string() };
     ResourceRef::from_key(key).ok_or_else(damaged)
 }
 
 fn read<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged {
-        what: key.to_string(),
-        why: error.to_string(),
-    })
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged { what: key.to_string(), why: error.to_string() })
 }
 
 fn write<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {

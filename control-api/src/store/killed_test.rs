@@ -17,10 +17,7 @@ fn pair(number: u64) -> Change {
         json: json!({ "n": number, "ballast": "x".repeat(5000) }),
         origin: "api".to_string(),
     };
-    Change {
-        puts: vec![put("left"), put("right")],
-        ..Change::default()
-    }
+    Change { puts: vec![put("left"), put("right")], ..Change::default() }
 }
 
 #[test]
@@ -43,11 +40,7 @@ fn nothing_acknowledged_is_lost_to_sigkill() {
     let mut known = 0;
     for round in 1..=8 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "store::killed_test::the_writer_that_gets_killed",
-                "--nocapture",
-            ])
+            .args(["--exact", "store::killed_test::the_writer_that_gets_killed", "--nocapture"])
             .env(STORE, &path)
             .stdout(Stdio::piped())
             .spawn()
@@ -59,16 +52,8 @@ fn nothing_acknowledged_is_lost_to_sigkill() {
         child.wait().unwrap();
 
         let contents = EmbeddedStore::open(&path).unwrap().load().unwrap();
-        assert!(
-            contents.revision >= known,
-            "revision {} lost; {known} was acknowledged",
-            contents.revision
-        );
-        let numbers: Vec<_> = contents
-            .resources
-            .values()
-            .map(|r| r.json["n"].as_u64().unwrap())
-            .collect();
+        assert!(contents.revision >= known, "revision {} lost; {known} was acknowledged", contents.revision);
+        let numbers: Vec<_> = contents.resources.values().map(|r| r.json["n"].as_u64().unwrap()).collect();
         assert_eq!(numbers, [contents.revision, contents.revision], "half a commit");
     }
     assert!(known >= 8);

@@ -31,10 +31,7 @@ impl Store for MemoryStore {
     fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
         let contents = &mut self.held().contents;
         if contents.revision != after {
-            return Err(StoreError::Conflict {
-                after,
-                now: contents.revision,
-            });
+            return Err(StoreError::Conflict { after, now: contents.revision });
         }
         let revision = after + 1;
         contents.revision = revision;
@@ -42,11 +39,7 @@ impl Store for MemoryStore {
             contents.resources.remove(key);
         }
         for put in &change.puts {
-            let stored = StoredResource {
-                json: put.json.clone(),
-                revision,
-                origin: put.origin.clone(),
-            };
+            let stored = StoredResource { json: put.json.clone(), revision, origin: put.origin.clone() };
             contents.resources.insert(put.key.clone(), stored);
         }
         for (key, vips) in &change.vips {

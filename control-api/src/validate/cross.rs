@@ -37,11 +37,7 @@ pub struct Findings {
 
 impl Findings {
     fn fault(&mut self, resource: &Resource, field: impl Into<String>, reason: String) {
-        self.faults.push(Fault {
-            key: resource.key.clone(),
-            field: field.into(),
-            reason,
-        });
+        self.faults.push(Fault { key: resource.key.clone(), field: field.into(), reason });
     }
 }
 
@@ -86,11 +82,7 @@ impl<'a> World<'a> {
             Spec::Site(site) => Some((r.key.name.as_str(), site)),
             _ => None,
         };
-        World {
-            trust_domain,
-            set,
-            sites: set.values().filter_map(site).collect(),
-        }
+        World { trust_domain, set, sites: set.values().filter_map(site).collect() }
     }
 
     fn has_service(&self, namespace: &str, name: &str) -> bool {
@@ -107,10 +99,7 @@ impl<'a> World<'a> {
     }
 
     fn services_of(&self, namespace: &str) -> Vec<&'a str> {
-        let in_namespace = self
-            .set
-            .keys()
-            .filter(|key| key.kind == "Service" && key.namespace == namespace);
+        let in_namespace = self.set.keys().filter(|key| key.kind == "Service" && key.namespace == namespace);
         in_namespace.map(|key| key.name.as_str()).collect()
     }
 }
@@ -119,10 +108,7 @@ fn hint(word: &str, known: &[&str]) -> String {
     match super::field::nearest(word, known) {
         Some(near) => format!("; did you mean `{near}`?"),
         None if known.is_empty() => "; none is defined".to_string(),
-        None => format!(
-            "; there are {}",
-            known.iter().take(8).copied().collect::<Vec<_>>().join(", ")
-        ),
+        None => format!("; there are {}", known.iter().take(8).copied().collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -135,13 +121,7 @@ fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trus
         found.fault(resource, "spec.trustDomain", reason);
     }
     let Defaults { transport, min_tls, .. } = mesh.defaults;
-    check_floor(
-        found,
-        resource,
-        "spec.defaults.",
-        (Some(transport), Some(min_tls)),
-        &mesh.floor,
-    );
+    check_floor(found, resource, "spec.defaults.", (Some(transport), Some(min_tls)), &mesh.floor);
     if mesh.leaf_lifetime < Duration::from_secs(30 * 60) {
         found.warnings.push(format!(
             "MeshConfig mesh: certificates live {} s, less than 30 minutes: clocks may then no longer differ by up to \
@@ -222,10 +202,7 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
         }
     }
     if service.vips.is_empty() && !service.headless && mesh.vip_ranges.is_empty() {
-        found.warnings.push(format!(
-            "{}: gets no VIP, since MeshConfig has no spec.vipRanges",
-            resource.key
-        ));
+        found.warnings.push(format!("{}: gets no VIP, since MeshConfig has no spec.vipRanges", resource.key));
     }
     let key = &resource.key;
     let selected = |r: &Arc<Resource>| {
@@ -235,11 +212,7 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
     };
     if !service.selector.is_empty() && !set.values().any(selected) {
         let wanted: Vec<String> = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        found.warnings.push(format!(
-            "{key}: selects no Workload in {} ({})",
-            key.namespace,
-            wanted.join(",")
-        ));
+        found.warnings.push(format!("{key}: selects no Workload in {} ({})", key.namespace, wanted.join(",")));
     }
     for (i, port) in service.ports.iter().enumerate() {
         if let TargetPort::Name(name) = &port.target
@@ -252,46 +225,25 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
 }
 
 fn cluster_ip_field(resource: &Resource) -> &'static str {
-    if resource.json.pointer("/spec/clusterIPs").is_some() {
-        "spec.clusterIPs"
-    } else {
-        "spec.clusterIP"
-    }
+    if resource.json.pointer("/spec/clusterIPs").is_some() { "spec.clusterIPs" } else { "spec.clusterIP" }
 }
 
 fn check_endpoints(found: &mut Findings, resource: &Resource, endpoints: &Endpoints, world: &World) {
     if !world.has_service(&resource.key.namespace, &endpoints.service) {
         let known = world.services_of(&resource.key.namespace);
-        let reason = format!(
-            "there is no Service `{}`{}",
-            endpoints.service,
-            hint(&endpoints.service, &known)
-        );
-        let field = if resource.key.kind == "Endpoints" {
-            "metadata.name"
-        } else {
-            "metadata.labels"
-        };
+        let reason = format!("there is no Service `{}`{}", endpoints.service, hint(&endpoints.service, &known));
+        let field = if resource.key.kind == "Endpoints" { "metadata.name" } else { "metadata.labels" };
         found.fault(resource, field, reason);
     }
 }
 
 fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolicy, mesh: &MeshConfig, world: &World) {
-    check_floor(
-        found,
-        resource,
-        "spec.",
-        (policy.transport, policy.min_tls),
-        &mesh.floor,
-    );
+    check_floor(found, resource, "spec.", (policy.transport, policy.min_tls), &mesh.floor);
     let namespace = &resource.key.namespace;
     for (i, service) in policy.services.iter().enumerate() {
         if !world.has_service(namespace, service) {
             let known = world.services_of(namespace);
-            let reason = format!(
-                "there is no Service `{service}` in {namespace}{}",
-                hint(service, &known)
-            );
+            let reason = format!("there is no Service `{service}` in {namespace}{}", hint(service, &known));
             found.fault(resource, format!("spec.services[{i}]"), reason);
         }
     }
@@ -361,11 +313,7 @@ fn check_addresses(found: &mut Findings, set: &Set) {
             let Some(owner) = owners.insert(*ip, &resource.key) else {
                 continue;
             };
-            let place = if field == "spec.clusterIP" {
-                field.to_string()
-            } else {
-                format!("{field}[{i}]")
-            };
+            let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
             found.fault(resource, place, format!("{ip} already belongs to {owner}"));
             owners.insert(*ip, owner);
         }

@@ -20,11 +20,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(source: &str) -> Self {
-        Report {
-            source: source.to_string(),
-            resource: RefCell::default(),
-            problems: RefCell::default(),
-        }
+        Report { source: source.to_string(), resource: RefCell::default(), problems: RefCell::default() }
     }
 
     pub fn about(&self, resource: ResourceRef) {
@@ -56,11 +52,7 @@ pub struct Field<'a> {
 
 impl<'a> Field<'a> {
     pub fn root(node: &'a Node, report: &'a Report) -> Self {
-        Field {
-            node,
-            path: String::new(),
-            report,
-        }
+        Field { node, path: String::new(), report }
     }
 
     pub fn path(&self) -> &str {
@@ -73,17 +65,12 @@ impl<'a> Field<'a> {
 
     /// Reports a fault of this value.
     pub fn fault(&self, reason: impl Into<String>) {
-        self.report
-            .push((self.node.line, self.node.column), &self.path, reason.into());
+        self.report.push((self.node.line, self.node.column), &self.path, reason.into());
     }
 
     fn child(&self, name: &str, node: &'a Node) -> Field<'a> {
         let dot = if self.path.is_empty() { "" } else { "." };
-        Field {
-            node,
-            path: format!("{}{dot}{name}", self.path),
-            report: self.report,
-        }
+        Field { node, path: format!("{}{dot}{name}", self.path), report: self.report }
     }
 
     /// The field of this name; a null counts as left out, as in Kubernetes.
@@ -96,8 +83,7 @@ impl<'a> Field<'a> {
     pub fn need(&self, name: &str) -> Option<Field<'a>> {
         let found = self.get(name);
         if found.is_none() && matches!(self.node.value, Value::Map(_)) {
-            self.child(name, self.node)
-                .fault(format!("is missing; `{name}` is required here"));
+            self.child(name, self.node).fault(format!("is missing; `{name}` is required here"));
         }
         found
     }
@@ -136,11 +122,7 @@ impl<'a> Field<'a> {
             self.fault(format!("must be a list, not {}", self.node.kind()));
             return Vec::new();
         };
-        let at = |(i, node)| Field {
-            node,
-            path: format!("{}[{i}]", self.path),
-            report: self.report,
-        };
+        let at = |(i, node)| Field { node, path: format!("{}[{i}]", self.path), report: self.report };
         items.iter().enumerate().map(at).collect()
     }
 
@@ -233,9 +215,7 @@ impl<'a> Field<'a> {
             return Some(*value);
         }
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let hint = nearest(text, &names)
-            .map(|near| format!("; did you mean `{near}`?"))
-            .unwrap_or_default();
+        let hint = nearest(text, &names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         self.fault(format!("`{text}` is not one of {}{hint}", names.join(", ")));
         None
     }
@@ -245,9 +225,7 @@ impl<'a> Field<'a> {
         let text = self.text()?;
         let parsed = duration(text);
         if parsed.is_none() {
-            self.fault(format!(
-                "`{text}` is not a duration; write a whole number and ms, s, m, h or d, as `24h`"
-            ));
+            self.fault(format!("`{text}` is not a duration; write a whole number and ms, s, m, h or d, as `24h`"));
         }
         parsed
     }
@@ -271,10 +249,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 /// The known word that is meant, if one is near: fewer than a third of the letters differ, or only the case does.
 pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let lower = word.to_ascii_lowercase();
-    let (distance, best) = known
-        .iter()
-        .map(|k| (distance(&lower, &k.to_ascii_lowercase()), *k))
-        .min()?;
+    let (distance, best) = known.iter().map(|k| (distance(&lower, &k.to_ascii_lowercase()), *k)).min()?;
     (distance == 0
         || distance * 3 < best.len().max(word.len()) + 1 && best.len() > 2 && best.starts_with(char::is_alphabetic))
     .then_some(best)

@@ -28,17 +28,9 @@ const SERVICE_READ_OVER: &[&str] = &[
 ];
 
 pub(super) fn service(spec: &Field) -> Service {
-    spec.only(
-        &["selector", "ports", "clusterIP", "clusterIPs", "type", "externalName"],
-        SERVICE_READ_OVER,
-    );
+    spec.only(&["selector", "ports", "clusterIP", "clusterIPs", "type", "externalName"], SERVICE_READ_OVER);
     if let Some(kind) = spec.get("type") {
-        let known = [
-            ("ClusterIP", true),
-            ("NodePort", true),
-            ("LoadBalancer", true),
-            ("ExternalName", false),
-        ];
+        let known = [("ClusterIP", true), ("NodePort", true), ("LoadBalancer", true), ("ExternalName", false)];
         if kind.choice(&known) == Some(false) {
             kind.fault("ExternalName is not served yet; write a Service without selector, and Endpoints for it");
         }
@@ -52,19 +44,11 @@ pub(super) fn service(spec: &Field) -> Service {
         ports.push(port);
     }
     let (vips, headless) = cluster_ips(spec);
-    Service {
-        selector: spec.get("selector").map(|f| super::labels(&f)).unwrap_or_default(),
-        ports,
-        vips,
-        headless,
-    }
+    Service { selector: spec.get("selector").map(|f| super::labels(&f)).unwrap_or_default(), ports, vips, headless }
 }
 
 fn service_port(field: &Field) -> Option<ServicePort> {
-    field.only(
-        &["name", "port", "targetPort", "appProtocol", "protocol"],
-        &["nodePort"],
-    );
+    field.only(&["name", "port", "targetPort", "appProtocol", "protocol"], &["nodePort"]);
     tcp_only(field);
     let port = field.need("port")?.port()?;
     let name = field.get("name").and_then(|f| f.text()).unwrap_or_default().to_string();
@@ -76,12 +60,7 @@ fn service_port(field: &Field) -> Option<ServicePort> {
             _ => TargetPort::Number(target.port()?),
         },
     };
-    Some(ServicePort {
-        port,
-        protocol: app_protocol_of(app_protocol, &name, port),
-        name,
-        target,
-    })
+    Some(ServicePort { port, protocol: app_protocol_of(app_protocol, &name, port), name, target })
 }
 
 fn tcp_only(field: &Field) {
@@ -154,15 +133,9 @@ pub(super) fn endpoints(root: &Field, name: &str) -> Endpoints {
             item.only(&["ip"], &["hostname", "nodeName", "targetRef"]);
             addresses.extend(item.need("ip").and_then(|f| address(&f)));
         }
-        subsets.push(Subset {
-            addresses,
-            ports: endpoint_ports(&subset),
-        });
+        subsets.push(Subset { addresses, ports: endpoint_ports(&subset) });
     }
-    Endpoints {
-        service: name.to_string(),
-        subsets,
-    }
+    Endpoints { service: name.to_string(), subsets }
 }
 
 pub(super) fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
@@ -179,14 +152,7 @@ pub(super) fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
     for endpoint in root.need("endpoints").map(|f| f.items()).unwrap_or_default() {
         endpoint.only(
             &["addresses", "conditions"],
-            &[
-                "deprecatedTopology",
-                "hints",
-                "hostname",
-                "nodeName",
-                "targetRef",
-                "zone",
-            ],
+            &["deprecatedTopology", "hints", "hostname", "nodeName", "targetRef", "zone"],
         );
         let items = endpoint.need("addresses").map(|f| f.items()).unwrap_or_default();
         let found: Vec<IpAddr> = items.iter().filter_map(address).collect();
@@ -194,13 +160,7 @@ pub(super) fn endpoint_slice(root: &Field, labels: &Labels) -> Endpoints {
             addresses.extend(found);
         }
     }
-    Endpoints {
-        service,
-        subsets: vec![Subset {
-            addresses,
-            ports: endpoint_ports(root),
-        }],
-    }
+    Endpoints { service, subsets: vec![Subset { addresses, ports: endpoint_ports(root) }] }
 }
 
 /// Kubernetes: an endpoint of which nothing is said is ready.

@@ -33,46 +33,14 @@ struct Kind {
 }
 
 const KINDS: &[Kind] = &[
-    Kind {
-        name: "MeshConfig",
-        api_version: GROUP,
-        namespaced: false,
-    },
-    Kind {
-        name: "Site",
-        api_version: GROUP,
-        namespaced: false,
-    },
-    Kind {
-        name: "Link",
-        api_version: GROUP,
-        namespaced: false,
-    },
-    Kind {
-        name: "Workload",
-        api_version: GROUP,
-        namespaced: true,
-    },
-    Kind {
-        name: "ServicePolicy",
-        api_version: GROUP,
-        namespaced: true,
-    },
-    Kind {
-        name: "Service",
-        api_version: "v1",
-        namespaced: true,
-    },
-    Kind {
-        name: "Endpoints",
-        api_version: "v1",
-        namespaced: true,
-    },
-    Kind {
-        name: "EndpointSlice",
-        api_version: "discovery.k8s.io/v1",
-        namespaced: true,
-    },
+    Kind { name: "MeshConfig", api_version: GROUP, namespaced: false },
+    Kind { name: "Site", api_version: GROUP, namespaced: false },
+    Kind { name: "Link", api_version: GROUP, namespaced: false },
+    Kind { name: "Workload", api_version: GROUP, namespaced: true },
+    Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
+    Kind { name: "Service", api_version: "v1", namespaced: true },
+    Kind { name: "Endpoints", api_version: "v1", namespaced: true },
+    Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
 ];
 
 /// What Kubernetes fills in and nobody writes; not stored.
@@ -119,11 +87,7 @@ pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
     let mut problems = Vec::new();
     for document in documents.into_iter().flat_map(unfold_list) {
         match parse_document(source, &document) {
-            Ok(resource) => parsed.push(Parsed {
-                resource,
-                source: source.to_string(),
-                node: document,
-            }),
+            Ok(resource) => parsed.push(Parsed { resource, source: source.to_string(), node: document }),
             Err(found) => problems.extend(found),
         }
     }
@@ -163,12 +127,7 @@ fn read(root: &Field, report: &Report) -> Option<Resource> {
     let kind = read_kind(root)?;
     let (key, labels) = read_metadata(root, kind, report)?;
     let spec = read_spec(root, kind, &key, &labels)?;
-    Some(Resource {
-        key,
-        labels,
-        spec,
-        json: stored_form(root.node()),
-    })
+    Some(Resource { key, labels, spec, json: stored_form(root.node()) })
 }
 
 fn read_kind(root: &Field) -> Option<&'static Kind> {
@@ -187,10 +146,7 @@ fn read_kind(root: &Field) -> Option<&'static Kind> {
     let api_version = api_version?;
     let written = api_version.word()?;
     if written != kind.api_version {
-        api_version.fault(format!(
-            "`{written}` is not where {} is; write `{}`",
-            kind.name, kind.api_version
-        ));
+        api_version.fault(format!("`{written}` is not where {} is; write `{}`", kind.name, kind.api_version));
     }
     Some(kind)
 }

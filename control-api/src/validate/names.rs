@@ -17,9 +17,7 @@ pub(super) fn check_label(field: &Field) {
     if let Some(text) = field.word()
         && !is_label(text)
     {
-        field.fault(format!(
-            "`{text}` is not a name: at most 63 of a-z, 0-9 and `-`, not starting or ending with `-`"
-        ));
+        field.fault(format!("`{text}` is not a name: at most 63 of a-z, 0-9 and `-`, not starting or ending with `-`"));
     }
 }
 

@@ -80,23 +80,12 @@ pub fn from_json(json: &serde_json::Value) -> Node {
                 .iter()
                 .map(|(name, value)| {
                     let name = name.clone();
-                    (
-                        Key {
-                            name,
-                            line: 0,
-                            column: 0,
-                        },
-                        from_json(value),
-                    )
+                    (Key { name, line: 0, column: 0 }, from_json(value))
                 })
                 .collect(),
         ),
     };
-    Node {
-        line: 0,
-        column: 0,
-        value,
-    }
+    Node { line: 0, column: 0, value }
 }
 
 /// The same value as JSON, which is how it is stored: keys sorted, comments gone.
@@ -109,12 +98,9 @@ pub fn to_json(node: &Node) -> serde_json::Value {
         Value::Float(float) => Json::from(*float),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => Json::Array(items.iter().map(to_json).collect()),
-        Value::Map(entries) => Json::Object(
-            entries
-                .iter()
-                .map(|(key, value)| (key.name.clone(), to_json(value)))
-                .collect(),
-        ),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|(key, value)| (key.name.clone(), to_json(value))).collect())
+        }
     }
 }
 
@@ -225,14 +211,7 @@ impl<'de> Visitor<'de> for AnyValue {
         let mut map = Vec::new();
         while let Some(key) = entries.next_key::<Spanned<String>>()? {
             let at = (narrow(key.referenced.line()), narrow(key.referenced.column()));
-            map.push((
-                Key {
-                    name: key.value,
-                    line: at.0,
-                    column: at.1,
-                },
-                entries.next_value()?,
-            ));
+            map.push((Key { name: key.value, line: at.0, column: at.1 }, entries.next_value()?));
         }
         Ok(Value::Map(map))
     }

@@ -8,35 +8,17 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub(super) const TRANSPORTS: &[(&str, Transport)] = &[
-    ("MeshOnly", Transport::MeshOnly),
-    ("HttpsOnly", Transport::HttpsOnly),
-    ("Permissive", Transport::Permissive),
-];
+pub(super) const TRANSPORTS: &[(&str, Transport)] =
+    &[("MeshOnly", Transport::MeshOnly), ("HttpsOnly", Transport::HttpsOnly), ("Permissive", Transport::Permissive)];
 
 pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     spec.only(
-        &[
-            "trustDomain",
-            "enforcement",
-            "certificates",
-            "vipRanges",
-            "dnsSuffixes",
-            "defaults",
-            "floor",
-            "telemetry",
-        ],
+        &["trustDomain", "enforcement", "certificates", "vipRanges", "dnsSuffixes", "defaults", "floor", "telemetry"],
         &[],
     );
     let trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
-    let mut mesh = MeshConfig {
-        trust_domain,
-        ..MeshConfig::default()
-    };
-    if let Some(enforce) = spec
-        .get("enforcement")
-        .and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)]))
-    {
+    let mut mesh = MeshConfig { trust_domain, ..MeshConfig::default() };
+    if let Some(enforce) = spec.get("enforcement").and_then(|f| f.choice(&[("Observe", false), ("Enforce", true)])) {
         mesh.enforce = enforce;
     }
     if let Some(certificates) = spec.get("certificates") {
@@ -48,21 +30,14 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     mesh.vip_ranges = spec.get("vipRanges").map(|f| ranges(&f)).unwrap_or_default();
     if let Some(suffixes) = spec.get("dnsSuffixes") {
         suffixes.items().iter().for_each(check_host);
-        mesh.dns_suffixes = suffixes
-            .words()
-            .into_iter()
-            .map(|s| s.trim_matches('.').to_ascii_lowercase())
-            .collect();
+        mesh.dns_suffixes = suffixes.words().into_iter().map(|s| s.trim_matches('.').to_ascii_lowercase()).collect();
     }
     if let Some(defaults) = spec.get("defaults") {
         mesh.defaults = read_defaults(&defaults);
     }
     if let Some(floor) = spec.get("floor") {
         floor.only(&["minTlsVersion", "transport"], &[]);
-        mesh.floor = Floor {
-            transport: transport(&floor),
-            min_tls: min_tls(&floor),
-        };
+        mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor) };
     }
     if let Some(telemetry) = spec.get("telemetry") {
         read_telemetry(&telemetry, &mut mesh);
@@ -90,10 +65,7 @@ fn read_defaults(field: &Field) -> Defaults {
     Defaults {
         transport: transport(field).unwrap_or(base.transport),
         min_tls: min_tls(field).unwrap_or(base.min_tls),
-        allow: field
-            .get("action")
-            .and_then(|f| f.choice(&[("Allow", true), ("Deny", false)]))
-            .unwrap_or(base.allow),
+        allow: field.get("action").and_then(|f| f.choice(&[("Allow", true), ("Deny", false)])).unwrap_or(base.allow),
     }
 }
 
@@ -164,26 +136,11 @@ pub(super) fn workload(spec: &Field) -> Workload {
         check_label(account);
     }
     let service_account = account.and_then(|f| f.text()).unwrap_or_default().to_string();
-    Workload {
-        site,
-        addresses,
-        service_account,
-    }
+    Workload { site, addresses, service_account }
 }
 
 pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
-    spec.only(
-        &[
-            "services",
-            "workloads",
-            "transport",
-            "minTlsVersion",
-            "mode",
-            "allow",
-            "deny",
-        ],
-        &[],
-    );
+    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
     let workloads = spec.get("workloads").map(|f| {
         f.only(&["matchLabels"], &[]);
         let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
@@ -192,9 +149,7 @@ pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
         }
         labels
     });
-    let mode = spec
-        .get("mode")
-        .and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
+    let mode = spec.get("mode").and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
     ServicePolicy {
         services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
         workloads,
@@ -235,10 +190,7 @@ fn rule(field: &Field) -> Rule {
         rule.hosts = list(&to, "hosts", host);
         rule.methods = list(&to, "methods", method);
         rule.paths = list(&to, "paths", path);
-        rule.headers = to
-            .get("headers")
-            .map(|f| f.items().iter().filter_map(header).collect())
-            .unwrap_or_default();
+        rule.headers = to.get("headers").map(|f| f.items().iter().filter_map(header).collect()).unwrap_or_default();
     }
     rule
 }
@@ -282,9 +234,7 @@ fn host(field: &Field) -> Option<String> {
 fn method(field: &Field) -> Option<String> {
     let text = field.word()?;
     if !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-        field.fault(format!(
-            "`{text}` is not an HTTP method; methods are upper case, as `GET`"
-        ));
+        field.fault(format!("`{text}` is not an HTTP method; methods are upper case, as `GET`"));
         return None;
     }
     Some(text.to_string())
@@ -293,9 +243,7 @@ fn method(field: &Field) -> Option<String> {
 fn path(field: &Field) -> Option<String> {
     let text = field.word()?;
     if !text.starts_with('/') || text.trim_end_matches('*').contains('*') || text.ends_with("**") {
-        field.fault(format!(
-            "`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"
-        ));
+        field.fault(format!("`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"));
         return None;
     }
     Some(text.to_string())
@@ -305,19 +253,11 @@ fn header(field: &Field) -> Option<HeaderRule> {
     field.only(&["name", "values"], &[]);
     let name = field.need("name")?;
     let text = name.word()?;
-    if !text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b))
-    {
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b)) {
         name.fault(format!("`{text}` is not a header name"));
     }
-    let values = field
-        .get("values")
-        .map(|f| f.words().into_iter().map(str::to_string).collect());
-    Some(HeaderRule {
-        name: text.to_ascii_lowercase(),
-        values: values.unwrap_or_default(),
-    })
+    let values = field.get("values").map(|f| f.words().into_iter().map(str::to_string).collect());
+    Some(HeaderRule { name: text.to_ascii_lowercase(), values: values.unwrap_or_default() })
 }
 
 fn transport(parent: &Field) -> Option<Transport> {
@@ -326,12 +266,8 @@ fn transport(parent: &Field) -> Option<Transport> {
 
 /// `"1.2"`. Bare 1.2 is a number in YAML; what it means is plain, so it is taken.
 fn min_tls(parent: &Field) -> Option<TlsVersion> {
-    const VERSIONS: &[(&str, TlsVersion)] = &[
-        ("1.0", TlsVersion::V1_0),
-        ("1.1", TlsVersion::V1_1),
-        ("1.2", TlsVersion::V1_2),
-        ("1.3", TlsVersion::V1_3),
-    ];
+    const VERSIONS: &[(&str, TlsVersion)] =
+        &[("1.0", TlsVersion::V1_0), ("1.1", TlsVersion::V1_1), ("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let field = parent.get("minTlsVersion")?;
     if let super::node::Value::Float(number) = field.node().value {
         let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
@@ -352,10 +288,7 @@ fn ranges(field: &Field) -> Vec<IpNet> {
 pub(super) fn cidr(field: &Field) -> Option<IpNet> {
     let net: IpNet = field.parsed("an address range, as `10.10.0.0/16`")?;
     if net.trunc() != net {
-        field.fault(format!(
-            "`{net}` has bits beyond its prefix; did you mean `{}`?",
-            net.trunc()
-        ));
+        field.fault(format!("`{net}` has bits beyond its prefix; did you mean `{}`?", net.trunc()));
         return None;
     }
     Some(net)
@@ -365,9 +298,7 @@ pub(super) fn cidr(field: &Field) -> Option<IpNet> {
 pub(super) fn address(field: &Field) -> Option<IpAddr> {
     let ip: IpAddr = field.parsed("an IP address")?;
     if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.to_canonical() != ip {
-        field.fault(format!(
-            "{ip} is a loopback, unspecified, multicast or mapped address; no peer can reach it"
-        ));
+        field.fault(format!("{ip} is a loopback, unspecified, multicast or mapped address; no peer can reach it"));
         return None;
     }
     Some(ip)

@@ -54,10 +54,7 @@ fn every_message_names_place_field_and_reason() {
             "mode: Audits",
             "f.yaml:5:9: ServicePolicy shop/p: spec.mode: `Audits` is not one of Enforce, Audit; did you mean `Audit`?",
         ),
-        (
-            "services: orders",
-            "f.yaml:5:13: ServicePolicy shop/p: spec.services: must be a list, not a text",
-        ),
+        ("services: orders", "f.yaml:5:13: ServicePolicy shop/p: spec.services: must be a list, not a text"),
     ];
     for (spec, expected) in table {
         assert_eq!(problems(&policy(spec)), [expected], "for {spec}");
@@ -69,19 +66,12 @@ fn all_faults_of_all_documents_are_told_at_once() {
     let yaml = format!("{}---\n{}", policy("transport: X\nmode: Y"), policy("allow: []"));
     let found = problems(&yaml);
     assert_eq!(found.len(), 3, "{found:#?}");
-    assert!(
-        found[2].starts_with("f.yaml:12:"),
-        "lines count through the file: {}",
-        found[2]
-    );
+    assert!(found[2].starts_with("f.yaml:12:"), "lines count through the file: {}", found[2]);
 }
 
 #[test]
 fn a_good_document_beside_a_bad_one_is_still_read() {
-    let (parsed, problems) = parse(
-        "f",
-        &format!("{}---\n{}", policy("transport: MeshOnly"), policy("mode: Y")),
-    );
+    let (parsed, problems) = parse("f", &format!("{}---\n{}", policy("transport: MeshOnly"), policy("mode: Y")));
     assert_eq!((parsed.len(), problems.len()), (1, 1));
 }
 
@@ -90,22 +80,13 @@ fn what_is_not_a_resource_is_said() {
     let table = [
         ("a: [", "not valid YAML"),
         ("hello", "must be a map, not a text"),
-        (
-            "kind: Servic\napiVersion: v1\nmetadata: {name: a}",
-            "unknown kind `Servic`; did you mean `Service`?",
-        ),
-        (
-            "kind: Pod\napiVersion: v1\nmetadata: {name: a}",
-            "unknown kind `Pod`; known are MeshConfig",
-        ),
+        ("kind: Servic\napiVersion: v1\nmetadata: {name: a}", "unknown kind `Servic`; did you mean `Service`?"),
+        ("kind: Pod\napiVersion: v1\nmetadata: {name: a}", "unknown kind `Pod`; known are MeshConfig"),
         (
             "kind: Site\napiVersion: v1\nmetadata: {name: a}\nspec: {ranges: [10.0.0.0/8]}",
             "write `mesh.isthmus.dev/v1alpha1`",
         ),
-        (
-            "kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {}",
-            "metadata.namespace: is missing",
-        ),
+        ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {}", "metadata.namespace: is missing"),
         ("kind: Site\nkind: Site\napiVersion: v1", "not valid YAML: duplicate"),
     ];
     for (yaml, expected) in table {
@@ -151,9 +132,7 @@ status: { loadBalancer: {} }
 "#;
     let (parsed, problems) = parse("f", yaml);
     assert_eq!(problems, []);
-    let Spec::Service(service) = &parsed[0].resource.spec else {
-        panic!()
-    };
+    let Spec::Service(service) = &parsed[0].resource.spec else { panic!() };
     assert_eq!(service.vips, ["10.96.0.10".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(service.ports[0].target, resource::TargetPort::Number(8080));
     assert_eq!(parsed[0].resource.json.get("status"), None);
@@ -175,21 +154,15 @@ fn protocols_come_from_declaration_then_name_then_well_known_port() {
         (None, "web", 9000, Detect),
     ];
     for (declared, name, port, expected) in table {
-        assert_eq!(
-            kubernetes::app_protocol_of(declared, name, port),
-            expected,
-            "{declared:?} {name} {port}"
-        );
+        assert_eq!(kubernetes::app_protocol_of(declared, name, port), expected, "{declared:?} {name} {port}");
     }
 }
 
 #[test]
 fn what_would_be_ignored_in_silence_is_refused() {
     let service = |spec: &str| {
-        problems(&format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{namespace: a, name: b}}\nspec: {spec}"
-        ))
-        .join("\n")
+        problems(&format!("apiVersion: v1\nkind: Service\nmetadata: {{namespace: a, name: b}}\nspec: {spec}"))
+            .join("\n")
     };
     assert!(service("{ports: [{port: 53, protocol: UDP}]}").contains("`UDP` is not proxied"));
     assert!(service("{type: ExternalName, externalName: x.example, ports: []}").contains("not served yet"));

@@ -12,20 +12,12 @@ pub struct ResourceRef {
 
 impl ResourceRef {
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        ResourceRef {
-            kind: kind.to_string(),
-            namespace: namespace.to_string(),
-            name: name.to_string(),
-        }
+        ResourceRef { kind: kind.to_string(), namespace: namespace.to_string(), name: name.to_string() }
     }
 
     /// `<namespace>/<name>`, or the name alone.
     pub fn qualified(&self) -> String {
-        if self.namespace.is_empty() {
-            self.name.clone()
-        } else {
-            format!("{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
     }
 }
 

@@ -71,11 +71,7 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults {
-            transport: Transport::MeshOnly,
-            min_tls: TlsVersion::V1_2,
-            allow: true,
-        }
+        Defaults { transport: Transport::MeshOnly, min_tls: TlsVersion::V1_2, allow: true }
     }
 }
 

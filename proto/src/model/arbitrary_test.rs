@@ -65,13 +65,7 @@ fn service_ports() -> impl Strategy<Value = Vec<(u16, Understood<ServicePort>)>>
     let one = (name(), protocol(), option::of(transport()), option::of(tls_version()));
     prop::collection::btree_map(port(), one, 0..4).prop_map(|ports| {
         let read = |(port, (name, protocol, transport, min_tls_version))| {
-            let port_read = ServicePort {
-                port,
-                name,
-                protocol,
-                transport,
-                min_tls_version,
-            };
+            let port_read = ServicePort { port, name, protocol, transport, min_tls_version };
             (port, Ok(port_read))
         };
         ports.into_iter().map(read).collect()
@@ -123,10 +117,7 @@ fn clear_path(path: String) -> Option<PathPattern> {
 }
 
 fn host_pattern() -> impl Strategy<Value = HostPattern> {
-    prop_oneof![
-        name().prop_map(HostPattern::Exact),
-        name().prop_map(|n| HostPattern::Suffix(format!(".{n}")))
-    ]
+    prop_oneof![name().prop_map(HostPattern::Exact), name().prop_map(|n| HostPattern::Suffix(format!(".{n}")))]
 }
 
 fn some<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Option<Vec<T>>> {
@@ -221,18 +212,10 @@ fn resource() -> impl Strategy<Value = Resource> {
     let workload = direct.prop_map(|(endpoint, ports)| Target::Workload(Workload { endpoint, ports }));
     let target = prop_oneof![service_name().prop_map(Target::Service), workload];
     prop_oneof![
-        mesh().prop_map(|m| Resource {
-            key: ResourceKey::Mesh,
-            body: Ok(Body::Mesh(Box::new(m)))
-        }),
-        inbound().prop_map(|i| Resource {
-            key: ResourceKey::Inbound,
-            body: Ok(Body::Inbound(Box::new(i)))
-        }),
-        service().prop_map(|s| Resource {
-            key: ResourceKey::Service(s.name.clone()),
-            body: Ok(Body::Service(Box::new(s)))
-        }),
+        mesh().prop_map(|m| Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(m))) }),
+        inbound().prop_map(|i| Resource { key: ResourceKey::Inbound, body: Ok(Body::Inbound(Box::new(i))) }),
+        service()
+            .prop_map(|s| Resource { key: ResourceKey::Service(s.name.clone()), body: Ok(Body::Service(Box::new(s))) }),
         (ip(), target).prop_map(|(ip, target)| Resource {
             key: ResourceKey::Address(ip),
             body: Ok(Body::Address(Box::new(Address { ip, target }))),

@@ -61,12 +61,8 @@ impl Delta {
                 Err(e) => problems.push(problem(Some(key), &e)),
             }
         }
-        let delta = Self {
-            version: message.version,
-            upserts,
-            removals,
-            first_sync_complete: message.first_sync_complete,
-        };
+        let delta =
+            Self { version: message.version, upserts, removals, first_sync_complete: message.first_sync_complete };
         (delta, problems)
     }
 }
@@ -83,19 +79,13 @@ impl From<Delta> for wire::Delta {
 }
 
 fn problem(key: Option<wire::ResourceKey>, error: &ModelError) -> wire::Problem {
-    wire::Problem {
-        key,
-        reason: error.to_string(),
-    }
+    wire::Problem { key, reason: error.to_string() }
 }
 
 impl Resource {
     fn read(message: wire::Resource) -> Result<Self, wire::Problem> {
         let wire_key = message.key.clone();
-        let key = message
-            .key
-            .ok_or_else(|| ModelError::new("key", "missing"))
-            .and_then(ResourceKey::try_from);
+        let key = message.key.ok_or_else(|| ModelError::new("key", "missing")).and_then(ResourceKey::try_from);
         let key = key.map_err(|e| problem(wire_key, &e))?;
         let body = requires(&message.requires).and_then(|()| Body::read(&key, message.body));
         Ok(Self { key, body })
@@ -113,10 +103,7 @@ impl Resource {
                 Target::Service(_) => Vec::new(),
             },
         };
-        errors
-            .iter()
-            .map(|e| problem(Some(self.key.clone().into()), e))
-            .collect()
+        errors.iter().map(|e| problem(Some(self.key.clone().into()), e)).collect()
     }
 }
 
@@ -126,10 +113,7 @@ impl Body {
         use wire::resource::Body as Wire;
         let mismatch = |what: &str| ModelError::new("key", format!("is {key}, but the body is {what}"));
         match (key, message) {
-            (_, None) => Err(ModelError::new(
-                "body",
-                "missing, or of a kind that this build does not know",
-            )),
+            (_, None) => Err(ModelError::new("body", "missing, or of a kind that this build does not know")),
             (ResourceKey::Mesh, Some(Wire::Mesh(m))) => Mesh::try_from(m).map(|m| Self::Mesh(Box::new(m))),
             (ResourceKey::Inbound, Some(Wire::Inbound(i))) => Inbound::try_from(i).map(|i| Self::Inbound(Box::new(i))),
             (ResourceKey::Service(name), Some(Wire::Service(s))) => match Service::try_from(s)? {
@@ -151,11 +135,7 @@ impl From<Resource> for wire::Resource {
             Err(_) => (vec![NOT_UNDERSTOOD.to_owned()], None),
             Ok(body) => (Vec::new(), Some(body.into())),
         };
-        Self {
-            key: Some(r.key.into()),
-            requires,
-            body,
-        }
+        Self { key: Some(r.key.into()), requires, body }
     }
 }
 
@@ -178,16 +158,8 @@ impl TryFrom<wire::ResourceKey> for ResourceKey {
         match Kind::try_from(k.kind) {
             Ok(Kind::Mesh) => Ok(Self::Mesh),
             Ok(Kind::Inbound) => Ok(Self::Inbound),
-            Ok(Kind::Service) => k
-                .name
-                .parse()
-                .map(Self::Service)
-                .map_err(|e| ModelError::new("key.name", e)),
-            Ok(Kind::Address) => k
-                .name
-                .parse()
-                .map(Self::Address)
-                .map_err(|e| ModelError::new("key.name", e)),
+            Ok(Kind::Service) => k.name.parse().map(Self::Service).map_err(|e| ModelError::new("key.name", e)),
+            Ok(Kind::Address) => k.name.parse().map(Self::Address).map_err(|e| ModelError::new("key.name", e)),
             Ok(Kind::Unspecified) | Err(_) => {
                 let reason = format!("{} is not a kind that this build knows", k.kind);
                 Err(ModelError::new("key.kind", reason))
@@ -205,10 +177,7 @@ impl From<ResourceKey> for wire::ResourceKey {
             ResourceKey::Service(name) => (Kind::Service, name.into()),
             ResourceKey::Address(ip) => (Kind::Address, ip.to_string()),
         };
-        Self {
-            kind: kind.into(),
-            name,
-        }
+        Self { kind: kind.into(), name }
     }
 }
 

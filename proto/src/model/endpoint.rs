@@ -58,13 +58,8 @@ impl Workload {
 }
 
 pub(super) fn write_endpoint(endpoint: Understood<Endpoint>) -> wire::Endpoint {
-    endpoint.map_or_else(
-        |_| wire::Endpoint {
-            requires: vec![NOT_UNDERSTOOD.to_owned()],
-            ..Default::default()
-        },
-        Into::into,
-    )
+    endpoint
+        .map_or_else(|_| wire::Endpoint { requires: vec![NOT_UNDERSTOOD.to_owned()], ..Default::default() }, Into::into)
 }
 
 impl TryFrom<wire::Endpoint> for Endpoint {
@@ -77,16 +72,10 @@ impl TryFrom<wire::Endpoint> for Endpoint {
             target_ports.insert(port("target_ports", from)?, port("target_ports", to)?);
         }
         Ok(Self {
-            site: given(&e.site)
-                .map(parse)
-                .transpose()
-                .map_err(|e| ModelError::new("site", e))?,
+            site: given(&e.site).map(parse).transpose().map_err(|e| ModelError::new("site", e))?,
             ip: e.ip.parse().map_err(|_| ModelError::new("ip", "not an IP address"))?,
             target_ports,
-            workload: given(&e.workload)
-                .map(parse)
-                .transpose()
-                .map_err(|e| ModelError::new("workload", e))?,
+            workload: given(&e.workload).map(parse).transpose().map_err(|e| ModelError::new("workload", e))?,
             mesh: MeshPeer::read(e.mesh_port, &e.identities)?,
         })
     }
@@ -119,12 +108,7 @@ impl From<Endpoint> for wire::Endpoint {
             target_ports: e.target_ports.into_iter().map(|(a, b)| (a.into(), b.into())).collect(),
             workload: e.workload.map(Into::into).unwrap_or_default(),
             mesh_port: e.mesh.as_ref().map_or(0, |m| m.port.into()),
-            identities: e
-                .mesh
-                .iter()
-                .flat_map(|m| &m.identities)
-                .map(ToString::to_string)
-                .collect(),
+            identities: e.mesh.iter().flat_map(|m| &m.identities).map(ToString::to_string).collect(),
             requires: Vec::new(),
         }
     }
@@ -142,16 +126,10 @@ impl TryFrom<wire::Address> for Address {
                 Target::Workload(Workload::try_from(w).map_err(|e| e.within("workload"))?)
             }
             None => {
-                return Err(ModelError::new(
-                    "target",
-                    "missing, or of a kind that this build does not know",
-                ));
+                return Err(ModelError::new("target", "missing, or of a kind that this build does not know"));
             }
         };
-        Ok(Self {
-            ip: a.ip.parse().map_err(|_| ModelError::new("ip", "not an IP address"))?,
-            target,
-        })
+        Ok(Self { ip: a.ip.parse().map_err(|_| ModelError::new("ip", "not an IP address"))?, target })
     }
 }
 
@@ -181,9 +159,6 @@ impl TryFrom<wire::Workload> for Workload {
 
 impl From<Workload> for wire::Workload {
     fn from(w: Workload) -> Self {
-        Self {
-            endpoint: Some(w.endpoint.into()),
-            ports: write_ports(w.ports),
-        }
+        Self { endpoint: Some(w.endpoint.into()), ports: write_ports(w.ports) }
     }
 }

@@ -19,19 +19,12 @@ pub type Understood<T> = Result<T, ModelError>;
 
 impl ModelError {
     pub fn new(field: impl Into<String>, reason: impl Display) -> Self {
-        Self {
-            field: field.into(),
-            reason: reason.to_string(),
-        }
+        Self { field: field.into(), reason: reason.to_string() }
     }
 
     /// The same error, seen from the message that holds the field.
     pub fn within(mut self, outer: impl Display) -> Self {
-        self.field = if self.field.is_empty() {
-            outer.to_string()
-        } else {
-            format!("{outer}.{}", self.field)
-        };
+        self.field = if self.field.is_empty() { outer.to_string() } else { format!("{outer}.{}", self.field) };
         self
     }
 }
@@ -61,10 +54,7 @@ pub(super) fn unknown_value(field: &str, value: i32) -> ModelError {
 
 pub(super) fn bounded<T>(field: &str, list: &[T], most: usize) -> Result<(), ModelError> {
     if list.len() > most {
-        return Err(ModelError::new(
-            field,
-            format!("{} entries; at most {most}", list.len()),
-        ));
+        return Err(ModelError::new(field, format!("{} entries; at most {most}", list.len())));
     }
     Ok(())
 }
@@ -78,10 +68,7 @@ pub(super) fn each<T, E: Display>(
     bounded(field, texts, MAX_LIST)?;
     let parse_one = |(i, text): (usize, &String)| {
         if text.len() > MAX_TEXT {
-            return Err(ModelError::new(
-                format!("{field}[{i}]"),
-                format!("longer than {MAX_TEXT} bytes"),
-            ));
+            return Err(ModelError::new(format!("{field}[{i}]"), format!("longer than {MAX_TEXT} bytes")));
         }
         parse(text).map_err(|e| ModelError::new(format!("{field}[{i}]"), format!("`{}`: {e}", clip(text))))
     };

@@ -62,12 +62,7 @@ impl Inbound {
 impl PortPolicy {
     fn problems(&self) -> impl Iterator<Item = ModelError> {
         let of = |list: &'static str, rules: &'_ [Rule]| -> Vec<ModelError> {
-            let problem = |r: &Rule| {
-                r.conditions
-                    .as_ref()
-                    .err()
-                    .map(|e| e.clone().within(format!("{list} {r}")))
-            };
+            let problem = |r: &Rule| r.conditions.as_ref().err().map(|e| e.clone().within(format!("{list} {r}")));
             rules.iter().filter_map(problem).collect()
         };
         of("deny", &self.deny).into_iter().chain(of("allow", &self.allow))
@@ -83,10 +78,7 @@ impl TryFrom<wire::Inbound> for Inbound {
         for (n, message) in i.ports.into_iter().enumerate() {
             let read = InboundPort::try_from(message).map_err(|e| e.within(format!("ports[{n}]")))?;
             if ports.iter().any(|known| known.port == read.port) {
-                return Err(ModelError::new(
-                    format!("ports[{n}].port"),
-                    format!("{} is declared twice", read.port),
-                ));
+                return Err(ModelError::new(format!("ports[{n}].port"), format!("{} is declared twice", read.port)));
             }
             ports.push(read);
         }
@@ -106,10 +98,7 @@ fn policy(field: &str, message: Option<wire::PortPolicy>) -> Understood<PortPoli
 
 fn write_policy(policy: Understood<PortPolicy>) -> wire::PortPolicy {
     policy.map_or_else(
-        |_| wire::PortPolicy {
-            requires: vec![NOT_UNDERSTOOD.to_owned()],
-            ..Default::default()
-        },
+        |_| wire::PortPolicy { requires: vec![NOT_UNDERSTOOD.to_owned()], ..Default::default() },
         Into::into,
     )
 }

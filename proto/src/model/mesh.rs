@@ -106,9 +106,7 @@ impl From<Mesh> for wire::Mesh {
             links: m.links.into_iter().map(Into::into).collect(),
             roots_der: m.roots_der,
             telemetry: m.telemetry.ok().map(Into::into),
-            leaf_lifetime_seconds: m
-                .leaf_lifetime
-                .map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
+            leaf_lifetime_seconds: m.leaf_lifetime.map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
         }
     }
 }
@@ -145,10 +143,7 @@ impl TryFrom<wire::Site> for Site {
 
 impl From<Site> for wire::Site {
     fn from(s: Site) -> Self {
-        Self {
-            name: s.name.into(),
-            ranges: s.ranges.iter().map(ToString::to_string).collect(),
-        }
+        Self { name: s.name.into(), ranges: s.ranges.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -166,20 +161,13 @@ impl TryFrom<wire::Link> for Link {
 
 impl From<Link> for wire::Link {
     fn from(l: Link) -> Self {
-        Self {
-            name: l.name,
-            site_a: l.site_a.into(),
-            site_b: l.site_b.into(),
-        }
+        Self { name: l.name, site_a: l.site_a.into(), site_b: l.site_b.into() }
     }
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self {
-            otlp: None,
-            sampling_ratio: 0.0,
-        }
+        Self { otlp: None, sampling_ratio: 0.0 }
     }
 }
 
@@ -188,10 +176,7 @@ impl TryFrom<wire::Telemetry> for Telemetry {
 
     fn try_from(t: wire::Telemetry) -> Result<Self, ModelError> {
         if !(0.0..=1.0).contains(&t.sampling_ratio) {
-            return Err(ModelError::new(
-                "sampling_ratio",
-                format!("{} is not between 0 and 1", t.sampling_ratio),
-            ));
+            return Err(ModelError::new("sampling_ratio", format!("{} is not between 0 and 1", t.sampling_ratio)));
         }
         let otlp = match t.otlp_endpoint.as_str() {
             "" => None,
@@ -201,17 +186,11 @@ impl TryFrom<wire::Telemetry> for Telemetry {
             text => match text.strip_prefix("unix:") {
                 Some(path) if path.starts_with('/') => Some(OtlpEndpoint::Unix(path.to_owned())),
                 _ => {
-                    return Err(ModelError::new(
-                        "otlp_endpoint",
-                        "reads `http://host:port` or `unix:/path`",
-                    ));
+                    return Err(ModelError::new("otlp_endpoint", "reads `http://host:port` or `unix:/path`"));
                 }
             },
         };
-        Ok(Self {
-            otlp,
-            sampling_ratio: t.sampling_ratio,
-        })
+        Ok(Self { otlp, sampling_ratio: t.sampling_ratio })
     }
 }
 

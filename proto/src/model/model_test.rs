@@ -4,12 +4,7 @@ use super::*;
 use crate::discovery::v1 as wire;
 
 fn readable_rule() -> wire::Rule {
-    wire::Rule {
-        policy: "shop/orders".into(),
-        index: 3,
-        mode: wire::RuleMode::Enforce.into(),
-        ..Default::default()
-    }
+    wire::Rule { policy: "shop/orders".into(), index: 3, mode: wire::RuleMode::Enforce.into(), ..Default::default() }
 }
 
 fn readable_policy() -> wire::PortPolicy {
@@ -34,10 +29,7 @@ fn inbound_with(policy: wire::PortPolicy) -> wire::Resource {
 }
 
 fn read_one(resource: wire::Resource) -> (Option<Resource>, Vec<String>) {
-    let message = wire::Delta {
-        upserts: vec![resource],
-        ..Default::default()
-    };
+    let message = wire::Delta { upserts: vec![resource], ..Default::default() };
     let (mut delta, problems) = Delta::read(message);
     (delta.upserts.pop(), problems.into_iter().map(|p| p.reason).collect())
 }
@@ -51,47 +43,26 @@ fn default_policy(resource: Option<Resource>) -> Understood<PortPolicy> {
 
 #[test]
 fn a_rule_from_the_future_is_kept_as_not_understood_and_named() {
-    let future = wire::Rule {
-        requires: vec!["weather/v9".into()],
-        ..readable_rule()
-    };
-    let policy = wire::PortPolicy {
-        deny: vec![readable_rule(), future],
-        ..readable_policy()
-    };
+    let future = wire::Rule { requires: vec!["weather/v9".into()], ..readable_rule() };
+    let policy = wire::PortPolicy { deny: vec![readable_rule(), future], ..readable_policy() };
     let (resource, problems) = read_one(inbound_with(policy));
     let policy = default_policy(resource).unwrap();
     assert!(policy.deny[0].conditions.is_ok());
     assert_eq!(policy.deny[1].index, 3);
     assert_eq!(policy.deny[1].conditions.as_ref().unwrap_err().field, "requires");
     assert_eq!(problems.len(), 1);
-    assert!(
-        problems[0].contains("weather/v9") && problems[0].contains("shop/orders[3]"),
-        "{problems:?}"
-    );
+    assert!(problems[0].contains("weather/v9") && problems[0].contains("shop/orders[3]"), "{problems:?}");
 }
 
 #[test]
 fn an_enum_value_from_the_future_is_no_default() {
     for value in [0, 99] {
-        let rule = wire::Rule {
-            mode: value,
-            ..readable_rule()
-        };
+        let rule = wire::Rule { mode: value, ..readable_rule() };
         assert!(Rule::from(rule).conditions.is_err());
         let policies = [
-            wire::PortPolicy {
-                transport: value,
-                ..readable_policy()
-            },
-            wire::PortPolicy {
-                default_action: value,
-                ..readable_policy()
-            },
-            wire::PortPolicy {
-                min_tls_version: value,
-                ..readable_policy()
-            },
+            wire::PortPolicy { transport: value, ..readable_policy() },
+            wire::PortPolicy { default_action: value, ..readable_policy() },
+            wire::PortPolicy { min_tls_version: value, ..readable_policy() },
         ];
         for policy in policies {
             let (resource, problems) = read_one(inbound_with(policy));
@@ -103,10 +74,7 @@ fn an_enum_value_from_the_future_is_no_default() {
 
 #[test]
 fn a_condition_without_values_is_an_error_and_not_a_rule_that_matches_nothing() {
-    let rule = wire::Rule {
-        cidrs: Some(wire::Condition::default()),
-        ..readable_rule()
-    };
+    let rule = wire::Rule { cidrs: Some(wire::Condition::default()), ..readable_rule() };
     assert_eq!(Rule::from(rule).conditions.unwrap_err().field, "cidrs");
 }
 
@@ -122,14 +90,8 @@ fn half_a_sidecar_is_an_error_and_not_a_plain_endpoint() {
     assert_eq!(Endpoint::try_from(endpoint(0, &[])).unwrap().mesh, None);
     assert!(Endpoint::try_from(endpoint(15008, &[id])).unwrap().mesh.is_some());
     assert_eq!(Endpoint::try_from(endpoint(0, &[id])).unwrap_err().field, "mesh_port");
-    assert_eq!(
-        Endpoint::try_from(endpoint(15008, &[])).unwrap_err().field,
-        "identities"
-    );
-    assert_eq!(
-        Endpoint::try_from(endpoint(15008, &["web"])).unwrap_err().field,
-        "identities[0]"
-    );
+    assert_eq!(Endpoint::try_from(endpoint(15008, &[])).unwrap_err().field, "identities");
+    assert_eq!(Endpoint::try_from(endpoint(15008, &["web"])).unwrap_err().field, "identities[0]");
 }
 
 #[test]
@@ -143,10 +105,7 @@ fn a_body_under_the_wrong_key_is_not_understood() {
 
 #[test]
 fn what_was_not_understood_stays_so_when_written_and_read_again() {
-    let policy = wire::PortPolicy {
-        requires: vec!["weather/v9".into()],
-        ..readable_policy()
-    };
+    let policy = wire::PortPolicy { requires: vec!["weather/v9".into()], ..readable_policy() };
     let (resource, _) = read_one(inbound_with(policy));
     let (again, problems) = read_one(resource.unwrap().into());
     assert!(default_policy(again).is_err());
@@ -155,13 +114,8 @@ fn what_was_not_understood_stays_so_when_written_and_read_again() {
 
 #[test]
 fn an_error_names_the_field_and_the_reason() {
-    let cidrs = wire::Condition {
-        any_of: vec!["10.0.0.0/8".into(), "10.0.0.0/99".into()],
-    };
-    let rule = wire::Rule {
-        cidrs: Some(cidrs),
-        ..readable_rule()
-    };
+    let cidrs = wire::Condition { any_of: vec!["10.0.0.0/8".into(), "10.0.0.0/99".into()] };
+    let rule = wire::Rule { cidrs: Some(cidrs), ..readable_rule() };
     let error = Rule::from(rule).conditions.unwrap_err().to_string();
     assert!(error.starts_with("cidrs[1]: `10.0.0.0/99`: "), "{error}");
 }
@@ -169,21 +123,13 @@ fn an_error_names_the_field_and_the_reason() {
 #[test]
 fn patterns_that_could_be_read_in_two_ways_are_refused() {
     let with_path = |path: &str| {
-        let paths = Some(wire::Condition {
-            any_of: vec![path.into()],
-        });
-        Rule::from(wire::Rule {
-            paths,
-            ..readable_rule()
-        })
-        .conditions
+        let paths = Some(wire::Condition { any_of: vec![path.into()] });
+        Rule::from(wire::Rule { paths, ..readable_rule() }).conditions
     };
     for good in ["/", "/a/*", "*", "/a b", "/é", "/a/"] {
         assert!(with_path(good).is_ok(), "{good}");
     }
-    for bad in [
-        "a", "/a*b", "/a//b", "/../a", "/a/./b", "/%61", "/a;b", "/a?b", "/a#b", "/a\\b", "/\0", "",
-    ] {
+    for bad in ["a", "/a*b", "/a//b", "/../a", "/a/./b", "/%61", "/a;b", "/a?b", "/a#b", "/a\\b", "/\0", ""] {
         assert!(with_path(bad).is_err(), "{bad}");
     }
 }

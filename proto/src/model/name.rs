@@ -46,11 +46,7 @@ impl FromStr for SiteName {
 
 fn qualified(text: &str) -> Result<Arc<str>, NameError> {
     let (namespace, name) = text.split_once('/').ok_or(NameError::Qualified)?;
-    if is_name(namespace) && is_name(name) {
-        Ok(text.into())
-    } else {
-        Err(NameError::Name)
-    }
+    if is_name(namespace) && is_name(name) { Ok(text.into()) } else { Err(NameError::Name) }
 }
 
 macro_rules! shown_as_text {

@@ -92,12 +92,7 @@ impl From<wire::Rule> for Rule {
             Some(error) => Err(error),
             None => Conditions::try_from(r),
         };
-        Self {
-            policy,
-            index,
-            mode,
-            conditions,
-        }
+        Self { policy, index, mode, conditions }
     }
 }
 
@@ -122,12 +117,7 @@ impl TryFrom<wire::Rule> for Conditions {
             hosts: condition("hosts", r.hosts, HostPattern::read)?,
             methods: condition("methods", r.methods, method)?,
             paths: condition("paths", r.paths, PathPattern::read)?,
-            headers: r
-                .headers
-                .into_iter()
-                .enumerate()
-                .map(header)
-                .collect::<Result<_, _>>()?,
+            headers: r.headers.into_iter().enumerate().map(header).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -140,10 +130,7 @@ fn condition<T, E: fmt::Display>(
 ) -> Result<Option<Vec<T>>, ModelError> {
     let Some(message) = message else { return Ok(None) };
     if message.any_of.is_empty() {
-        return Err(ModelError::new(
-            field,
-            "present without a value: leave it out, or give one",
-        ));
+        return Err(ModelError::new(field, "present without a value: leave it out, or give one"));
     }
     bounded(field, &message.any_of, MAX_RULES)?;
     each(field, &message.any_of, read).map(Some)
@@ -156,11 +143,7 @@ fn text(t: &str) -> Result<String, &'static str> {
 /// RFC 9110 §9.1: a method is a token, and case matters.
 fn method(t: &str) -> Result<String, &'static str> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if !t.is_empty() && t.bytes().all(token) {
-        Ok(t.to_owned())
-    } else {
-        Err("not an HTTP method")
-    }
+    if !t.is_empty() && t.bytes().all(token) { Ok(t.to_owned()) } else { Err("not an HTTP method") }
 }
 
 impl IdentityPattern {
@@ -286,18 +269,10 @@ impl From<Rule> for wire::Rule {
             RuleMode::Enforce => wire::RuleMode::Enforce,
             RuleMode::Audit => wire::RuleMode::Audit,
         };
-        let named = wire::Rule {
-            policy: r.policy,
-            index: r.index,
-            mode: mode.into(),
-            ..Default::default()
-        };
+        let named = wire::Rule { policy: r.policy, index: r.index, mode: mode.into(), ..Default::default() };
         match r.conditions {
             Ok(conditions) => conditions.write(named),
-            Err(_) => wire::Rule {
-                requires: vec![NOT_UNDERSTOOD.to_owned()],
-                ..named
-            },
+            Err(_) => wire::Rule { requires: vec![NOT_UNDERSTOOD.to_owned()], ..named },
         }
     }
 }
@@ -305,14 +280,9 @@ impl From<Rule> for wire::Rule {
 impl Conditions {
     fn write(self, named: wire::Rule) -> wire::Rule {
         fn any_of<T: ToString>(values: Option<Vec<T>>) -> Option<wire::Condition> {
-            values.map(|values| wire::Condition {
-                any_of: values.iter().map(ToString::to_string).collect(),
-            })
+            values.map(|values| wire::Condition { any_of: values.iter().map(ToString::to_string).collect() })
         }
-        let header = |h: HeaderMatch| wire::HeaderCondition {
-            name: h.name,
-            any_of: h.any_of,
-        };
+        let header = |h: HeaderMatch| wire::HeaderCondition { name: h.name, any_of: h.any_of };
         wire::Rule {
             identities: any_of(self.identities),
             namespaces: any_of(self.namespaces),

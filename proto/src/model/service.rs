@@ -107,30 +107,17 @@ pub(super) fn service_ports(ports: Vec<wire::ServicePort>) -> Result<Vec<(u16, U
     for (i, message) in ports.into_iter().enumerate() {
         let number = port("port", message.port).map_err(|e| e.within(format!("ports[{i}]")))?;
         if read.iter().any(|(known, _)| *known == number) {
-            return Err(ModelError::new(
-                format!("ports[{i}].port"),
-                format!("{number} is declared twice"),
-            ));
+            return Err(ModelError::new(format!("ports[{i}].port"), format!("{number} is declared twice")));
         }
-        read.push((
-            number,
-            ServicePort::try_from(message).map_err(|e| e.within(format!("ports[{i}]"))),
-        ));
+        read.push((number, ServicePort::try_from(message).map_err(|e| e.within(format!("ports[{i}]")))));
     }
     Ok(read)
 }
 
 pub(super) fn write_ports(ports: Vec<(u16, Understood<ServicePort>)>) -> Vec<wire::ServicePort> {
     // A number from the future in `protocol` keeps an unreadable port unreadable.
-    let unreadable = |port: u16| wire::ServicePort {
-        port: port.into(),
-        protocol: i32::MAX,
-        ..Default::default()
-    };
-    ports
-        .into_iter()
-        .map(|(number, p)| p.map_or_else(|_| unreadable(number), Into::into))
-        .collect()
+    let unreadable = |port: u16| wire::ServicePort { port: port.into(), protocol: i32::MAX, ..Default::default() };
+    ports.into_iter().map(|(number, p)| p.map_or_else(|_| unreadable(number), Into::into)).collect()
 }
 
 impl TryFrom<wire::ServicePort> for ServicePort {

@@ -13,10 +13,7 @@ use crate::state::State;
 use crate::telemetry::Metrics;
 
 async fn ask(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, request: &str) -> String {
-    stream
-        .write_all(format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     String::from_utf8(answer).unwrap()
@@ -43,11 +40,7 @@ async fn get(address: std::net::SocketAddr, request: &str) -> String {
 async fn the_metrics_port_has_metrics_and_nothing_else() {
     let metrics = Metrics::new(1);
     let address = serve_page(move |request| metrics_page(request, &metrics)).await;
-    assert!(
-        get(address, "GET /metrics")
-            .await
-            .contains("# TYPE isthmus_requests_total counter")
-    );
+    assert!(get(address, "GET /metrics").await.contains("# TYPE isthmus_requests_total counter"));
     assert!(get(address, "GET /config_dump").await.starts_with("HTTP/1.1 404"));
     assert!(get(address, "POST /metrics").await.starts_with("HTTP/1.1 405"));
     let long = format!("GET /{}", "x".repeat(20_000));
@@ -61,10 +54,7 @@ async fn readiness_says_why_not() {
     let shown = readiness.clone();
     let address = serve_page(move |request| readiness_page(request, &shown)).await;
     let answer = get(address, "GET /ready").await;
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("not-ready: no certificate"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not-ready: no certificate"), "{answer}");
     readiness.stop();
     assert!(get(address, "GET /ready").await.contains("shutting-down"));
     assert!(get(address, "GET /metrics").await.starts_with("HTTP/1.1 404"));
@@ -73,13 +63,7 @@ async fn readiness_says_why_not() {
 fn admin(set_log_level: Option<SetLogLevel>) -> Admin {
     let config = Config::parse("joinTokenFile: /etc/isthmus/join-token").unwrap();
     let (state, _demands) = State::new();
-    Admin {
-        config,
-        state,
-        identities: identities(),
-        decisions: Decisions::new(),
-        set_log_level,
-    }
+    Admin { config, state, identities: identities(), decisions: Decisions::new(), set_log_level }
 }
 
 #[tokio::test]
@@ -88,13 +72,7 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
     let path = dir.path().join("proxy.sock");
     let (file, listener) = AdminSocket::bind(&path).unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let set: SetLogLevel = Arc::new(|level| {
-        if level == "debug" {
-            Ok(())
-        } else {
-            Err("no such level".to_owned())
-        }
-    });
+    let set: SetLogLevel = Arc::new(|level| if level == "debug" { Ok(()) } else { Err("no such level".to_owned()) });
     let admin = admin(Some(set));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve_unix(listener, stop.clone(), move |request| admin.answer(request)));
@@ -110,10 +88,7 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
         ("PUT /log", 400, "/log?level=debug"),
     ] {
         let answer = ask(UnixStream::connect(&path).await.unwrap(), request).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(text),
-            "{request}: {answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(text), "{request}: {answer}");
     }
     stop.cancel();
     serving.await.unwrap();

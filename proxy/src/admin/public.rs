@@ -10,9 +10,7 @@ use super::serve::{Answer, only, page, text};
 
 /// `/metrics`, and nothing else.
 pub fn metrics_page(request: &Request<Incoming>, metrics: &Metrics) -> Answer {
-    only(request, "/metrics", || {
-        page(StatusCode::OK, Metrics::CONTENT_TYPE, metrics.render())
-    })
+    only(request, "/metrics", || page(StatusCode::OK, Metrics::CONTENT_TYPE, metrics.render()))
 }
 
 /// `/ready`, and nothing else: 200, or 503 with the reason's word first.

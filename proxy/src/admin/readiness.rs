@@ -17,11 +17,7 @@ pub struct Readiness {
 
 impl Readiness {
     pub fn new(state: Arc<State>, identities: Arc<IdentityStore>) -> Arc<Readiness> {
-        Arc::new(Readiness {
-            state,
-            identities,
-            stopping: AtomicBool::new(false),
-        })
+        Arc::new(Readiness { state, identities, stopping: AtomicBool::new(false) })
     }
 
     /// From now on the answer is no.

@@ -38,9 +38,7 @@ pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Answer {
 pub(super) fn page(status: StatusCode, kind: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     answer
 }
 
@@ -60,10 +58,7 @@ pub async fn serve_tcp<H>(listener: TcpListener, stop: CancellationToken, handle
 where
     H: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
 {
-    serve(stop, handle, || async {
-        listener.accept().await.map(|(stream, _)| stream)
-    })
-    .await;
+    serve(stop, handle, || async { listener.accept().await.map(|(stream, _)| stream) }).await;
 }
 
 /// Serves a unix socket until `stop`.
@@ -71,10 +66,7 @@ pub async fn serve_unix<H>(listener: UnixListener, stop: CancellationToken, hand
 where
     H: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
 {
-    serve(stop, handle, || async {
-        listener.accept().await.map(|(stream, _)| stream)
-    })
-    .await;
+    serve(stop, handle, || async { listener.accept().await.map(|(stream, _)| stream) }).await;
 }
 
 async fn serve<H, A, F, S>(stop: CancellationToken, handle: H, accept: A)
@@ -84,11 +76,7 @@ where
     F: Future<Output = std::io::Result<S>>,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (handle, permits, tasks) = (
-        Arc::new(handle),
-        Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-        TaskTracker::new(),
-    );
+    let (handle, permits, tasks) = (Arc::new(handle), Arc::new(Semaphore::new(MOST_CONNECTIONS)), TaskTracker::new());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,

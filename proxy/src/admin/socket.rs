@@ -56,10 +56,7 @@ impl Admin {
     }
 
     fn decision(&self, id: &str) -> Answer {
-        let record = self
-            .decisions
-            .get(id)
-            .and_then(|record| serde_json::to_value(record).ok());
+        let record = self.decisions.get(id).and_then(|record| serde_json::to_value(record).ok());
         record.map_or_else(
             || {
                 text(
@@ -73,10 +70,7 @@ impl Admin {
 
     fn log_level(&self, query: &str) -> Answer {
         let Some(set) = &self.set_log_level else {
-            return text(
-                StatusCode::NOT_IMPLEMENTED,
-                "the program that runs this proxy keeps the log to itself\n",
-            );
+            return text(StatusCode::NOT_IMPLEMENTED, "the program that runs this proxy keeps the log to itself\n");
         };
         let Some(level) = query.split('&').find_map(|pair| pair.strip_prefix("level=")) else {
             return text(StatusCode::BAD_REQUEST, "write /log?level=debug\n");
@@ -112,10 +106,7 @@ impl AdminSocket {
     /// # Errors
     /// With the reason and what to do.
     pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), SocketError> {
-        let error = |why: String| SocketError {
-            path: path.to_owned(),
-            why,
-        };
+        let error = |why: String| SocketError { path: path.to_owned(), why };
         if path.symlink_metadata().is_ok() {
             clear_stale(path).map_err(error)?;
         }

@@ -44,26 +44,14 @@ async fn start() -> Alone {
     let (tell, told) = oneshot::channel();
     let shutdown = CancellationToken::new();
     let on_listening = Box::new(move |listening| tell.send(listening).unwrap());
-    let embedding = Embedding {
-        on_listening: Some(on_listening),
-        ..Embedding::default()
-    };
+    let embedding = Embedding { on_listening: Some(on_listening), ..Embedding::default() };
     let running = tokio::spawn(run_embedded(config(dir.path()), shutdown.clone(), embedding));
     let listening = told.await.unwrap();
-    Alone {
-        listening,
-        dir,
-        secret: token.secret().to_string(),
-        shutdown,
-        running,
-    }
+    Alone { listening, dir, secret: token.secret().to_string(), shutdown, running }
 }
 
 async fn ask(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, path: &str) -> String {
-    stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -77,44 +65,24 @@ async fn get(address: SocketAddr, path: &str) -> String {
 async fn without_a_control_plane_it_is_up_and_not_ready_and_ends_when_told() {
     let alone = start().await;
     let answer = get(alone.listening.readiness, "/ready").await;
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("not-ready"),
-        "{answer}"
-    );
-    assert!(
-        get(alone.listening.metrics, "/metrics")
-            .await
-            .contains("isthmus_ready 0")
-    );
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not-ready"), "{answer}");
+    assert!(get(alone.listening.metrics, "/metrics").await.contains("isthmus_ready 0"));
     let socket = alone.dir.path().join("proxy.sock");
     let dump = ask(UnixStream::connect(&socket).await.unwrap(), "/config_dump").await;
-    assert!(
-        dump.contains("\"workers\": 2") && !dump.contains(&alone.secret),
-        "{dump}"
-    );
+    assert!(dump.contains("\"workers\": 2") && !dump.contains(&alone.secret), "{dump}");
     alone.shutdown.cancel();
     alone.running.await.unwrap().unwrap();
     assert!(!socket.exists());
-    assert!(
-        TcpStream::connect(alone.listening.outbound).await.is_err(),
-        "its listeners are closed"
-    );
+    assert!(TcpStream::connect(alone.listening.outbound).await.is_err(), "its listeners are closed");
 }
 
 #[tokio::test]
 async fn what_capture_did_not_redirect_is_reset_and_counted() {
     let alone = start().await;
-    for (address, direction) in [
-        (alone.listening.outbound, "outbound"),
-        (alone.listening.inbound, "inbound"),
-    ] {
+    for (address, direction) in [(alone.listening.outbound, "outbound"), (alone.listening.inbound, "inbound")] {
         // The RST may be there before connect has returned.
         let read = async { TcpStream::connect(address).await?.read_u8().await };
-        assert_eq!(
-            read.await.unwrap_err().kind(),
-            ErrorKind::ConnectionReset,
-            "a refusal is RST, never FIN"
-        );
+        assert_eq!(read.await.unwrap_err().kind(), ErrorKind::ConnectionReset, "a refusal is RST, never FIN");
         let page = get(alone.listening.metrics, "/metrics").await;
         let line = format!("isthmus_refused_total{{direction=\"{direction}\",reason=\"not-redirected\"}} 1");
         assert!(page.contains(&line), "{page}");

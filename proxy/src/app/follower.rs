@@ -50,13 +50,7 @@ impl Follower {
 
     /// Looks once. What cannot be captured stays as it was.
     pub(super) async fn look(&mut self) -> Result<(), CaptureError> {
-        let Parts {
-            metrics,
-            tracer,
-            identities,
-            state,
-            ..
-        } = &*self.parts;
+        let Parts { metrics, tracer, identities, state, .. } = &*self.parts;
         let mesh = state.snapshot();
         tracer.configure(export_target(&mesh));
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
@@ -119,9 +113,7 @@ fn scope(parts: &Parts, listening: Listening) -> Scope {
         exempt: config.exempt,
         outbound_port: listening.outbound.port(),
         inbound_port: listening.inbound.port(),
-        own_ports: [listening.mesh, listening.metrics, listening.readiness]
-            .map(|address| address.port())
-            .to_vec(),
+        own_ports: [listening.mesh, listening.metrics, listening.readiness].map(|address| address.port()).to_vec(),
         inbound: match config.inbound {
             InboundCapture::All => InboundPorts::All,
             InboundCapture::Services => InboundPorts::Only(Vec::new()),
@@ -139,9 +131,7 @@ fn export_target(mesh: &Mesh) -> ExportTarget {
             OtlpEndpoint::Http(uri) => uri.clone(),
             OtlpEndpoint::Unix(path) => format!("unix:{path}"),
         };
-        text.parse()
-            .inspect_err(|error| tracing::warn!(%error, "spans are not exported"))
-            .ok()
+        text.parse().inspect_err(|error| tracing::warn!(%error, "spans are not exported")).ok()
     });
     let mut resource = Vec::new();
     if let Some(workload) = &mesh.inbound().workload {
@@ -150,9 +140,5 @@ fn export_target(mesh: &Mesh) -> ExportTarget {
     if let Some(site) = mesh.site() {
         resource.push(("isthmus.site", site.to_string()));
     }
-    ExportTarget {
-        endpoint,
-        sampling: telemetry.sampling_ratio,
-        resource,
-    }
+    ExportTarget { endpoint, sampling: telemetry.sampling_ratio, resource }
 }

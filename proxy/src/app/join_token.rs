@@ -34,10 +34,7 @@ fn from_file(path: &Path) -> Result<Option<JoinToken>, RunError> {
             return Ok(None);
         }
         Err(error) => {
-            return Err(RunError::JoinTokenFile {
-                path: path.to_owned(),
-                error,
-            });
+            return Err(RunError::JoinTokenFile { path: path.to_owned(), error });
         }
     };
     if fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0) {
@@ -48,8 +45,5 @@ fn from_file(path: &Path) -> Result<Option<JoinToken>, RunError> {
 
 fn parse(text: &str, from: &str) -> Result<Option<JoinToken>, RunError> {
     let token = JoinToken::parse(text.trim());
-    token.map(Some).map_err(|error| RunError::JoinToken {
-        from: from.to_owned(),
-        error,
-    })
+    token.map(Some).map_err(|error| RunError::JoinToken { from: from.to_owned(), error })
 }

@@ -14,11 +14,7 @@ pub(super) fn start(log: &Log) -> Option<SetLogLevel> {
     let (level, handle) = reload::Layer::new(filter(&log.level).unwrap_or_default());
     let lines = match log.format {
         Format::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
-        Format::Json => fmt::layer()
-            .with_writer(std::io::stderr)
-            .json()
-            .flatten_event(true)
-            .boxed(),
+        Format::Json => fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(level).with(lines).try_init().ok()?;
     Some(Arc::new(move |text: &str| {

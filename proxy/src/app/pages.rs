@@ -49,10 +49,7 @@ impl Pages {
             serving.spawn(serve_unix(listener, stop.child_token(), page));
             socket = Some(file);
         }
-        Ok(Pages {
-            serving,
-            _socket: socket,
-        })
+        Ok(Pages { serving, _socket: socket })
     }
 
     /// Resolves when all have ended, after `stop`.

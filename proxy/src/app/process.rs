@@ -52,10 +52,7 @@ pub fn run_blocking(args: &Args) -> ExitCode {
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signals = tokio::spawn(on_signals(shutdown.clone()));
-        let embedding = Embedding {
-            set_log_level,
-            ..Embedding::default()
-        };
+        let embedding = Embedding { set_log_level, ..Embedding::default() };
         let outcome = run_embedded(config, shutdown, embedding).await;
         signals.abort();
         outcome
@@ -71,25 +68,16 @@ pub fn run_blocking(args: &Args) -> ExitCode {
 
 /// No core file and no debugger of the same user may see the key. Files enough for the connections.
 fn protect() {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
     let unprotected =
         setrlimit(Resource::Core, none).is_err() || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err();
     if unprotected {
         tracing::warn!("core dumps could not be turned off: a crash may write keys to disk");
     }
     let files = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: files.maximum,
-        maximum: files.maximum,
-    };
+    let all = Rlimit { current: files.maximum, maximum: files.maximum };
     if files.current != files.maximum && setrlimit(Resource::Nofile, all).is_err() {
-        tracing::warn!(
-            limit = files.current,
-            "the limit of open files could not be raised to its maximum"
-        );
+        tracing::warn!(limit = files.current, "the limit of open files could not be raised to its maximum");
     }
 }
 
@@ -136,13 +124,8 @@ pub(super) fn check_exemption(config: &Config) -> Result<(), RunError> {
 fn warn_of_others(uid: u32) {
     let own = std::process::id();
     let Ok(processes) = fs::read_dir("/proc") else { return };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let others: Vec<u32> = pids
-        .filter(|pid| *pid != own && effective_uid(*pid) == Some(uid))
-        .take(8)
-        .collect();
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others: Vec<u32> = pids.filter(|pid| *pid != own && effective_uid(*pid) == Some(uid)).take(8).collect();
     if !others.is_empty() {
         tracing::warn!(
             uid,

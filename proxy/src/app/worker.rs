@@ -66,18 +66,8 @@ impl Workers {
         let [outbound, inbound, mesh] = bound.map(|bound| bound.listeners);
         let running = outbound.len();
         let (sender, ended) = mpsc::channel(running);
-        let (stop, accepting, cut) = (
-            watch::Sender::new(false),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
-        let workers = Workers {
-            ended,
-            running,
-            stop,
-            accepting,
-            cut,
-        };
+        let (stop, accepting, cut) = (watch::Sender::new(false), CancellationToken::new(), CancellationToken::new());
+        let workers = Workers { ended, running, stop, accepting, cut };
         let shares = outbound.into_iter().zip(inbound).zip(mesh);
         for (index, ((outbound, inbound), mesh)) in shares.enumerate() {
             let worker = Worker {
@@ -137,12 +127,7 @@ impl Worker {
     async fn serve(self) {
         let metrics = self.parts.metrics.for_worker(self.index);
         let (outbound, inbound) = (self.outbound(&metrics), self.inbound(&metrics));
-        let permits = self
-            .parts
-            .config
-            .listen
-            .max_connections
-            .div_ceil(self.parts.config.workers);
+        let permits = self.parts.config.listen.max_connections.div_ceil(self.parts.config.workers);
         let tasks = TaskTracker::new();
         // Each listener has permits of its own: a flood on one must not stop the others.
         let gate = || Gate {

@@ -91,19 +91,11 @@ fn exemption(file: Option<Spanned<ExemptFile>>, problems: &mut Vec<Problem>) -> 
         (None, Some(mark)) if mark != 0 => return Exemption::Mark(mark),
         (None, Some(_)) => {
             let message = "0 is what every socket has: choose another mark".to_owned();
-            problems.push(Problem {
-                at,
-                field: "capture.exempt.mark".to_owned(),
-                message,
-            });
+            problems.push(Problem { at, field: "capture.exempt.mark".to_owned(), message });
         }
         _ if had_uid == had_mark => {
             let message = "write either uid or mark".to_owned();
-            problems.push(Problem {
-                at,
-                field: "capture.exempt".to_owned(),
-                message,
-            });
+            problems.push(Problem { at, field: "capture.exempt".to_owned(), message });
         }
         _ => {} // The one that is there is bad, and that has been said.
     }

@@ -22,11 +22,7 @@ log: { level: debug, format: json }
 "#;
 
 fn problems(text: &str) -> Vec<String> {
-    Config::parse(text)
-        .unwrap_err()
-        .iter()
-        .map(|problem| format!("proxy.yaml{problem}"))
-        .collect()
+    Config::parse(text).unwrap_err().iter().map(|problem| format!("proxy.yaml{problem}")).collect()
 }
 
 #[test]
@@ -38,20 +34,11 @@ fn every_field_is_read() {
     assert_eq!(config.capture.exempt, Exemption::Mark(1337));
     assert_eq!(config.capture.inbound, InboundCapture::Services);
     assert_eq!(config.capture.exclude_inbound_ports, [22, 9100]);
-    assert_eq!(
-        config.capture.exclude_outbound_cidrs[0].to_string(),
-        "169.254.169.254/32"
-    );
+    assert_eq!(config.capture.exclude_outbound_cidrs[0].to_string(), "169.254.169.254/32");
     assert_eq!(config.listen.outbound, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
     assert_eq!(config.listen.mesh, "[::]:15008".parse::<SocketAddr>().unwrap());
     assert_eq!(config.listen.drain, Duration::from_millis(500));
-    assert_eq!(
-        config.log,
-        Log {
-            level: "debug".to_owned(),
-            format: Format::Json
-        }
-    );
+    assert_eq!(config.log, Log { level: "debug".to_owned(), format: Format::Json });
 }
 
 #[test]
@@ -105,9 +92,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = Config::load(std::path::Path::new("/nowhere/proxy.yaml"))
-        .unwrap_err()
-        .to_string();
+    let error = Config::load(std::path::Path::new("/nowhere/proxy.yaml")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/proxy.yaml"), "{error}");
 }
 

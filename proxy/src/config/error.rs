@@ -30,10 +30,7 @@ pub enum ConfigError {
 }
 
 fn list(path: &std::path::Path, problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems
-        .iter()
-        .map(|problem| format!("{}{problem}", path.display()))
-        .collect();
+    let lines: Vec<String> = problems.iter().map(|problem| format!("{}{problem}", path.display())).collect();
     lines.join("\n")
 }
 

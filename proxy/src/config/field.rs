@@ -40,9 +40,7 @@ impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
                 Ok(number.to_string())
             }
         }
-        deserializer
-            .deserialize_any(Text)
-            .map(|text| Scalar(T::from_scalar(&text)))
+        deserializer.deserialize_any(Text).map(|text| Scalar(T::from_scalar(&text)))
     }
 }
 
@@ -55,25 +53,13 @@ pub(super) fn take<T>(field: Field<T>, name: &str, default: impl FnOnce() -> T, 
 pub(super) fn take_optional<T>(field: Field<T>, name: &str, problems: &mut Vec<Problem>) -> Option<T> {
     let field = field?;
     let place = (field.referenced.line(), field.referenced.column());
-    field
-        .value
-        .0
-        .map_err(|message| {
-            problems.push(Problem {
-                at: Some(place),
-                field: name.to_owned(),
-                message,
-            })
-        })
-        .ok()
+    field.value.0.map_err(|message| problems.push(Problem { at: Some(place), field: name.to_owned(), message })).ok()
 }
 
 /// Each element of a list, by its place in it.
 pub(super) fn take_list<T>(list: Vec<Spanned<Scalar<T>>>, name: &str, problems: &mut Vec<Problem>) -> Vec<T> {
     let elements = list.into_iter().enumerate();
-    elements
-        .filter_map(|(at, element)| take_optional(Some(element), &format!("{name}[{at}]"), problems))
-        .collect()
+    elements.filter_map(|(at, element)| take_optional(Some(element), &format!("{name}[{at}]"), problems)).collect()
 }
 
 /// Where to listen: `address:port`, or a port alone for all addresses of both families.
@@ -102,11 +88,7 @@ impl FromScalar for HostPort {
         let authority: http::uri::Authority = text.parse().map_err(|_| error())?;
         let good =
             authority.port_u16().is_some_and(|port| port != 0) && !authority.host().is_empty() && !text.contains('@');
-        if good {
-            Ok(HostPort(text.to_owned()))
-        } else {
-            Err(error())
-        }
+        if good { Ok(HostPort(text.to_owned())) } else { Err(error()) }
     }
 }
 
@@ -121,8 +103,7 @@ impl FromScalar for u16 {
 
 impl FromScalar for u32 {
     fn from_scalar(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|_| format!("{text:?} is no number from 0 to 4294967295"))
+        text.parse().map_err(|_| format!("{text:?} is no number from 0 to 4294967295"))
     }
 }
 
@@ -134,9 +115,7 @@ impl FromScalar for Count {
     fn from_scalar(text: &str) -> Result<Self, String> {
         // More workers than this are a typing error, not a machine.
         let count = text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
-        count
-            .map(Count)
-            .ok_or_else(|| format!("{text:?} is no count from 1 to 1000000"))
+        count.map(Count).ok_or_else(|| format!("{text:?} is no count from 1 to 1000000"))
     }
 }
 

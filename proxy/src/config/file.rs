@@ -56,28 +56,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with every fault that was found.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let unreadable = |error| ConfigError::Unreadable {
-            path: path.to_owned(),
-            error,
-        };
+        let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
         let size = std::fs::metadata(path).map_err(unreadable)?.len();
         if size > MOST_BYTES {
             let message = format!("{size} bytes are no configuration of this proxy (at most {MOST_BYTES})");
-            let problem = Problem {
-                at: None,
-                field: String::new(),
-                message,
-            };
-            return Err(ConfigError::Invalid {
-                path: path.to_owned(),
-                problems: vec![problem],
-            });
+            let problem = Problem { at: None, field: String::new(), message };
+            return Err(ConfigError::Invalid { path: path.to_owned(), problems: vec![problem] });
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Config::parse(&text).map_err(|problems| ConfigError::Invalid {
-            path: path.to_owned(),
-            problems,
-        })
+        Config::parse(&text).map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
     }
 
     /// Reads configuration from text.
@@ -85,9 +72,7 @@ impl Config {
     /// # Errors
     /// Every fault in it; of faults in the YAML itself (also unknown fields), the first.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-        let file: ConfigFile = if text
-            .lines()
-            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+        let file: ConfigFile = if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
         {
             ConfigFile::default()
         } else {
@@ -120,9 +105,5 @@ fn structure(error: &serde_saphyr::Error) -> Problem {
     // The place and the snippet are said by us, and once.
     let message = error.without_snippet().to_string();
     let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-    Problem {
-        at,
-        field: String::new(),
-        message,
-    }
+    Problem { at, field: String::new(), message }
 }

@@ -52,13 +52,7 @@ impl ListenFile {
             mesh: on(self.mesh, "listen.mesh", 15008),
             metrics: on(self.metrics, "listen.metrics", 15020),
             readiness: on(self.readiness, "listen.readiness", 15021),
-            max_connections: take(
-                self.max_connections,
-                "listen.maxConnections",
-                || Count(100_000),
-                problems,
-            )
-            .0,
+            max_connections: take(self.max_connections, "listen.maxConnections", || Count(100_000), problems).0,
             drain: take(self.drain, "listen.drain", || Duration::from_secs(30), problems),
         }
     }

@@ -48,9 +48,7 @@ impl FromScalar for Level {
         if text.split(',').all(is_directive) {
             return Ok(Level(text.to_owned()));
         }
-        Err(format!(
-            "{text:?} is no log level: write error, warn, info, debug or trace"
-        ))
+        Err(format!("{text:?} is no log level: write error, warn, info, debug or trace"))
     }
 }
 
@@ -63,9 +61,7 @@ fn is_directive(part: &str) -> bool {
 
 /// The filter for `level`, if it is one.
 pub fn filter(level: &str) -> Option<EnvFilter> {
-    Level::from_scalar(level)
-        .ok()
-        .and_then(|level| EnvFilter::try_new(level.0).ok())
+    Level::from_scalar(level).ok().and_then(|level| EnvFilter::try_new(level.0).ok())
 }
 
 impl FromScalar for Format {

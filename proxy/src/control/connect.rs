@@ -47,10 +47,7 @@ impl Dialer {
     }
 
     pub(super) fn new(address: &str, dial: impl Fn() -> Dialing + Send + Sync + 'static) -> Self {
-        Self {
-            address: address.to_owned(),
-            dial: Arc::new(dial),
-        }
+        Self { address: address.to_owned(), dial: Arc::new(dial) }
     }
 }
 
@@ -91,20 +88,16 @@ async fn handshake(wire: Box<dyn Wire>, tls: Arc<ClientConfig>) -> io::Result<im
     let stream = TlsConnector::from(tls).connect(name, wire).await?;
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Ok(stream),
-        _ => Err(io::Error::other(
-            "the other end does not speak HTTP/2: is this the control plane's port for proxies?",
-        )),
+        _ => {
+            Err(io::Error::other("the other end does not speak HTTP/2: is this the control plane's port for proxies?"))
+        }
     }
 }
 
 fn unreachable_error(dialer: &Dialer, source: tonic::transport::Error) -> ControlError {
     let address = dialer.address.clone();
     match PeerError::find(&source) {
-        Some(peer) => ControlError::Peer {
-            address,
-            peer,
-            advice: advice(peer),
-        },
+        Some(peer) => ControlError::Peer { address, peer, advice: advice(peer) },
         None => ControlError::Unreachable { address, source },
     }
 }

@@ -44,19 +44,11 @@ fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
     let shutdown = CancellationToken::new();
     let (dialer, metrics) = (control.dialer(), Metrics::new(1));
     let running = run_with(start, dialer, Arc::clone(&state), demands, metrics, shutdown.clone());
-    Proxy {
-        state,
-        identities,
-        running: tokio::spawn(running),
-        shutdown,
-    }
+    Proxy { state, identities, running: tokio::spawn(running), shutdown }
 }
 
 fn mesh() -> wire::Resource {
-    let site = |name: &str, range: &str| wire::Site {
-        name: name.into(),
-        ranges: vec![range.into()],
-    };
+    let site = |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()] };
     let mesh = wire::Mesh {
         trust_domain: "shop.example".into(),
         enforcement: wire::Enforcement::Enforce.into(),
@@ -84,48 +76,25 @@ fn inbound(workload: &str) -> wire::Resource {
 }
 
 fn resource(key: ResourceKey, body: wire::resource::Body) -> wire::Resource {
-    wire::Resource {
-        key: Some(key.into()),
-        requires: vec![],
-        body: Some(body),
-    }
+    wire::Resource { key: Some(key.into()), requires: vec![], body: Some(body) }
 }
 
 fn plain_workload(at: &str) -> wire::Resource {
-    let endpoint = wire::Endpoint {
-        ip: at.into(),
-        ..Default::default()
-    };
-    let workload = wire::Workload {
-        endpoint: Some(endpoint),
-        ports: vec![],
-    };
-    let address = wire::Address {
-        ip: at.into(),
-        target: Some(wire::address::Target::Workload(workload)),
-    };
-    resource(
-        ResourceKey::Address(at.parse().unwrap()),
-        wire::resource::Body::Address(address),
-    )
+    let endpoint = wire::Endpoint { ip: at.into(), ..Default::default() };
+    let workload = wire::Workload { endpoint: Some(endpoint), ports: vec![] };
+    let address = wire::Address { ip: at.into(), target: Some(wire::address::Target::Workload(workload)) };
+    resource(ResourceKey::Address(at.parse().unwrap()), wire::resource::Body::Address(address))
 }
 
 fn delta(version: u64, upserts: Vec<wire::Resource>, complete: bool) -> wire::Delta {
-    wire::Delta {
-        version,
-        upserts,
-        removals: vec![],
-        first_sync_complete: complete,
-    }
+    wire::Delta { version, upserts, removals: vec![], first_sync_complete: complete }
 }
 
 async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hello) {
     let mut session = control.session().await;
     let hello = session.hello().await;
     session.welcome(control.clock.as_ref()).await;
-    session
-        .delta(delta(version, vec![mesh(), inbound("shop/orders")], true))
-        .await;
+    session.delta(delta(version, vec![mesh(), inbound("shop/orders")], true)).await;
     assert_eq!(session.hear().await, Message::Ack(wire::Ack { version }));
     (session, hello)
 }
@@ -163,9 +132,7 @@ async fn a_control_plane_with_another_root_is_refused_before_anything_is_sent() 
     control.token.root = RootFingerprint::of(other.ca.root());
     let proxy = proxy(&control, settings(&control, None));
     let error = proxy.running.await.unwrap().unwrap_err();
-    let ControlError::Peer { peer, .. } = &error else {
-        panic!("{error}")
-    };
+    let ControlError::Peer { peer, .. } = &error else { panic!("{error}") };
     assert_eq!(*peer, PeerError::UntrustedRoot);
     assert_eq!(control.requests.load(Ordering::Relaxed), 0);
     assert!(proxy.identities.current().is_none());
@@ -179,10 +146,7 @@ async fn a_spent_token_is_a_clear_error_and_not_tried_again() {
     let _session = control.session().await;
     let second = proxy(&control, settings(&control, None));
     let error = second.running.await.unwrap().unwrap_err().to_string();
-    assert!(
-        error.contains("used before") && error.contains("isthmus token create"),
-        "{error}"
-    );
+    assert!(error.contains("used before") && error.contains("isthmus token create"), "{error}");
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
 }
@@ -194,18 +158,10 @@ async fn a_message_from_the_future_is_nacked_refused_and_the_rest_applied() {
     let (mut session, _) = synced(&mut control, 6).await;
     let mut future = plain_workload("10.10.1.1");
     future.requires = vec!["weather/v9".into()];
-    session
-        .delta(delta(7, vec![future, plain_workload("10.10.1.2")], false))
-        .await;
-    let Message::Nack(nack) = session.hear().await else {
-        panic!("a nack")
-    };
+    session.delta(delta(7, vec![future, plain_workload("10.10.1.2")], false)).await;
+    let Message::Nack(nack) = session.hear().await else { panic!("a nack") };
     assert_eq!((nack.version, nack.problems.len()), (7, 1));
-    assert!(
-        nack.problems[0].reason.contains("weather/v9"),
-        "{}",
-        nack.problems[0].reason
-    );
+    assert!(nack.problems[0].reason.contains("weather/v9"), "{}", nack.problems[0].reason);
     let mesh = proxy.state.snapshot();
     assert!(matches!(destination(&mesh, "10.10.1.1"), Destination::UnknownFeature));
     assert!(matches!(destination(&mesh, "10.10.1.2"), Destination::Workload { .. }));
@@ -220,17 +176,12 @@ async fn addresses_are_asked_for_on_demand_and_every_answer_is_definitive() {
         let (state, ip): (_, IpAddr) = (Arc::clone(&proxy.state), ip.parse().unwrap());
         tokio::spawn(async move { state.resolve(ip).await })
     };
-    let asked = |ip: &str| wire::Subscribe {
-        add: vec![ResourceKey::Address(ip.parse().unwrap()).into()],
-        drop: vec![],
-    };
+    let asked =
+        |ip: &str| wire::Subscribe { add: vec![ResourceKey::Address(ip.parse().unwrap()).into()], drop: vec![] };
     let there = resolve("10.10.1.1");
     assert_eq!(session.hear().await, Message::Subscribe(asked("10.10.1.1")));
     session.delta(delta(6, vec![plain_workload("10.10.1.1")], false)).await;
-    assert!(matches!(
-        destination(&there.await.unwrap(), "10.10.1.1"),
-        Destination::Workload { .. }
-    ));
+    assert!(matches!(destination(&there.await.unwrap(), "10.10.1.1"), Destination::Workload { .. }));
     assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 6 }));
 
     let absent = resolve("10.10.1.2");
@@ -240,10 +191,7 @@ async fn addresses_are_asked_for_on_demand_and_every_answer_is_definitive() {
         ..delta(6, vec![], false)
     };
     session.delta(removal).await;
-    assert!(matches!(
-        destination(&absent.await.unwrap(), "10.10.1.2"),
-        Destination::Absent
-    ));
+    assert!(matches!(destination(&absent.await.unwrap(), "10.10.1.2"), Destination::Absent));
 
     let silent = resolve("10.10.1.3").await.unwrap();
     assert!(matches!(destination(&silent, "10.10.1.3"), Destination::Pending));
@@ -272,10 +220,7 @@ async fn without_a_stream_the_last_snapshot_serves_and_the_next_hello_carries_wh
     again.delta(delta(9, vec![mesh()], false)).await;
     let before = proxy.state.snapshot();
     assert_eq!(before.version, 6);
-    assert!(matches!(
-        destination(&before, "10.10.1.1"),
-        Destination::Workload { .. }
-    ));
+    assert!(matches!(destination(&before, "10.10.1.1"), Destination::Workload { .. }));
     // What it used is not sent again: by the end of the sync that means that it is gone.
     again.delta(delta(9, vec![inbound("shop/orders")], true)).await;
     assert_eq!(again.hear().await, Message::Ack(wire::Ack { version: 9 }));
@@ -323,10 +268,7 @@ async fn a_restart_needs_no_token() {
     let serial = first.identities.current().unwrap().serial;
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
-    let without = Settings {
-        token: None,
-        ..settings(&control, Some(dir.path().join("state")))
-    };
+    let without = Settings { token: None, ..settings(&control, Some(dir.path().join("state"))) };
     let second = proxy(&control, without);
     assert_eq!(second.identities.current().unwrap().serial, serial);
     let hello = control.session().await.hello().await;
@@ -336,13 +278,7 @@ async fn a_restart_needs_no_token() {
 #[tokio::test(start_paused = true)]
 async fn without_identity_and_token_the_error_says_what_to_do() {
     let control = ControlPlane::start(HOUR);
-    let without = Settings {
-        token: None,
-        ..settings(&control, None)
-    };
-    let error = Start::prepare(without, Arc::clone(&control.clock))
-        .err()
-        .unwrap()
-        .to_string();
+    let without = Settings { token: None, ..settings(&control, None) };
+    let error = Start::prepare(without, Arc::clone(&control.clock)).err().unwrap().to_string();
     assert!(error.contains("isthmus token create"), "{error}");
 }

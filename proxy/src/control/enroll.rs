@@ -68,15 +68,11 @@ async fn enroll(
         }
         other => other,
     })?;
-    let workload: WorkloadName = answer
-        .workload
-        .parse()
-        .map_err(|e| ControlError::BadAnswer(format!("workload: {e}")))?;
+    let workload: WorkloadName =
+        answer.workload.parse().map_err(|e| ControlError::BadAnswer(format!("workload: {e}")))?;
     let identity = issued(answer.certificate, key, clock.as_ref(), asked_ms)?;
     if !identity.bundle.fingerprints().contains(&token.root) {
-        return Err(ControlError::BadAnswer(
-            "its roots do not include the one that the join token names".to_owned(),
-        ));
+        return Err(ControlError::BadAnswer("its roots do not include the one that the join token names".to_owned()));
     }
     Ok((identity, workload.into()))
 }
@@ -87,12 +83,7 @@ async fn take(
     workload: &str,
     metrics: &Metrics,
 ) -> Result<(), ControlError> {
-    info!(
-        "enrolled spiffe={} serial={} {}",
-        identity.id,
-        identity.serial,
-        expires_in(start, &identity)
-    );
+    info!("enrolled spiffe={} serial={} {}", identity.id, identity.serial, expires_in(start, &identity));
     metrics.certificate_renewal(true);
     metrics.certificate_expiry(i64::try_from(identity.not_after.as_secs()).unwrap_or(i64::MAX));
     // The token is spent: serving with an identity that a restart would lose is better than not serving.
@@ -104,10 +95,7 @@ async fn take(
 }
 
 pub(super) fn expires_in(start: &Start, identity: &WorkloadIdentity) -> String {
-    let left = identity
-        .not_after
-        .as_secs()
-        .saturating_sub(start.identities().now().as_secs());
+    let left = identity.not_after.as_secs().saturating_sub(start.identities().now().as_secs());
     format!("expires in {left} s")
 }
 

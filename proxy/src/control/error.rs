@@ -23,16 +23,9 @@ pub enum ControlError {
     #[error("{path}: {reason}")]
     StateDir { path: PathBuf, reason: String },
     #[error("control plane {address}: {source}")]
-    Unreachable {
-        address: String,
-        source: tonic::transport::Error,
-    },
+    Unreachable { address: String, source: tonic::transport::Error },
     #[error("control plane {address}: {peer}: {advice}")]
-    Peer {
-        address: String,
-        peer: PeerError,
-        advice: &'static str,
-    },
+    Peer { address: String, peer: PeerError, advice: &'static str },
     #[error(
         "the join token was refused: {0}. A token works once and for a limited time: create a new one with `isthmus token create`"
     )]
@@ -63,10 +56,7 @@ impl ControlError {
             | Self::TokenRefused(_)
             | Self::Key(_) => true,
             Self::Refused(status) => {
-                matches!(
-                    status.code(),
-                    Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented
-                )
+                matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented)
             }
             // A wrong clock can be set right; another root cannot.
             Self::Peer { peer, .. } => !matches!(peer, PeerError::Expired | PeerError::NotYetValid),

@@ -76,12 +76,8 @@ impl ControlPlane {
         let identities = IdentityStore::new(trust_domain.clone(), Arc::clone(&clock));
         let key = PrivateKey::generate().unwrap();
         let own = SpiffeId::control_plane(&trust_domain);
-        let issued = ca
-            .issue(&PublicKeyInfo::of(&key), &own, Duration::from_secs(3600), &[])
-            .unwrap();
-        identities
-            .replace(WorkloadIdentity::from_issued(issued, key, ca.bundle(), clock.now()).unwrap())
-            .unwrap();
+        let issued = ca.issue(&PublicKeyInfo::of(&key), &own, Duration::from_secs(3600), &[]).unwrap();
+        identities.replace(WorkloadIdentity::from_issued(issued, key, ca.bundle(), clock.now()).unwrap()).unwrap();
         let token = JoinToken::generate("control:15012", &trust_domain, RootFingerprint::of(ca.root())).unwrap();
         let (connections, incoming) = mpsc::channel(4);
         let (opened, sessions) = mpsc::channel(4);
@@ -99,16 +95,7 @@ impl ControlPlane {
             .add_service(IdentityServer::from_arc(Arc::clone(&service)))
             .add_service(DiscoveryServer::from_arc(service));
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
-        Self {
-            clock,
-            ca,
-            token,
-            lifetime,
-            requests,
-            sessions,
-            connections,
-            identities,
-        }
+        Self { clock, ca, token, lifetime, requests, sessions, connections, identities }
     }
 
     pub(super) fn dialer(&self) -> Dialer {
@@ -153,10 +140,7 @@ impl Session {
     }
 
     pub(super) async fn say(&self, message: control_message::Message) {
-        self.say
-            .send(Ok(wire::ControlMessage { message: Some(message) }))
-            .await
-            .unwrap();
+        self.say.send(Ok(wire::ControlMessage { message: Some(message) })).await.unwrap();
     }
 
     pub(super) async fn welcome(&self, clock: &dyn Clock) {
@@ -235,14 +219,8 @@ impl Discovery for Service {
     ) -> Result<Response<Self::StreamStream>, Status> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (say, said) = mpsc::channel(16);
-        let session = Session {
-            hear: request.into_inner(),
-            say,
-        };
-        self.opened
-            .send(session)
-            .await
-            .map_err(|_| Status::unavailable("the test is over"))?;
+        let session = Session { hear: request.into_inner(), say };
+        self.opened.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(said)))
     }
 }

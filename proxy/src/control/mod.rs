@@ -66,14 +66,7 @@ async fn run_with(
             () = shutdown.cancelled() => return Ok(()),
         },
     };
-    let context = Context {
-        identities: Arc::clone(start.identities()),
-        state,
-        metrics,
-        dialer,
-        workload,
-        start,
-    };
+    let context = Context { identities: Arc::clone(start.identities()), state, metrics, dialer, workload, start };
     let both = async { tokio::join!(renew::keep_fresh(&context), stream::keep_current(&context, demands)) };
     tokio::select! {
         _ = both => {}

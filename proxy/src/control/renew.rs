@@ -18,9 +18,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) async fn keep_fresh(context: &Context) {
     while let Some(current) = context.identities.current() {
-        context
-            .metrics
-            .certificate_expiry(i64::try_from(current.not_after.as_secs()).unwrap_or(i64::MAX));
+        context.metrics.certificate_expiry(i64::try_from(current.not_after.as_secs()).unwrap_or(i64::MAX));
         until_due(context, &current).await;
         renew_until_done(context, &current).await;
     }
@@ -87,10 +85,7 @@ async fn renew(context: &Context, current: &WorkloadIdentity) -> Result<(), Cont
     let key = csr::new_key()?;
     let channel = context.connect().await?;
     let asked_ms = clock.now_ms();
-    let request = RenewRequest {
-        csr_der: csr::request(&key)?,
-        client_time_unix_ms: asked_ms,
-    };
+    let request = RenewRequest { csr_der: csr::request(&key)?, client_time_unix_ms: asked_ms };
     let answer = answer_in_time(IdentityClient::new(channel).renew(request)).await?;
     let renewed = issued(answer.certificate, &key, clock.as_ref(), asked_ms)?;
     let (serial, expires) = (renewed.serial, expires_in(&context.start, &renewed));

@@ -14,10 +14,7 @@ pub(super) fn skew_ms(asked_ms: i64, answered_ms: i64, theirs_ms: i64) -> i64 {
 pub(super) fn warn_if_skewed(asked_ms: i64, answered_ms: i64, theirs_ms: i64) {
     let skew = skew_ms(asked_ms, answered_ms, theirs_ms);
     if theirs_ms != 0 && skew.unsigned_abs() > WORTH_A_WARNING_MS {
-        let (seconds, way) = (
-            skew.unsigned_abs() / 1_000,
-            if skew > 0 { "ahead of" } else { "behind" },
-        );
+        let (seconds, way) = (skew.unsigned_abs() / 1_000, if skew > 0 { "ahead of" } else { "behind" });
         warn!(
             "clock: this machine is {seconds} s {way} the control plane: set one of the two right, or mTLS will fail"
         );

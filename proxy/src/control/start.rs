@@ -69,12 +69,7 @@ impl Start {
         }
         let from_token = || settings.token.as_ref().map(|token| token.address.clone());
         let address = settings.address.clone().or_else(from_token).or(recorded_address);
-        Ok(Self {
-            address: address.ok_or(ControlError::NoAddress)?,
-            settings,
-            identities,
-            workload,
-        })
+        Ok(Self { address: address.ok_or(ControlError::NoAddress)?, settings, identities, workload })
     }
 
     /// Where the identity is and will be: hand it to both paths.
@@ -112,9 +107,7 @@ impl Start {
         };
         let written = dir.clone();
         let result = tokio::task::spawn_blocking(move || record.write(&written)).await;
-        result
-            .unwrap_or_else(|e| Err(e.to_string()))
-            .map_err(|reason| ControlError::StateDir { path: dir, reason })?;
+        result.unwrap_or_else(|e| Err(e.to_string())).map_err(|reason| ControlError::StateDir { path: dir, reason })?;
         self.save(identity).await
     }
 
@@ -125,17 +118,12 @@ impl Start {
         };
         let (dir, identity) = (path.clone(), identity.clone());
         let result = tokio::task::spawn_blocking(move || identity.save(&dir).map_err(|e| e.to_string())).await;
-        result
-            .unwrap_or_else(|e| Err(e.to_string()))
-            .map_err(|reason| ControlError::StateDir { path, reason })
+        result.unwrap_or_else(|e| Err(e.to_string())).map_err(|reason| ControlError::StateDir { path, reason })
     }
 }
 
 fn trust_domain(held: Option<&Held>, token: Option<&JoinToken>) -> Result<TrustDomain, ControlError> {
-    match (
-        held.map(|h| h.trust_domain.clone()),
-        token.map(|t| t.trust_domain.clone()),
-    ) {
+    match (held.map(|h| h.trust_domain.clone()), token.map(|t| t.trust_domain.clone())) {
         (Some(held), Some(token)) if held != token => Err(ControlError::OtherTrustDomain { held, token }),
         (Some(one), _) | (None, Some(one)) => Ok(one),
         (None, None) => Err(ControlError::NotEnrolled),
@@ -152,10 +140,7 @@ struct Held {
 impl Held {
     fn read(dir: &Path, clock: &dyn Clock) -> Result<Option<Self>, ControlError> {
         let path = dir.join(RECORD_FILE);
-        let unusable = |reason: String| ControlError::StateDir {
-            path: path.clone(),
-            reason,
-        };
+        let unusable = |reason: String| ControlError::StateDir { path: path.clone(), reason };
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -171,11 +156,7 @@ impl Held {
             Err(IdentityError::Certificate(PeerError::Expired)) => Err(ControlError::Expired { path: dir.to_owned() }),
             Err(e) => Err(e.into()),
         };
-        Ok(Some(Self {
-            record,
-            trust_domain,
-            identity,
-        }))
+        Ok(Some(Self { record, trust_domain, identity }))
     }
 }
 
@@ -186,13 +167,8 @@ impl Record {
         let io = |e: std::io::Error| e.to_string();
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let aside = dir.join(format!(".{RECORD_FILE}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&aside)
-            .map_err(io)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside).map_err(io)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
         fs::rename(&aside, dir.join(RECORD_FILE)).map_err(io)?;
         fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)

@@ -43,10 +43,7 @@ pub(super) async fn keep_current(context: &Context, mut demands: Demands) {
         }
         let wait = retry.mul_f64(0.5 + 0.5 * rand::random::<f64>());
         let (error, version) = (session.error, context.state.snapshot().version);
-        warn!(
-            "discovery: disconnected ({error}), serving version {version}, trying again in {} ms",
-            wait.as_millis()
-        );
+        warn!("discovery: disconnected ({error}), serving version {version}, trying again in {} ms", wait.as_millis());
         pause(context, &mut sync, &mut demands, wait).await;
         retry = (retry * 2).min(LONGEST_RETRY);
     }
@@ -112,9 +109,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
     let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut hear = answer_in_time(client.stream(ReceiverStream::new(outbox))).await?;
     let first = timeout(ANSWER_DEADLINE, hear.message()).await;
-    let first = first
-        .map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?
-        .map_err(ControlError::Refused)?;
+    let first = first.map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?.map_err(ControlError::Refused)?;
     match first.and_then(|m| m.message) {
         Some(control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
             warn_if_skewed(asked_ms, clock.now_ms(), welcome.server_time_unix_ms);
@@ -198,10 +193,7 @@ fn take(
             context.metrics.control_update(false);
             for problem in &nack.problems {
                 let kind = problem.key.as_ref().map_or("", |key| key.name.as_str());
-                warn!(
-                    "discovery: version {} holds what cannot be used: {kind} {}",
-                    nack.version, problem.reason
-                );
+                warn!("discovery: version {} holds what cannot be used: {kind} {}", nack.version, problem.reason);
             }
             send(say, proxy_message::Message::Nack(nack))
         }

@@ -63,11 +63,7 @@ impl Sync {
     pub(super) fn begin(&mut self) -> Vec<wire::ResourceKey> {
         let asked_for: Vec<IpAddr> = self.subscribed.iter().copied().collect();
         let keys = asked_for.iter().map(|ip| ResourceKey::Address(*ip).into()).collect();
-        self.resync = Some(Resync {
-            mesh: Mesh::unknown(),
-            asked_for,
-            problems: Vec::new(),
-        });
+        self.resync = Some(Resync { mesh: Mesh::unknown(), asked_for, problems: Vec::new() });
         keys
     }
 
@@ -85,10 +81,7 @@ impl Sync {
         self.subscribed.insert(ip);
         let message = wire::Subscribe {
             add: vec![ResourceKey::Address(ip).into()],
-            drop: forgotten
-                .map(|old| ResourceKey::Address(old).into())
-                .into_iter()
-                .collect(),
+            drop: forgotten.map(|old| ResourceKey::Address(old).into()).into_iter().collect(),
         };
         Some((message, forgotten))
     }
@@ -125,27 +118,16 @@ impl Sync {
                 resync.problems.append(&mut problems);
                 if !complete {
                     self.resync = Some(resync);
-                    return Outcome {
-                        publish: None,
-                        answer: None,
-                    };
+                    return Outcome { publish: None, answer: None };
                 }
                 problems = resync.problems;
                 resync.mesh.complete(resync.asked_for);
-                self.absent = self
-                    .subscribed
-                    .iter()
-                    .copied()
-                    .filter(|ip| resync.mesh.is_absent(*ip))
-                    .collect();
+                self.absent = self.subscribed.iter().copied().filter(|ip| resync.mesh.is_absent(*ip)).collect();
                 Some(resync.mesh)
             }
         };
         self.note_absent(&gone);
-        Outcome {
-            publish,
-            answer: Some(answer(version, problems)),
-        }
+        Outcome { publish, answer: Some(answer(version, problems)) }
     }
 
     /// Addresses that are gone, and (taken out of the delta) those that we are not subscribed to any more: their
@@ -182,10 +164,7 @@ impl Sync {
             }
             _ => return None,
         };
-        Some(wire::Problem {
-            key: Some(resource.key.clone().into()),
-            reason,
-        })
+        Some(wire::Problem { key: Some(resource.key.clone().into()), reason })
     }
 }
 

@@ -3,11 +3,7 @@
 use super::*;
 
 fn absent(ips: impl Iterator<Item = IpAddr>) -> wire::Delta {
-    wire::Delta {
-        version: 1,
-        removals: ips.map(|ip| ResourceKey::Address(ip).into()).collect(),
-        ..Default::default()
-    }
+    wire::Delta { version: 1, removals: ips.map(|ip| ResourceKey::Address(ip).into()).collect(), ..Default::default() }
 }
 
 fn nth(n: usize) -> IpAddr {
@@ -44,10 +40,7 @@ fn a_scan_of_absent_addresses_drops_the_oldest() {
 #[test]
 fn the_removal_of_what_we_no_longer_ask_for_is_not_an_answer() {
     let mut sync = sync();
-    let mesh = sync
-        .take(absent([nth(1)].into_iter()), &Mesh::unknown())
-        .publish
-        .unwrap();
+    let mesh = sync.take(absent([nth(1)].into_iter()), &Mesh::unknown()).publish.unwrap();
     assert!(!mesh.is_absent(nth(1)));
     sync.want(nth(1), &mesh).unwrap();
     let mesh = sync.take(absent([nth(1)].into_iter()), &mesh).publish.unwrap();
@@ -57,9 +50,7 @@ fn the_removal_of_what_we_no_longer_ask_for_is_not_an_answer() {
 #[test]
 fn the_table_has_an_end() {
     let (mut sync, mesh) = (sync(), Mesh::unknown());
-    let taken = (0..=MAX_SUBSCRIBED)
-        .filter(|n| sync.want(nth(*n), &mesh).is_some())
-        .count();
+    let taken = (0..=MAX_SUBSCRIBED).filter(|n| sync.want(nth(*n), &mesh).is_some()).count();
     assert_eq!(taken, MAX_SUBSCRIBED);
 }
 
@@ -78,11 +69,7 @@ fn problems_of_a_whole_sync_are_told_at_its_end() {
     };
     let first = sync.take(future, &Mesh::unknown());
     assert!(first.publish.is_none() && first.answer.is_none());
-    let last = wire::Delta {
-        version: 3,
-        first_sync_complete: true,
-        ..Default::default()
-    };
+    let last = wire::Delta { version: 3, first_sync_complete: true, ..Default::default() };
     let done = sync.take(last, &Mesh::unknown());
     assert!(done.publish.is_some());
     assert!(matches!(done.answer, Some(Answer::Nack(nack)) if nack.problems.len() == 1));

@@ -36,11 +36,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<ClientHello> {
         Message::Incomplete => Parsed::Incomplete,
         Message::Invalid(why) => Parsed::Invalid(why),
         Message::Alert { wire_len } => Parsed::Alert(wire_len),
-        Message::Handshake {
-            kind: CLIENT_HELLO,
-            body,
-            wire_len,
-        } => match parse_body(&body) {
+        Message::Handshake { kind: CLIENT_HELLO, body, wire_len } => match parse_body(&body) {
             Some(hello) => Parsed::Hello(hello, wire_len),
             None => Parsed::Invalid("ClientHello is cut short or contradicts itself"),
         },
@@ -55,11 +51,7 @@ fn parse_body(body: &[u8]) -> Option<ClientHello> {
     body.vec8()?; // session id
     body.vec16()?; // cipher suites
     body.vec8()?; // compression methods
-    let mut hello = ClientHello {
-        server_name: None,
-        alpn: Vec::new(),
-        newest: legacy_version,
-    };
+    let mut hello = ClientHello { server_name: None, alpn: Vec::new(), newest: legacy_version };
     if body.is_empty() {
         return Some(hello);
     }

@@ -42,9 +42,7 @@ fn first_bytes_tell_what_is_spoken() {
 #[test]
 fn a_hello_says_its_name_its_protocols_and_its_newest_version() {
     let bytes = client_hello(&[0x0a0a, 0x0303, 0x0304, 0x0302], 0x0303, Some("Orders.Shop"));
-    let Parsed::Hello(hello, length) = client_hello::parse(&bytes) else {
-        panic!("it is a hello")
-    };
+    let Parsed::Hello(hello, length) = client_hello::parse(&bytes) else { panic!("it is a hello") };
     assert_eq!(hello.server_name.as_deref(), Some("orders.shop"));
     assert_eq!(hello.alpn, ["h2"]);
     assert_eq!((hello.newest, length), (WireVersion::TLS1_3, bytes.len()));
@@ -54,22 +52,13 @@ fn a_hello_says_its_name_its_protocols_and_its_newest_version() {
 
 #[test]
 fn a_server_hello_says_what_was_chosen_and_whether_it_was_a_retry() {
-    for (version, retry) in [
-        (0x0304, false),
-        (0x0304, true),
-        (0x0303, false),
-        (0x0302, false),
-        (0x0300, false),
-    ] {
+    for (version, retry) in [(0x0304, false), (0x0304, true), (0x0303, false), (0x0302, false), (0x0300, false)] {
         let Parsed::Hello(hello, _) = server_hello::parse(&server_hello(version, retry)) else {
             panic!("{version:#x}")
         };
         assert_eq!((hello.version, hello.retry), (WireVersion(version), retry));
     }
-    assert!(matches!(
-        server_hello::parse(&[21, 3, 3, 0, 2, 2, 70]),
-        Parsed::Alert(7)
-    ));
+    assert!(matches!(server_hello::parse(&[21, 3, 3, 0, 2, 2, 70]), Parsed::Alert(7)));
     assert!(matches!(server_hello::parse(b"HTTP/1.1 200"), Parsed::Invalid(_)));
 }
 

@@ -62,11 +62,7 @@ pub(crate) fn server_hello_message(version: u16, retry: bool) -> Vec<u8> {
     body.extend(if retry { HELLO_RETRY_RANDOM } else { [9; 32] });
     body.push(0);
     body.extend([0x13, 0x01, 0]);
-    let extensions = if version > 0x0303 {
-        extension(43, &version.to_be_bytes())
-    } else {
-        Vec::new()
-    };
+    let extensions = if version > 0x0303 { extension(43, &version.to_be_bytes()) } else { Vec::new() };
     body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
     body.extend(extensions);
     handshake(2, &body)

@@ -97,11 +97,7 @@ pub fn classify(bytes: &[u8]) -> Verdict {
             None => {}
         }
     }
-    if undecided {
-        Verdict::More
-    } else {
-        Verdict::Known(Protocol::Opaque)
-    }
+    if undecided { Verdict::More } else { Verdict::Known(Protocol::Opaque) }
 }
 
 fn literal(bytes: &[u8], expected: &[u8], protocol: Protocol) -> Option<Verdict> {
@@ -109,11 +105,7 @@ fn literal(bytes: &[u8], expected: &[u8], protocol: Protocol) -> Option<Verdict>
     if bytes[..common] != expected[..common] {
         return None;
     }
-    Some(if common == expected.len() {
-        Verdict::Known(protocol)
-    } else {
-        Verdict::More
-    })
+    Some(if common == expected.len() { Verdict::Known(protocol) } else { Verdict::More })
 }
 
 /// A handshake record (22), any 3.x version, a length that is legal, and a ClientHello (1) in it.
@@ -128,11 +120,7 @@ fn tls(bytes: &[u8]) -> Option<Verdict> {
             return None;
         }
     }
-    Some(if bytes.len() >= 6 {
-        Verdict::Known(Protocol::Tls)
-    } else {
-        Verdict::More
-    })
+    Some(if bytes.len() >= 6 { Verdict::Known(Protocol::Tls) } else { Verdict::More })
 }
 
 /// `METHOD SP` and the start of a target: origin-form, asterisk-form, absolute-form, or CONNECT's authority.

@@ -21,11 +21,7 @@ pub enum Message<'a> {
     /// Not all there yet.
     Incomplete,
     /// A complete handshake message: its type, its body, and how many bytes on the wire its records take.
-    Handshake {
-        kind: u8,
-        body: Cow<'a, [u8]>,
-        wire_len: usize,
-    },
+    Handshake { kind: u8, body: Cow<'a, [u8]>, wire_len: usize },
     /// A complete alert record: the other side refuses. `wire_len` bytes may be passed on to say so.
     Alert { wire_len: usize },
     /// Not TLS, or TLS that nobody sends.
@@ -53,11 +49,7 @@ pub fn first_message(bytes: &[u8]) -> Message<'_> {
                 continue;
             }
             ALERT if parts.is_empty() => {
-                return if bytes.len() >= end {
-                    Message::Alert { wire_len: end }
-                } else {
-                    Message::Incomplete
-                };
+                return if bytes.len() >= end { Message::Alert { wire_len: end } } else { Message::Incomplete };
             }
             HANDSHAKE => {}
             _ => return Message::Invalid("not a handshake record"),

@@ -28,11 +28,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<ServerHello> {
         Message::Incomplete => Parsed::Incomplete,
         Message::Invalid(why) => Parsed::Invalid(why),
         Message::Alert { wire_len } => Parsed::Alert(wire_len),
-        Message::Handshake {
-            kind: SERVER_HELLO,
-            body,
-            wire_len,
-        } => match parse_body(&body) {
+        Message::Handshake { kind: SERVER_HELLO, body, wire_len } => match parse_body(&body) {
             Some(hello) => Parsed::Hello(hello, wire_len),
             None => Parsed::Invalid("ServerHello is cut short or contradicts itself"),
         },
@@ -46,10 +42,7 @@ fn parse_body(body: &[u8]) -> Option<ServerHello> {
     let random = body.take(32)?;
     body.vec8()?; // session id
     body.take(3)?; // cipher suite, compression method
-    let mut hello = ServerHello {
-        version: legacy_version,
-        retry: random == HELLO_RETRY_RANDOM,
-    };
+    let mut hello = ServerHello { version: legacy_version, retry: random == HELLO_RETRY_RANDOM };
     if !body.is_empty() {
         let mut extensions = body.vec16()?;
         let mut seen = false;

@@ -65,14 +65,7 @@ impl Body {
     }
 
     pub fn http2(stream: RecvStream) -> Body {
-        if stream.is_end_stream() {
-            Body::Empty
-        } else {
-            Body::Http2 {
-                stream,
-                data_ended: false,
-            }
-        }
+        if stream.is_end_stream() { Body::Empty } else { Body::Http2 { stream, data_ended: false } }
     }
 
     /// Nothing to send: the message may be sent again as a whole.

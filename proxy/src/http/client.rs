@@ -80,29 +80,18 @@ impl Lease {
         let mut pool = self.client.http1.borrow_mut();
         let idle = pool.entry(self.address).or_default();
         let now = Instant::now();
-        while idle
-            .front()
-            .is_some_and(|oldest| now.duration_since(oldest.since) > IDLE_LIMIT)
-        {
+        while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) > IDLE_LIMIT) {
             idle.pop_front();
         }
         if idle.len() < MAX_IDLE && !self.sender.is_closed() {
-            idle.push_back(Idle {
-                sender: self.sender,
-                since: now,
-            });
+            idle.push_back(Idle { sender: self.sender, since: now });
         }
     }
 }
 
 impl AppClient {
     pub fn new(options: DialOptions) -> Rc<AppClient> {
-        Rc::new(AppClient {
-            options,
-            http1: RefCell::default(),
-            http2: RefCell::default(),
-            open: Rc::default(),
-        })
+        Rc::new(AppClient { options, http1: RefCell::default(), http2: RefCell::default(), open: Rc::default() })
     }
 
     /// Connections that are open now.
@@ -117,11 +106,7 @@ impl AppClient {
         request: Request<Body>,
         http2: bool,
     ) -> Result<Response<Body>, AppError> {
-        if http2 {
-            self.send_http2(address, request).await
-        } else {
-            self.send_http1(address, request).await
-        }
+        if http2 { self.send_http2(address, request).await } else { self.send_http1(address, request).await }
     }
 
     async fn send_http1(
@@ -138,11 +123,7 @@ impl AppClient {
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    let lease = Lease {
-                        client: Rc::clone(self),
-                        address,
-                        sender,
-                    };
+                    let lease = Lease { client: Rc::clone(self), address, sender };
                     return Ok(response.map(|incoming| Body::http1(incoming, Some(lease))));
                 }
                 // The app closed a kept-alive connection while we took it: nothing was sent, so the request is whole.
@@ -176,9 +157,7 @@ impl AppClient {
     }
 
     async fn dial_http1(&self, address: SocketAddr) -> Result<Sender, AppError> {
-        let stream = dial(address, self.options)
-            .await
-            .map_err(|error| AppError::Dial(address, error))?;
+        let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
         let (sender, connection) = hyper::client::conn::http1::Builder::new()
             .title_case_headers(true)
             .handshake(TokioIo::new(stream))
@@ -209,9 +188,7 @@ impl AppClient {
         };
         let (head, body) = request.into_parts();
         let ends = body.is_empty();
-        let (response, stream) = sender
-            .send_request(Request::from_parts(head, ()), ends)
-            .map_err(AppError::Http2)?;
+        let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
         if !ends {
             // Ends with the body or with the stream, whichever is first.
             tokio::task::spawn_local(pump(body, stream));
@@ -220,14 +197,8 @@ impl AppClient {
     }
 
     async fn dial_http2(&self, address: SocketAddr) -> Result<h2::client::SendRequest<Bytes>, AppError> {
-        let stream = dial(address, self.options)
-            .await
-            .map_err(|error| AppError::Dial(address, error))?;
-        let (sender, connection) = Http2Settings::APP
-            .client()
-            .handshake(stream)
-            .await
-            .map_err(AppError::Http2)?;
+        let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
+        let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
         let open = Open::count(&self.open);
         tokio::task::spawn_local(async move {
             let _ = connection.await;

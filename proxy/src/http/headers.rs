@@ -43,10 +43,7 @@ pub fn is_internal(name: &str) -> bool {
 fn is_forwarded_client_cert(name: &str) -> bool {
     let ours = FORWARDED_CLIENT_CERT;
     name.len() == ours.as_str().len()
-        && name
-            .bytes()
-            .zip(ours.as_str().bytes())
-            .all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+        && name.bytes().zip(ours.as_str().bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
 }
 
 fn is_suspect(name: &HeaderName) -> bool {

@@ -10,12 +10,8 @@ use super::target::{host, into_http1, into_http2};
 use crate::reason::Reason;
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-    let pair = |(name, value): &(&str, &str)| {
-        (
-            name.parse::<HeaderName>().unwrap(),
-            value.parse::<HeaderValue>().unwrap(),
-        )
-    };
+    let pair =
+        |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap());
     pairs.iter().map(pair).collect()
 }
 
@@ -36,34 +32,22 @@ fn what_must_not_pass_is_removed_and_the_rest_stays() {
         ("isthmusx", "kept"),
     ]);
     sanitize(&mut map);
-    let mut left: Vec<_> = map
-        .iter()
-        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-        .collect();
+    let mut left: Vec<_> = map.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
     left.sort();
     assert_eq!(left, ["content-length=3", "isthmusx=kept", "te=trailers"]);
 }
 
 #[test]
 fn connection_cannot_name_away_what_a_message_means() {
-    let mut map = headers(&[
-        ("connection", "host, content-length"),
-        ("host", "a"),
-        ("content-length", "3"),
-    ]);
+    let mut map = headers(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
     sanitize(&mut map);
     assert!(map.contains_key("host") && map.contains_key("content-length"));
 }
 
 #[test]
 fn trailers_lose_framing_and_identity() {
-    let mut map = headers(&[
-        ("x-sum", "1"),
-        ("isthmus-denied", "1"),
-        ("content-length", "1"),
-        ("host", "a"),
-        ("te", "x"),
-    ]);
+    let mut map =
+        headers(&[("x-sum", "1"), ("isthmus-denied", "1"), ("content-length", "1"), ("host", "a"), ("te", "x")]);
     sanitize_trailers(&mut map);
     assert_eq!(map.len(), 1);
 }
@@ -72,21 +56,14 @@ fn trailers_lose_framing_and_identity() {
 fn the_host_is_read_in_one_way_or_refused() {
     let request = |target: &str, hosts: &[&str]| {
         let builder = Request::get(target);
-        hosts
-            .iter()
-            .fold(builder, |builder, host| builder.header("host", *host))
-            .body(())
-            .unwrap()
+        hosts.iter().fold(builder, |builder, host| builder.header("host", *host)).body(()).unwrap()
     };
     let authority = |mut request: Request<()>| {
         into_http2(&mut request, "10.0.0.1:80").map(|()| request.uri().authority().unwrap().to_string())
     };
     assert_eq!(authority(request("/a", &["orders:80"])), Ok("orders:80".into()));
     assert_eq!(authority(request("/a", &[])), Ok("10.0.0.1:80".into()));
-    assert_eq!(
-        authority(request("http://absolute/a", &["other"])),
-        Ok("absolute".into())
-    );
+    assert_eq!(authority(request("http://absolute/a", &["other"])), Ok("absolute".into()));
     assert_eq!(authority(request("/a", &["a", "b"])), Err(Reason::MalformedRequest));
     assert_eq!(authority(request("/a", &["u@a"])), Err(Reason::MalformedRequest));
     assert_eq!(authority(request("/a", &["a b"])), Err(Reason::MalformedRequest));
@@ -101,11 +78,7 @@ fn the_host_is_read_in_one_way_or_refused() {
 
 #[test]
 fn grpc_is_known_by_its_content_type() {
-    for (value, is) in [
-        ("application/grpc", true),
-        ("application/grpc+proto", true),
-        ("application/grpc-web", false),
-    ] {
+    for (value, is) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false)] {
         assert_eq!(is_grpc(&headers(&[("content-type", value)])), is, "{value}");
     }
 }

@@ -62,10 +62,7 @@ pub struct Elapsed {
 impl Elapsed {
     pub fn new(total: Duration, app: Duration) -> Self {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Elapsed {
-            total_us: micros(total),
-            app_us: micros(app),
-        }
+        Elapsed { total_us: micros(total), app_us: micros(app) }
     }
 
     pub fn to_value(self) -> HeaderValue {
@@ -84,17 +81,12 @@ impl Elapsed {
             (!digits.is_empty() && digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit()))
                 .then(|| digits.parse().ok())?
         };
-        let elapsed = Elapsed {
-            total_us: number(total, "total=")?,
-            app_us: number(app, "app=")?,
-        };
+        let elapsed = Elapsed { total_us: number(total, "total=")?, app_us: number(app, "app=")? };
         (elapsed.app_us <= elapsed.total_us && elapsed.total_us <= YEAR_US).then_some(elapsed)
     }
 
     /// Takes the measurement out of a mesh response.
     pub fn take(headers: &mut HeaderMap) -> Option<Elapsed> {
-        headers
-            .remove(ELAPSED)
-            .and_then(|value| Elapsed::parse(value.as_bytes()))
+        headers.remove(ELAPSED).and_then(|value| Elapsed::parse(value.as_bytes()))
     }
 }

@@ -18,11 +18,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The answer to a request that is refused.
 pub fn refusal(reason: Reason, decision: Option<&str>, grpc: bool) -> Response<Body> {
-    let mut response = if grpc {
-        grpc_refusal(reason)
-    } else {
-        http_refusal(reason)
-    };
+    let mut response = if grpc { grpc_refusal(reason) } else { http_refusal(reason) };
     let headers = response.headers_mut();
     headers.insert(DENIED, HeaderValue::from_static(reason.word()));
     if let Some(decision) = decision.and_then(|id| HeaderValue::from_str(id).ok()) {

@@ -95,11 +95,7 @@ where
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The app's own `date` passes through; ours would be a second opinion. A client that half-closes still gets its
     // answer: the watch for its reset is on the write side.
-    builder
-        .auto_date_header(false)
-        .half_close(true)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(256 * 1024);
+    builder.auto_date_header(false).half_close(true).max_headers(MAX_HEADERS).max_buf_size(256 * 1024);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -116,11 +112,8 @@ where
     H: Fn(Request<Body>) -> F + Clone + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let mut connection: h2::server::Connection<S, Bytes> = Http2Settings::APP
-        .server()
-        .handshake(stream)
-        .await
-        .map_err(io::Error::other)?;
+    let mut connection: h2::server::Connection<S, Bytes> =
+        Http2Settings::APP.server().handshake(stream).await.map_err(io::Error::other)?;
     let mut stopping = false;
     loop {
         let accepted = tokio::select! {

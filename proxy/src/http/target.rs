@@ -39,11 +39,7 @@ pub fn into_http1<B>(request: &mut Request<B>) -> Result<(), Reason> {
 pub fn host<B>(request: &Request<B>) -> Option<&str> {
     match request.uri().authority() {
         Some(authority) => Some(authority.host()),
-        None => request
-            .headers()
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .map(without_port),
+        None => request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(without_port),
     }
 }
 
@@ -75,15 +71,9 @@ fn authority<B>(request: &Request<B>, fallback: &str) -> Result<Authority, Reaso
 
 /// `user@host` names one host to some readers and another to the rest.
 fn refuse_userinfo(authority: Authority) -> Result<Authority, Reason> {
-    if authority.as_str().contains('@') {
-        Err(Reason::MalformedRequest)
-    } else {
-        Ok(authority)
-    }
+    if authority.as_str().contains('@') { Err(Reason::MalformedRequest) } else { Ok(authority) }
 }
 
 fn path(uri: &Uri) -> PathAndQuery {
-    uri.path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"))
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
 }

@@ -44,22 +44,10 @@ impl Inbound {
         http: Option<HttpFacts<'_>>,
     ) -> Result<(), Refusal> {
         let peer_site = mesh.site_of(caller.address).map(|site| site.name.as_str());
-        let facts = Facts {
-            peer: caller.peer,
-            peer_ip: caller.address,
-            peer_site,
-            port,
-            http,
-        };
+        let facts = Facts { peer: caller.peer, peer_ip: caller.address, peer_site, port, http };
         let decision = match policy::check_transport(&inbound_port.policy, caller.arrived) {
             Ok(()) => policy::decide(&inbound_port.policy, &facts),
-            Err(reason) => Decision {
-                allowed: false,
-                reason: Some(reason),
-                policy: None,
-                rule: None,
-                audit: None,
-            },
+            Err(reason) => Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None },
         };
         if let Some(audit) = &decision.audit {
             self.needs.metrics.would_refuse(audit.reason, Direction::Inbound);
@@ -74,10 +62,7 @@ impl Inbound {
             return Ok(());
         }
         self.needs.metrics.refused(reason, Direction::Inbound);
-        Err(Refusal {
-            reason,
-            decision: Some(id),
-        })
+        Err(Refusal { reason, decision: Some(id) })
     }
 
     /// A refusal that no policy decided: counted, and said in the log.

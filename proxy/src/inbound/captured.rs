@@ -38,26 +38,12 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: 
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
     let mesh = inbound.needs.state.snapshot();
     if !mesh.is_own_address(destination.ip()) {
-        let reason = if mesh.is_ready() {
-            Reason::NotMyAddress
-        } else {
-            Reason::NotReady
-        };
-        inbound.refuse(
-            reason,
-            source.ip(),
-            &format!("captured for {destination}, which is not this workload's"),
-        );
+        let reason = if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady };
+        inbound.refuse(reason, source.ip(), &format!("captured for {destination}, which is not this workload's"));
         return tcp::reset(stream);
     }
     let port = mesh.inbound_port(destination.port());
-    let captured = Captured {
-        inbound,
-        mesh: &mesh,
-        port: &port,
-        source,
-        destination,
-    };
+    let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination };
     let Ok(peeked) = first_bytes(&mut stream, port.protocol).await else {
         return;
     };
@@ -76,11 +62,9 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: 
 /// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
 async fn first_bytes(stream: &mut TcpStream, declared: AppProtocol) -> io::Result<Peeked> {
     match declared {
-        AppProtocol::ServerFirst | AppProtocol::Tcp => Ok(Peeked {
-            protocol: Protocol::Opaque,
-            bytes: BytesMut::new(),
-            ended: false,
-        }),
+        AppProtocol::ServerFirst | AppProtocol::Tcp => {
+            Ok(Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false })
+        }
         AppProtocol::Detect => peek(stream, DETECTION_LIMIT).await,
         AppProtocol::Http | AppProtocol::Http2 => {
             let mut peeked = peek(stream, GATE_DEADLINE).await?;
@@ -100,22 +84,15 @@ impl Captured<'_> {
     }
 
     fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
-        let caller = Caller {
-            peer: None,
-            address: self.source.ip(),
-            arrived,
-        };
-        self.inbound
-            .authorize(self.mesh, self.destination.port(), self.port, caller, None)
+        let caller = Caller { peer: None, address: self.source.ip(), arrived };
+        self.inbound.authorize(self.mesh, self.destination.port(), self.port, caller, None)
     }
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (self.inbound, self.source.ip(), self.destination);
         let handle = |request| async move { request::from_plain(inbound, source, destination, false, request).await };
         let stream = Prefixed::new(bytes, stream);
-        serve_http1(stream, inbound.needs.stop.clone(), handle)
-            .await
-            .map_err(io::Error::other)
+        serve_http1(stream, inbound.needs.stop.clone(), handle).await.map_err(io::Error::other)
     }
 
     async fn http2(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
@@ -170,10 +147,7 @@ impl Captured<'_> {
     fn app_tls(&self, version: WireVersion) -> Arrived {
         // On a port declared PostgreSQL, TLS comes after an SSLRequest, or at once (direct negotiation, version 17).
         let declared = matches!(self.port.protocol, AppProtocol::Tls | AppProtocol::Postgres);
-        Arrived::AppTls {
-            version: TlsVersion::from_wire(version.0),
-            declared,
-        }
+        Arrived::AppTls { version: TlsVersion::from_wire(version.0), declared }
     }
 
     /// SSLRequest, one byte back, then TLS or plain. Bytes that came with the request were not asked for yet: whoever
@@ -200,17 +174,12 @@ impl Captured<'_> {
             tcp::reset(stream);
             return Ok(());
         }
-        self.copy(BytesMut::new(), BytesMut::from(&answer[..]), &stream, &app)
-            .await
+        self.copy(BytesMut::new(), BytesMut::from(&answer[..]), &stream, &app).await
     }
 
     async fn postgres_tls(&self, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
         let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
-        let minimum = if open {
-            WireVersion(0)
-        } else {
-            wire_version(self.port.policy.min_tls_version)
-        };
+        let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
         match gate::open(&mut stream, BytesMut::new(), &mut app, minimum).await {
             Ok(gate) => self.copy(gate.to_server, gate.to_client, &stream, &app).await,
             Err(error) => self.shut(error, stream),
@@ -245,10 +214,7 @@ impl Captured<'_> {
         drop((to_app, to_caller));
         let copied = Copied::default();
         let result = copy_both(stream, app, &copied).await;
-        self.inbound
-            .needs
-            .metrics
-            .bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
+        self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
         result
     }
 }

@@ -16,9 +16,7 @@ use crate::tls;
 async fn dial(world: &World, identity: &std::sync::Arc<IdentityStore>) -> Result<SendRequest<Bytes>, String> {
     let stream = TcpStream::connect(world.mesh).await.unwrap();
     let config = identity.client_config(&[tls::mesh::ALPN], ExpectedPeer::AnyOf(vec![id("orders")]));
-    let (stream, _) = tls::connect(stream, world.mesh.ip(), config)
-        .await
-        .map_err(|error| error.word().to_owned())?;
+    let (stream, _) = tls::connect(stream, world.mesh.ip(), config).await.map_err(|error| error.word().to_owned())?;
     let (sender, connection) = h2::client::handshake(stream).await.map_err(|error| error.to_string())?;
     tokio::task::spawn_local(async move {
         let _ = connection.await;
@@ -41,10 +39,7 @@ async fn send(sender: &mut SendRequest<Bytes>, request: http::request::Builder) 
 }
 
 fn denied<T>(response: &Response<T>) -> &str {
-    response
-        .headers()
-        .get("isthmus-denied")
-        .map_or("", |word| word.to_str().unwrap())
+    response.headers().get("isthmus-denied").map_or("", |word| word.to_str().unwrap())
 }
 
 #[tokio::test]
@@ -65,11 +60,8 @@ async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
             &[("isthmus_port", &own)],
         ];
         for headers in wrong {
-            let request = headers
-                .iter()
-                .fold(Request::get("http://o/"), |request, (name, value)| {
-                    request.header(*name, *value)
-                });
+            let request =
+                headers.iter().fold(Request::get("http://o/"), |request, (name, value)| request.header(*name, *value));
             let response = send(&mut peer, request).await.unwrap();
             assert_eq!(
                 (response.status(), denied(&response)),
@@ -84,16 +76,8 @@ async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
             .header("isthmus_elapsed", "total=1;app=1")
             .header("x-forwarded-client-cert", "URI=spiffe://shop.example/ns/shop/sa/admin");
         let response = send(&mut peer, request).await.unwrap();
-        assert_eq!(
-            (response.status(), accepted.get()),
-            (StatusCode::OK, 1),
-            "Host does not select the address"
-        );
-        assert!(
-            !response.body().contains("isthmus") && !response.body().contains("admin"),
-            "{}",
-            response.body()
-        );
+        assert_eq!((response.status(), accepted.get()), (StatusCode::OK, 1), "Host does not select the address");
+        assert!(!response.body().contains("isthmus") && !response.body().contains("admin"), "{}", response.body());
         assert!(response.headers().contains_key("isthmus-elapsed"));
         let request = Request::get("http://o/").header("isthmus-port", "15001");
         assert_eq!(denied(&send(&mut peer, request).await.unwrap()), "forbidden-port");
@@ -107,9 +91,7 @@ async fn trailers_of_a_mesh_peer_are_cleaned() {
         let (port, _) = app(mirror).await;
         let world = world(Spec::http(port)).await;
         let mut peer = dial(&world, &world.web).await.unwrap();
-        let request = Request::post("http://o/")
-            .header("isthmus-port", port)
-            .header("trailer", "x-sum, isthmus-x");
+        let request = Request::post("http://o/").header("isthmus-port", port).header("trailer", "x-sum, isthmus-x");
         let (response, mut body) = peer.send_request(request.body(()).unwrap(), false).unwrap();
         body.send_data("data".into(), false).unwrap();
         let mut trailers = http::HeaderMap::new();
@@ -119,10 +101,7 @@ async fn trailers_of_a_mesh_peer_are_cleaned() {
         body.send_trailers(trailers).unwrap();
         let mut body = response.await.unwrap().into_body();
         let text = String::from_utf8(body.data().await.unwrap().unwrap().to_vec()).unwrap();
-        assert!(
-            text.contains("t-x-sum: 1") && !text.contains("t-isthmus") && !text.contains("t-x_"),
-            "{text}"
-        );
+        assert!(text.contains("t-x-sum: 1") && !text.contains("t-isthmus") && !text.contains("t-x_"), "{text}");
     })
     .await;
 }
@@ -170,9 +149,7 @@ async fn only_a_valid_certificate_of_this_trust_domain_gets_in() {
         assert!(dial(&world, &store(&evil, &who)).await.is_err());
         // A certificate that ended.
         let expired = store(&world.ca, &id("web"));
-        expired
-            .replace(identity(&world.ca, &id("web"), Duration::from_secs(2)))
-            .unwrap();
+        expired.replace(identity(&world.ca, &id("web"), Duration::from_secs(2))).unwrap();
         tokio::time::timeout(Duration::from_secs(20), async {
             while dial(&world, &expired).await.is_ok() {
                 tokio::task::yield_now().await;
@@ -189,12 +166,9 @@ async fn garbage_on_the_mesh_port_is_closed_and_nothing_else_happens() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
         let world = world(Spec::http(port)).await;
-        for garbage in [
-            &b"GET / HTTP/1.1\r\n\r\n"[..],
-            &[0; 4096],
-            b"\x16\x03\x01\xff\xff",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        ] {
+        for garbage in
+            [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], b"\x16\x03\x01\xff\xff", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+        {
             let mut stream = TcpStream::connect(world.mesh).await.unwrap();
             stream.write_all(garbage).await.unwrap();
             stream.shutdown().await.unwrap();

@@ -36,25 +36,15 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     let (stream, identity) = match tls::accept(stream, inbound.server_config.clone()).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            inbound
-                .needs
-                .metrics
-                .mesh_handshake_failed(MeshSide::Server, error.word());
+            inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, error.word());
             tracing::info!(reason = error.word(), caller_address = %source, "no mesh connection: {error}");
             return;
         }
     };
-    let peer = Rc::new(Peer {
-        identity,
-        source,
-        local,
-    });
+    let peer = Rc::new(Peer { identity, source, local });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
-        inbound
-            .needs
-            .metrics
-            .mesh_handshake_failed(MeshSide::Server, "not-http2");
+        inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
     };
     let _open = inbound.needs.metrics.mesh_connection(MeshSide::Server);

@@ -72,17 +72,9 @@ pub struct Inbound {
 
 impl Inbound {
     pub fn new(needs: Needs) -> Rc<Inbound> {
-        let dial = DialOptions {
-            mark: needs.mark,
-            deadline: APP_DIAL_DEADLINE,
-        };
+        let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
         let server_config = needs.identity.server_config(&[tls::mesh::ALPN], ClientAuth::Required);
-        Rc::new(Inbound {
-            app: AppClient::new(dial),
-            server_config,
-            dial,
-            needs,
-        })
+        Rc::new(Inbound { app: AppClient::new(dial), server_config, dial, needs })
     }
 
     /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.

@@ -71,40 +71,19 @@ async fn bodies_and_trailers_arrive_as_they_were_sent() {
 async fn a_caller_that_is_not_allowed_gets_a_word_and_an_id_and_the_operator_the_rule() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
-        let world = world_of(
-            Spec {
-                allow: Some(vec!["web"]),
-                ..Spec::http(port)
-            },
-            "batch",
-            "orders",
-        )
-        .await;
+        let world = world_of(Spec { allow: Some(vec!["web"]), ..Spec::http(port) }, "batch", "orders").await;
         let (batch, _) = world.capture(VIP).await;
         let answer = get(batch, "/", "").await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 403 Forbidden"), "{answer}");
         assert!(answer.ends_with("not-allowed"), "{answer}");
-        let header = answer.lines().find_map(|line| {
-            line.to_lowercase()
-                .strip_prefix("isthmus-decision: ")
-                .map(str::to_owned)
-        });
-        let record = world
-            .decisions
-            .get(header.unwrap().trim())
-            .expect("the decision is remembered");
+        let header =
+            answer.lines().find_map(|line| line.to_lowercase().strip_prefix("isthmus-decision: ").map(str::to_owned));
+        let record = world.decisions.get(header.unwrap().trim()).expect("the decision is remembered");
         assert_eq!(record.policy.as_deref(), Some("shop/orders"));
         assert!(record.would_allow.unwrap().contains("sa/batch"));
         assert_eq!(accepted.get(), 0);
         // The control arm: the same bytes with the rule relaxed.
-        publish_inbound(
-            &world.orders.state,
-            2,
-            &Spec {
-                allow: Some(vec!["web", "batch"]),
-                ..world.spec.clone()
-            },
-        );
+        publish_inbound(&world.orders.state, 2, &Spec { allow: Some(vec!["web", "batch"]), ..world.spec.clone() });
         assert!(get(batch, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(accepted.get(), 1);
     })
@@ -115,11 +94,7 @@ async fn a_caller_that_is_not_allowed_gets_a_word_and_an_id_and_the_operator_the
 async fn in_observe_a_refusal_is_recorded_and_the_request_passes() {
     on_worker(async {
         let (port, _) = app(mirror).await;
-        let spec = Spec {
-            allow: Some(vec![]),
-            enforcement: Enforcement::Observe,
-            ..Spec::http(port)
-        };
+        let spec = Spec { allow: Some(vec![]), enforcement: Enforcement::Observe, ..Spec::http(port) };
         let world = world(spec).await;
         let (web, _) = world.capture(VIP).await;
         assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
@@ -136,10 +111,7 @@ async fn an_address_of_the_mesh_that_nobody_knows_is_refused() {
         let world = world(Spec::http(port)).await;
         let (web, _) = world.capture("10.96.0.1:81".parse().unwrap()).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 502") && answer.ends_with("destination-unknown"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("destination-unknown"), "{answer}");
         let reset = exchange(web, b"\0\0\0\0").await;
         assert_eq!(reset.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     })
@@ -153,10 +125,7 @@ async fn a_peer_with_another_identity_than_the_endpoint_may_have_is_not_spoken_t
         let world = world_of(Spec::http(port), "web", "payments").await;
         let (web, _) = world.capture(VIP).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 502") && answer.ends_with("peer-identity"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.ends_with("peer-identity"), "{answer}");
         assert_eq!(accepted.get(), 0);
     })
     .await;
@@ -187,10 +156,7 @@ async fn rotations_under_load_cost_no_request() {
                 while progress.get() < rotation * 300 {
                     tokio::task::yield_now().await;
                 }
-                rotating
-                    .web
-                    .replace(identity(&rotating.ca, &id("web"), Duration::from_secs(3600)))
-                    .unwrap();
+                rotating.web.replace(identity(&rotating.ca, &id("web"), Duration::from_secs(3600))).unwrap();
             }
         });
         for worker in workers {
@@ -237,9 +203,8 @@ async fn grpc_app(stream: TcpStream) {
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         tokio::task::spawn_local(async move {
             let te = request.headers().get("te").is_some_and(|te| te == "trailers");
-            let response = http::Response::builder()
-                .header("content-type", "application/grpc")
-                .header("x-te", te.to_string());
+            let response =
+                http::Response::builder().header("content-type", "application/grpc").header("x-te", te.to_string());
             let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
             let mut body = request.into_body();
             while let Some(Ok(bytes)) = body.data().await {
@@ -247,9 +212,7 @@ async fn grpc_app(stream: TcpStream) {
                 send.send_data(bytes, false).unwrap();
             }
             let trailers = [("grpc-status", "0"), ("isthmus-x", "1")];
-            let trailers = trailers
-                .iter()
-                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             send.send_trailers(trailers.collect::<http::HeaderMap>()).unwrap();
         });
     }
@@ -259,15 +222,9 @@ async fn grpc_app(stream: TcpStream) {
 async fn a_stream_of_messages_goes_both_ways_at_once_and_ends_with_trailers() {
     on_worker(async {
         let (port, _) = app(grpc_app).await;
-        let world = world(Spec {
-            protocol: AppProtocol::Http2,
-            ..Spec::http(port)
-        })
-        .await;
+        let world = world(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) }).await;
         let (web, _) = world.capture(VIP).await;
-        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap())
-            .await
-            .unwrap();
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
         tokio::task::spawn_local(async move { connection.await.unwrap() });
         let mut sender = sender.ready().await.unwrap();
         let request = http::Request::post("http://orders.shop/shop.Orders/Chat")
@@ -298,16 +255,10 @@ async fn a_stream_of_messages_goes_both_ways_at_once_and_ends_with_trailers() {
 async fn a_refused_grpc_call_gets_a_grpc_status() {
     on_worker(async {
         let (port, accepted) = app(grpc_app).await;
-        let spec = Spec {
-            protocol: AppProtocol::Http2,
-            allow: Some(vec!["batch"]),
-            ..Spec::http(port)
-        };
+        let spec = Spec { protocol: AppProtocol::Http2, allow: Some(vec!["batch"]), ..Spec::http(port) };
         let world = world(spec).await;
         let (web, _) = world.capture(VIP).await;
-        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap())
-            .await
-            .unwrap();
+        let (sender, connection) = h2::client::handshake(TcpStream::connect(web).await.unwrap()).await.unwrap();
         tokio::task::spawn_local(async move { connection.await.unwrap() });
         let mut sender: h2::client::SendRequest<bytes::Bytes> = sender.ready().await.unwrap();
         let request = http::Request::post("http://orders.shop/a").header("content-type", "application/grpc");

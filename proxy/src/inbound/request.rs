@@ -28,22 +28,13 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, mut request: R
     let http2 = internal::take_is_http2(request.headers_mut());
     let hop = port.and_then(|port| {
         let app = app_address(inbound, peer, port)?;
-        Ok(Hop {
-            peer: Some(&peer.identity.id),
-            source: peer.source.ip(),
-            app,
-            arrived: Arrived::Mesh,
-            http2,
-        })
+        Ok(Hop { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh, http2 })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
         Err(reason) => {
-            let refusal = inbound.refuse(
-                reason,
-                peer.source.ip(),
-                "a mesh request that names no port of this workload",
-            );
+            let refusal =
+                inbound.refuse(reason, peer.source.ip(), "a mesh request that names no port of this workload");
             respond::refusal(refusal.reason, None, grpc)
         }
     }
@@ -57,13 +48,7 @@ pub(super) async fn from_plain(
     http2: bool,
     mut request: Request<Body>,
 ) -> Response<Body> {
-    let hop = Hop {
-        peer: None,
-        source,
-        app: destination,
-        arrived: Arrived::Plain,
-        http2,
-    };
+    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2 };
     if !http2 && let Err(reason) = target::into_http2(&mut request, &destination.to_string()) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers()));
@@ -87,27 +72,15 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
     }
     let mesh = inbound.needs.state.snapshot();
     let local = peer.local.ip().to_canonical();
-    let ip = if mesh.is_own_address(local) {
-        Some(local)
-    } else {
-        mesh.inbound().addresses().next()
-    };
-    ip.map(|ip| SocketAddr::new(ip, port)).ok_or(if mesh.is_ready() {
-        Reason::NotMyAddress
-    } else {
-        Reason::NotReady
-    })
+    let ip = if mesh.is_own_address(local) { Some(local) } else { mesh.inbound().addresses().next() };
+    ip.map(|ip| SocketAddr::new(ip, port)).ok_or(if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady })
 }
 
 async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let grpc = respond::is_grpc(request.headers());
     let trace = inbound.needs.tracer.hop(request.headers());
-    let start_ns = if trace.sampled {
-        inbound.needs.tracer.now_ns()
-    } else {
-        0
-    };
+    let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
     let answered = match authorize(inbound, &hop, &request) {
         Ok(()) => send(inbound, &hop, request, &trace).await,
@@ -125,30 +98,12 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
                 start_ns,
                 Outcome::refused(reason, decision, response.status().as_u16()),
             );
-            return finish(
-                inbound,
-                response,
-                Elapsed::new(total, Default::default()),
-                hop.peer.is_some(),
-                total,
-            );
+            return finish(inbound, response, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
         }
     };
     sanitize(response.headers_mut());
-    record_span(
-        inbound,
-        &hop,
-        &trace,
-        start_ns,
-        Outcome::answered(response.status().as_u16(), total, app_time),
-    );
-    response = finish(
-        inbound,
-        response,
-        Elapsed::new(total, app_time),
-        hop.peer.is_some(),
-        total,
-    );
+    record_span(inbound, &hop, &trace, start_ns, Outcome::answered(response.status().as_u16(), total, app_time));
+    response = finish(inbound, response, Elapsed::new(total, app_time), hop.peer.is_some(), total);
     response
 }
 
@@ -160,10 +115,7 @@ fn finish(
     to_mesh: bool,
     total: std::time::Duration,
 ) -> Response<Body> {
-    inbound
-        .needs
-        .metrics
-        .request(Direction::Inbound, response.status().as_u16(), total);
+    inbound.needs.metrics.request(Direction::Inbound, response.status().as_u16(), total);
     if to_mesh {
         response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
     }
@@ -179,11 +131,7 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Resul
         path: request.uri().path(),
         headers: request.headers(),
     };
-    let caller = Caller {
-        peer: hop.peer,
-        address: hop.source,
-        arrived: hop.arrived,
-    };
+    let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
     inbound.authorize(&mesh, port, mesh.inbound().port(port), caller, Some(http))
 }
 
@@ -235,19 +183,11 @@ struct Outcome {
 
 impl Outcome {
     fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
-        Outcome {
-            status,
-            refused: Some((reason, decision)),
-            times: None,
-        }
+        Outcome { status, refused: Some((reason, decision)), times: None }
     }
 
     fn answered(status: u16, total: std::time::Duration, app: std::time::Duration) -> Self {
-        Outcome {
-            status,
-            refused: None,
-            times: Some((total, app)),
-        }
+        Outcome { status, refused: None, times: Some((total, app)) }
     }
 }
 

@@ -41,10 +41,7 @@ pub(super) async fn serve(
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            return refuse(
-                &mut respond,
-                &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail),
-            );
+            return refuse(&mut respond, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
         }
     };
     let Ok(to_peer) = respond.send_response(Response::new(()), false) else {
@@ -63,41 +60,24 @@ pub(super) async fn serve(
             tcp::mark_reset(&stream);
         }
     }
-    inbound
-        .needs
-        .metrics
-        .bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
+    inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
 }
 
 /// `ip:port` of this workload, and a caller that may go there.
 fn authorized_address(inbound: &Inbound, peer: &Peer, request: &Request<RecvStream>) -> Result<SocketAddr, Refusal> {
     let source = peer.source.ip();
-    let authority = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str())
-        .unwrap_or_default();
+    let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
     let Ok(app) = authority.parse::<SocketAddr>() else {
-        return Err(inbound.refuse(
-            Reason::BadInternalHeader,
-            source,
-            "a tunnel to something that is not ip:port",
-        ));
+        return Err(inbound.refuse(Reason::BadInternalHeader, source, "a tunnel to something that is not ip:port"));
     };
     let mesh = inbound.needs.state.snapshot();
     let own = mesh.is_own_address(app.ip());
     if inbound.needs.own_ports.contains(&app.port()) || app.port() == 0 || (app.ip().is_loopback() && !own) {
-        let detail = format!(
-            "{} asks for {app}: loopback and the proxy's own ports are nobody's",
-            peer.identity.id
-        );
+        let detail = format!("{} asks for {app}: loopback and the proxy's own ports are nobody's", peer.identity.id);
         return Err(inbound.refuse(Reason::ForbiddenPort, source, &detail));
     }
     if !own {
-        let detail = format!(
-            "{} asks for {app}, which is not this workload's address",
-            peer.identity.id
-        );
+        let detail = format!("{} asks for {app}, which is not this workload's address", peer.identity.id);
         return Err(inbound.refuse(Reason::NotMyAddress, source, &detail));
     }
     inbound.authorize(&mesh, app.port(), mesh.inbound().port(app.port()), caller(peer), None)?;
@@ -105,11 +85,7 @@ fn authorized_address(inbound: &Inbound, peer: &Peer, request: &Request<RecvStre
 }
 
 fn caller(peer: &Peer) -> Caller<'_> {
-    Caller {
-        peer: Some(&peer.identity.id),
-        address: peer.source.ip(),
-        arrived: Arrived::Mesh,
-    }
+    Caller { peer: Some(&peer.identity.id), address: peer.source.ip(), arrived: Arrived::Mesh }
 }
 
 /// The answer of a tunnel that is not: the caller's sidecar turns it into RST.
@@ -140,13 +116,7 @@ async fn carry(
         let enforced = mesh.enforcement() == Enforcement::Enforce;
         pass_gate(inbound, minimum, enforced, stream, &mut from_peer, &mut to_peer, copied).await?;
     }
-    copy_tunnel(
-        stream,
-        &mut to_peer,
-        std::future::ready(Ok::<_, io::Error>(from_peer)),
-        copied,
-    )
-    .await
+    copy_tunnel(stream, &mut to_peer, std::future::ready(Ok::<_, io::Error>(from_peer)), copied).await
 }
 
 /// The version that app TLS inside a tunnel must have, where the port is declared TLS and not left open.
@@ -190,9 +160,7 @@ async fn pass_gate(
         Ok(gate) => {
             write_all(app, &gate.to_server).await?;
             write_all(app, &rest).await?;
-            send_all(to_peer, gate.to_client.freeze())
-                .await
-                .map_err(io::Error::other)
+            send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)
         }
         Err(error) => {
             if let Some(reason) = error.reason() {
@@ -214,10 +182,7 @@ async fn no_longer_allowed(inbound: &Inbound, peer: &Peer, port: u16) {
     let mut published = inbound.needs.state.subscribe();
     while published.changed().await.is_ok() {
         let mesh = inbound.needs.state.snapshot();
-        if inbound
-            .authorize(&mesh, port, mesh.inbound().port(port), caller(peer), None)
-            .is_err()
-        {
+        if inbound.authorize(&mesh, port, mesh.inbound().port(port), caller(peer), None).is_err() {
             return;
         }
     }

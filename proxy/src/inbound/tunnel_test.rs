@@ -19,10 +19,7 @@ async fn echo(mut stream: TcpStream) {
 }
 
 fn tcp(port: u16) -> Spec {
-    Spec {
-        protocol: AppProtocol::Tcp,
-        ..Spec::http(port)
-    }
+    Spec { protocol: AppProtocol::Tcp, ..Spec::http(port) }
 }
 
 #[tokio::test]
@@ -53,11 +50,7 @@ async fn a_server_that_speaks_first_is_not_waited_for() {
             let _ = stream.write_all(b"220 ready\r\n").await;
         })
         .await;
-        let world = world(Spec {
-            protocol: AppProtocol::ServerFirst,
-            ..Spec::http(port)
-        })
-        .await;
+        let world = world(Spec { protocol: AppProtocol::ServerFirst, ..Spec::http(port) }).await;
         let (web, _) = world.capture(VIP).await;
         assert_eq!(exchange(web, b"").await.unwrap(), "220 ready\r\n");
     })
@@ -68,34 +61,17 @@ async fn a_server_that_speaks_first_is_not_waited_for() {
 async fn a_refused_stream_ends_with_rst_and_never_with_fin() {
     on_worker(async {
         let (port, accepted) = app(echo).await;
-        let world = world(Spec {
-            allow: Some(vec!["batch"]),
-            ..tcp(port)
-        })
-        .await;
+        let world = world(Spec { allow: Some(vec!["batch"]), ..tcp(port) }).await;
         let (web, _) = world.capture(VIP).await;
-        assert_eq!(
-            exchange(web, b"hello").await.unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
+        assert_eq!(exchange(web, b"hello").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!(accepted.get(), 0);
         publish_inbound(&world.orders.state, 2, &tcp(port));
         let mut allowed = TcpStream::connect(web).await.unwrap();
         allowed.write_all(b"hello").await.unwrap();
         allowed.read_exact(&mut [0; 5]).await.unwrap();
         // A policy that no longer allows it closes what is open.
-        publish_inbound(
-            &world.orders.state,
-            3,
-            &Spec {
-                allow: Some(vec!["batch"]),
-                ..tcp(port)
-            },
-        );
-        assert_eq!(
-            allowed.read(&mut [0; 5]).await.unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
+        publish_inbound(&world.orders.state, 3, &Spec { allow: Some(vec!["batch"]), ..tcp(port) });
+        assert_eq!(allowed.read(&mut [0; 5]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     })
     .await;
 }
@@ -103,25 +79,14 @@ async fn a_refused_stream_ends_with_rst_and_never_with_fin() {
 #[tokio::test]
 async fn an_app_that_is_not_there_is_a_reset_and_a_502() {
     on_worker(async {
-        let closed = tokio::net::TcpListener::bind((OWN, 0))
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let closed = tokio::net::TcpListener::bind((OWN, 0)).await.unwrap().local_addr().unwrap().port();
         let pair = world(tcp(closed)).await;
         let (web, _) = pair.capture(VIP).await;
-        assert_eq!(
-            exchange(web, b"hello").await.unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
+        assert_eq!(exchange(web, b"hello").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         let pair = world(Spec::http(closed)).await;
         let (web, _) = pair.capture(VIP).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 502") && answer.contains("app-unreachable"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("app-unreachable"), "{answer}");
     })
     .await;
 }
@@ -130,41 +95,21 @@ async fn an_app_that_is_not_there_is_a_reset_and_a_502() {
 async fn plain_bytes_past_the_sidecar_are_refused_where_the_transport_says_so() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
-        let world = world(Spec {
-            transport: Transport::HttpsOnly,
-            ..Spec::http(port)
-        })
-        .await;
+        let world = world(Spec { transport: Transport::HttpsOnly, ..Spec::http(port) }).await;
         let past = world.capture_inbound(SocketAddr::new(OWN, port)).await;
         let answer = get(past, "/", "").await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 403") && answer.ends_with("plaintext"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("plaintext"), "{answer}");
         let garbage = exchange(past, b"\x00\x01\x02\x03").await.unwrap();
         assert!(garbage.starts_with("HTTP/1.1 400"), "{garbage}");
         assert_eq!(accepted.get(), 0);
-        publish_inbound(
-            &world.orders.state,
-            2,
-            &Spec {
-                transport: Transport::Permissive,
-                ..world.spec.clone()
-            },
-        );
+        publish_inbound(&world.orders.state, 2, &Spec { transport: Transport::Permissive, ..world.spec.clone() });
         let forged = "x-forwarded-client-cert: URI=spiffe://shop.example/ns/shop/sa/web\r\n";
         let answer = get(past, "/", forged).await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 200") && !answer.contains("spiffe"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("spiffe"), "{answer}");
         assert!(!answer.contains("elapsed"), "{answer}");
         assert_eq!(accepted.get(), 1);
         let other = world.capture_inbound("127.0.0.3:80".parse().unwrap()).await;
-        assert_eq!(
-            exchange(other, b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
+        assert_eq!(exchange(other, b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     })
     .await;
 }
@@ -183,11 +128,7 @@ async fn app_tls_passes_the_gate_only_with_a_version_that_both_sides_hold() {
     on_worker(async {
         for (offered, chosen, passes) in [(0x0304, 0x0304, true), (0x0302, 0x0302, false), (0x0304, 0x0302, false)] {
             let (port, _) = app(move |stream| tls_app(stream, chosen)).await;
-            let spec = Spec {
-                protocol: AppProtocol::Tls,
-                transport: Transport::HttpsOnly,
-                ..Spec::http(port)
-            };
+            let spec = Spec { protocol: AppProtocol::Tls, transport: Transport::HttpsOnly, ..Spec::http(port) };
             let world = world(spec).await;
             let (web, _) = world.capture(VIP).await;
             let past = world.capture_inbound(SocketAddr::new(OWN, port)).await;
@@ -210,19 +151,12 @@ async fn app_tls_passes_the_gate_only_with_a_version_that_both_sides_hold() {
 async fn app_tls_on_a_port_that_is_not_declared_is_refused() {
     on_worker(async {
         let (port, accepted) = app(|stream| tls_app(stream, 0x0304)).await;
-        let spec = Spec {
-            protocol: AppProtocol::Detect,
-            transport: Transport::HttpsOnly,
-            ..Spec::http(port)
-        };
+        let spec = Spec { protocol: AppProtocol::Detect, transport: Transport::HttpsOnly, ..Spec::http(port) };
         let world = world(spec).await;
         let past = world.capture_inbound(SocketAddr::new(OWN, port)).await;
         let refused = exchange(past, &client_hello(&[0x0304], 0x0303, None)).await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(
-            (accepted.get(), world.decisions.recent()[0].reason),
-            (0, "tls-not-declared")
-        );
+        assert_eq!((accepted.get(), world.decisions.recent()[0].reason), (0, "tls-not-declared"));
     })
     .await;
 }
@@ -231,23 +165,13 @@ async fn app_tls_on_a_port_that_is_not_declared_is_refused() {
 async fn an_endpoint_without_sidecar_gets_only_what_its_transport_takes() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
-        let world = world(Spec {
-            min_tls: TlsVersion::V1_2,
-            ..Spec::http(port)
-        })
-        .await;
+        let world = world(Spec { min_tls: TlsVersion::V1_2, ..Spec::http(port) }).await;
         publish_outbound(&world.web_state, None, &id("orders"), &world.spec);
         let (web, _) = world.capture(VIP).await;
         let answer = get(web, "/", "").await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 403") && answer.ends_with("plaintext"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("plaintext"), "{answer}");
         assert_eq!(accepted.get(), 0);
-        let open = Spec {
-            transport: Transport::Permissive,
-            ..world.spec.clone()
-        };
+        let open = Spec { transport: Transport::Permissive, ..world.spec.clone() };
         publish_outbound(&world.web_state, None, &id("orders"), &open);
         assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
     })

@@ -103,20 +103,14 @@ fn policy(spec: &Spec) -> PortPolicy {
         min_tls_version: spec.min_tls,
         deny: Vec::new(),
         allow: spec.allow.iter().flatten().map(rule).collect(),
-        default_action: if spec.allow.is_some() {
-            Action::Deny
-        } else {
-            Action::Allow
-        },
+        default_action: if spec.allow.is_some() { Action::Deny } else { Action::Allow },
         default_from: spec.allow.as_ref().map(|_| "shop/orders".into()),
     }
 }
 
 fn mesh_body(spec: &Spec) -> Body {
-    let site = |name: &str, range: &str| model::Site {
-        name: name.parse().unwrap(),
-        ranges: vec![range.parse().unwrap()],
-    };
+    let site =
+        |name: &str, range: &str| model::Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()] };
     Body::Mesh(Box::new(model::Mesh {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         enforcement: spec.enforcement,
@@ -132,16 +126,8 @@ fn mesh_body(spec: &Spec) -> Body {
 }
 
 fn publish(state: &State, version: u64, upserts: Vec<(ResourceKey, Body)>) {
-    let upserts = upserts
-        .into_iter()
-        .map(|(key, body)| Resource { key, body: Ok(body) })
-        .collect();
-    let delta = Delta {
-        version,
-        upserts,
-        removals: Vec::new(),
-        first_sync_complete: true,
-    };
+    let upserts = upserts.into_iter().map(|(key, body)| Resource { key, body: Ok(body) }).collect();
+    let delta = Delta { version, upserts, removals: Vec::new(), first_sync_complete: true };
     state.publish(Mesh::unknown().apply(delta));
 }
 
@@ -160,10 +146,7 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
     publish(
         state,
         version,
-        vec![
-            (ResourceKey::Mesh, mesh_body(spec)),
-            (ResourceKey::Inbound, Body::Inbound(Box::new(inbound))),
-        ],
+        vec![(ResourceKey::Mesh, mesh_body(spec)), (ResourceKey::Inbound, Body::Inbound(Box::new(inbound)))],
     );
 }
 
@@ -187,17 +170,11 @@ pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: 
             ip: OWN,
             target_ports: [(80, spec.app_port)].into(),
             workload: Some("shop/orders".parse().unwrap()),
-            mesh: mesh_port.map(|port| model::MeshPeer {
-                port,
-                identities: vec![expected.clone()],
-            }),
+            mesh: mesh_port.map(|port| model::MeshPeer { port, identities: vec![expected.clone()] }),
         })],
     };
     let name = service.name.clone();
-    let address = model::Address {
-        ip: VIP.ip(),
-        target: model::Target::Service(name.clone()),
-    };
+    let address = model::Address { ip: VIP.ip(), target: model::Target::Service(name.clone()) };
     publish(
         state,
         1,
@@ -250,22 +227,8 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
             tokio::task::spawn_local(async move { inbound.mesh(stream, source).await });
         }
     });
-    let orders = Arc::new(Inbound_ {
-        state: orders_state,
-        metrics,
-    });
-    World {
-        ca,
-        web,
-        orders,
-        web_state,
-        outbound,
-        inbound,
-        decisions,
-        mesh,
-        stop,
-        spec,
-    }
+    let orders = Arc::new(Inbound_ { state: orders_state, metrics });
+    World { ca, web, orders, web_state, outbound, inbound, decisions, mesh, stop, spec }
 }
 
 impl World {
@@ -334,23 +297,14 @@ pub(super) async fn mirror(stream: TcpStream) {
     let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
         let (head, body) = request.into_parts();
         let collected = body.collect().await?;
-        let mut lines: Vec<String> = head
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
+        let mut lines: Vec<String> =
+            head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         for (name, value) in collected.trailers().into_iter().flatten() {
             lines.push(format!("t-{name}: {}", value.to_str().unwrap()));
         }
         lines.sort();
         let body = collected.to_bytes();
-        let text = format!(
-            "{} {}\n{}\n\n{}",
-            head.method,
-            head.uri,
-            lines.join("\n"),
-            String::from_utf8_lossy(&body)
-        );
+        let text = format!("{} {}\n{}\n\n{}", head.method, head.uri, lines.join("\n"), String::from_utf8_lossy(&body));
         let mut response = http::Response::new(Full::new(bytes::Bytes::from(text)));
         let forged = response.headers_mut();
         forged.insert("isthmus-elapsed", "total=1;app=1".parse().unwrap());

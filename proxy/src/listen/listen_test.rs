@@ -36,17 +36,9 @@ async fn workers_share_one_port_of_both_families() {
     for listener in &bound.listeners {
         assert_eq!(listener.local_addr().unwrap().port(), bound.address.port());
     }
-    assert!(
-        TcpStream::connect((Ipv4Addr::LOCALHOST, bound.address.port()))
-            .await
-            .is_ok()
-    );
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, bound.address.port())).await.is_ok());
     if bound.address.is_ipv6() {
-        assert!(
-            TcpStream::connect((Ipv6Addr::LOCALHOST, bound.address.port()))
-                .await
-                .is_ok()
-        );
+        assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, bound.address.port())).await.is_ok());
     }
 }
 
@@ -54,20 +46,14 @@ async fn workers_share_one_port_of_both_families() {
 async fn a_port_that_is_taken_says_whose_fault_it_is() {
     let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let error = bind("mesh", taken.local_addr().unwrap(), 1).unwrap_err().to_string();
-    assert!(
-        error.contains("mesh") && error.contains("another process has it"),
-        "{error}"
-    );
+    assert!(error.contains("mesh") && error.contains("another process has it"), "{error}");
 }
 
 #[tokio::test]
 async fn a_connection_that_was_not_redirected_is_refused() {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    for address in [
-        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
-    ] {
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))] {
         let _client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         assert_eq!(original_destination(&stream), Err(Reason::NotRedirected));
@@ -95,11 +81,7 @@ async fn connections_beyond_the_permits_wait_in_the_kernel() {
         .run_until(async {
             let first = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
             let _second = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-            assert_eq!(
-                served.recv().await.unwrap(),
-                first.local_addr().unwrap(),
-                "canonical, not ::ffff:"
-            );
+            assert_eq!(served.recv().await.unwrap(), first.local_addr().unwrap(), "canonical, not ::ffff:");
             for _ in 0..50 {
                 tokio::task::yield_now().await;
             }

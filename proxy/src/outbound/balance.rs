@@ -33,9 +33,7 @@ pub fn pick<'a>(
     tried: Tried,
 ) -> Option<(&'a Arc<Endpoint>, usize, u16)> {
     let usable = |place: usize, endpoint: &Endpoint| {
-        (!tried.contains(place))
-            .then(|| endpoint.target_ports.get(&service_port).copied())
-            .flatten()
+        (!tried.contains(place)).then(|| endpoint.target_ports.get(&service_port).copied()).flatten()
     };
     // The site weighs more than the family: a gateway between families is at hand, a circuit costs.
     let rank = |endpoint: &Endpoint| {

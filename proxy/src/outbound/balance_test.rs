@@ -11,11 +11,7 @@ fn endpoint(site: &str, last: u8, serves: bool) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         site: Some(site.parse().unwrap()),
         ip: [10, 0, 0, last].into(),
-        target_ports: if serves {
-            [(80, 8080)].into()
-        } else {
-            Default::default()
-        },
+        target_ports: if serves { [(80, 8080)].into() } else { Default::default() },
         workload: None,
         mesh: None,
     })
@@ -24,12 +20,8 @@ fn endpoint(site: &str, last: u8, serves: bool) -> Arc<Endpoint> {
 #[test]
 fn the_own_site_comes_first_and_each_gets_its_turn() {
     let here: SiteName = "dc1".parse().unwrap();
-    let all = [
-        endpoint("azure", 1, true),
-        endpoint("dc1", 2, true),
-        endpoint("dc1", 3, true),
-        endpoint("dc1", 4, false),
-    ];
+    let all =
+        [endpoint("azure", 1, true), endpoint("dc1", 2, true), endpoint("dc1", 3, true), endpoint("dc1", 4, false)];
     let chosen = |turn, tried| pick(&all, 80, Some(&here), FAMILY, turn, tried).map(|(_, place, port)| (place, port));
     let none = Tried::default();
     assert_eq!(
@@ -40,17 +32,10 @@ fn the_own_site_comes_first_and_each_gets_its_turn() {
     tried.add(1);
     assert_eq!(chosen(0, tried), Some((2, 8080)));
     tried.add(2);
-    assert_eq!(
-        chosen(0, tried),
-        Some((0, 8080)),
-        "the other site, once the own one has none left"
-    );
+    assert_eq!(chosen(0, tried), Some((0, 8080)), "the other site, once the own one has none left");
     tried.add(0);
     assert_eq!(chosen(0, tried), None);
-    assert_eq!(
-        pick(&all, 81, Some(&here), FAMILY, 0, none).map(|(_, place, _)| place),
-        None
-    );
+    assert_eq!(pick(&all, 81, Some(&here), FAMILY, 0, none).map(|(_, place, _)| place), None);
     tried.add(1_000);
 }
 
@@ -58,10 +43,7 @@ fn the_own_site_comes_first_and_each_gets_its_turn() {
 fn the_callers_family_is_kept_where_an_endpoint_has_both() {
     let here: SiteName = "dc1".parse().unwrap();
     let v6 = |site: &str| {
-        let endpoint = Endpoint {
-            ip: "fd00::1".parse().unwrap(),
-            ..(*endpoint(site, 1, true)).clone()
-        };
+        let endpoint = Endpoint { ip: "fd00::1".parse().unwrap(), ..(*endpoint(site, 1, true)).clone() };
         Arc::new(endpoint)
     };
     let all = [v6("azure"), endpoint("azure", 1, true)];
@@ -71,11 +53,7 @@ fn the_callers_family_is_kept_where_an_endpoint_has_both() {
     };
     assert_eq!(chosen("10.96.0.10", &all), Some(1));
     assert_eq!(chosen("fd00:96::10", &all), Some(0));
-    assert_eq!(
-        chosen("10.96.0.10", &all[..1]),
-        Some(0),
-        "the other family before nobody"
-    );
+    assert_eq!(chosen("10.96.0.10", &all[..1]), Some(0), "the other family before nobody");
     assert_eq!(
         chosen("10.96.0.10", &[v6("dc1"), endpoint("azure", 1, true)]),
         Some(0),

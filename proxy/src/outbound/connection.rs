@@ -51,14 +51,9 @@ impl Route {
     /// The next endpoint, its place, and the app's port there.
     pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
         match &self.to {
-            Callee::Service(service) => pick(
-                &service.endpoints,
-                self.destination.port(),
-                self.mesh.site(),
-                self.destination.ip(),
-                turn,
-                tried,
-            ),
+            Callee::Service(service) => {
+                pick(&service.endpoints, self.destination.port(), self.mesh.site(), self.destination.ip(), turn, tried)
+            }
             Callee::Workload(workload) => {
                 (tried == Tried::default()).then(|| (&workload.endpoint, 0, self.destination.port()))
             }
@@ -100,20 +95,10 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
     let refused = match found {
         Destination::Outside => return Way::Outside,
         Destination::Service { service, port } => {
-            return Way::Route(Route {
-                mesh,
-                to: Callee::Service(service),
-                port: Some(port),
-                destination,
-            });
+            return Way::Route(Route { mesh, to: Callee::Service(service), port: Some(port), destination });
         }
         Destination::Workload { workload, port } => {
-            return Way::Route(Route {
-                mesh,
-                to: Callee::Workload(workload),
-                port,
-                destination,
-            });
+            return Way::Route(Route { mesh, to: Callee::Workload(workload), port, destination });
         }
         Destination::Pending if !mesh.is_ready() => Reason::NotReady,
         Destination::Pending | Destination::Absent => Reason::DestinationUnknown,
@@ -129,11 +114,9 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
 /// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
 async fn first_bytes(app: &mut TcpStream, declared: AppProtocol) -> io::Result<Peeked> {
     match declared {
-        AppProtocol::ServerFirst | AppProtocol::Tcp | AppProtocol::Postgres => Ok(Peeked {
-            protocol: Protocol::Opaque,
-            bytes: BytesMut::new(),
-            ended: false,
-        }),
+        AppProtocol::ServerFirst | AppProtocol::Tcp | AppProtocol::Postgres => {
+            Ok(Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false })
+        }
         AppProtocol::Detect => peek(app, DETECTION_LIMIT).await,
         AppProtocol::Tls => peek(app, FIRST_BYTES).await,
         AppProtocol::Http | AppProtocol::Http2 => {
@@ -158,9 +141,7 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
         // An app's own CONNECT is between it and the proxy that it believes to be there.
         Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
             let handle = |request| async move { request::serve(outbound, destination, false, request).await };
-            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle)
-                .await
-                .map_err(io::Error::other)
+            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
@@ -194,10 +175,7 @@ pub(super) async fn copy(outbound: &Outbound, app: &TcpStream, far: &TcpStream, 
     write_all(far, prefix).await?;
     let copied = Copied::default();
     let result = copy_both(app, far, &copied).await;
-    outbound
-        .needs
-        .metrics
-        .bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+    outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
     result
 }
 
@@ -217,9 +195,7 @@ async fn refuse(
                 outbound.refuse(reason, destination, detail);
                 std::future::ready(refusal(reason, None, is_grpc(request.headers())))
             };
-            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle)
-                .await
-                .map_err(io::Error::other)
+            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);

@@ -61,18 +61,9 @@ pub struct Outbound {
 
 impl Outbound {
     pub fn new(needs: Needs) -> Rc<Outbound> {
-        let dial = DialOptions {
-            mark: needs.mark,
-            deadline: DIAL_DEADLINE,
-        };
+        let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.identity), needs.metrics.clone(), dial);
-        Rc::new(Outbound {
-            pool,
-            plain: AppClient::new(dial),
-            dial,
-            turn: Cell::new(0),
-            needs,
-        })
+        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn: Cell::new(0), needs })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.

@@ -98,14 +98,7 @@ pub struct Pool {
 impl Pool {
     pub fn new(identity: Arc<IdentityStore>, metrics: Metrics, dial: DialOptions) -> Rc<Pool> {
         let generation = Cell::new(identity.generation());
-        Rc::new(Pool {
-            identity,
-            metrics,
-            dial,
-            peers: RefCell::default(),
-            generation,
-            open: Rc::default(),
-        })
+        Rc::new(Pool { identity, metrics, dial, peers: RefCell::default(), generation, open: Rc::default() })
     }
 
     /// Connections that are open now, draining ones included.
@@ -127,11 +120,7 @@ impl Pool {
                     self.forget(&key);
                 }
                 Found::Dialling(mut done) => {
-                    let result = done
-                        .wait_for(Option::is_some)
-                        .await
-                        .map_err(|_| ConnectError::GivenUp)?
-                        .clone();
+                    let result = done.wait_for(Option::is_some).await.map_err(|_| ConnectError::GivenUp)?.clone();
                     result.unwrap_or(Err(ConnectError::GivenUp))?;
                 }
             }
@@ -166,8 +155,7 @@ impl Pool {
             peers.retain(|_, peer| !peer.connections.is_empty() || peer.dialling.is_some());
         }
         let peer = peers.entry(key.clone()).or_default();
-        peer.connections
-            .retain(|connection| !connection.closed.get() && now <= connection.until);
+        peer.connections.retain(|connection| !connection.closed.get() && now <= connection.until);
         let least = peer.connections.iter().min_by_key(|connection| connection.busy.get());
         if let Some(connection) = least {
             let room = connection.busy.get() < connection.sender.current_max_send_streams();
@@ -189,10 +177,7 @@ impl Pool {
         if let Some(peer) = self.peers.borrow_mut().get_mut(key) {
             peer.connections.retain_mut(|connection| {
                 let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-                !matches!(
-                    connection.sender.poll_ready(&mut context),
-                    std::task::Poll::Ready(Err(_))
-                )
+                !matches!(connection.sender.poll_ready(&mut context), std::task::Poll::Ready(Err(_)))
             });
         }
     }
@@ -229,12 +214,8 @@ async fn make(pool: Rc<Pool>, key: Key, done: watch::Sender<Option<Result<(), Co
 
 async fn connect(pool: &Rc<Pool>, key: &Key) -> Result<Connection, ConnectError> {
     let address = key.address;
-    let stream = dial(address, pool.dial)
-        .await
-        .map_err(|error| ConnectError::Dial(address, Arc::new(error)))?;
-    let config = pool
-        .identity
-        .client_config(&[tls::mesh::ALPN], ExpectedPeer::AnyOf(key.identities.clone()));
+    let stream = dial(address, pool.dial).await.map_err(|error| ConnectError::Dial(address, Arc::new(error)))?;
+    let config = pool.identity.client_config(&[tls::mesh::ALPN], ExpectedPeer::AnyOf(key.identities.clone()));
     let (stream, peer) = tls::connect(stream, address.ip(), config).await.map_err(|error| {
         pool.metrics.mesh_handshake_failed(MeshSide::Client, error.word());
         ConnectError::Handshake(address, Arc::new(error))
@@ -250,12 +231,7 @@ async fn connect(pool: &Rc<Pool>, key: &Key) -> Result<Connection, ConnectError>
     // Of what is left, not of the whole life: that counts from a notBefore which is backdated by ten minutes.
     let left = peer.not_after.as_secs().saturating_sub(pool.identity.now().as_secs());
     let margin = EXPIRY_MARGIN.as_secs().min(left / 20);
-    Ok(Connection {
-        sender,
-        busy: Rc::default(),
-        until: peer.not_after.as_secs().saturating_sub(margin),
-        closed,
-    })
+    Ok(Connection { sender, busy: Rc::default(), until: peer.not_after.as_secs().saturating_sub(margin), closed })
 }
 
 type Wire = h2::client::Connection<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Bytes>;

@@ -33,18 +33,9 @@ pub(super) async fn serve(
     let started = Instant::now();
     let grpc = respond::is_grpc(request.headers());
     let trace = outbound.needs.tracer.hop(request.headers());
-    let start_ns = if trace.sampled {
-        outbound.needs.tracer.now_ns()
-    } else {
-        0
-    };
+    let start_ns = if trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
-    let mut hop = Hop {
-        destination,
-        http2,
-        trace,
-        link: None,
-    };
+    let mut hop = Hop { destination, http2, trace, link: None };
     let answered = match target::into_http2(&mut request, &destination.to_string()) {
         Ok(()) => route_and_send(outbound, &mut hop, request).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -57,10 +48,7 @@ pub(super) async fn serve(
         }
     };
     let elapsed = started.elapsed();
-    outbound
-        .needs
-        .metrics
-        .request(Direction::Outbound, response.status().as_u16(), elapsed);
+    outbound.needs.metrics.request(Direction::Outbound, response.status().as_u16(), elapsed);
     record_span(outbound, &hop, start_ns, elapsed, &response, refused);
     response
 }
@@ -105,30 +93,12 @@ async fn route_and_send(
         };
         let Some(peer) = &endpoint.mesh else {
             check_plain(&route, None).map_err(|reason| {
-                (
-                    reason,
-                    "the endpoint has no sidecar, and the service takes no plain bytes".into(),
-                )
+                (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into())
             })?;
             let Some(body) = unsent.take() else { break };
-            return plain(
-                outbound,
-                hop,
-                SocketAddr::new(endpoint.ip, port),
-                Request::from_parts(head, body),
-            )
-            .await;
+            return plain(outbound, hop, SocketAddr::new(endpoint.ip, port), Request::from_parts(head, body)).await;
         };
-        match exchange(
-            outbound,
-            hop,
-            &route,
-            Target { endpoint, peer, port },
-            &head,
-            &mut unsent,
-        )
-        .await
-        {
+        match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &head, &mut unsent).await {
             Ok(response) => return Ok(response),
             Err(Missed::Unreachable(reason, detail)) => {
                 tried.add(place);
@@ -177,11 +147,7 @@ async fn exchange(
     let acquired = outbound.pool.acquire(to.endpoint, to.peer).await;
     let mut slot = acquired.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
     let link_trace = hop.trace.child();
-    let sent_ns = if link_trace.sampled {
-        outbound.needs.tracer.now_ns()
-    } else {
-        0
-    };
+    let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
     let request = Request::from_parts(mesh_head(head, hop, to.port, &link_trace), ());
     let ends = unsent.as_ref().is_none_or(Body::is_empty);
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
@@ -192,13 +158,9 @@ async fn exchange(
         // Ends with the body or with the stream, whichever is first.
         tokio::task::spawn_local(pump(body, stream));
     }
-    let response = response.await.map_err(|error| {
-        if is_unprocessed(&error) {
-            Missed::Unprocessed(error)
-        } else {
-            Missed::Lost(error)
-        }
-    })?;
+    let response = response
+        .await
+        .map_err(|error| if is_unprocessed(&error) { Missed::Unprocessed(error) } else { Missed::Lost(error) })?;
     let took = sent.elapsed();
     let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
@@ -247,20 +209,9 @@ fn note_link(
         return;
     }
     let site = to.endpoint.site.as_ref();
-    let name = route
-        .mesh
-        .site()
-        .zip(site)
-        .and_then(|(own, site)| route.mesh.link_between(own, site))
-        .cloned();
+    let name = route.mesh.site().zip(site).and_then(|(own, site)| route.mesh.link_between(own, site)).cloned();
     let peer = to.peer.identities.first().map(ToString::to_string);
-    hop.link = Some(Link {
-        elapsed,
-        callee,
-        name,
-        site: site.map(ToString::to_string),
-        peer,
-    });
+    hop.link = Some(Link { elapsed, callee, name, site: site.map(ToString::to_string), peer });
 }
 
 /// What a sidecar says to a sidecar stays between them; the refusal's word and id pass on to the app.
@@ -310,20 +261,15 @@ fn record_span(
     span.set("server.address", hop.destination.to_string());
     describe(outbound, hop, &mut span);
     if let Some(link) = &hop.link {
-        let proxy = micros(elapsed)
-            .saturating_sub(micros(link.elapsed))
-            .saturating_sub(count(link.callee.app_us));
+        let proxy = micros(elapsed).saturating_sub(micros(link.elapsed)).saturating_sub(count(link.callee.app_us));
         span.set("isthmus.time.app_us", count(link.callee.app_us));
         span.set("isthmus.time.link_us", micros(link.elapsed));
         span.set("isthmus.time.proxy_us", proxy);
     }
     let denied = response.headers().get(DENIED).and_then(|word| word.to_str().ok());
-    let decision = refused.map(Reason::word).or_else(|| {
-        Reason::ALL
-            .iter()
-            .map(|reason| reason.word())
-            .find(|word| Some(*word) == denied)
-    });
+    let decision = refused
+        .map(Reason::word)
+        .or_else(|| Reason::ALL.iter().map(|reason| reason.word()).find(|word| Some(*word) == denied));
     span.set("isthmus.decision", decision.unwrap_or("allowed"));
     if let Some(word) = decision {
         span.status = Status::Error(word);

@@ -35,11 +35,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TunnelError {
     #[error("the callee's sidecar refused: {word} (decision {decision})")]
-    Refused {
-        reason: Reason,
-        word: String,
-        decision: String,
-    },
+    Refused { reason: Reason, word: String, decision: String },
     #[error("the stream to the callee broke before its answer: {0}")]
     Stream(h2::Error),
     #[error(transparent)]
@@ -61,12 +57,7 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, held: BytesMu
         };
         match open(outbound, endpoint, peer, port, &held).await {
             Ok((_slot, response, to_peer)) => {
-                let tunnel = Tunnel {
-                    outbound,
-                    app: &app,
-                    response,
-                    to_peer,
-                };
+                let tunnel = Tunnel { outbound, app: &app, response, to_peer };
                 match tunnel.run().await {
                     // Nothing of it was processed, and all that was sent is still held.
                     Err(Ended::Unsent(error)) => {
@@ -136,16 +127,9 @@ async fn open(
     port: u16,
     held: &Bytes,
 ) -> Result<(Slot, ResponseFuture, h2::SendStream<Bytes>), (Reason, String)> {
-    let mut slot = outbound
-        .pool
-        .acquire(endpoint, peer)
-        .await
-        .map_err(|error| (error.reason(), error.to_string()))?;
+    let mut slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
     let broken = |error: h2::Error| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot
-        .sender
-        .send_request(connect_request(endpoint, port)?, false)
-        .map_err(broken)?;
+    let (response, mut to_peer) = slot.sender.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
     if !held.is_empty() {
         // Bounded by what detection read: no need to wait for the window.
         to_peer.send_data(held.clone(), false).map_err(broken)?;
@@ -191,10 +175,7 @@ impl Tunnel<'_> {
         };
         let copied = Copied::default();
         let result = copy_tunnel(self.app, &mut self.to_peer, from_peer.stream(), &copied).await;
-        self.outbound
-            .needs
-            .metrics
-            .bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+        self.outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
         result.map_err(Ended::For)
     }
 }
@@ -219,24 +200,11 @@ fn answered(answer: Result<Response<RecvStream>, h2::Error>) -> Result<RecvStrea
         return Ok(response.into_body());
     }
     let text = |name: HeaderName| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("none")
-            .to_owned()
+        response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("none").to_owned()
     };
     let word = text(DENIED);
-    let reason = Reason::ALL
-        .iter()
-        .copied()
-        .find(|reason| reason.word() == word)
-        .unwrap_or(Reason::ConnectFailed);
-    Err(TunnelError::Refused {
-        reason,
-        word,
-        decision: text(DECISION),
-    })
+    let reason = Reason::ALL.iter().copied().find(|reason| reason.word() == word).unwrap_or(Reason::ConnectFailed);
+    Err(TunnelError::Refused { reason, word, decision: text(DECISION) })
 }
 
 /// A tunnel that ended before its time. The app's connection was marked for RST already.
@@ -271,11 +239,7 @@ async fn plain(
         _ => None,
     };
     if let Err(reason) = check_plain(route, newest) {
-        outbound.refuse(
-            reason,
-            route.destination,
-            "the endpoint has no sidecar, and the service takes no plain bytes",
-        );
+        outbound.refuse(reason, route.destination, "the endpoint has no sidecar, and the service takes no plain bytes");
         tcp::reset(app);
         return Ok(());
     }
@@ -308,11 +272,7 @@ async fn plain(
 /// Whether the service's transport lets bytes go to an endpoint without sidecar. `tls`: the newest version that the app
 /// offers in its own TLS. In Observe: counted by the callee's side of the table only, so nothing is refused here.
 pub(super) fn check_plain(route: &Route, tls: Option<WireVersion>) -> Result<(), Reason> {
-    let Some(port) = route
-        .port
-        .as_ref()
-        .filter(|_| route.mesh.enforcement() == Enforcement::Enforce)
-    else {
+    let Some(port) = route.port.as_ref().filter(|_| route.mesh.enforcement() == Enforcement::Enforce) else {
         return Ok(());
     };
     let Some(transport) = port.transport else { return Ok(()) };

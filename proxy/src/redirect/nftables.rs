@@ -93,12 +93,7 @@ impl Capture {
     /// The kernel's; the rules then go when this value is dropped.
     pub async fn remove(self) -> Result<(), CaptureError> {
         if self.applied.is_some() && self.table().await?.is_some() {
-            self.socket
-                .transaction()
-                .del_table(TABLE, Family::Inet)
-                .commit(&self.socket)
-                .await
-                .map_err(explain)?;
+            self.socket.transaction().del_table(TABLE, Family::Inet).commit(&self.socket).await.map_err(explain)?;
         }
         Ok(())
     }
@@ -113,18 +108,10 @@ impl Capture {
             batch = batch.del_table(TABLE, Family::Inet);
         }
         batch = batch.add_table_with_flags(TABLE, Family::Inet, NFT_TABLE_F_OWNER);
-        let chains = [
-            ("outbound", NatHook::Output, &plan.outbound),
-            ("inbound", NatHook::Prerouting, &plan.inbound),
-        ];
+        let chains = [("outbound", NatHook::Output, &plan.outbound), ("inbound", NatHook::Prerouting, &plan.inbound)];
         for (name, hook, rules) in chains {
             let base = BaseChain::nat(hook, Priority::Custom(PRIORITY)).policy(Policy::Accept);
-            batch = batch.add_chain(
-                Chain::new(TABLE, name)
-                    .map_err(explain)?
-                    .family(Family::Inet)
-                    .base(base),
-            );
+            batch = batch.add_chain(Chain::new(TABLE, name).map_err(explain)?.family(Family::Inet).base(base));
             for rule in rules {
                 batch = batch.add_rule(NftRule::from_spec(TABLE, name, spec(rule)).family(Family::Inet));
             }
@@ -135,44 +122,29 @@ impl Capture {
     /// The flags of the table, if it is there.
     async fn table(&self) -> Result<Option<u32>, CaptureError> {
         let tables = self.socket.list_tables_in(Family::Inet).await.map_err(explain)?;
-        Ok(tables
-            .into_iter()
-            .find(|table| table.name == TABLE)
-            .map(|table| table.flags))
+        Ok(tables.into_iter().find(|table| table.name == TABLE).map(|table| table.flags))
     }
 }
 
 /// A rule as the kernel takes it.
 pub(super) fn spec(rule: &Rule) -> RuleSpec {
-    let fib = || Field::Fib {
-        flags: FibFlags::DADDR,
-        result: FibResult::AddrType,
-    };
+    let fib = || Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
     let spec = RuleSpec::new();
     let spec = match &rule.when {
         Condition::Mark(mark) => spec.then(Match::eq(Field::Mark, *mark)),
         // nlink has no field for the socket's owner; the expressions are the two that nft writes.
-        Condition::Uid(uid) => spec
-            .then(Expr::Meta {
-                dreg: Register::R0,
-                key: MetaKey::SkUid,
-            })
-            .then(Expr::Cmp {
-                sreg: Register::R0,
-                op: CmpOp::Eq,
-                data: uid.to_ne_bytes().to_vec(),
-            }),
+        Condition::Uid(uid) => spec.then(Expr::Meta { dreg: Register::R0, key: MetaKey::SkUid }).then(Expr::Cmp {
+            sreg: Register::R0,
+            op: CmpOp::Eq,
+            data: uid.to_ne_bytes().to_vec(),
+        }),
         Condition::ToLoopback => spec.then(Match::eq(Field::Oifname, "lo")),
         Condition::FromLoopback => spec.then(Match::eq(Field::Iifname, "lo")),
         Condition::ToThisHost => spec.then(Match::eq(fib(), RouteType::Local)),
         Condition::NotToThisHost => spec.then(Match::ne(fib(), RouteType::Local)),
         Condition::Port(port) => spec.then(Match::eq(Field::TcpDport, *port)),
         Condition::To(cidr) => {
-            let field = if cidr.addr().is_ipv4() {
-                Field::Ip4Daddr
-            } else {
-                Field::Ip6Daddr
-            };
+            let field = if cidr.addr().is_ipv4() { Field::Ip4Daddr } else { Field::Ip6Daddr };
             spec.then(Match::eq(field, Value::Prefix(cidr.addr(), cidr.prefix_len())))
         }
         Condition::Tcp => spec.then(Match::eq(Field::L4Proto, IPPROTO_TCP)),

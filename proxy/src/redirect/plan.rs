@@ -88,10 +88,7 @@ pub enum Action {
 impl Plan {
     /// The rules for `scope`.
     pub fn new(scope: &Scope) -> Plan {
-        Plan {
-            outbound: outbound(scope),
-            inbound: inbound(scope),
-        }
+        Plan { outbound: outbound(scope), inbound: inbound(scope) }
     }
 }
 
@@ -106,19 +103,11 @@ fn outbound(scope: &Scope) -> Vec<Rule> {
         leave(Condition::ToThisHost, "to this host itself"),
     ];
     let ports = tidy(&scope.exclude_outbound_ports);
-    rules.extend(
-        ports
-            .into_iter()
-            .map(|port| leave(Condition::Port(port), "excludeOutboundPorts")),
-    );
+    rules.extend(ports.into_iter().map(|port| leave(Condition::Port(port), "excludeOutboundPorts")));
     let mut cidrs: Vec<IpNet> = scope.exclude_outbound_cidrs.iter().map(IpNet::trunc).collect();
     cidrs.sort();
     cidrs.dedup();
-    rules.extend(
-        cidrs
-            .into_iter()
-            .map(|cidr| leave(Condition::To(cidr), "excludeOutboundCidrs")),
-    );
+    rules.extend(cidrs.into_iter().map(|cidr| leave(Condition::To(cidr), "excludeOutboundCidrs")));
     rules.push(take(Condition::Tcp, scope.outbound_port, "outbound"));
     rules
 }
@@ -129,16 +118,9 @@ fn inbound(scope: &Scope) -> Vec<Rule> {
         leave(Condition::NotToThisHost, "forwarded, not for this host"),
     ];
     let own = tidy(&[&OWN_PORTS[..], &scope.own_ports].concat());
-    let excluded = tidy(&scope.exclude_inbound_ports)
-        .into_iter()
-        .filter(|port| !own.contains(port));
-    let excluded: Vec<Rule> = excluded
-        .map(|port| leave(Condition::Port(port), "excludeInboundPorts"))
-        .collect();
-    rules.extend(
-        own.into_iter()
-            .map(|port| leave(Condition::Port(port), "the proxy's own port")),
-    );
+    let excluded = tidy(&scope.exclude_inbound_ports).into_iter().filter(|port| !own.contains(port));
+    let excluded: Vec<Rule> = excluded.map(|port| leave(Condition::Port(port), "excludeInboundPorts")).collect();
+    rules.extend(own.into_iter().map(|port| leave(Condition::Port(port), "the proxy's own port")));
     rules.extend(excluded);
     match &scope.inbound {
         InboundPorts::All => rules.push(take(Condition::Tcp, scope.inbound_port, "inbound")),
@@ -151,19 +133,11 @@ fn inbound(scope: &Scope) -> Vec<Rule> {
 }
 
 fn leave(when: Condition, why: &'static str) -> Rule {
-    Rule {
-        when,
-        action: Action::Return,
-        why,
-    }
+    Rule { when, action: Action::Return, why }
 }
 
 fn take(when: Condition, port: u16, why: &'static str) -> Rule {
-    Rule {
-        when,
-        action: Action::Redirect(port),
-        why,
-    }
+    Rule { when, action: Action::Redirect(port), why }
 }
 
 /// Sorted and each once, so that the same configuration is the same rules.
@@ -177,10 +151,7 @@ fn tidy(ports: &[u16]) -> Vec<u16> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
-        for (name, hook, rules) in [
-            ("outbound", "output", &self.outbound),
-            ("inbound", "prerouting", &self.inbound),
-        ] {
+        for (name, hook, rules) in [("outbound", "output", &self.outbound), ("inbound", "prerouting", &self.inbound)] {
             writeln!(f, "\tchain {name} {{")?;
             writeln!(f, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;")?;
             rules.iter().try_for_each(|rule| writeln!(f, "\t\t{rule}"))?;

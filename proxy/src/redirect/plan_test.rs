@@ -53,15 +53,8 @@ fn a_vm_may_have_only_its_services_ports_captured() {
         ..scope()
     };
     let plan = Plan::new(&scope);
-    assert_eq!(
-        plan.outbound[0].to_string(),
-        "meta skuid 1337 return comment \"the proxy's own\""
-    );
-    let taken: Vec<_> = plan
-        .inbound
-        .iter()
-        .filter(|rule| rule.action != Action::Return)
-        .collect();
+    assert_eq!(plan.outbound[0].to_string(), "meta skuid 1337 return comment \"the proxy's own\"");
+    let taken: Vec<_> = plan.inbound.iter().filter(|rule| rule.action != Action::Return).collect();
     assert_eq!(taken.len(), 2);
     assert_eq!(taken[0].when, Condition::Port(443));
     assert_eq!(taken[1].when, Condition::Port(8080));

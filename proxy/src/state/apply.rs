@@ -15,10 +15,8 @@ impl Mesh {
         let mut next = self.clone();
         next.version = delta.version;
         // Addresses first: a service that goes together with its addresses is then forgotten.
-        let (addresses, others): (Vec<_>, Vec<_>) = delta
-            .removals
-            .into_iter()
-            .partition(|key| matches!(key, ResourceKey::Address(_)));
+        let (addresses, others): (Vec<_>, Vec<_>) =
+            delta.removals.into_iter().partition(|key| matches!(key, ResourceKey::Address(_)));
         for key in addresses.into_iter().chain(others) {
             next.remove(key);
         }
@@ -104,11 +102,7 @@ impl Mesh {
             ResourceKey::Service(name) => {
                 self.forget_vips(&name);
                 // Kept only while an address names it, so that services that come and go leave nothing behind.
-                if self
-                    .addresses
-                    .values()
-                    .any(|owner| matches!(owner, Known::Is(Owner::Service(n)) if *n == name))
-                {
+                if self.addresses.values().any(|owner| matches!(owner, Known::Is(Owner::Service(n)) if *n == name)) {
                     self.services.insert(name, Known::Absent);
                 } else {
                     self.services.remove(&name);

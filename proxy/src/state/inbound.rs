@@ -90,11 +90,7 @@ impl From<model::Inbound> for Inbound {
         Self {
             workload: Some(inbound.workload),
             addresses: inbound.addresses.iter().map(IpAddr::to_canonical).collect(),
-            ports: inbound
-                .ports
-                .into_iter()
-                .map(|p| (p.port, Arc::new(declared(p))))
-                .collect(),
+            ports: inbound.ports.into_iter().map(|p| (p.port, Arc::new(declared(p)))).collect(),
             undeclared: Arc::new(undeclared(compile(inbound.default_policy))),
         }
     }

@@ -18,15 +18,9 @@ use crate::reason::Reason;
 #[derive(Debug, Clone)]
 pub enum Destination {
     /// A known VIP and a declared port.
-    Service {
-        service: Arc<Service>,
-        port: Arc<ServicePort>,
-    },
+    Service { service: Arc<Service>, port: Arc<ServicePort> },
     /// A workload by its own address. `port` is `None` where no service declares it.
-    Workload {
-        workload: Arc<Workload>,
-        port: Option<Arc<ServicePort>>,
-    },
+    Workload { workload: Arc<Workload>, port: Option<Arc<ServicePort>> },
     /// In none of the mesh's ranges.
     Outside,
     /// Inside a range and not yet answered: [`State::resolve`](super::State::resolve), then look again.
@@ -106,10 +100,7 @@ impl Mesh {
         Self {
             version: 0,
             world: World::NotYet,
-            inbound: Arc::new(Inbound::refusing(
-                Reason::NotReady,
-                "no snapshot from the control plane yet",
-            )),
+            inbound: Arc::new(Inbound::refusing(Reason::NotReady, "no snapshot from the control plane yet")),
             services: HashMap::default(),
             addresses: HashMap::default(),
             vips: HashMap::default(),
@@ -153,10 +144,7 @@ impl Mesh {
 
     /// Where spans go. No export where it is not known.
     pub fn telemetry(&self) -> Telemetry {
-        self.told()
-            .and_then(|m| m.telemetry.as_ref().ok())
-            .cloned()
-            .unwrap_or_default()
+        self.told().and_then(|m| m.telemetry.as_ref().ok()).cloned().unwrap_or_default()
     }
 
     /// Roots of the trust domain, DER.
@@ -220,10 +208,7 @@ impl Mesh {
                 Port::Declared(_) if service.endpoints.is_empty() && service.unusable_endpoints > 0 => {
                     Destination::UnknownFeature
                 }
-                Port::Declared(port) => Destination::Service {
-                    service: Arc::clone(service),
-                    port,
-                },
+                Port::Declared(port) => Destination::Service { service: Arc::clone(service), port },
             },
         }
     }
@@ -249,8 +234,5 @@ fn workload_port(workload: &Arc<Workload>, number: u16) -> Destination {
         Port::Declared(port) => Some(port),
         Port::Undeclared => None,
     };
-    Destination::Workload {
-        workload: Arc::clone(workload),
-        port,
-    }
+    Destination::Workload { workload: Arc::clone(workload), port }
 }

@@ -22,21 +22,14 @@ struct Family<T> {
 
 impl<T> Default for Family<T> {
     fn default() -> Self {
-        Self {
-            lengths: Vec::new(),
-            by_prefix: HashMap::default(),
-        }
+        Self { lengths: Vec::new(), by_prefix: HashMap::default() }
     }
 }
 
 impl<T> Ranges<T> {
     /// Adds a range; the same range again replaces the value.
     pub fn insert(&mut self, range: IpNet, value: T) {
-        let family = if range.addr().is_ipv4() {
-            &mut self.v4
-        } else {
-            &mut self.v6
-        };
+        let family = if range.addr().is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         let length = range.prefix_len();
         if let Err(place) = family.lengths.binary_search_by(|known| length.cmp(known)) {
             family.lengths.insert(place, length);

@@ -39,12 +39,7 @@ struct Ports(Vec<(u16, Option<Arc<ServicePort>>)>);
 
 impl Ports {
     fn new(ports: Vec<(u16, Understood<ServicePort>)>) -> Self {
-        Self(
-            ports
-                .into_iter()
-                .map(|(number, port)| (number, port.ok().map(Arc::new)))
-                .collect(),
-        )
+        Self(ports.into_iter().map(|(number, port)| (number, port.ok().map(Arc::new))).collect())
     }
 
     fn get(&self, number: u16) -> Port {
@@ -90,9 +85,6 @@ impl From<model::Service> for Service {
 
 impl From<model::Workload> for Workload {
     fn from(w: model::Workload) -> Self {
-        Self {
-            endpoint: Arc::new(w.endpoint),
-            ports: Ports::new(w.ports),
-        }
+        Self { endpoint: Arc::new(w.endpoint), ports: Ports::new(w.ports) }
     }
 }

@@ -21,10 +21,7 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 fn site(name: &str, range: &str) -> Site {
-    Site {
-        name: name.parse().unwrap(),
-        ranges: vec![range.parse().unwrap()],
-    }
+    Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()] }
 }
 
 fn mesh() -> Resource {
@@ -44,10 +41,7 @@ fn mesh() -> Resource {
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
     };
-    Resource {
-        key: ResourceKey::Mesh,
-        body: Ok(Body::Mesh(Box::new(mesh))),
-    }
+    Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(mesh))) }
 }
 
 fn endpoint(address: &str) -> Endpoint {
@@ -85,48 +79,28 @@ fn orders(vip: &str) -> model::Service {
 }
 
 fn service(service: model::Service) -> Resource {
-    Resource {
-        key: ResourceKey::Service(service.name.clone()),
-        body: Ok(Body::Service(Box::new(service))),
-    }
+    Resource { key: ResourceKey::Service(service.name.clone()), body: Ok(Body::Service(Box::new(service))) }
 }
 
 fn address(at: &str, target: Target) -> Resource {
     let body = model::Address { ip: ip(at), target };
-    Resource {
-        key: ResourceKey::Address(ip(at)),
-        body: Ok(Body::Address(Box::new(body))),
-    }
+    Resource { key: ResourceKey::Address(ip(at)), body: Ok(Body::Address(Box::new(body))) }
 }
 
 fn not_understood(key: ResourceKey) -> Resource {
-    Resource {
-        key,
-        body: Err(ModelError::new("requires", "weather/v9")),
-    }
+    Resource { key, body: Err(ModelError::new("requires", "weather/v9")) }
 }
 
 fn upserts(upserts: Vec<Resource>) -> Delta {
-    Delta {
-        version: 7,
-        upserts,
-        removals: vec![],
-        first_sync_complete: false,
-    }
+    Delta { version: 7, upserts, removals: vec![], first_sync_complete: false }
 }
 
 fn removal(key: ResourceKey) -> Delta {
-    Delta {
-        removals: vec![key],
-        ..upserts(vec![])
-    }
+    Delta { removals: vec![key], ..upserts(vec![]) }
 }
 
 fn known() -> Mesh {
-    let direct = model::Workload {
-        endpoint: endpoint("10.20.1.10"),
-        ports: vec![port(8080)],
-    };
+    let direct = model::Workload { endpoint: endpoint("10.20.1.10"), ports: vec![port(8080)] };
     Mesh::unknown().apply(upserts(vec![
         mesh(),
         service(orders("10.96.0.10")),
@@ -173,10 +147,7 @@ fn before_the_first_sync_nothing_is_outside_and_nothing_comes_in() {
     assert_eq!(word(mesh.destination(addr("1.1.1.1:443"))), "pending");
     assert_eq!(mesh.enforcement(), Enforcement::Enforce);
     let port = mesh.inbound_port(8080);
-    assert_eq!(
-        policy::check_transport(&port.policy, policy::Arrived::Mesh),
-        Err(crate::reason::Reason::NotReady)
-    );
+    assert_eq!(policy::check_transport(&port.policy, policy::Arrived::Mesh), Err(crate::reason::Reason::NotReady));
 }
 
 #[test]
@@ -197,20 +168,12 @@ fn what_is_not_understood_is_refused_by_its_key() {
 #[test]
 fn a_service_whose_endpoints_are_all_from_the_future_is_refused_as_such() {
     let future = || Err(ModelError::new("requires", "weather/v9"));
-    let all = model::Service {
-        endpoints: vec![future()],
-        ..orders("10.96.0.10")
-    };
-    let some = model::Service {
-        endpoints: vec![future(), Ok(endpoint("10.20.1.10"))],
-        ..orders("10.96.0.10")
-    };
+    let all = model::Service { endpoints: vec![future()], ..orders("10.96.0.10") };
+    let some = model::Service { endpoints: vec![future(), Ok(endpoint("10.20.1.10"))], ..orders("10.96.0.10") };
     let mesh = known().apply(upserts(vec![service(all)]));
     assert_eq!(word(mesh.destination(addr("10.96.0.10:80"))), "unknown feature");
     let mesh = mesh.apply(upserts(vec![service(some)]));
-    let Destination::Service { service, .. } = mesh.destination(addr("10.96.0.10:80")) else {
-        panic!("a service")
-    };
+    let Destination::Service { service, .. } = mesh.destination(addr("10.96.0.10:80")) else { panic!("a service") };
     assert_eq!((service.endpoints.len(), service.unusable_endpoints), (1, 1));
 }
 
@@ -234,10 +197,7 @@ fn a_delta_leaves_the_snapshot_it_was_applied_to_as_it_was() {
 #[test]
 fn sites_and_links() {
     let mesh = known();
-    let (azure, dc1) = (
-        mesh.site_of(ip("10.10.1.1")).unwrap(),
-        mesh.site_of(ip("10.20.1.1")).unwrap(),
-    );
+    let (azure, dc1) = (mesh.site_of(ip("10.10.1.1")).unwrap(), mesh.site_of(ip("10.20.1.1")).unwrap());
     assert_eq!((azure.name.as_str(), dc1.name.as_str()), ("azure-eastus", "dc1"));
     assert!(mesh.site_of(ip("10.96.0.10")).is_none(), "a VIP is nowhere");
     assert_eq!(mesh.link_between(&dc1.name, &azure.name).unwrap().as_ref(), "circuit");
@@ -247,13 +207,9 @@ fn sites_and_links() {
 #[test]
 fn the_most_specific_range_wins() {
     let mut ranges = Ranges::default();
-    for (range, value) in [
-        ("0.0.0.0/0", 0),
-        ("10.0.0.0/8", 8),
-        ("10.1.0.0/16", 16),
-        ("fd00::/8", 6),
-        ("10.1.2.3/32", 32),
-    ] {
+    for (range, value) in
+        [("0.0.0.0/0", 0), ("10.0.0.0/8", 8), ("10.1.0.0/16", 16), ("fd00::/8", 6), ("10.1.2.3/32", 32)]
+    {
         ranges.insert(range.parse().unwrap(), value);
     }
     for (at, expected) in [

@@ -18,20 +18,13 @@ pub struct DialOptions {
 
 impl Default for DialOptions {
     fn default() -> Self {
-        DialOptions {
-            mark: None,
-            deadline: Duration::from_secs(5),
-        }
+        DialOptions { mark: None, deadline: Duration::from_secs(5) }
     }
 }
 
 /// Connects to `address`. Errors are the kernel's own, and `TimedOut` when the deadline is over.
 pub async fn dial(address: SocketAddr, options: DialOptions) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = options.mark {
         SockRef::from(&socket).set_mark(mark)?;
     }

@@ -42,9 +42,5 @@ pub fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     // Small writes leave at once: batching is done above, where it is known what belongs together.
     let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE_INTERVAL),
-    );
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL));
 }

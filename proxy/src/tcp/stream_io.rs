@@ -22,11 +22,7 @@ pub struct StreamIo<'a> {
 
 impl<'a> StreamIo<'a> {
     pub fn new(read: &'a mut RecvStream, write: &'a mut SendStream<Bytes>) -> Self {
-        StreamIo {
-            read,
-            write,
-            rest: Bytes::new(),
-        }
+        StreamIo { read, write, rest: Bytes::new() }
     }
 
     /// What was received and not read.
@@ -65,9 +61,7 @@ impl AsyncWrite for StreamIo<'_> {
             room => room,
         };
         let count = room.min(bytes.len());
-        self.write
-            .send_data(Bytes::copy_from_slice(&bytes[..count]), false)
-            .map_err(into_io)?;
+        self.write.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(into_io)?;
         Poll::Ready(Ok(count))
     }
 

@@ -7,9 +7,7 @@ use super::{Copied, DialOptions, copy_both, dial, reset};
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = dial(listener.local_addr().unwrap(), DialOptions::default())
-        .await
-        .unwrap();
+    let near = dial(listener.local_addr().unwrap(), DialOptions::default()).await.unwrap();
     (near, listener.accept().await.unwrap().0)
 }
 

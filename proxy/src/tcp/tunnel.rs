@@ -51,11 +51,7 @@ async fn tcp_to_stream(tcp: &TcpStream, stream: &mut SendStream<Bytes>, count: &
                 return Ok(());
             }
             Ok(read) => {
-                size = if read == size {
-                    (size * 4).min(LARGE_READ)
-                } else {
-                    read.next_power_of_two().max(SMALL_READ)
-                };
+                size = if read == size { (size * 4).min(LARGE_READ) } else { read.next_power_of_two().max(SMALL_READ) };
                 send_all(stream, buffer.freeze()).await.map_err(into_io)?;
                 count.set(count.get() + read as u64);
             }
@@ -107,10 +103,6 @@ async fn stream_to_tcp(stream: &mut RecvStream, tcp: &TcpStream, count: &Cell<u6
 }
 
 pub(crate) fn into_io(error: h2::Error) -> io::Error {
-    let kind = if error.is_reset() {
-        io::ErrorKind::ConnectionReset
-    } else {
-        io::ErrorKind::BrokenPipe
-    };
+    let kind = if error.is_reset() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::BrokenPipe };
     io::Error::new(kind, error)
 }

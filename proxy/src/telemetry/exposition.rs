@@ -15,9 +15,7 @@ impl Metrics {
 
     /// All counters as Prometheus text. The size is bounded: every label's values are a closed set.
     pub fn render(&self) -> String {
-        let mut page = Page {
-            text: String::with_capacity(16 * 1024),
-        };
+        let mut page = Page { text: String::with_capacity(16 * 1024) };
         self.render_traffic(&mut page);
         self.render_refusals(&mut page);
         self.render_mesh(&mut page);
@@ -31,29 +29,19 @@ impl Metrics {
             for (class, word) in STATUS_CLASSES.iter().enumerate() {
                 let count = self.sum(|cell| &cell.requests[direction as usize][class]);
                 if count > 0 || class == 2 {
-                    page.sample(
-                        names::REQUESTS,
-                        &[("direction", direction.word()), ("status", word)],
-                        count,
-                    );
+                    page.sample(names::REQUESTS, &[("direction", direction.word()), ("status", word)], count);
                 }
             }
         }
         page.family(names::REQUEST_SECONDS);
         for direction in Direction::ALL {
             let labels = [("direction", direction.word())];
-            self.histogram(page, names::REQUEST_SECONDS, &labels, |cell| {
-                &cell.request_time[direction as usize]
-            });
+            self.histogram(page, names::REQUEST_SECONDS, &labels, |cell| &cell.request_time[direction as usize]);
         }
         page.family(names::LINK_SECONDS);
         self.histogram(page, names::LINK_SECONDS, &[], |cell| &cell.link_time);
-        self.by_direction(page, names::CONNECTIONS_OPENED, |cell, at| {
-            cell.opened[at].load(Relaxed)
-        });
-        self.by_direction(page, names::CONNECTIONS_ACTIVE, |cell, at| {
-            active(&cell.opened[at], &cell.closed[at])
-        });
+        self.by_direction(page, names::CONNECTIONS_OPENED, |cell, at| cell.opened[at].load(Relaxed));
+        self.by_direction(page, names::CONNECTIONS_ACTIVE, |cell, at| active(&cell.opened[at], &cell.closed[at]));
         page.family(names::BYTES);
         for direction in Direction::ALL {
             for (flow, word) in ["to-callee", "from-callee"].into_iter().enumerate() {
@@ -64,11 +52,7 @@ impl Metrics {
         page.family(names::WORKER_CONNECTIONS);
         let workers = self.cells.len() - 1;
         for (worker, cell) in self.cells.iter().take(workers).enumerate() {
-            page.sample(
-                names::WORKER_CONNECTIONS,
-                &[("worker", &worker.to_string())],
-                cell.load(),
-            );
+            page.sample(names::WORKER_CONNECTIONS, &[("worker", &worker.to_string())], cell.load());
         }
     }
 
@@ -83,11 +67,7 @@ impl Metrics {
                         let cells = if would { &cell.would_refuse } else { &cell.refused };
                         &cells[direction as usize][reason.index()]
                     });
-                    page.sample(
-                        family,
-                        &[("direction", direction.word()), ("reason", reason.word())],
-                        count,
-                    );
+                    page.sample(family, &[("direction", direction.word()), ("reason", reason.word())], count);
                 }
             }
         }
@@ -99,12 +79,8 @@ impl Metrics {
 
     fn render_mesh(&self, page: &mut Page) {
         self.by_side(page, names::MESH_OPENED, |cell, at| cell.mesh_opened[at].load(Relaxed));
-        self.by_side(page, names::MESH_ACTIVE, |cell, at| {
-            active(&cell.mesh_opened[at], &cell.mesh_closed[at])
-        });
-        self.by_side(page, names::STREAMS_OPENED, |cell, at| {
-            cell.streams_opened[at].load(Relaxed)
-        });
+        self.by_side(page, names::MESH_ACTIVE, |cell, at| active(&cell.mesh_opened[at], &cell.mesh_closed[at]));
+        self.by_side(page, names::STREAMS_OPENED, |cell, at| cell.streams_opened[at].load(Relaxed));
         self.by_side(page, names::STREAMS_ACTIVE, |cell, at| {
             active(&cell.streams_opened[at], &cell.streams_closed[at])
         });
@@ -129,28 +105,12 @@ impl Metrics {
         page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));
         page.single(names::CONTROL_VERSION, process.control_version.load(Relaxed));
         page.family(names::CONTROL_UPDATES);
-        page.sample(
-            names::CONTROL_UPDATES,
-            &[("result", "ack")],
-            process.updates_acked.load(Relaxed),
-        );
-        page.sample(
-            names::CONTROL_UPDATES,
-            &[("result", "nack")],
-            process.updates_nacked.load(Relaxed),
-        );
+        page.sample(names::CONTROL_UPDATES, &[("result", "ack")], process.updates_acked.load(Relaxed));
+        page.sample(names::CONTROL_UPDATES, &[("result", "nack")], process.updates_nacked.load(Relaxed));
         page.single(names::CERTIFICATE_EXPIRY, process.certificate_expiry.load(Relaxed));
         page.family(names::CERTIFICATE_RENEWALS);
-        page.sample(
-            names::CERTIFICATE_RENEWALS,
-            &[("result", "ok")],
-            process.renewals_ok.load(Relaxed),
-        );
-        page.sample(
-            names::CERTIFICATE_RENEWALS,
-            &[("result", "failed")],
-            process.renewals_failed.load(Relaxed),
-        );
+        page.sample(names::CERTIFICATE_RENEWALS, &[("result", "ok")], process.renewals_ok.load(Relaxed));
+        page.sample(names::CERTIFICATE_RENEWALS, &[("result", "failed")], process.renewals_failed.load(Relaxed));
         page.single(names::READY, process.ready.load(Relaxed));
         page.family(names::BUILD);
         page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);

@@ -46,24 +46,14 @@ fn workers_are_added_up_and_every_sample_has_its_family() {
 #[test]
 fn every_reason_has_its_own_place() {
     for (at, reason) in Reason::ALL.iter().enumerate() {
-        assert_eq!(
-            reason.index(),
-            at,
-            "{reason}: Reason::ALL is in another order than the enum"
-        );
+        assert_eq!(reason.index(), at, "{reason}: Reason::ALL is in another order than the enum");
     }
 }
 
 #[test]
 fn words_beyond_the_slots_are_counted_together() {
-    let words: Vec<&'static str> = (0..40)
-        .map(|n| &*Box::leak(format!("word-{n}").into_boxed_str()))
-        .collect();
+    let words: Vec<&'static str> = (0..40).map(|n| &*Box::leak(format!("word-{n}").into_boxed_str())).collect();
     let metrics = Metrics::new(1);
     words.iter().for_each(|word| metrics.accept_error(word));
-    assert!(
-        metrics
-            .render()
-            .contains("isthmus_accept_errors_total{cause=\"other\"} 16\n")
-    );
+    assert!(metrics.render().contains("isthmus_accept_errors_total{cause=\"other\"} 16\n"));
 }

@@ -71,10 +71,7 @@ pub(super) struct Histogram {
 impl Histogram {
     fn observe(&self, elapsed: Duration) {
         let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US
-            .iter()
-            .position(|bound| us <= *bound)
-            .unwrap_or(BUCKETS_US.len());
+        let bucket = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
     }
@@ -90,10 +87,7 @@ pub(super) struct Words {
 
 impl Default for Words {
     fn default() -> Words {
-        Words {
-            slots: std::array::from_fn(|_| (OnceLock::new(), AtomicU64::new(0))),
-            other: AtomicU64::new(0),
-        }
+        Words { slots: std::array::from_fn(|_| (OnceLock::new(), AtomicU64::new(0))), other: AtomicU64::new(0) }
     }
 }
 
@@ -104,10 +98,7 @@ impl Words {
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let named = self
-            .slots
-            .iter()
-            .filter_map(|(name, count)| Some((*name.get()?, count.load(Relaxed))));
+        let named = self.slots.iter().filter_map(|(name, count)| Some((*name.get()?, count.load(Relaxed))));
         named.chain(std::iter::once(("other", self.other.load(Relaxed))).filter(|(_, count)| *count > 0))
     }
 }
@@ -160,21 +151,13 @@ impl Metrics {
     /// Counters for `workers` workers and the control runtime, whose handle this is.
     pub fn new(workers: usize) -> Metrics {
         let cells: Arc<[Arc<Cell>]> = (0..=workers).map(|_| Arc::new(Cell::default())).collect();
-        Metrics {
-            own: cells[workers].clone(),
-            cells,
-            process: Arc::default(),
-        }
+        Metrics { own: cells[workers].clone(), cells, process: Arc::default() }
     }
 
     /// The handle for worker number `worker` (from 0); a number out of range shares the control runtime's cell.
     pub fn for_worker(&self, worker: usize) -> Metrics {
         let own = self.cells.get(worker).unwrap_or(&self.own).clone();
-        Metrics {
-            cells: self.cells.clone(),
-            process: self.process.clone(),
-            own,
-        }
+        Metrics { cells: self.cells.clone(), process: self.process.clone(), own }
     }
 
     /// A connection, stream or request was refused.
@@ -210,20 +193,13 @@ impl Metrics {
     /// An app connection was taken up; it counts as closed when the returned value is dropped.
     pub fn connection(&self, direction: Direction) -> OpenConnection {
         self.own.opened[direction as usize].fetch_add(1, Relaxed);
-        OpenConnection {
-            cell: self.own.clone(),
-            direction,
-        }
+        OpenConnection { cell: self.own.clone(), direction }
     }
 
     /// A mesh connection was established; it counts as closed when the returned value is dropped.
     pub fn mesh_connection(&self, side: MeshSide) -> OpenStream {
         self.own.mesh_opened[side as usize].fetch_add(1, Relaxed);
-        OpenStream {
-            cell: self.own.clone(),
-            side,
-            of: Counted::Connection,
-        }
+        OpenStream { cell: self.own.clone(), side, of: Counted::Connection }
     }
 
     /// A handshake between sidecars failed; `why` is the word of the certs crate's `PeerError`.
@@ -234,11 +210,7 @@ impl Metrics {
     /// A request or tunnel began on a mesh connection; it ends when the returned value is dropped.
     pub fn stream(&self, side: MeshSide) -> OpenStream {
         self.own.streams_opened[side as usize].fetch_add(1, Relaxed);
-        OpenStream {
-            cell: self.own.clone(),
-            side,
-            of: Counted::Stream,
-        }
+        OpenStream { cell: self.own.clone(), side, of: Counted::Stream }
     }
 
     /// `accept` failed; `why` is one word.
@@ -274,11 +246,7 @@ impl Metrics {
 
     /// An update was taken (`true`) or refused (`false`).
     pub fn control_update(&self, acked: bool) {
-        let counter = if acked {
-            &self.process.updates_acked
-        } else {
-            &self.process.updates_nacked
-        };
+        let counter = if acked { &self.process.updates_acked } else { &self.process.updates_nacked };
         counter.fetch_add(1, Relaxed);
     }
 
@@ -289,11 +257,7 @@ impl Metrics {
 
     /// An enrolment or renewal ended well or badly.
     pub fn certificate_renewal(&self, ok: bool) {
-        let counter = if ok {
-            &self.process.renewals_ok
-        } else {
-            &self.process.renewals_failed
-        };
+        let counter = if ok { &self.process.renewals_ok } else { &self.process.renewals_failed };
         counter.fetch_add(1, Relaxed);
     }
 

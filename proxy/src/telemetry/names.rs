@@ -9,33 +9,19 @@ pub(super) struct Family {
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family {
-        name,
-        kind: "counter",
-        help,
-    }
+    Family { name, kind: "counter", help }
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family {
-        name,
-        kind: "gauge",
-        help,
-    }
+    Family { name, kind: "gauge", help }
 }
 
 const fn histogram(name: &'static str, help: &'static str) -> Family {
-    Family {
-        name,
-        kind: "histogram",
-        help,
-    }
+    Family { name, kind: "histogram", help }
 }
 
-pub(super) const REQUESTS: Family = counter(
-    "isthmus_requests_total",
-    "HTTP requests answered, by direction and status class of the answer.",
-);
+pub(super) const REQUESTS: Family =
+    counter("isthmus_requests_total", "HTTP requests answered, by direction and status class of the answer.");
 pub(super) const REQUEST_SECONDS: Family = histogram(
     "isthmus_request_duration_seconds",
     "Time from a request's head to its answer's head, as this proxy saw it, in seconds.",
@@ -44,82 +30,50 @@ pub(super) const LINK_SECONDS: Family = histogram(
     "isthmus_link_duration_seconds",
     "Time a request spent between two sidecars (there and back, without the callee's own time), in seconds.",
 );
-pub(super) const REFUSED: Family = counter(
-    "isthmus_refused_total",
-    "Connections, streams and requests refused, by reason (see isthmus explain).",
-);
+pub(super) const REFUSED: Family =
+    counter("isthmus_refused_total", "Connections, streams and requests refused, by reason (see isthmus explain).");
 pub(super) const WOULD_REFUSE: Family = counter(
     "isthmus_would_refuse_total",
     "What passed in Observe or Audit and would be refused in Enforce, by reason.",
 );
-pub(super) const CONNECTIONS_OPENED: Family = counter(
-    "isthmus_connections_opened_total",
-    "App connections taken up, by direction.",
-);
+pub(super) const CONNECTIONS_OPENED: Family =
+    counter("isthmus_connections_opened_total", "App connections taken up, by direction.");
 pub(super) const CONNECTIONS_ACTIVE: Family = gauge("isthmus_connections_active", "App connections open now.");
-pub(super) const BYTES: Family = counter(
-    "isthmus_bytes_total",
-    "Bytes of app payload carried, by direction and flow (to or from the callee).",
-);
+pub(super) const BYTES: Family =
+    counter("isthmus_bytes_total", "Bytes of app payload carried, by direction and flow (to or from the callee).");
 pub(super) const MESH_OPENED: Family = counter(
     "isthmus_mesh_connections_opened_total",
     "mTLS connections between sidecars established, by side (client dialled, server accepted).",
 );
-pub(super) const MESH_ACTIVE: Family = gauge(
-    "isthmus_mesh_connections_active",
-    "mTLS connections between sidecars open now, by side.",
-);
-pub(super) const MESH_FAILED: Family = counter(
-    "isthmus_mesh_handshakes_failed_total",
-    "Handshakes between sidecars that failed, by side and reason.",
-);
-pub(super) const STREAMS_OPENED: Family = counter(
-    "isthmus_streams_opened_total",
-    "Requests and tunnels begun on mesh connections, by side.",
-);
-pub(super) const STREAMS_ACTIVE: Family = gauge(
-    "isthmus_streams_active",
-    "Requests and tunnels open on mesh connections now, by side.",
-);
-pub(super) const ACCEPT_ERRORS: Family = counter(
-    "isthmus_accept_errors_total",
-    "accept() failures; the listener backs off and goes on. By cause.",
-);
-pub(super) const WORKER_CONNECTIONS: Family = gauge(
-    "isthmus_worker_connections_active",
-    "Open connections by worker; uneven numbers mean imbalance.",
-);
-pub(super) const SPANS_EXPORTED: Family = counter(
-    "isthmus_spans_exported_total",
-    "Spans that an OTLP collector acknowledged.",
-);
-pub(super) const SPANS_DROPPED: Family = counter(
-    "isthmus_spans_dropped_total",
-    "Spans that were given up, by reason. Requests never wait for spans.",
-);
-pub(super) const CONTROL_CONNECTED: Family = gauge(
-    "isthmus_control_connected",
-    "1 while the stream to the control plane is up, else 0.",
-);
-pub(super) const CONTROL_CONNECTS: Family = counter(
-    "isthmus_control_connects_total",
-    "Streams to the control plane that were opened.",
-);
-pub(super) const CONTROL_VERSION: Family = gauge(
-    "isthmus_control_version",
-    "Version of the snapshot in force, as the control plane numbers it.",
-);
-pub(super) const CONTROL_UPDATES: Family = counter(
-    "isthmus_control_updates_total",
-    "Updates from the control plane, by result (ack, nack).",
-);
+pub(super) const MESH_ACTIVE: Family =
+    gauge("isthmus_mesh_connections_active", "mTLS connections between sidecars open now, by side.");
+pub(super) const MESH_FAILED: Family =
+    counter("isthmus_mesh_handshakes_failed_total", "Handshakes between sidecars that failed, by side and reason.");
+pub(super) const STREAMS_OPENED: Family =
+    counter("isthmus_streams_opened_total", "Requests and tunnels begun on mesh connections, by side.");
+pub(super) const STREAMS_ACTIVE: Family =
+    gauge("isthmus_streams_active", "Requests and tunnels open on mesh connections now, by side.");
+pub(super) const ACCEPT_ERRORS: Family =
+    counter("isthmus_accept_errors_total", "accept() failures; the listener backs off and goes on. By cause.");
+pub(super) const WORKER_CONNECTIONS: Family =
+    gauge("isthmus_worker_connections_active", "Open connections by worker; uneven numbers mean imbalance.");
+pub(super) const SPANS_EXPORTED: Family =
+    counter("isthmus_spans_exported_total", "Spans that an OTLP collector acknowledged.");
+pub(super) const SPANS_DROPPED: Family =
+    counter("isthmus_spans_dropped_total", "Spans that were given up, by reason. Requests never wait for spans.");
+pub(super) const CONTROL_CONNECTED: Family =
+    gauge("isthmus_control_connected", "1 while the stream to the control plane is up, else 0.");
+pub(super) const CONTROL_CONNECTS: Family =
+    counter("isthmus_control_connects_total", "Streams to the control plane that were opened.");
+pub(super) const CONTROL_VERSION: Family =
+    gauge("isthmus_control_version", "Version of the snapshot in force, as the control plane numbers it.");
+pub(super) const CONTROL_UPDATES: Family =
+    counter("isthmus_control_updates_total", "Updates from the control plane, by result (ack, nack).");
 pub(super) const CERTIFICATE_EXPIRY: Family = gauge(
     "isthmus_certificate_expiry_timestamp_seconds",
     "When this workload's certificate ends, Unix seconds; 0: no certificate yet.",
 );
-pub(super) const CERTIFICATE_RENEWALS: Family = counter(
-    "isthmus_certificate_renewals_total",
-    "Attempts to get a certificate, by result (ok, failed).",
-);
+pub(super) const CERTIFICATE_RENEWALS: Family =
+    counter("isthmus_certificate_renewals_total", "Attempts to get a certificate, by result (ok, failed).");
 pub(super) const READY: Family = gauge("isthmus_ready", "1 when readiness is answered with 200, else 0.");
 pub(super) const BUILD: Family = gauge("isthmus_build_info", "Always 1; the version is in the label.");

@@ -60,21 +60,14 @@ impl std::str::FromStr for Endpoint {
         let error = || EndpointError { text: text.to_owned() };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.starts_with('/') {
-                Ok(Endpoint::Unix(path.into()))
-            } else {
-                Err(error())
-            };
+            return if path.starts_with('/') { Ok(Endpoint::Unix(path.into())) } else { Err(error()) };
         }
         let uri: Uri = text.parse().map_err(|_| error())?;
         let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
         let host = uri.host().filter(|host| plain && !host.is_empty()).ok_or_else(error)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         // 4317 is the port registered for OTLP/gRPC.
-        Ok(Endpoint::Http {
-            host,
-            port: uri.port_u16().unwrap_or(4317),
-        })
+        Ok(Endpoint::Http { host, port: uri.port_u16().unwrap_or(4317) })
     }
 }
 
@@ -90,13 +83,7 @@ impl fmt::Display for Endpoint {
 
 /// Exports until `shutdown`, then flushes once and ends.
 pub async fn run_exporter(queue: SpanQueue, options: DialOptions, shutdown: CancellationToken) {
-    let mut exporter = Exporter {
-        queue,
-        options,
-        shutdown,
-        connection: None,
-        batch: Vec::with_capacity(BATCH),
-    };
+    let mut exporter = Exporter { queue, options, shutdown, connection: None, batch: Vec::with_capacity(BATCH) };
     loop {
         let stop = exporter.shutdown.clone();
         tokio::select! {
@@ -207,10 +194,7 @@ impl Exporter {
     }
 
     fn give_up(&mut self, reason: DropReason) {
-        self.queue
-            .tracer
-            .metrics()
-            .spans_dropped(reason, self.batch.len() as u64);
+        self.queue.tracer.metrics().spans_dropped(reason, self.batch.len() as u64);
         self.batch.clear();
     }
 
@@ -220,10 +204,7 @@ impl Exporter {
             return Some(kept.channel.clone());
         }
         let channel = open(to.clone(), self.options);
-        self.connection = Some(Connection {
-            to,
-            channel: channel.clone(),
-        });
+        self.connection = Some(Connection { to, channel: channel.clone() });
         Some(channel)
     }
 }
@@ -244,28 +225,18 @@ async fn too_long(shutdown: &CancellationToken) {
 fn is_retryable(code: tonic::Code) -> bool {
     use tonic::Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable};
     // Unknown is how a connection that broke shows itself here.
-    matches!(
-        code,
-        Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss | ResourceExhausted
-    ) || code == tonic::Code::Unknown
+    matches!(code, Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss | ResourceExhausted)
+        || code == tonic::Code::Unknown
 }
 
 /// The number of spans that the collector took no part of.
 async fn export(channel: Channel, target: &ExportTarget, batch: &[Span]) -> Result<u64, tonic::Status> {
     let mut client = tonic::client::Grpc::new(channel);
-    client
-        .ready()
-        .await
-        .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let codec = tonic_prost::ProstCodec::<ExportTraceServiceRequest, ExportTraceServiceResponse>::default();
     let message = tonic::Request::new(request(&target.resource, batch));
-    let answer = client
-        .unary(message, PathAndQuery::from_static(EXPORT), codec)
-        .await?
-        .into_inner();
-    Ok(answer
-        .partial_success
-        .map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
+    let answer = client.unary(message, PathAndQuery::from_static(EXPORT), codec).await?.into_inner();
+    Ok(answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
 }
 
 fn open(to: Endpoint, options: DialOptions) -> Channel {
@@ -282,9 +253,9 @@ fn open(to: Endpoint, options: DialOptions) -> Channel {
 
 async fn reach(to: Endpoint, options: DialOptions) -> io::Result<TokioIo<CollectorStream>> {
     match to {
-        Endpoint::Unix(path) => Ok(TokioIo::new(
-            Box::new(tokio::net::UnixStream::connect(path).await?) as CollectorStream
-        )),
+        Endpoint::Unix(path) => {
+            Ok(TokioIo::new(Box::new(tokio::net::UnixStream::connect(path).await?) as CollectorStream))
+        }
         Endpoint::Http { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
             for address in tokio::net::lookup_host((host.as_str(), port)).await? {

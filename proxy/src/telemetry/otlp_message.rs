@@ -9,43 +9,28 @@ use super::span::{Kind, Span, Status, Value};
 
 /// One export of `spans`, described by `resource`.
 pub(super) fn request(resource: &[(&'static str, String)], spans: &[Span]) -> ExportTraceServiceRequest {
-    let attributes = resource
-        .iter()
-        .map(|(name, text)| attribute(name, any_value::Value::StringValue(text.clone())))
-        .collect();
+    let attributes =
+        resource.iter().map(|(name, text)| attribute(name, any_value::Value::StringValue(text.clone()))).collect();
     let scope = InstrumentationScope {
         name: "isthmus-proxy".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
     };
-    let scope_spans = ScopeSpans {
-        scope: Some(scope),
-        spans: spans.iter().map(span).collect(),
-        ..ScopeSpans::default()
-    };
+    let scope_spans =
+        ScopeSpans { scope: Some(scope), spans: spans.iter().map(span).collect(), ..ScopeSpans::default() };
     let resource_spans = ResourceSpans {
-        resource: Some(Resource {
-            attributes,
-            ..Resource::default()
-        }),
+        resource: Some(Resource { attributes, ..Resource::default() }),
         scope_spans: vec![scope_spans],
         ..ResourceSpans::default()
     };
-    ExportTraceServiceRequest {
-        resource_spans: vec![resource_spans],
-    }
+    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
 }
 
 fn span(span: &Span) -> wire::Span {
     wire::Span {
         trace_id: span.trace_id.0.to_vec(),
         span_id: span.span_id.0.to_vec(),
-        trace_state: span
-            .tracestate
-            .as_ref()
-            .and_then(|state| state.to_str().ok())
-            .unwrap_or_default()
-            .to_owned(),
+        trace_state: span.tracestate.as_ref().and_then(|state| state.to_str().ok()).unwrap_or_default().to_owned(),
         parent_span_id: span.parent.map(|parent| parent.0.to_vec()).unwrap_or_default(),
         // The W3C flags: only sampled spans come this far.
         flags: 1,
@@ -53,11 +38,7 @@ fn span(span: &Span) -> wire::Span {
         kind: kind(span.kind) as i32,
         start_time_unix_nano: span.start_ns,
         end_time_unix_nano: span.end_ns,
-        attributes: span
-            .attributes
-            .iter()
-            .map(|(name, of)| attribute(name, value(of)))
-            .collect(),
+        attributes: span.attributes.iter().map(|(name, of)| attribute(name, value(of))).collect(),
         status: status(&span.status),
         ..wire::Span::default()
     }
@@ -77,10 +58,7 @@ fn status(status: &Status) -> Option<wire::Status> {
         Status::Ok => (wire::status::StatusCode::Ok, ""),
         Status::Error(word) => (wire::status::StatusCode::Error, *word),
     };
-    Some(wire::Status {
-        message: message.to_owned(),
-        code: code as i32,
-    })
+    Some(wire::Status { message: message.to_owned(), code: code as i32 })
 }
 
 fn value(of: &Value) -> any_value::Value {
@@ -93,9 +71,5 @@ fn value(of: &Value) -> any_value::Value {
 }
 
 fn attribute(name: &str, value: any_value::Value) -> KeyValue {
-    KeyValue {
-        key: name.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }

@@ -23,15 +23,8 @@ fn endpoints_are_http_or_unix_and_nothing_else() {
     ] {
         assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), shown);
     }
-    for text in [
-        "",
-        "https://otel:4317",
-        "otel:4317",
-        "unix:relative",
-        "http://",
-        "http://otel/v1/traces",
-        "http:///x",
-    ] {
+    for text in ["", "https://otel:4317", "otel:4317", "unix:relative", "http://", "http://otel/v1/traces", "http:///x"]
+    {
         assert!(text.parse::<Endpoint>().is_err(), "{text}");
     }
 }
@@ -48,16 +41,11 @@ async fn collect(listener: UnixListener, code: &'static str, got: mpsc::Sender<E
                 let _ = got.send(ExportTraceServiceRequest::decode(&body[5..]).unwrap()).await;
                 let mut trailers = http::HeaderMap::new();
                 trailers.insert("grpc-status", code.parse().unwrap());
-                let frames = [
-                    Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 5]))),
-                    Ok(Frame::trailers(trailers)),
-                ];
+                let frames =
+                    [Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 5]))), Ok(Frame::trailers(trailers))];
                 let body = StreamBody::new(futures::stream::iter(frames));
                 Ok::<_, Infallible>(
-                    http::Response::builder()
-                        .header("content-type", "application/grpc")
-                        .body(body)
-                        .unwrap(),
+                    http::Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
                 )
             }
         });
@@ -69,11 +57,7 @@ async fn collect(listener: UnixListener, code: &'static str, got: mpsc::Sender<E
 }
 
 fn metric(metrics: &Metrics, series: &str) -> u64 {
-    metrics
-        .render()
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-        .unwrap()
+    metrics.render().lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap()
 }
 
 #[tokio::test]
@@ -85,11 +69,7 @@ async fn spans_arrive_in_batches_with_resource_and_parent() {
     let metrics = Metrics::new(1);
     let (tracer, queue) = Tracer::new(&metrics);
     let resource = vec![("service.name", "shop/web".to_owned())];
-    tracer.configure(ExportTarget {
-        endpoint: Some(Endpoint::Unix(path)),
-        sampling: 1.0,
-        resource,
-    });
+    tracer.configure(ExportTarget { endpoint: Some(Endpoint::Unix(path)), sampling: 1.0, resource });
     let root = tracer.root();
     for context in [root.clone(), root.child()] {
         let mut span = context.span(Kind::Client, "outbound", tracer.now_ns()).unwrap();
@@ -99,9 +79,7 @@ async fn spans_arrive_in_batches_with_resource_and_parent() {
     let shutdown = CancellationToken::new();
     let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
     let message = received.recv().await.unwrap();
-    let [of] = &message.resource_spans[..] else {
-        panic!("{message:?}")
-    };
+    let [of] = &message.resource_spans[..] else { panic!("{message:?}") };
     assert_eq!(of.resource.as_ref().unwrap().attributes[0].key, "service.name");
     let spans = &of.scope_spans[0].spans;
     assert_eq!(spans.len(), 2);
@@ -120,11 +98,7 @@ async fn a_refused_batch_is_dropped_and_counted_not_tried_again() {
     tokio::spawn(collect(UnixListener::bind(&path).unwrap(), "3", got));
     let metrics = Metrics::new(1);
     let (tracer, queue) = Tracer::new(&metrics);
-    tracer.configure(ExportTarget {
-        endpoint: Some(Endpoint::Unix(path)),
-        sampling: 1.0,
-        resource: Vec::new(),
-    });
+    tracer.configure(ExportTarget { endpoint: Some(Endpoint::Unix(path)), sampling: 1.0, resource: Vec::new() });
     tracer.record(tracer.root().span(Kind::Client, "outbound", 1).unwrap());
     let shutdown = CancellationToken::new();
     let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
@@ -141,25 +115,15 @@ async fn a_dead_collector_costs_a_bounded_time_and_every_span_is_counted() {
     let metrics = Metrics::new(1);
     let (tracer, queue) = Tracer::with_capacity(&metrics, 4);
     let endpoint = Some(Endpoint::Unix("/nowhere/at/all.sock".into()));
-    tracer.configure(ExportTarget {
-        endpoint,
-        sampling: 1.0,
-        resource: Vec::new(),
-    });
+    tracer.configure(ExportTarget { endpoint, sampling: 1.0, resource: Vec::new() });
     for _ in 0..10 {
         tracer.record(tracer.root().span(Kind::Client, "outbound", 1).unwrap());
     }
     let shutdown = CancellationToken::new();
     let exporter = tokio::spawn(run_exporter(queue, DialOptions::default(), shutdown.clone()));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(
-        metric(&metrics, "isthmus_spans_dropped_total{reason=\"queue-full\"}"),
-        6
-    );
-    assert_eq!(
-        metric(&metrics, "isthmus_spans_dropped_total{reason=\"export-failed\"}"),
-        4
-    );
+    assert_eq!(metric(&metrics, "isthmus_spans_dropped_total{reason=\"queue-full\"}"), 6);
+    assert_eq!(metric(&metrics, "isthmus_spans_dropped_total{reason=\"export-failed\"}"), 4);
     shutdown.cancel();
     exporter.await.unwrap();
 }

@@ -52,23 +52,12 @@ impl TraceContext {
     }
 
     pub(super) fn with_ids(trace_id: TraceId, span_id: SpanId, sampled: bool) -> TraceContext {
-        TraceContext {
-            trace_id,
-            span_id,
-            parent: None,
-            sampled,
-            random: true,
-            tracestate: None,
-        }
+        TraceContext { trace_id, span_id, parent: None, sampled, random: true, tracestate: None }
     }
 
     /// The next hop in the same trace: a new span id, whose parent is this one's.
     pub fn child(&self) -> TraceContext {
-        TraceContext {
-            span_id: SpanId::random(),
-            parent: Some(self.span_id),
-            ..self.clone()
-        }
+        TraceContext { span_id: SpanId::random(), parent: Some(self.span_id), ..self.clone() }
     }
 
     /// Replaces whatever trace headers are there with this context's.

@@ -27,10 +27,7 @@ fn a_well_formed_parent_is_continued() {
     let mut out = headers(&["garbage", GOOD], &["x"]);
     child.write(&mut out);
     assert_eq!(out.get_all("traceparent").iter().count(), 1);
-    assert_eq!(
-        out["traceparent"],
-        format!("00-{}-{}-01", context.trace_id, child.span_id).as_str()
-    );
+    assert_eq!(out["traceparent"], format!("00-{}-{}-01", context.trace_id, child.span_id).as_str());
     assert_eq!(out["tracestate"], "vendor=a,b@c=d");
 }
 
@@ -38,64 +35,22 @@ fn a_well_formed_parent_is_continued() {
 const BROKEN: &[(&str, &str)] = &[
     ("nothing", ""),
     ("version ff", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-    (
-        "capital in version",
-        "0A-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-    ),
-    (
-        "one-digit version",
-        "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-    ),
-    (
-        "zero trace id",
-        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-    ),
-    (
-        "zero parent id",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-    ),
-    (
-        "capitals in trace id",
-        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-    ),
-    (
-        "capitals in parent id",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00F067AA0BA902B7-01",
-    ),
-    (
-        "illegal character",
-        "00-4bf92f3577b34da6a3ce929d0e0e473.-00f067aa0ba902b7-01",
-    ),
-    (
-        "short trace id",
-        "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-    ),
-    (
-        "long trace id",
-        "00-4bf92f3577b34da6a3ce929d0e0e47361-00f067aa0ba902b7-01",
-    ),
+    ("capital in version", "0A-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("one-digit version", "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("zero trace id", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
+    ("zero parent id", "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"),
+    ("capitals in trace id", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"),
+    ("capitals in parent id", "00-4bf92f3577b34da6a3ce929d0e0e4736-00F067AA0BA902B7-01"),
+    ("illegal character", "00-4bf92f3577b34da6a3ce929d0e0e473.-00f067aa0ba902b7-01"),
+    ("short trace id", "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01"),
+    ("long trace id", "00-4bf92f3577b34da6a3ce929d0e0e47361-00f067aa0ba902b7-01"),
     ("short flags", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"),
-    (
-        "illegal flags",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-.0",
-    ),
+    ("illegal flags", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-.0"),
     ("no dash", "00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-    (
-        "more after 00",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what",
-    ),
-    (
-        "a dash after 00",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
-    ),
-    (
-        "later, glued",
-        "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01what",
-    ),
-    (
-        "a blank in front",
-        " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-    ),
+    ("more after 00", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what"),
+    ("a dash after 00", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-"),
+    ("later, glued", "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01what"),
+    ("a blank in front", " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
 ];
 
 #[test]
@@ -123,14 +78,7 @@ fn later_versions_are_read_as_far_as_they_are_known() {
 
 #[test]
 fn flags_other_than_sampled_and_random_are_cleared() {
-    for (flags, written) in [
-        ("00", "00"),
-        ("01", "01"),
-        ("02", "02"),
-        ("03", "03"),
-        ("ff", "03"),
-        ("fc", "00"),
-    ] {
+    for (flags, written) in [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("ff", "03"), ("fc", "00")] {
         let context = TraceContext::parse(&headers(&[&format!("{}{flags}", &GOOD[..53])], &[])).unwrap();
         let mut out = HeaderMap::new();
         context.write(&mut out);
@@ -183,11 +131,7 @@ fn tracestate_is_passed_on_as_it_came_or_not_at_all() {
         assert_eq!(context.tracestate.is_some(), *kept, "{state:?}");
         let mut out = headers(&[], &["left=over"]);
         context.write(&mut out);
-        assert_eq!(
-            out.get("tracestate").map(|v| v.to_str().unwrap()),
-            kept.then_some(*state),
-            "{state:?}"
-        );
+        assert_eq!(out.get("tracestate").map(|v| v.to_str().unwrap()), kept.then_some(*state), "{state:?}");
     }
 }
 
@@ -195,12 +139,7 @@ fn tracestate_is_passed_on_as_it_came_or_not_at_all() {
 fn several_tracestate_headers_are_one_list() {
     let context = TraceContext::parse(&headers(&[GOOD], &["a=1", "b=2,c=3"])).unwrap();
     assert_eq!(context.tracestate.unwrap(), "a=1,b=2,c=3");
-    assert_eq!(
-        TraceContext::parse(&headers(&[GOOD], &["a=1", "a=2"]))
-            .unwrap()
-            .tracestate,
-        None
-    );
+    assert_eq!(TraceContext::parse(&headers(&[GOOD], &["a=1", "a=2"])).unwrap().tracestate, None);
 }
 
 #[test]

@@ -62,10 +62,8 @@ fn trim_ows(mut text: &[u8]) -> &[u8] {
 }
 
 fn is_key(key: &[u8]) -> bool {
-    let rest_ok = |rest: &[u8]| {
-        rest.iter()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
-    };
+    let rest_ok =
+        |rest: &[u8]| rest.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'));
     let Some(at) = key.iter().position(|byte| *byte == b'@') else {
         return matches!(key, [b'a'..=b'z', rest @ ..] if rest.len() <= 255 && rest_ok(rest));
     };
@@ -76,8 +74,5 @@ fn is_key(key: &[u8]) -> bool {
 
 fn is_value(value: &[u8]) -> bool {
     // Trailing blanks went with the OWS around the member, so that the last byte is a nblk-chr already.
-    (1..=256).contains(&value.len())
-        && value
-            .iter()
-            .all(|byte| matches!(byte, 0x20..=0x7e if !b",=".contains(byte)))
+    (1..=256).contains(&value.len()) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e if !b",=".contains(byte)))
 }

@@ -83,47 +83,22 @@ impl Tracer {
     pub(super) fn with_capacity(metrics: &Metrics, capacity: usize) -> (Tracer, SpanQueue) {
         let (queue, spans) = mpsc::channel(capacity);
         let (target, target_seen) = watch::channel(ExportTarget::default());
-        let shared = Shared {
-            threshold: 0.into(),
-            exporting: false.into(),
-            queue,
-            target,
-            clock: SpanClock::start(),
-        };
-        let tracer = Tracer {
-            shared: Arc::new(shared),
-            metrics: metrics.clone(),
-        };
-        (
-            tracer.clone(),
-            SpanQueue {
-                spans,
-                target: target_seen,
-                tracer,
-            },
-        )
+        let shared = Shared { threshold: 0.into(), exporting: false.into(), queue, target, clock: SpanClock::start() };
+        let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone() };
+        (tracer.clone(), SpanQueue { spans, target: target_seen, tracer })
     }
 
     /// The handle for a worker, which counts drops in that worker's cell.
     pub fn for_worker(&self, metrics: &Metrics) -> Tracer {
-        Tracer {
-            shared: self.shared.clone(),
-            metrics: metrics.clone(),
-        }
+        Tracer { shared: self.shared.clone(), metrics: metrics.clone() }
     }
 
     /// Takes up a new collector or sampling ratio, from now on.
     pub fn configure(&self, target: ExportTarget) {
         let exporting = target.endpoint.is_some();
-        let ratio = if exporting {
-            target.sampling.clamp(0.0, 1.0)
-        } else {
-            0.0
-        };
+        let ratio = if exporting { target.sampling.clamp(0.0, 1.0) } else { 0.0 };
         // NaN ends as 0 here: `as` saturates.
-        self.shared
-            .threshold
-            .store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
+        self.shared.threshold.store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
         self.shared.exporting.store(exporting, Relaxed);
         self.shared.target.send_if_modified(|current| {
             let changed = *current != target;
@@ -191,10 +166,7 @@ struct SpanClock {
 
 impl SpanClock {
     fn start() -> SpanClock {
-        let clock = SpanClock {
-            base: Instant::now(),
-            offset_ns: 0.into(),
-        };
+        let clock = SpanClock { base: Instant::now(), offset_ns: 0.into() };
         clock.realign();
         clock
     }
@@ -210,9 +182,7 @@ impl SpanClock {
         reason = "the one place where span times meet the wall clock; no decision hangs on it"
     )]
     fn realign(&self) {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let offset = i64::try_from(wall)
             .unwrap_or(i64::MAX)
             .saturating_sub(i64::try_from(self.base.elapsed().as_nanos()).unwrap_or(i64::MAX));

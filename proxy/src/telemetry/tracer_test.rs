@@ -2,20 +2,12 @@ use super::super::span::Kind;
 use super::*;
 
 fn target(sampling: f64) -> ExportTarget {
-    ExportTarget {
-        endpoint: Some(Endpoint::Unix("/nowhere".into())),
-        sampling,
-        resource: Vec::new(),
-    }
+    ExportTarget { endpoint: Some(Endpoint::Unix("/nowhere".into())), sampling, resource: Vec::new() }
 }
 
 fn dropped(metrics: &Metrics, reason: DropReason) -> u64 {
     let line = format!("isthmus_spans_dropped_total{{reason=\"{}\"}} ", reason.word());
-    metrics
-        .render()
-        .lines()
-        .find_map(|text| text.strip_prefix(&line)?.parse().ok())
-        .unwrap()
+    metrics.render().lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap()
 }
 
 #[test]
@@ -24,23 +16,14 @@ fn nothing_is_sampled_until_a_collector_is_named() {
     assert!(!tracer.root().sampled);
     tracer.configure(target(1.0));
     assert!((0..100).all(|_| tracer.root().sampled));
-    tracer.configure(ExportTarget {
-        endpoint: None,
-        ..target(1.0)
-    });
+    tracer.configure(ExportTarget { endpoint: None, ..target(1.0) });
     assert!(!tracer.root().sampled);
 }
 
 #[test]
 fn the_ratio_is_kept_and_bad_ratios_are_harmless() {
     let (tracer, _queue) = Tracer::new(&Metrics::new(1));
-    for (ratio, least, most) in [
-        (0.0, 0, 0),
-        (0.25, 150, 350),
-        (f64::NAN, 0, 0),
-        (-1.0, 0, 0),
-        (7.0, 1000, 1000),
-    ] {
+    for (ratio, least, most) in [(0.0, 0, 0), (0.25, 150, 350), (f64::NAN, 0, 0), (-1.0, 0, 0), (7.0, 1000, 1000)] {
         tracer.configure(target(ratio));
         let sampled = (0..1000).filter(|_| tracer.root().sampled).count();
         assert!((least..=most).contains(&sampled), "{ratio}: {sampled} of 1000");

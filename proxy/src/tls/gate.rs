@@ -113,11 +113,7 @@ where
             return Err(GateError::ServerVersion(choice.version));
         }
         if !choice.retry {
-            return Ok(Gate {
-                to_server: held,
-                to_client: answer,
-                version: choice.version,
-            });
+            return Ok(Gate { to_server: held, to_client: answer, version: choice.version });
         }
         if retried {
             return Err(GateError::NotTls("two HelloRetryRequests"));
@@ -150,7 +146,5 @@ async fn read_hello<R: AsyncRead + Unpin, T>(
 }
 
 async fn deadline<T>(work: impl Future<Output = T>) -> Result<T, GateError> {
-    tokio::time::timeout(GATE_DEADLINE, work)
-        .await
-        .map_err(|_| GateError::Timeout)
+    tokio::time::timeout(GATE_DEADLINE, work).await.map_err(|_| GateError::Timeout)
 }

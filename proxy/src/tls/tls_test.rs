@@ -28,10 +28,7 @@ async fn nothing_after_the_hello_leaves_before_a_good_answer() {
     };
     let (gate, ()) = tokio::join!(open(&mut near, BytesMut::new(), &mut far, WireVersion::TLS1_2), script);
     let gate = gate.unwrap();
-    assert_eq!(
-        (&gate.to_server[..], gate.version),
-        (&b"early data"[..], WireVersion::TLS1_3)
-    );
+    assert_eq!((&gate.to_server[..], gate.version), (&b"early data"[..], WireVersion::TLS1_3));
     assert_eq!(&gate.to_client[..], server_hello(0x0304, false));
 }
 
@@ -47,10 +44,7 @@ async fn a_retry_is_no_answer_and_the_second_one_counts() {
             server.write_all(&server_hello(0x0304, true)).await.unwrap();
             let mut retry = vec![0; server_hello(0x0304, true).len()];
             client.read_exact(&mut retry).await.unwrap();
-            client
-                .write_all(&[&[20, 3, 3, 0, 1, 1], &hello[..]].concat())
-                .await
-                .unwrap();
+            client.write_all(&[&[20, 3, 3, 0, 1, 1], &hello[..]].concat()).await.unwrap();
             server.read_exact(&mut vec![0; hello.len() + 6]).await.unwrap();
             server.write_all(&server_hello(second, false)).await.unwrap();
         };

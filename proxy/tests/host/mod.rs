@@ -44,16 +44,11 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Result<Pair, Failed> {
-        let pair = Pair {
-            this: Host::new()?,
-            other: Host::new()?,
-        };
+        let pair = Pair { this: Host::new()?, other: Host::new()? };
         let far_end = pair.other.namespace.try_clone()?;
         pair.this.run(move || async move {
             let route = Connection::<Route>::new()?;
-            route
-                .add_link(VethLink::new("eth0", "eth0").peer_netns_fd(&far_end))
-                .await?;
+            route.add_link(VethLink::new("eth0", "eth0").peer_netns_fd(&far_end)).await?;
             configure(&route, THIS_V4, THIS_V6).await
         })?;
         pair.other.run(|| async {
@@ -63,9 +58,7 @@ impl Pair {
                 route.add_address(Ipv4Address::new("eth0", far.parse()?, 32)).await?;
             }
             for far in ["fd00:96::1", "fd00:97::1"] {
-                route
-                    .add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad())
-                    .await?;
+                route.add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad()).await?;
             }
             Ok(())
         })?;
@@ -102,9 +95,7 @@ impl Host {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        let namespace = made
-            .join()
-            .map_err(|_| "the thread that makes a namespace panicked")??;
+        let namespace = made.join().map_err(|_| "the thread that makes a namespace panicked")??;
         Ok(Host { namespace })
     }
 
@@ -136,9 +127,6 @@ impl Host {
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("panicked").to_owned()
 }

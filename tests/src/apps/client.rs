@@ -49,14 +49,7 @@ impl Request {
     /// GET of an absolute URL.
     pub fn get(url: impl Into<String>) -> Self {
         let method = "GET".to_owned();
-        Self {
-            method,
-            url: url.into(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            tls: None,
-            to: None,
-        }
+        Self { method, url: url.into(), headers: Vec::new(), body: Bytes::new(), tls: None, to: None }
     }
 
     /// Another method.
@@ -105,11 +98,7 @@ impl Request {
         let what = format!("the answer to {} {}", self.method, self.url);
         match tokio::time::timeout(deadline, Box::pin(self.exchange())).await {
             Ok(result) => result.map_err(|cause| Error::Unexpected(format!("no answer: {cause}"))),
-            Err(_) => Err(Error::Deadline {
-                what,
-                after: deadline,
-                detail: String::new(),
-            }),
+            Err(_) => Err(Error::Deadline { what, after: deadline, detail: String::new() }),
         }
     }
 
@@ -118,16 +107,8 @@ impl Request {
         let mut connection = Connection::open(&uri, self.to, self.tls).await?;
         let tls = connection.tls.take();
         let (head, body) = connection.send(&self.as_hyper(&uri)?).await?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| format!("body: {error}"))?;
-        Ok(Response {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: body.to_bytes(),
-            tls,
-        })
+        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| format!("body: {error}"))?;
+        Ok(Response { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes(), tls })
     }
 
     pub(super) fn as_hyper(&self, uri: &Uri) -> Result<hyper::Request<Full<Bytes>>, String> {
@@ -139,9 +120,7 @@ impl Request {
         for (name, value) in &self.headers {
             builder = builder.header(name, value);
         }
-        builder
-            .body(Full::new(self.body.clone()))
-            .map_err(|error| format!("not a request: {error}"))
+        builder.body(Full::new(self.body.clone())).map_err(|error| format!("not a request: {error}"))
     }
 
     /// Where [`Request::to`] points it.
@@ -167,10 +146,7 @@ impl Response {
 
     /// A header field as text; empty when it is missing.
     pub fn header(&self, name: &str) -> String {
-        self.headers
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-            .unwrap_or_default()
+        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
     }
 }
 
@@ -183,11 +159,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(uri: &Uri, to: Option<SocketAddr>, version: Option<TlsVersion>) -> Result<Self, String> {
-        let name = uri
-            .host()
-            .ok_or("the URL has no host")?
-            .trim_matches(['[', ']'])
-            .to_owned();
+        let name = uri.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let stream = match to {
@@ -201,15 +173,8 @@ impl Connection {
         }
         let name = ServerName::try_from(name).map_err(|error| format!("name for TLS: {error}"))?;
         let connector = TlsConnector::from(any_certificate_client(version));
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| format!("TLS handshake: {error}"))?;
-        let version = stream
-            .get_ref()
-            .1
-            .protocol_version()
-            .map(|version| format!("{version:?}"));
+        let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS handshake: {error}"))?;
+        let version = stream.get_ref().1.protocol_version().map(|version| format!("{version:?}"));
         Self::start(stream, version).await
     }
 
@@ -217,32 +182,21 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, driver) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| format!("HTTP: {error}"))?;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| format!("HTTP: {error}"))?;
         // Its error is also the sender's, where it is reported.
         let driver = Task::here(async move {
             let _ = driver.await;
         });
-        Ok(Self {
-            sender,
-            tls,
-            _driver: driver,
-        })
+        Ok(Self { sender, tls, _driver: driver })
     }
 
     pub(super) async fn send(
         &mut self,
         request: &hyper::Request<Full<Bytes>>,
     ) -> Result<hyper::Response<hyper::body::Incoming>, String> {
-        self.sender
-            .ready()
-            .await
-            .map_err(|error| format!("connection: {}", causes(&error)))?;
-        self.sender
-            .send_request(request.clone())
-            .await
-            .map_err(|error| format!("request: {}", causes(&error)))
+        self.sender.ready().await.map_err(|error| format!("connection: {}", causes(&error)))?;
+        self.sender.send_request(request.clone()).await.map_err(|error| format!("request: {}", causes(&error)))
     }
 }
 

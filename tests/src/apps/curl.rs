@@ -57,10 +57,8 @@ pub fn fetch(
     if find::program("curl").is_none() {
         return Ok(built_in(host, url, headers, to, deadline));
     }
-    let mut arguments: Vec<String> = headers
-        .iter()
-        .flat_map(|(name, value)| ["-H".into(), format!("{name}: {value}")])
-        .collect();
+    let mut arguments: Vec<String> =
+        headers.iter().flat_map(|(name, value)| ["-H".into(), format!("{name}: {value}")]).collect();
     if let Some(to) = to {
         arguments.extend(["--connect-to".into(), format!("::{to}")]);
     }
@@ -75,16 +73,7 @@ pub fn fetch(
 pub fn curl<S: AsRef<str>>(host: &Host, arguments: &[S], deadline: Duration) -> Result<Fetched, Error> {
     let format = format!("{MARK}%{{http_code}} %{{time_total}}");
     let command = Command::new("curl")
-        .args([
-            "--silent",
-            "--show-error",
-            "--insecure",
-            "--noproxy",
-            "*",
-            "--include",
-            "--write-out",
-            &format,
-        ])
+        .args(["--silent", "--show-error", "--insecure", "--noproxy", "*", "--include", "--write-out", &format])
         .args(["--max-time", &deadline.as_secs_f64().to_string()])
         .args(arguments.iter().map(AsRef::as_ref));
     let finished = host.output(command, deadline + Duration::from_secs(1))?;
@@ -95,11 +84,7 @@ fn read(finished: &Finished) -> Option<Fetched> {
     let (answer, facts) = finished.stdout.rsplit_once(MARK)?;
     let mut facts = facts.split_whitespace();
     let status = facts.next()?.parse().ok()?;
-    let took = facts
-        .next()?
-        .parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())?;
+    let took = facts.next()?.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())?;
     // Lines were read without their ends: a carriage return is still there. Interim answers (1xx) come first.
     let answer = answer.replace('\r', "");
     let mut rest = answer.as_str();
@@ -107,59 +92,30 @@ fn read(finished: &Finished) -> Option<Fetched> {
     while rest.starts_with("HTTP/") {
         let (head, body) = rest.split_once("\n\n").unwrap_or((rest, ""));
         let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        headers = fields
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
+        headers = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
         rest = body;
     }
     let failed = !finished.status.success();
     let error = failed.then(|| finished.stderr.trim().to_owned());
-    Some(Fetched {
-        by: "curl",
-        status,
-        headers,
-        body: rest.to_owned(),
-        took,
-        error,
-    })
+    Some(Fetched { by: "curl", status, headers, body: rest.to_owned(), took, error })
 }
 
 fn built_in(host: &Host, url: &str, headers: &[(&str, &str)], to: Option<SocketAddr>, deadline: Duration) -> Fetched {
-    let mut request = headers
-        .iter()
-        .fold(Request::get(url), |request, (name, value)| request.header(name, value));
+    let mut request = headers.iter().fold(Request::get(url), |request, (name, value)| request.header(name, value));
     if let Some(to) = to {
         request = request.to(to);
     }
     let start = std::time::Instant::now();
     let result = request.send(host, deadline);
     let took = start.elapsed();
-    let none = Fetched {
-        by: "built-in client",
-        status: 0,
-        headers: Vec::new(),
-        body: String::new(),
-        took,
-        error: None,
-    };
+    let none =
+        Fetched { by: "built-in client", status: 0, headers: Vec::new(), body: String::new(), took, error: None };
     match result {
         Ok(response) => {
             let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-            let headers = response
-                .headers
-                .iter()
-                .map(|(name, value)| (name.to_string(), text(value)))
-                .collect();
-            Fetched {
-                status: response.status,
-                headers,
-                body: response.text(),
-                ..none
-            }
+            let headers = response.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+            Fetched { status: response.status, headers, body: response.text(), ..none }
         }
-        Err(error) => Fetched {
-            error: Some(error.to_string()),
-            ..none
-        },
+        Err(error) => Fetched { error: Some(error.to_string()), ..none },
     }
 }

@@ -57,11 +57,7 @@ pub fn https_server(host: &Host, address: SocketAddr, certificate: &SelfSigned) 
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
-            let version = stream
-                .get_ref()
-                .1
-                .protocol_version()
-                .map(|version| format!("{version:?}"));
+            let version = stream.get_ref().1.protocol_version().map(|version| format!("{version:?}"));
             serve(stream, peer, version, counts).await;
         }
     })
@@ -77,10 +73,7 @@ where
         async move { Ok::<_, Infallible>(answer(request, peer, tls).await) }
     });
     // The peer may go at any time; a broken connection is the end of it and nothing else.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(
@@ -90,10 +83,7 @@ async fn answer(
 ) -> hyper::Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let mut parts = path.split('/').skip(1);
-    let order = (
-        parts.next().unwrap_or_default(),
-        parts.next().and_then(|number| number.parse::<usize>().ok()),
-    );
+    let order = (parts.next().unwrap_or_default(), parts.next().and_then(|number| number.parse::<usize>().ok()));
     match order {
         ("bytes", Some(count)) => return reply(200, Bytes::from(vec![b'x'; count.min(REPLY_BYTES)])),
         ("delay", Some(milliseconds)) => {
@@ -121,26 +111,18 @@ async fn answer(
 }
 
 fn headers(headers: &hyper::HeaderMap) -> Value {
-    let joined = |name| {
-        headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect::<Vec<_>>()
-    };
-    let map: Map<String, Value> = headers
-        .keys()
-        .map(|name| (name.to_string(), joined(name).join(", ").into()))
-        .collect();
+    let joined =
+        |name| headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>();
+    let map: Map<String, Value> =
+        headers.keys().map(|name| (name.to_string(), joined(name).join(", ").into())).collect();
     Value::Object(map)
 }
 
 fn reply(status: u16, body: Bytes) -> hyper::Response<Full<Bytes>> {
     let mut response = hyper::Response::new(Full::new(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(
-        hyper::header::CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
     response
 }

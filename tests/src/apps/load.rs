@@ -47,12 +47,7 @@ pub struct LoadReport {
 impl Load {
     /// `per_second` times this request, spread over 4 connections, each answer due within 5 s.
     pub fn new(request: Request, per_second: u32) -> Self {
-        Self {
-            request,
-            per_second: per_second.max(1),
-            connections: 4,
-            deadline: Duration::from_secs(5),
-        }
+        Self { request, per_second: per_second.max(1), connections: 4, deadline: Duration::from_secs(5) }
     }
 
     /// Over that many connections.
@@ -74,12 +69,7 @@ impl Load {
         let connections = (0..self.connections)
             .map(|number| host.tokio(drive(self.clone(), number, Arc::clone(&seen), stopped.clone())))
             .collect();
-        RunningLoad {
-            host: host.clone(),
-            seen,
-            stop,
-            connections,
-        }
+        RunningLoad { host: host.clone(), seen, stop, connections }
     }
 }
 
@@ -108,11 +98,7 @@ impl LoadReport {
     pub fn percentile(&self, part: f64) -> Duration {
         let last = self.latencies.len().saturating_sub(1);
         // A position in a list: between 0 and its length.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "clamped to 0..=last"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=last")]
         let position = ((last as f64 * part.clamp(0.0, 1.0)).round() as usize).min(last);
         self.latencies.get(position).copied().unwrap_or_default()
     }
@@ -153,11 +139,7 @@ async fn request(request: &Request, connection: &mut Option<Connection>) -> Resu
     };
     let response = open.send(&request.as_hyper(&uri)?).await?;
     let (head, body) = response.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map_err(|error| format!("body: {error}"))?
-        .to_bytes();
+    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
     if head.status != hyper::StatusCode::OK {
         let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         return Ok(Err(format!("status {}: {text}", head.status)));

@@ -46,12 +46,7 @@ impl Nginx {
         // With error_log at notice, this is the first line after the sockets listen.
         process.wait_for_line("its start", START, |line| line.contains("using the"))?;
         let status = SocketAddr::from(([127, 0, 0, 1], status));
-        Ok(Self {
-            host: host.clone(),
-            status,
-            asked: AtomicU64::new(0),
-            process,
-        })
+        Ok(Self { host: host.clone(), status, asked: AtomicU64::new(0), process })
     }
 
     /// Connections it accepted so far, on both ports, by its own count.
@@ -72,10 +67,7 @@ impl Nginx {
         let request = "GET / HTTP/1.0\r\n\r\n";
         let answer = raw::exchange(&self.host, self.status, request, Then::Read, START).text();
         // "server accepts handled requests\n 16630948 16630948 31070465"
-        let numbers = answer
-            .lines()
-            .skip_while(|line| !line.starts_with("server accepts"))
-            .nth(1);
+        let numbers = answer.lines().skip_while(|line| !line.starts_with("server accepts")).nth(1);
         let mut numbers = numbers.unwrap_or_default().split_whitespace().map(str::parse::<u64>);
         // Accepted, handled, requests.
         let (Some(Ok(accepted)), _, Some(Ok(requests))) = (numbers.next(), numbers.next(), numbers.next()) else {

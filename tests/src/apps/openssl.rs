@@ -32,36 +32,16 @@ pub fn openssl_client(
     deadline: Duration,
 ) -> Result<TlsAttempt, Error> {
     let command = Command::new("openssl")
-        .args([
-            "s_client",
-            "-connect",
-            &to.to_string(),
-            "-servername",
-            server_name,
-            version,
-        ])
+        .args(["s_client", "-connect", &to.to_string(), "-servername", server_name, version])
         .args(["-cipher", "DEFAULT@SECLEVEL=0", "-ign_eof"])
         .input(request);
     let finished = host.output(command, deadline)?;
     let log = format!("{}{}", finished.stdout, finished.stderr);
     // Without a handshake openssl still prints a version, but then no cipher: "New, (NONE), Cipher is (NONE)".
     let handshake = log.contains("Cipher is ") && !log.contains("Cipher is (NONE)");
-    let version = log
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Protocol"))
-        .map(|rest| rest.trim_matches([' ', ':']));
-    let version = version.or_else(|| {
-        log.lines()
-            .find_map(|line| line.strip_prefix("New, ")?.split(',').next())
-    });
-    let answer = finished
-        .stdout
-        .find("HTTP/1.")
-        .map(|at| finished.stdout[at..].to_owned())
-        .unwrap_or_default();
-    Ok(TlsAttempt {
-        version: version.filter(|_| handshake).map(str::to_owned),
-        answer,
-        log,
-    })
+    let version =
+        log.lines().find_map(|line| line.trim().strip_prefix("Protocol")).map(|rest| rest.trim_matches([' ', ':']));
+    let version = version.or_else(|| log.lines().find_map(|line| line.strip_prefix("New, ")?.split(',').next()));
+    let answer = finished.stdout.find("HTTP/1.").map(|at| finished.stdout[at..].to_owned()).unwrap_or_default();
+    Ok(TlsAttempt { version: version.filter(|_| handshake).map(str::to_owned), answer, log })
 }

@@ -41,22 +41,12 @@ impl Postgres {
         let data = directory.path().join("data");
         let made = host.output(
             as_user(Command::new(initdb), directory.path())
-                .args([
-                    "--auth=trust",
-                    "--username=postgres",
-                    "--no-sync",
-                    "--encoding=UTF8",
-                    "--locale=C",
-                    "-D",
-                ])
+                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
                 .arg(&data),
             START,
         )?;
         if !made.status.success() {
-            return Err(Error::Unexpected(format!(
-                "initdb failed: {}{}",
-                made.stdout, made.stderr
-            )));
+            return Err(Error::Unexpected(format!("initdb failed: {}{}", made.stdout, made.stderr)));
         }
         let rules = "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n";
         std::fs::write(directory.path().join("hba.conf"), rules)
@@ -70,13 +60,8 @@ impl Postgres {
                 .arg("-D")
                 .arg(&data),
         )?;
-        process.wait_for_line("its readiness", START, |line| {
-            line.contains("ready to accept connections")
-        })?;
-        Ok(Self {
-            process,
-            _directory: directory,
-        })
+        process.wait_for_line("its readiness", START, |line| line.contains("ready to accept connections"))?;
+        Ok(Self { process, _directory: directory })
     }
 
     /// Its process, for logs and signals.
@@ -91,17 +76,7 @@ impl Postgres {
 /// When psql is not installed or outlives the deadline; what the server refuses is in the result.
 pub fn psql(host: &Host, address: &str, port: u16, statement: &str, deadline: Duration) -> Result<Finished, Error> {
     let command = Command::new("psql")
-        .args([
-            "-X",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-        ])
+        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"])
         .args(["-h", address, "-p", &port.to_string(), "-c", statement])
         .env("PGCONNECT_TIMEOUT", deadline.as_secs().max(2).to_string())
         .env("PGSSLMODE", "disable");
@@ -109,11 +84,7 @@ pub fn psql(host: &Host, address: &str, port: u16, statement: &str, deadline: Du
 }
 
 fn as_user(command: Command, directory: &Path) -> Command {
-    command
-        .user(USER)
-        .directory(directory)
-        .env("HOME", directory)
-        .env("LC_ALL", "C")
+    command.user(USER).directory(directory).env("HOME", directory).env("LC_ALL", "C")
 }
 
 impl Drop for Postgres {

@@ -58,11 +58,7 @@ impl Answer {
 pub fn exchange(host: &Host, to: SocketAddr, bytes: impl Into<Vec<u8>>, then: Then, deadline: Duration) -> Answer {
     let bytes = bytes.into();
     host.block_on(async move {
-        let mut answer = Answer {
-            bytes: Vec::new(),
-            end: End::Deadline,
-            connected: false,
-        };
+        let mut answer = Answer { bytes: Vec::new(), end: End::Deadline, connected: false };
         // At the deadline the exchange is dropped where it stands; what it has read is in the answer.
         let _ = tokio::time::timeout(deadline, talk(to, &bytes, then, &mut answer)).await;
         answer

@@ -51,11 +51,7 @@ impl Server {
         let (address, listener) = listening.map_err(|error: std::io::Error| Error::system(doing, error))?;
         let counts = Arc::new(Counts::default());
         let task = host.tokio(accept(listener, Arc::clone(&counts), serve));
-        Ok(Self {
-            address,
-            counts,
-            _task: task,
-        })
+        Ok(Self { address, counts, _task: task })
     }
 
     /// Where it listens, with the port that was chosen when 0 was asked for.
@@ -75,11 +71,7 @@ impl Server {
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -93,10 +85,7 @@ where
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        let permit = Arc::clone(&room)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, peer)) => {

@@ -38,11 +38,7 @@ impl SelfSigned {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names)
             .map_err(|error| Error::Unexpected(format!("making a self-signed certificate: {error}")))?;
-        Ok(Self {
-            certificate: made.cert.der().clone(),
-            certificate_pem: made.cert.pem(),
-            key: made.signing_key,
-        })
+        Ok(Self { certificate: made.cert.der().clone(), certificate_pem: made.cert.pem(), key: made.signing_key })
     }
 
     /// Writes `certificate.pem` and `key.pem` (0600) into a directory, for programs that want files.
@@ -53,14 +49,8 @@ impl SelfSigned {
         let paths = (directory.join("certificate.pem"), directory.join("key.pem"));
         let doing = || format!("writing a certificate to {}", directory.display());
         for (path, text) in [(&paths.0, &self.certificate_pem), (&paths.1, &self.key.serialize_pem())] {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes()))
-                .map_err(|error| Error::system(doing(), error))?;
+            let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
+            file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::system(doing(), error))?;
         }
         Ok(paths)
     }

@@ -16,9 +16,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
         format!("decision {id} names policy {policy:?} and not shop/orders: {decision}")
     })?;
     let yaml = decision["wouldAllow"].as_str().unwrap_or_default().to_owned();
-    require(yaml.contains("batch"), || {
-        format!("decision {id} has no YAML that would allow batch: {decision}")
-    })?;
+    require(yaml.contains("batch"), || format!("decision {id} has no YAML that would allow batch: {decision}"))?;
 
     // The control arm: the same bytes, with that one rule relaxed.
     let accepts = mesh.orders_reached()?;
@@ -26,9 +24,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let relaxed = mesh.get("batch", ORDERS_URL);
     mesh.apply(resources::policy("orders"))?;
     let relaxed = relaxed?;
-    require(relaxed.status == 200, || {
-        format!("with batch allowed it still got {}: {}", relaxed.status, relaxed.body)
-    })?;
+    require(relaxed.status == 200, || format!("with batch allowed it still got {}: {}", relaxed.status, relaxed.body))?;
     let reached = mesh.requests_reached(accepts)?;
     Ok(Shown {
         summary: format!(
@@ -45,16 +41,10 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
 
 /// What a refused caller may learn: a word and an id. Returns the id.
 pub(super) fn one_word_and_an_id(answer: &Answer, word: &str) -> Result<String, String> {
-    require(answer.status == 403, || {
-        format!("expected 403 {word}, got {}: {}", answer.status, answer.body)
-    })?;
+    require(answer.status == 403, || format!("expected 403 {word}, got {}: {}", answer.status, answer.body))?;
     let denied = answer.header("isthmus-denied").unwrap_or_default();
-    require(denied == word, || {
-        format!("isthmus-denied is {denied:?} and not {word:?}")
-    })?;
-    require(answer.body.trim() == word, || {
-        format!("the body tells more than one word: {:?}", answer.body)
-    })?;
+    require(denied == word, || format!("isthmus-denied is {denied:?} and not {word:?}"))?;
+    require(answer.body.trim() == word, || format!("the body tells more than one word: {:?}", answer.body))?;
     let id = answer.header("isthmus-decision").unwrap_or_default();
     require(!id.is_empty(), || "the answer has no isthmus-decision".to_owned())?;
     Ok(id.to_owned())

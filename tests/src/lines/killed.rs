@@ -12,43 +12,30 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let load = mesh.load();
     mesh.control_mut().kill();
     // Every sidecar has noticed, and goes on.
-    let alone = mesh.until(
-        Duration::from_secs(10),
-        "every sidecar notices that the control plane is gone",
-        |mesh| connected(mesh, 0.0),
-    );
+    let alone = mesh.until(Duration::from_secs(10), "every sidecar notices that the control plane is gone", |mesh| {
+        connected(mesh, 0.0)
+    });
     let at_death = load.so_far();
     let alone_served = mesh.until(Duration::from_secs(10), "200 requests without a control plane", |_| {
         let served = load.so_far() - at_death;
         Ok((served >= 200).then_some(served))
     });
     let restarted = mesh.restart_control();
-    let resumed = mesh.until(Duration::from_secs(20), "every stream resumes", |mesh| {
-        connected(mesh, 1.0)
-    });
+    let resumed = mesh.until(Duration::from_secs(20), "every stream resumes", |mesh| connected(mesh, 1.0));
     let result = load.stop();
     alone?;
     restarted?;
     resumed?;
     let alone_served = alone_served?;
     require(result.failed == 0, || {
-        format!(
-            "{} of {} requests failed: {}",
-            result.failed,
-            result.total(),
-            result.first_error()
-        )
+        format!("{} of {} requests failed: {}", result.failed, result.total(), result.first_error())
     })?;
     let after = mesh.stored()?;
-    require(stored == after, || {
-        format!("the store is not what it was: {stored:?} → {after:?}")
-    })?;
+    require(stored == after, || format!("the store is not what it was: {stored:?} → {after:?}"))?;
     // A resumed stream carries what comes next.
     let next = mesh.apply(&resources::batch_allowed())?;
     mesh.apply(resources::policy("orders"))?;
-    require(next.acknowledged >= 1, || {
-        "after the restart no proxy acknowledged a change".to_owned()
-    })?;
+    require(next.acknowledged >= 1, || "after the restart no proxy acknowledged a change".to_owned())?;
     Ok(Shown {
         summary: format!(
             "SIGKILL under load: {} requests, 0 failed, {alone_served} of them while it was dead; {} streams resumed, \

@@ -39,66 +39,21 @@ pub struct Line {
 
 /// In the order in which the demo shows them. The last one needs PostgreSQL.
 pub const LINES: &[Line] = &[
-    Line {
-        number: 1,
-        id: "enrolled",
-        title: "every sidecar has its own identity",
-        show: enrolled::show,
-    },
-    Line {
-        number: 2,
-        id: "allowed",
-        title: "web → orders over mTLS",
-        show: allowed::show,
-    },
-    Line {
-        number: 3,
-        id: "denied",
-        title: "batch → orders is refused by the allow-list",
-        show: denied::show,
-    },
-    Line {
-        number: 4,
-        id: "plaintext",
-        title: "plaintext past the sidecar is refused",
-        show: plaintext::show,
-    },
-    Line {
-        number: 5,
-        id: "tls-version",
-        title: "TLS 1.1 is refused, TLS 1.3 accepted",
-        show: tls::show,
-    },
+    Line { number: 1, id: "enrolled", title: "every sidecar has its own identity", show: enrolled::show },
+    Line { number: 2, id: "allowed", title: "web → orders over mTLS", show: allowed::show },
+    Line { number: 3, id: "denied", title: "batch → orders is refused by the allow-list", show: denied::show },
+    Line { number: 4, id: "plaintext", title: "plaintext past the sidecar is refused", show: plaintext::show },
+    Line { number: 5, id: "tls-version", title: "TLS 1.1 is refused, TLS 1.3 accepted", show: tls::show },
     Line {
         number: 6,
         id: "pushed",
         title: "a policy is in force everywhere; an invalid one changes nothing",
         show: pushed::show,
     },
-    Line {
-        number: 7,
-        id: "rotated",
-        title: "certificates rotate under load",
-        show: rotated::show,
-    },
-    Line {
-        number: 8,
-        id: "killed",
-        title: "the control plane is killed under load",
-        show: killed::show,
-    },
-    Line {
-        number: 9,
-        id: "traced",
-        title: "one request, and where its time went",
-        show: traced::show,
-    },
-    Line {
-        number: 10,
-        id: "postgres",
-        title: "psql → PostgreSQL as L4 traffic",
-        show: sql::show,
-    },
+    Line { number: 7, id: "rotated", title: "certificates rotate under load", show: rotated::show },
+    Line { number: 8, id: "killed", title: "the control plane is killed under load", show: killed::show },
+    Line { number: 9, id: "traced", title: "one request, and where its time went", show: traced::show },
+    Line { number: 10, id: "postgres", title: "psql → PostgreSQL as L4 traffic", show: sql::show },
 ];
 
 /// A promise that is not kept, in words.

@@ -20,9 +20,7 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let relaxed = mesh.get("stranger", STRAIGHT);
     mesh.apply(resources::policy("orders"))?;
     let relaxed = relaxed?;
-    require(relaxed.status == 200, || {
-        format!("with Permissive it still got {}: {}", relaxed.status, relaxed.body)
-    })?;
+    require(relaxed.status == 200, || format!("with Permissive it still got {}: {}", relaxed.status, relaxed.body))?;
     let reached = mesh.requests_reached(accepts)?;
     Ok(Shown {
         summary: format!(

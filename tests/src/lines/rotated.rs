@@ -20,28 +20,19 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     }
     let load = mesh.load();
     mesh.apply(&resources::mesh(&mesh.collector_url(), LIFETIME))?;
-    let rotated = mesh.until(
-        Duration::from_secs(25),
-        "every certificate was renewed several times",
-        |mesh| {
-            let mut least = f64::MAX;
-            for (workload, start) in WORKLOADS.iter().zip(&start) {
-                least = least.min(renewed(mesh, workload)? - start);
-            }
-            Ok((least >= ROTATIONS).then_some(least))
-        },
-    );
+    let rotated = mesh.until(Duration::from_secs(25), "every certificate was renewed several times", |mesh| {
+        let mut least = f64::MAX;
+        for (workload, start) in WORKLOADS.iter().zip(&start) {
+            least = least.min(renewed(mesh, workload)? - start);
+        }
+        Ok((least >= ROTATIONS).then_some(least))
+    });
     // Long lives again before anything else is looked at: the next line takes the control plane away.
     mesh.apply(&resources::mesh(&mesh.collector_url(), "24h"))?;
     let result = load.stop();
     let rotated = rotated?;
     require(result.failed == 0, || {
-        format!(
-            "{} of {} requests failed: {}",
-            result.failed,
-            result.total(),
-            result.first_error()
-        )
+        format!("{} of {} requests failed: {}", result.failed, result.total(), result.first_error())
     })?;
     require(result.ok > 0, || "no request was made".to_owned())?;
     let after = serials(mesh)?;
@@ -50,14 +41,8 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     })?;
     let pairs: Vec<_> = WORKLOADS.iter().zip(before.iter().zip(&after)).collect();
     Ok(Shown {
-        summary: format!(
-            "{rotated:.0} rotations each at {LIFETIME} lifetime; {} requests, 0 failed",
-            result.ok
-        ),
-        more: pairs
-            .iter()
-            .map(|(w, (b, a))| format!("{w}: serial {b} → {a}"))
-            .collect(),
+        summary: format!("{rotated:.0} rotations each at {LIFETIME} lifetime; {} requests, 0 failed", result.ok),
+        more: pairs.iter().map(|(w, (b, a))| format!("{w}: serial {b} → {a}")).collect(),
         facts: json!({ "rotations": rotated, "lifetime": LIFETIME, "requests": result.ok, "failed": result.failed,
                        "serials": pairs.iter().map(|(w, (b, a))| json!({ "workload": w, "old": b, "new": a })).collect::<Vec<_>>() }),
     })

@@ -21,15 +21,10 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
 
     let refusal = mesh.refusal("orders", "not-allowed")?;
     let batch = psql(mesh.world().host("batch"), NAME, 5432, statement, DEADLINE).map_err(|e| e.to_string())?;
-    require(!batch.status.success(), || {
-        format!("batch, which is not on the allow-list, got {}", batch.stdout)
-    })?;
+    require(!batch.status.success(), || format!("batch, which is not on the allow-list, got {}", batch.stdout))?;
     refusal.happened(mesh)?;
     Ok(Shown {
-        summary: format!(
-            "psql on web → {NAME}: {}; on batch: refused (not-allowed)",
-            web.stdout.trim()
-        ),
+        summary: format!("psql on web → {NAME}: {}; on batch: refused (not-allowed)", web.stdout.trim()),
         more: Vec::new(),
         facts: json!({ "answer": web.stdout.trim(), "refused": "batch" }),
     })

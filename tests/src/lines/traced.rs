@@ -24,16 +24,9 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     for number in 0..SAMPLES {
         let request = Request::get(ORDERS_URL).header("traceparent", &traceparent(number));
         let answer = request.send(host, DEADLINE).map_err(|e| e.to_string())?;
-        require(answer.status == 200, || {
-            format!("request {number}: {} {}", answer.status, answer.text())
-        })?;
+        require(answer.status == 200, || format!("request {number}: {} {}", answer.status, answer.text()))?;
     }
-    let emulator = mesh
-        .world()
-        .link()
-        .stats()
-        .round_trip()
-        .ok_or("no frame crossed the link")?;
+    let emulator = mesh.world().link().stats().round_trip().ok_or("no frame crossed the link")?;
 
     let mut link_times = Vec::with_capacity(SAMPLES);
     let mut shown = Vec::new();
@@ -81,16 +74,11 @@ fn trace_id(number: usize) -> String {
 
 fn trace(mesh: &Mesh, number: usize) -> Result<Vec<Span>, String> {
     let complete = |spans: &[Span]| HOPS.iter().all(|name| spans.iter().any(|span| span.name == *name));
-    mesh.collector()
-        .wait_for_trace(&trace_id(number), DEADLINE, complete)
-        .map_err(|e| e.to_string())
+    mesh.collector().wait_for_trace(&trace_id(number), DEADLINE, complete).map_err(|e| e.to_string())
 }
 
 fn hop<'a>(spans: &'a [Span], name: &str) -> Result<&'a Span, String> {
-    spans
-        .iter()
-        .find(|span| span.name == name)
-        .ok_or_else(|| format!("the trace has no {name} span"))
+    spans.iter().find(|span| span.name == name).ok_or_else(|| format!("the trace has no {name} span"))
 }
 
 /// Microseconds that a span's attribute tells of one part.

@@ -53,23 +53,9 @@ struct Frame {
 impl Forwarder {
     pub(super) fn new(sockets: [PacketSocket; 2], shared: Arc<Shared>, wake: Arc<OwnedFd>) -> io::Result<Self> {
         let shape = shared.control().shape;
-        let way = |direction| Way {
-            shaper: Shaper::new(shape, direction),
-            frames: VecDeque::new(),
-        };
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )?;
-        Ok(Self {
-            sockets,
-            ways: [way(0), way(1)],
-            timer,
-            wake,
-            shared,
-            spare: Vec::new(),
-            version: 0,
-        })
+        let way = |direction| Way { shaper: Shaper::new(shape, direction), frames: VecDeque::new() };
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Self { sockets, ways: [way(0), way(1)], timer, wake, shared, spare: Vec::new(), version: 0 })
     }
 
     pub(super) fn run(mut self) {
@@ -138,23 +124,12 @@ impl Forwarder {
     }
 
     fn arm_timer(&self) -> io::Result<()> {
-        let next = self
-            .ways
-            .iter()
-            .filter_map(|way| way.frames.front())
-            .map(|frame| frame.leaves)
-            .min();
+        let next = self.ways.iter().filter_map(|way| way.frames.front()).map(|frame| frame.leaves).min();
         // Zero would disarm the timer instead of firing at once.
         let at = next.map_or(0, |next| next.max(1));
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let value = Timespec {
-            tv_sec: (at / 1_000_000_000) as i64,
-            tv_nsec: (at % 1_000_000_000) as i64,
-        };
-        let timer = Itimerspec {
-            it_interval: zero,
-            it_value: value,
-        };
+        let value = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as i64 };
+        let timer = Itimerspec { it_interval: zero, it_value: value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &timer)?;
         Ok(())
     }
@@ -178,11 +153,7 @@ impl Forwarder {
             }
             match way.shaper.admit(received.arrived, bytes.len()) {
                 Fate::Leaves(leaves) if way.frames.len() < ON_THE_WAY => {
-                    way.frames.push_back(Frame {
-                        bytes,
-                        arrived: received.arrived,
-                        leaves,
-                    });
+                    way.frames.push_back(Frame { bytes, arrived: received.arrived, leaves });
                     continue;
                 }
                 Fate::Leaves(_) | Fate::QueueFull => full += 1,
@@ -205,9 +176,7 @@ impl Forwarder {
     fn send_due(&mut self, side: usize, cut: bool) {
         for _ in 0..BATCH {
             let frames = &mut self.ways[side].frames;
-            let due = frames
-                .front()
-                .is_some_and(|frame| cut || frame.leaves <= monotonic_ns());
+            let due = frames.front().is_some_and(|frame| cut || frame.leaves <= monotonic_ns());
             let Some(frame) = frames.pop_front_if(|_| due) else {
                 return;
             };

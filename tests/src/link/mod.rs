@@ -95,16 +95,9 @@ impl Link {
             let forwarder = Forwarder::new(sockets, thread_shared, thread_wake);
             let forwarder = forwarder.map_err(|error| Error::system(doing, error))?;
             let builder = std::thread::Builder::new().name("link".to_owned());
-            builder
-                .spawn(move || forwarder.run())
-                .map_err(|error| Error::system(doing, error))
+            builder.spawn(move || forwarder.run()).map_err(|error| Error::system(doing, error))
         })?;
-        Ok(Self {
-            shared,
-            wake,
-            thread: Some(thread),
-            _between: between,
-        })
+        Ok(Self { shared, wake, thread: Some(thread), _between: between })
     }
 
     /// How it behaves now.
@@ -122,18 +115,12 @@ impl Link {
 
     /// Changes the propagation time only.
     pub fn set_round_trip(&self, round_trip: Duration) {
-        self.set_shape(LinkShape {
-            round_trip,
-            ..self.shape()
-        });
+        self.set_shape(LinkShape { round_trip, ..self.shape() });
     }
 
     /// Changes the bandwidth only, in bits per second.
     pub fn set_bandwidth(&self, bandwidth: Option<u64>) {
-        self.set_shape(LinkShape {
-            bandwidth,
-            ..self.shape()
-        });
+        self.set_shape(LinkShape { bandwidth, ..self.shape() });
     }
 
     /// Changes the loss only, 0 to 1.
@@ -164,10 +151,7 @@ impl Link {
     /// What the link did since it was made or since the last [`Link::mark`].
     pub fn stats(&self) -> LinkStats {
         let recorder = self.shared.recorder();
-        LinkStats {
-            left_to_right: recorder[0].stats(),
-            right_to_left: recorder[1].stats(),
-        }
+        LinkStats { left_to_right: recorder[0].stats(), right_to_left: recorder[1].stats() }
     }
 
     fn change(&self, change: impl FnOnce(&mut Control)) {
@@ -188,16 +172,8 @@ impl Drop for Link {
 
 impl Shared {
     fn new(shape: LinkShape) -> Self {
-        let control = Control {
-            shape,
-            cut: false,
-            stop: false,
-            version: 0,
-        };
-        Self {
-            control: Mutex::new(control),
-            recorder: Mutex::default(),
-        }
+        let control = Control { shape, cut: false, stop: false, version: 0 };
+        Self { control: Mutex::new(control), recorder: Mutex::default() }
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

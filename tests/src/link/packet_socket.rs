@@ -57,32 +57,19 @@ impl PacketSocket {
         if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
         }
-        Ok(Self {
-            fd,
-            control: vec![0; CONTROL_BYTES],
-            overflowed: 0,
-        })
+        Ok(Self { fd, control: vec![0; CONTROL_BYTES], overflowed: 0 })
     }
 
     /// The next frame, or `None` when there is none at the moment.
     pub(super) fn receive(&mut self, frame: &mut [u8]) -> io::Result<Option<Received>> {
         let mut parts = [IoSliceMut::new(frame)];
-        let message = match recvmsg::<()>(
-            self.fd.as_raw_fd(),
-            &mut parts,
-            Some(&mut self.control),
-            MsgFlags::empty(),
-        ) {
+        let message = match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut self.control), MsgFlags::empty()) {
             Ok(message) => message,
             // ENETDOWN is reported once after an interface went down; it may come up again.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let mut received = Received {
-            bytes: message.bytes,
-            arrived: monotonic_ns(),
-            lost_before: 0,
-        };
+        let mut received = Received { bytes: message.bytes, arrived: monotonic_ns(), lost_before: 0 };
         for control in message.cmsgs()? {
             match control {
                 ControlMessageOwned::ScmTimestampns(stamp) => {

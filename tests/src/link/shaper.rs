@@ -27,12 +27,7 @@ pub(super) struct Shaper {
 
 impl Shaper {
     pub(super) fn new(shape: LinkShape, direction: u64) -> Self {
-        Self {
-            shape,
-            wire_free: 0,
-            last_departure: 0,
-            chance: Chance(shape.seed ^ direction.rotate_left(32)),
-        }
+        Self { shape, wire_free: 0, last_departure: 0, chance: Chance(shape.seed ^ direction.rotate_left(32)) }
     }
 
     /// Takes another shape; what is on the wire is not moved.

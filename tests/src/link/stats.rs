@@ -80,14 +80,7 @@ impl Recorder {
     pub(super) fn stats(&self) -> DirectionStats {
         let mut times: Vec<u64> = self.times.iter().copied().collect();
         let middle = times.len() / 2;
-        let median = if times.is_empty() {
-            None
-        } else {
-            Some(*times.select_nth_unstable(middle).1)
-        };
-        DirectionStats {
-            median: median.map(Duration::from_nanos),
-            ..self.counts.clone()
-        }
+        let median = if times.is_empty() { None } else { Some(*times.select_nth_unstable(middle).1) };
+        DirectionStats { median: median.map(Duration::from_nanos), ..self.counts.clone() }
     }
 }

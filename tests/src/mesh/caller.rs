@@ -20,24 +20,16 @@ pub struct Answer {
 impl Answer {
     /// The first header of that name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// From the bytes of one HTTP/1 answer whose body ends with the bytes.
     pub(super) fn parse(text: &str) -> Result<Answer, String> {
         let mut rest = text;
         loop {
-            let (head, body) = rest
-                .split_once("\r\n\r\n")
-                .ok_or_else(|| format!("not an HTTP answer: {text:?}"))?;
+            let (head, body) = rest.split_once("\r\n\r\n").ok_or_else(|| format!("not an HTTP answer: {text:?}"))?;
             let mut lines = head.lines();
-            let status = lines
-                .next()
-                .and_then(|line| line.split(' ').nth(1))
-                .and_then(|code| code.parse().ok());
+            let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
             let status: u16 = status.ok_or_else(|| format!("not an HTTP answer: {text:?}"))?;
             // An interim answer (RFC 9110, 15.2) comes before the one that counts.
             if (100..200).contains(&status) {
@@ -45,14 +37,8 @@ impl Answer {
                 continue;
             }
             let headers = lines.filter_map(|line| line.split_once(':'));
-            let headers = headers
-                .map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()))
-                .collect();
-            return Ok(Answer {
-                status,
-                headers,
-                body: body.to_owned(),
-            });
+            let headers = headers.map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned())).collect();
+            return Ok(Answer { status, headers, body: body.to_owned() });
         }
     }
 }
@@ -65,9 +51,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(built_in_only: bool) -> Caller {
-        Caller {
-            curl: !built_in_only && find::program("curl").is_some(),
-        }
+        Caller { curl: !built_in_only && find::program("curl").is_some() }
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -86,27 +70,13 @@ impl Caller {
             let fetched = apps::curl(host, &arguments, DEADLINE).map_err(|e| failed(&e))?;
             return match fetched.error {
                 Some(why) => Err(failed(&why)),
-                None => Ok(Answer {
-                    status: fetched.status,
-                    headers: fetched.headers,
-                    body: fetched.body,
-                }),
+                None => Ok(Answer { status: fetched.status, headers: fetched.headers, body: fetched.body }),
             };
         }
-        let request = headers
-            .iter()
-            .fold(Request::get(url), |request, (name, value)| request.header(name, value));
+        let request = headers.iter().fold(Request::get(url), |request, (name, value)| request.header(name, value));
         let response = request.send(host, DEADLINE).map_err(|e| failed(&e))?;
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let headers = response
-            .headers
-            .iter()
-            .map(|(n, v)| (n.as_str().to_owned(), text(v.as_bytes())))
-            .collect();
-        Ok(Answer {
-            status: response.status,
-            headers,
-            body: response.text(),
-        })
+        let headers = response.headers.iter().map(|(n, v)| (n.as_str().to_owned(), text(v.as_bytes()))).collect();
+        Ok(Answer { status: response.status, headers, body: response.text() })
     }
 }

@@ -32,13 +32,7 @@ impl ControlPlane {
             host.socket(15013),
         );
         fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
-        let mut control = ControlPlane {
-            host: host.clone(),
-            binary: binary.to_owned(),
-            config,
-            state,
-            process: None,
-        };
+        let mut control = ControlPlane { host: host.clone(), binary: binary.to_owned(), config, state, process: None };
         control.launch()?;
         Ok(control)
     }
@@ -82,10 +76,7 @@ impl ControlPlane {
 
     /// A command of the operator, run where the control plane is.
     pub(super) fn command(&self, args: &[&str]) -> Command {
-        Command::new(&self.binary)
-            .args(args)
-            .env("ISTHMUS_OPERATOR", self.operator_file())
-            .named("isthmus")
+        Command::new(&self.binary).args(args).env("ISTHMUS_OPERATOR", self.operator_file()).named("isthmus")
     }
 
     pub(super) fn host(&self) -> &Host {

@@ -34,17 +34,8 @@ impl Load {
 
     /// Ends it in order.
     pub fn stop(self) -> LoadResult {
-        let LoadReport {
-            ok,
-            failed,
-            first_error,
-            ..
-        } = self.0.stop();
-        LoadResult {
-            ok,
-            failed,
-            first_error,
-        }
+        let LoadReport { ok, failed, first_error, .. } = self.0.stop();
+        LoadResult { ok, failed, first_error }
     }
 }
 

@@ -72,25 +72,14 @@ impl Mesh {
             host_names(&world, workload)?;
         }
         let mut collector = Receiver::new();
-        collector
-            .listen_unix(world.host("control"), &dir.path().join("otlp.sock"))
-            .map_err(|e| e.to_string())?;
+        collector.listen_unix(world.host("control"), &dir.path().join("otlp.sock")).map_err(|e| e.to_string())?;
         progress("the apps on orders");
         let orders = Orders::start(world.host("orders"), options.built_in_only)?;
         progress("the control plane");
         let control = ControlPlane::start(world.host("control"), &options.binary, dir.path())?;
         let caller = Caller::new(options.built_in_only);
         let options = options.clone();
-        let mut mesh = Mesh {
-            sidecars: BTreeMap::new(),
-            control,
-            orders,
-            collector,
-            caller,
-            world,
-            options,
-            dir,
-        };
+        let mut mesh = Mesh { sidecars: BTreeMap::new(), control, orders, collector, caller, world, options, dir };
         progress("sites, services and policies");
         let collector = mesh.collector_url();
         mesh.apply(&resources::mesh(&collector, "24h"))?;
@@ -100,9 +89,7 @@ impl Mesh {
             mesh.join(workload)?;
         }
         for (workload, sidecar) in &mesh.sidecars {
-            sidecar
-                .ready()
-                .map_err(|e| format!("the sidecar of {workload} did not get ready: {e}"))?;
+            sidecar.ready().map_err(|e| format!("the sidecar of {workload} did not get ready: {e}"))?;
         }
         Ok(mesh)
     }
@@ -127,9 +114,7 @@ impl Mesh {
     /// # Panics
     /// When the workload is not one of [`WORKLOADS`].
     pub fn sidecar(&self, workload: &str) -> &Sidecar {
-        self.sidecars
-            .get(workload)
-            .unwrap_or_else(|| panic!("no sidecar at {workload}"))
+        self.sidecars.get(workload).unwrap_or_else(|| panic!("no sidecar at {workload}"))
     }
 
     pub fn control(&self) -> &ControlPlane {
@@ -230,12 +215,7 @@ impl Mesh {
     /// Remembers how often `workload` has refused for `reason` so far.
     pub fn refusal(&self, workload: &'static str, reason: &'static str) -> Result<Refusal, String> {
         let accepts = self.orders_reached()?;
-        Ok(Refusal {
-            workload,
-            reason,
-            count: self.refused(workload, reason)?,
-            accepts,
-        })
+        Ok(Refusal { workload, reason, count: self.refused(workload, reason)?, accepts })
     }
 
     fn refused(&self, workload: &str, reason: &str) -> Result<f64, String> {
@@ -274,28 +254,17 @@ impl Refusal {
         }
         match mesh.orders_reached()?.saturating_sub(self.accepts) {
             0 => Ok(()),
-            seen => Err(format!(
-                "refused for {reason}, and yet the app saw {seen} connections or requests"
-            )),
+            seen => Err(format!("refused for {reason}, and yet the app saw {seen} connections or requests")),
         }
     }
 }
 
 /// The hosts file of an app's host: service names at their virtual addresses.
 fn host_names(world: &World, workload: &str) -> Result<(), String> {
-    let names = [
-        ("10.96.0.10", "orders"),
-        ("10.96.0.11", "orders-tls"),
-        ("10.96.0.12", "orders-db"),
-    ];
+    let names = [("10.96.0.10", "orders"), ("10.96.0.11", "orders-tls"), ("10.96.0.12", "orders-db")];
     let entries: Vec<_> = names
         .iter()
-        .map(|(ip, name)| {
-            (
-                ip.parse().expect("an address"),
-                format!("{name}.shop.svc.cluster.local {name}.shop"),
-            )
-        })
+        .map(|(ip, name)| (ip.parse().expect("an address"), format!("{name}.shop.svc.cluster.local {name}.shop")))
         .collect();
     let entries: Vec<_> = entries.iter().map(|(ip, names)| (*ip, names.as_str())).collect();
     world.host(workload).set_hosts(&entries).map_err(|e| e.to_string())

@@ -42,13 +42,7 @@ impl Mesh {
         let done = self.run(args, "")?;
         match done.status.success() {
             true => Ok(done.stdout),
-            false => Err(format!(
-                "isthmus {}: {}\n{}{}",
-                args.join(" "),
-                done.status,
-                done.stdout,
-                done.stderr
-            )),
+            false => Err(format!("isthmus {}: {}\n{}{}", args.join(" "), done.status, done.stdout, done.stderr)),
         }
     }
 
@@ -59,20 +53,14 @@ impl Mesh {
 
     fn run(&self, args: &[&str], input: &str) -> Result<Finished, String> {
         let control = self.control();
-        control
-            .host()
-            .output(control.command(args).input(input), DEADLINE)
-            .map_err(|e| e.to_string())
+        control.host().output(control.command(args).input(input), DEADLINE).map_err(|e| e.to_string())
     }
 
     /// `isthmus apply -f - --wait`.
     pub fn apply(&self, yaml: &str) -> Result<Applied, String> {
         let done = self.run(&["apply", "-f", "-", "--wait", "--json"], yaml)?;
         if !done.status.success() {
-            return Err(format!(
-                "isthmus apply: {}\n{}{}",
-                done.status, done.stdout, done.stderr
-            ));
+            return Err(format!("isthmus apply: {}\n{}{}", done.status, done.stdout, done.stderr));
         }
         let answer: Value =
             serde_json::from_str(&done.stdout).map_err(|e| format!("isthmus apply: {e}: {}", done.stdout))?;
@@ -94,20 +82,14 @@ impl Mesh {
         match done.status.success() {
             true => Err(format!("an invalid document was taken: {}", done.stdout)),
             // The directory is this run's own and tells nobody anything.
-            false => Ok(done
-                .stderr
-                .replace(&format!("{}/", self.dir.path().display()), "")
-                .trim()
-                .to_owned()),
+            false => Ok(done.stderr.replace(&format!("{}/", self.dir.path().display()), "").trim().to_owned()),
         }
     }
 
     /// The proxies that the control plane knows.
     pub fn proxies(&self) -> Result<Vec<Proxy>, String> {
         let answer = self.isthmus_json(&["get", "proxies", "-o", "json"])?;
-        let list = answer["proxies"]
-            .as_array()
-            .ok_or_else(|| format!("no list of proxies: {answer}"))?;
+        let list = answer["proxies"].as_array().ok_or_else(|| format!("no list of proxies: {answer}"))?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let proxy = |p: &Value| Proxy {
             workload: text(&p["workload"]),
@@ -122,27 +104,16 @@ impl Mesh {
     pub fn serial(&self, workload: &str) -> Result<String, String> {
         let answer = self.sidecar(workload).admin("/certs")?;
         let certs: Value = serde_json::from_str(&answer.body).map_err(|e| format!("certs: {e}: {}", answer.body))?;
-        certs["serial"]
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| format!("no serial in {certs}"))
+        certs["serial"].as_str().map(str::to_owned).ok_or_else(|| format!("no serial in {certs}"))
     }
 
     /// Everything stored, and its revision.
     pub fn stored(&self) -> Result<Stored, String> {
         let answer = self.isthmus_json(&["get", "all", "-o", "json"])?;
-        let revision = answer["revision"]
-            .as_u64()
-            .ok_or_else(|| format!("no revision in {answer}"))?;
-        let list = answer["resources"]
-            .as_array()
-            .ok_or_else(|| format!("no resources in {answer}"))?;
+        let revision = answer["revision"].as_u64().ok_or_else(|| format!("no revision in {answer}"))?;
+        let list = answer["resources"].as_array().ok_or_else(|| format!("no resources in {answer}"))?;
         let (resources, text) = (list.len(), answer["resources"].to_string());
-        Ok(Stored {
-            revision,
-            resources,
-            text,
-        })
+        Ok(Stored { revision, resources, text })
     }
 
     /// The store's revision.

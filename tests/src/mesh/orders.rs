@@ -44,17 +44,8 @@ impl Orders {
         }
         let http = http_server(host, any(HTTP)).map_err(|e| e.to_string())?;
         let https = https_server(host, any(HTTPS), &certificate).map_err(|e| e.to_string())?;
-        let https = Mutex::new(Https {
-            server: Some(https),
-            old: false,
-            before: 0,
-        });
-        Ok(Orders::BuiltIn(BuiltIn {
-            host: host.clone(),
-            certificate,
-            http,
-            https,
-        }))
+        let https = Mutex::new(Https { server: Some(https), old: false, before: 0 });
+        Ok(Orders::BuiltIn(BuiltIn { host: host.clone(), certificate, http, https }))
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -68,10 +59,7 @@ impl Orders {
     /// there before.
     pub(super) fn reached(&self) -> Result<u64, String> {
         match self {
-            Orders::Nginx(nginx) => nginx
-                .counters()
-                .map(|both| both.iter().sum())
-                .map_err(|e| e.to_string()),
+            Orders::Nginx(nginx) => nginx.counters().map(|both| both.iter().sum()).map_err(|e| e.to_string()),
             Orders::BuiltIn(built_in) => Ok(built_in.reached()),
         }
     }

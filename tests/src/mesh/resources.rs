@@ -16,11 +16,7 @@ pub fn mesh(collector: &str, leaf_lifetime: &str) -> String {
 
 /// `batch` on the allow-list of `orders`, all else as it was.
 pub fn batch_allowed() -> String {
-    bend(
-        policy("orders"),
-        "serviceAccounts: [web]",
-        "serviceAccounts: [web, batch]",
-    )
+    bend(policy("orders"), "serviceAccounts: [web]", "serviceAccounts: [web, batch]")
 }
 
 /// Plaintext allowed at `orders`, all else as it was.
@@ -36,18 +32,11 @@ pub fn old_tls_allowed() -> String {
 /// A ServicePolicy of the example by its name.
 pub fn policy(name: &str) -> &'static str {
     let line = format!("  name: {name}\n");
-    POLICIES
-        .split("\n---\n")
-        .find(|document| document.contains(&line))
-        .expect("the example has this policy")
+    POLICIES.split("\n---\n").find(|document| document.contains(&line)).expect("the example has this policy")
 }
 
 /// Replaces exactly one place: an example that has changed must not silently leave the rule as it was.
 fn bend(text: &str, from: &str, to: &str) -> String {
-    assert_eq!(
-        text.matches(from).count(),
-        1,
-        "`{from}` is not exactly once in:\n{text}"
-    );
+    assert_eq!(text.matches(from).count(), 1, "`{from}` is not exactly once in:\n{text}");
     text.replacen(from, to, 1)
 }

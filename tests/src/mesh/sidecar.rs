@@ -45,11 +45,7 @@ impl Sidecar {
             .named("proxy")
             .log_file(dir.join("proxy.log"));
         let process = host.spawn(command).map_err(|e| e.to_string())?;
-        Ok(Sidecar {
-            host: host.clone(),
-            dir: dir.to_owned(),
-            process,
-        })
+        Ok(Sidecar { host: host.clone(), dir: dir.to_owned(), process })
     }
 
     pub(super) fn write_config(dir: &Path, token: &Path, vm: bool) -> Result<PathBuf, String> {
@@ -66,9 +62,7 @@ impl Sidecar {
 
     /// Waits until it has a certificate, a first snapshot, and captures.
     pub(super) fn ready(&self) -> Result<(), String> {
-        let seen = self
-            .process
-            .wait_for_line("its readiness", START, |line| line.contains("ready"));
+        let seen = self.process.wait_for_line("its readiness", START, |line| line.contains("ready"));
         seen.map(|_| ()).map_err(|e| e.to_string())
     }
 
@@ -140,9 +134,7 @@ fn needle(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn ask(mut stream: impl Read + Write, path: &str) -> Result<Answer, String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .map_err(|e| format!("{path}: {e}"))?;
+    stream.write_all(request.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(|e| format!("{path}: {e}"))?;
     Answer::parse(&String::from_utf8_lossy(&bytes))
@@ -153,12 +145,6 @@ fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let rest = line.strip_prefix(name)?;
     let (series, value) = rest.rsplit_once(' ')?;
     let is_whole_name = series.is_empty() || series.starts_with('{');
-    let has_labels = labels
-        .iter()
-        .all(|(label, value)| series.contains(&format!("{label}=\"{value}\"")));
-    if is_whole_name && has_labels {
-        value.parse().ok()
-    } else {
-        None
-    }
+    let has_labels = labels.iter().all(|(label, value)| series.contains(&format!("{label}=\"{value}\"")));
+    if is_whole_name && has_labels { value.parse().ok() } else { None }
 }

@@ -28,22 +28,13 @@ impl Mesh {
             (true, _) => self.openssl(from, to, version),
             (false, "1.1") => {
                 let (heard, _) = tls11::hello(self.world().host(from), to, NAME, DEADLINE);
-                Ok(Handshake {
-                    completed: heard == Heard::ServerHello,
-                    said: format!("{heard:?}"),
-                })
+                Ok(Handshake { completed: heard == Heard::ServerHello, said: format!("{heard:?}") })
             }
             (false, _) => {
                 let request = Request::get(format!("https://{NAME}/")).to(to).tls(TlsVersion::Tls13);
                 Ok(match request.send(self.world().host(from), DEADLINE) {
-                    Ok(answer) => Handshake {
-                        completed: answer.status == 200,
-                        said: answer.text(),
-                    },
-                    Err(why) => Handshake {
-                        completed: false,
-                        said: why.to_string(),
-                    },
+                    Ok(answer) => Handshake { completed: answer.status == 200, said: answer.text() },
+                    Err(why) => Handshake { completed: false, said: why.to_string() },
                 })
             }
         }
@@ -55,10 +46,7 @@ impl Mesh {
         let attempt = openssl_client(self.world().host(from), to, NAME, &flag, &request, DEADLINE);
         let attempt = attempt.map_err(|e| e.to_string())?;
         let completed = attempt.version.as_deref() == Some(&format!("TLSv{version}")) && attempt.answer.contains("200");
-        Ok(Handshake {
-            completed,
-            said: attempt.log,
-        })
+        Ok(Handshake { completed, said: attempt.log })
     }
 
     fn has_openssl(&self) -> bool {
@@ -67,10 +55,6 @@ impl Mesh {
 
     /// The program that plays the TLS clients.
     pub fn tls_client(&self) -> &'static str {
-        if self.has_openssl() {
-            "openssl s_client"
-        } else {
-            "built-in TLS, and scripted hellos of TLS 1.1"
-        }
+        if self.has_openssl() { "openssl s_client" } else { "built-in TLS, and scripted hellos of TLS 1.1" }
     }
 }

@@ -45,9 +45,7 @@ impl Mesh {
             let listener = TcpListener::bind(("0.0.0.0", port))?;
             listener.set_nonblocking(true).map(|()| listener)
         });
-        listener
-            .map(|listener| Lure { listener })
-            .map_err(|e| format!("port {port} on {host}: {e}"))
+        listener.map(|listener| Lure { listener }).map_err(|e| format!("port {port} on {host}: {e}"))
     }
 
     /// Sends bytes, then waits a little for the other side to close. What it answers does not matter.
@@ -72,10 +70,7 @@ impl Mesh {
             let started = Instant::now();
             let end = stream.read_to_end(&mut Vec::new());
             let timed_out = end.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
-            Ok(Held {
-                closed_by_peer: !timed_out,
-                after: started.elapsed(),
-            })
+            Ok(Held { closed_by_peer: !timed_out, after: started.elapsed() })
         })
     }
 
@@ -102,15 +97,7 @@ impl Mesh {
     /// A token of this lifetime, in a file of this run's directory; returns its path.
     pub fn token(&self, workload: &str, ttl: &str, file: &str) -> Result<PathBuf, String> {
         let path = self.dir.path().join(file);
-        self.isthmus(&[
-            "token",
-            "create",
-            workload,
-            "--ttl",
-            ttl,
-            "--out",
-            &path.display().to_string(),
-        ])?;
+        self.isthmus(&["token", "create", workload, "--ttl", ttl, "--out", &path.display().to_string()])?;
         Ok(path)
     }
 
@@ -123,15 +110,8 @@ impl Mesh {
     pub fn join_must_fail(&self, token: &str, dir: &str) -> Result<String, String> {
         let dir = self.dir.path().join(dir);
         let config = Sidecar::write_config(&dir, &self.dir.path().join(token), true)?;
-        let command = Command::new(&self.options.binary)
-            .args(["proxy", "--config"])
-            .arg(&config)
-            .named("proxy");
-        let done = self
-            .world()
-            .host("stranger")
-            .output(command, JOIN)
-            .map_err(|e| e.to_string())?;
+        let command = Command::new(&self.options.binary).args(["proxy", "--config"]).arg(&config).named("proxy");
+        let done = self.world().host("stranger").output(command, JOIN).map_err(|e| e.to_string())?;
         match done.status.success() {
             true => Err(format!("it joined: {}{}", done.stdout, done.stderr)),
             false => Ok(done.stderr),
@@ -141,10 +121,7 @@ impl Mesh {
     /// Ends a sidecar in order and starts it again on the state that it left.
     pub fn restart_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
         let options = self.options.clone();
-        let mut old = self
-            .sidecars
-            .remove(workload)
-            .ok_or_else(|| format!("no sidecar at {workload}"))?;
+        let mut old = self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?;
         old.stop()?;
         let token = self.dir.path().join(format!("{workload}.token"));
         let dir = self.dir.path().join(workload);
@@ -157,9 +134,7 @@ impl Mesh {
 }
 
 fn connect(to: &str) -> std::io::Result<TcpStream> {
-    let to: SocketAddr = to
-        .parse()
-        .map_err(|e| std::io::Error::new(ErrorKind::InvalidInput, e))?;
+    let to: SocketAddr = to.parse().map_err(|e| std::io::Error::new(ErrorKind::InvalidInput, e))?;
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
@@ -168,10 +143,7 @@ fn connect(to: &str) -> std::io::Result<TcpStream> {
 async fn ask_once(to: SocketAddr, answered: Arc<AtomicUsize>) -> Option<tokio::net::TcpStream> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(to).await.ok()?;
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: orders.shop.svc.cluster.local\r\n\r\n")
-            .await
-            .ok()?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: orders.shop.svc.cluster.local\r\n\r\n").await.ok()?;
         let mut head = [0; 12];
         stream.read_exact(&mut head).await.ok()?;
         (&head == b"HTTP/1.1 200").then_some(stream)

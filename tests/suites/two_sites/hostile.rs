@@ -38,22 +38,16 @@ fn garbage(mesh: &mut Mesh) -> Result<(), String> {
         }
     }
     let answer = mesh.get("web", ORDERS_URL)?;
-    require(answer.status == 200, || {
-        format!("after the garbage: {} {}", answer.status, answer.body)
-    })?;
+    require(answer.status == 200, || format!("after the garbage: {} {}", answer.status, answer.body))?;
     let proxies = mesh.proxies()?;
-    require(proxies.iter().all(|p| p.connected), || {
-        format!("after the garbage: {proxies:?}")
-    })?;
+    require(proxies.iter().all(|p| p.connected), || format!("after the garbage: {proxies:?}"))?;
     mesh.apply(isthmus_world::mesh::resources::policy("orders")).map(|_| ())
 }
 
 fn half_open(mesh: &mut Mesh) -> Result<(), String> {
     for to in ["10.20.1.10:15008", "10.10.0.2:15012"] {
         let held = mesh.hold_open("stranger", to, Duration::from_secs(40))?;
-        require(held.closed_by_peer, || {
-            format!("{to} keeps a peer that says nothing for more than 40 s")
-        })?;
+        require(held.closed_by_peer, || format!("{to} keeps a peer that says nothing for more than 40 s"))?;
     }
     Ok(())
 }
@@ -64,30 +58,17 @@ fn five_thousand(mesh: &mut Mesh) -> Result<(), String> {
     mesh.open_and_close("web", "10.96.0.10:80", 500)?;
     let before = [resident(mesh, "web")?, resident(mesh, "orders")?];
     let answered = mesh.open_and_close("web", "10.96.0.10:80", CONNECTIONS)?;
-    require(answered == CONNECTIONS, || {
-        format!("only {answered} of {CONNECTIONS} connections got their answer")
-    })?;
-    let settled = mesh.until(
-        Duration::from_secs(20),
-        "the memory of 5,000 connections is given back",
-        |mesh| {
-            let now = [resident(mesh, "web")?, resident(mesh, "orders")?];
-            let back = now.iter().zip(&before).all(|(now, before)| *now <= before + before / 4);
-            Ok(back.then_some(()))
-        },
-    );
+    require(answered == CONNECTIONS, || format!("only {answered} of {CONNECTIONS} connections got their answer"))?;
+    let settled = mesh.until(Duration::from_secs(20), "the memory of 5,000 connections is given back", |mesh| {
+        let now = [resident(mesh, "web")?, resident(mesh, "orders")?];
+        let back = now.iter().zip(&before).all(|(now, before)| *now <= before + before / 4);
+        Ok(back.then_some(()))
+    });
     settled.map_err(|why| {
-        format!(
-            "{why}: before {before:?}, after [{:?}, {:?}]",
-            resident(mesh, "web"),
-            resident(mesh, "orders")
-        )
+        format!("{why}: before {before:?}, after [{:?}, {:?}]", resident(mesh, "web"), resident(mesh, "orders"))
     })
 }
 
 fn resident(mesh: &Mesh, workload: &str) -> Result<u64, String> {
-    mesh.sidecar(workload)
-        .process()
-        .resident_bytes()
-        .map_err(|e| e.to_string())
+    mesh.sidecar(workload).process().resident_bytes().map_err(|e| e.to_string())
 }

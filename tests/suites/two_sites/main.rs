@@ -18,11 +18,7 @@ fn main() -> ExitCode {
     if let Err(why) = privilege::enter() {
         eprintln!("SKIPPED: two_sites: {why}");
         // Where CI promised that nothing is skipped, a skipped suite is a failure.
-        return if std::env::var_os("CI").is_some() {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        };
+        return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(hostile::TESTS));
@@ -35,17 +31,13 @@ fn main() -> ExitCode {
 type Test = (&'static str, fn(&mut Mesh) -> Result<(), String>);
 
 fn tests(tests: &'static [Test]) -> impl Iterator<Item = Trial> {
-    tests
-        .iter()
-        .map(|(name, prove)| Trial::test(*name, move || prove(&mut mesh()?).map_err(Failed::from)))
+    tests.iter().map(|(name, prove)| Trial::test(*name, move || prove(&mut mesh()?).map_err(Failed::from)))
 }
 
 /// One test per numbered line of the demo.
 fn line_trial(line: &'static Line) -> Trial {
     let name = format!("line_{}_{}", line.number, line.id.replace('-', "_"));
-    Trial::test(name, move || {
-        (line.show)(&mut mesh()?).map(|_| ()).map_err(Failed::from)
-    })
+    Trial::test(name, move || (line.show)(&mut mesh()?).map(|_| ()).map_err(Failed::from))
 }
 
 fn can_show(line: &Line) -> bool {
@@ -53,10 +45,7 @@ fn can_show(line: &Line) -> bool {
 }
 
 fn mesh() -> Result<Mesh, String> {
-    let options = Options {
-        binary: env!("CARGO_BIN_EXE_isthmus").into(),
-        built_in_only: false,
-    };
+    let options = Options { binary: env!("CARGO_BIN_EXE_isthmus").into(), built_in_only: false };
     Mesh::start(&options, &mut |_| ())
 }
 

@@ -41,25 +41,13 @@ fn http() -> Outcome {
     let (_world, host) = alone()?;
     let server = http_server(&host, localhost())?;
     let url = format!("http://{}/a?b=c", server.address());
-    let request = Request::get(&url)
-        .method("PUT")
-        .header("X-One", "1")
-        .header("x-one", "2")
-        .body("hello");
+    let request = Request::get(&url).method("PUT").header("X-One", "1").header("x-one", "2").body("hello");
     let response = request.send(&host, SOON)?;
     let seen = response.json();
     assert_eq!(response.status, 200);
-    assert_eq!(
-        (&seen["method"], &seen["path"], &seen["body"]),
-        (&"PUT".into(), &"/a?b=c".into(), &"hello".into())
-    );
+    assert_eq!((&seen["method"], &seen["path"], &seen["body"]), (&"PUT".into(), &"/a?b=c".into(), &"hello".into()));
     assert_eq!(seen["headers"]["x-one"], "1, 2");
-    assert_eq!(
-        Request::get(format!("http://{}/status/503", server.address()))
-            .send(&host, SOON)?
-            .status,
-        503
-    );
+    assert_eq!(Request::get(format!("http://{}/status/503", server.address())).send(&host, SOON)?.status, 503);
     assert_eq!((server.accepted(), server.requests()), (2, 2));
     Ok(())
 }
@@ -68,10 +56,7 @@ fn own_tls() -> Outcome {
     let (_world, host) = alone()?;
     let server = https_server(&host, localhost(), &SelfSigned::new(&["orders"])?)?;
     for (version, name) in [(TlsVersion::Tls12, "TLSv1_2"), (TlsVersion::Tls13, "TLSv1_3")] {
-        let response = Request::get("https://orders/")
-            .to(server.address())
-            .tls(version)
-            .send(&host, SOON)?;
+        let response = Request::get("https://orders/").to(server.address()).tls(version).send(&host, SOON)?;
         assert_eq!(response.tls.as_deref(), Some(name));
         assert_eq!(response.json()["tls"], name);
     }
@@ -95,12 +80,7 @@ fn tcp() -> Outcome {
     let echo = echo_server(&host, localhost())?;
     let bytes = vec![7; 300_000];
     let answer = raw::exchange(&host, echo.address(), bytes.clone(), Then::HalfClose, SOON);
-    assert!(
-        answer.bytes == bytes && answer.end == End::Closed,
-        "{} {:?}",
-        answer.bytes.len(),
-        answer.end
-    );
+    assert!(answer.bytes == bytes && answer.end == End::Closed, "{} {:?}", answer.bytes.len(), answer.end);
     let greeter = greeter(&host, localhost(), "220 hello\r\n")?;
     let answer = raw::exchange(&host, greeter.address(), "", Then::HalfClose, SOON);
     assert_eq!(answer.text(), "220 hello\r\n");
@@ -112,9 +92,7 @@ fn tcp() -> Outcome {
 fn load() -> Outcome {
     let (_world, host) = alone()?;
     let server = http_server(&host, localhost())?;
-    let load = Load::new(Request::get(format!("http://{}/", server.address())), 200)
-        .connections(2)
-        .start(&host);
+    let load = Load::new(Request::get(format!("http://{}/", server.address())), 200).connections(2).start(&host);
     let other = Load::new(Request::get(format!("http://{}/status/403", server.address())), 50).start(&host);
     let enough = host.block_on(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
@@ -129,10 +107,7 @@ fn load() -> Outcome {
     let server = enough.ok_or("no 50 requests came")?;
     let report = load.stop();
     assert_eq!((report.failed, &report.first_error), (0, &None));
-    assert!(
-        report.ok >= 20 && report.percentile(0.5) <= report.percentile(0.99),
-        "{report:?}"
-    );
+    assert!(report.ok >= 20 && report.percentile(0.5) <= report.percentile(0.99), "{report:?}");
     assert!(server.accepted() <= 6, "connections are kept");
     let report = other.stop();
     assert!(report.ok == 0 && report.failed > 0);
@@ -150,16 +125,9 @@ fn spans() -> Outcome {
     web.block_on(send(format!("http://{address}"), 1))?;
     web.block_on(send(format!("unix:{}", socket.display()), 2))?;
     let trace = receiver.wait_for_trace(&"ab".repeat(16), SOON, |spans| spans.len() == 2)?;
-    assert_eq!(
-        trace.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(),
-        ["span 1", "span 2"]
-    );
+    assert_eq!(trace.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), ["span 1", "span 2"]);
     assert_eq!(trace[0].duration(), Duration::from_nanos(10));
-    assert!(
-        receiver
-            .wait("more", Duration::from_millis(1), |spans| spans.len() > 2)
-            .is_err()
-    );
+    assert!(receiver.wait("more", Duration::from_millis(1), |spans| spans.len() > 2).is_err());
     Ok(())
 }
 
@@ -172,19 +140,9 @@ async fn send(endpoint: String, number: u64) -> Result<(), tonic::transport::Err
         end_time_unix_nano: number + 10,
         ..Span::default()
     };
-    let scope = ScopeSpans {
-        spans: vec![span],
-        ..ScopeSpans::default()
-    };
-    let group = ResourceSpans {
-        scope_spans: vec![scope],
-        ..ResourceSpans::default()
-    };
+    let scope = ScopeSpans { spans: vec![span], ..ScopeSpans::default() };
+    let group = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
     // A refused export is seen by the caller: its span never arrives.
-    let _ = client
-        .export(ExportTraceServiceRequest {
-            resource_spans: vec![group],
-        })
-        .await;
+    let _ = client.export(ExportTraceServiceRequest { resource_spans: vec![group] }).await;
     Ok(())
 }

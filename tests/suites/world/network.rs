@@ -38,23 +38,10 @@ fn both_families() -> Outcome {
     let usable = if world.has_ipv6() { 2 } else { 1 };
     for address in addresses.into_iter().take(usable) {
         world.link().mark();
-        let answer = raw::exchange(
-            world.host("web"),
-            (address, port).into(),
-            "hello",
-            Then::HalfClose,
-            SOON,
-        );
-        assert_eq!(
-            (answer.text().as_str(), answer.end),
-            ("hello", End::Closed),
-            "{address}"
-        );
+        let answer = raw::exchange(world.host("web"), (address, port).into(), "hello", Then::HalfClose, SOON);
+        assert_eq!((answer.text().as_str(), answer.end), ("hello", End::Closed), "{address}");
         let stats = world.link().stats();
-        assert!(
-            stats.left_to_right.frames >= 4 && stats.right_to_left.frames >= 3,
-            "{stats:?}"
-        );
+        assert!(stats.left_to_right.frames >= 4 && stats.right_to_left.frames >= 3, "{stats:?}");
         let round_trip = stats.round_trip().ok_or("frames passed in one direction only")?;
         assert!(round_trip >= Duration::from_millis(4), "{round_trip:?}");
         assert_eq!(stats.dropped(), 0, "{stats:?}");
@@ -71,11 +58,7 @@ fn one_site() -> Outcome {
     let answer = raw::exchange(world.host("web"), to, vec![7; 200_000], Then::HalfClose, SOON);
     assert_eq!((answer.bytes.len(), answer.end), (200_000, End::Closed));
     // Not zero: the routers look for their neighbours.
-    assert!(
-        world.link().stats().left_to_right.bytes < 20_000,
-        "{:?}",
-        world.link().stats()
-    );
+    assert!(world.link().stats().left_to_right.bytes < 20_000, "{:?}", world.link().stats());
     Ok(())
 }
 
@@ -91,10 +74,7 @@ fn link_time() -> Outcome {
     let emulated = link.stats().round_trip().ok_or("no frames")?;
     println!("an app measured {measured:?}, the link itself {emulated:?}");
     assert!(measured >= Duration::from_millis(4), "{measured:?}");
-    assert!(
-        measured + Duration::from_micros(50) >= emulated,
-        "{measured:?} {emulated:?}"
-    );
+    assert!(measured + Duration::from_micros(50) >= emulated, "{measured:?} {emulated:?}");
     Ok(())
 }
 
@@ -119,20 +99,11 @@ fn cut_and_restore() -> Outcome {
     let to = world.host("orders").socket(echo.address().port());
     world.link().cut();
     assert!(world.link().is_cut());
-    let answer = raw::exchange(
-        world.host("web"),
-        to,
-        "hello",
-        Then::HalfClose,
-        Duration::from_millis(300),
-    );
+    let answer = raw::exchange(world.host("web"), to, "hello", Then::HalfClose, Duration::from_millis(300));
     assert_eq!((answer.connected, answer.end), (false, End::Deadline));
     assert!(world.link().stats().left_to_right.dropped_cut > 0);
     world.link().restore();
-    assert_eq!(
-        raw::exchange(world.host("web"), to, "hello", Then::HalfClose, SOON).text(),
-        "hello"
-    );
+    assert_eq!(raw::exchange(world.host("web"), to, "hello", Then::HalfClose, SOON).text(), "hello");
     Ok(())
 }
 
@@ -144,15 +115,8 @@ fn loss() -> Outcome {
     let echo = echo_server(world.host("orders"), any(0))?;
     let to = world.host("orders").socket(echo.address().port());
     // Addresses are resolved before frames get lost.
-    assert_eq!(
-        raw::exchange(world.host("web"), to, "x", Then::HalfClose, SOON).text(),
-        "x"
-    );
-    world.link().set_shape(LinkShape {
-        loss: 0.25,
-        bandwidth: None,
-        ..LinkShape::default()
-    });
+    assert_eq!(raw::exchange(world.host("web"), to, "x", Then::HalfClose, SOON).text(), "x");
+    world.link().set_shape(LinkShape { loss: 0.25, bandwidth: None, ..LinkShape::default() });
     world.link().mark();
     for sent in (0..SENT).step_by(AT_ONCE as usize) {
         world.host("web").run(move || -> std::io::Result<()> {
@@ -211,10 +175,7 @@ fn churn() -> Outcome {
         let pod = world.add_host(CLOUD, &name, Ipv4Addr::new(10, 10, 2, 2))?;
         let echo = echo_server(&pod, any(0))?;
         let to = pod.socket(echo.address().port());
-        assert_eq!(
-            raw::exchange(world.host("orders"), to, "hello", Then::HalfClose, SOON).text(),
-            "hello"
-        );
+        assert_eq!(raw::exchange(world.host("orders"), to, "hello", Then::HalfClose, SOON).text(), "hello");
         world.remove_host(&name)?;
     }
     Ok(())

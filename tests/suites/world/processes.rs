@@ -34,11 +34,8 @@ fn shell(script: &str) -> Command {
 fn output() -> Outcome {
     let host = Host::new("alone")?;
     let log = host.files().join("log");
-    let mut child = host.spawn(
-        shell("echo one; echo two >&2; read line; echo $line")
-            .input("three\n")
-            .log_file(&log),
-    )?;
+    let mut child =
+        host.spawn(shell("echo one; echo two >&2; read line; echo $line").input("three\n").log_file(&log))?;
     child.wait_for_line("the second line", SOON, |line| line == "two")?;
     child.wait_for_line("the input", SOON, |line| line == "three")?;
     assert!(child.wait(SOON)?.success());
@@ -61,10 +58,7 @@ fn ends() -> Outcome {
     assert_eq!(child.terminate(SOON)?.code(), Some(7));
     let mut child = host.spawn(shell("trap '' TERM; echo ready; sleep 1000 & wait"))?;
     child.wait_for_line("its readiness", SOON, |line| line == "ready")?;
-    assert!(matches!(
-        child.terminate(Duration::from_millis(50)),
-        Err(Error::Deadline { .. })
-    ));
+    assert!(matches!(child.terminate(Duration::from_millis(50)), Err(Error::Deadline { .. })));
     assert_eq!(child.kill()?.signal(), Some(9));
     assert!(child.resident_bytes().is_err());
     Ok(())
@@ -74,10 +68,7 @@ fn other_user() -> Outcome {
     let host = Host::new("alone")?;
     let finished = host.output(Command::new("id").arg("-u").user(65_534), SOON)?;
     assert_eq!(finished.stdout, "65534\n", "{finished:?}");
-    let capabilities = Command::new("grep")
-        .args(["CapEff", "/proc/self/status"])
-        .user(1_337)
-        .net_admin();
+    let capabilities = Command::new("grep").args(["CapEff", "/proc/self/status"]).user(1_337).net_admin();
     let finished = host.output(capabilities, SOON)?;
     match privilege::current() {
         // Bit 12 (linux/capability.h) and nothing else.
@@ -106,19 +97,11 @@ fn die_with_the_process() -> Outcome {
         .spawn()?;
     let mut line = String::new();
     BufReader::new(holder.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
-    let pid = line
-        .trim()
-        .parse()
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| format!("not a process id: {line:?}"))?;
+    let pid = line.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| format!("not a process id: {line:?}"))?;
     let child = pidfd_open(pid, PidfdFlags::empty())?;
     holder.kill()?;
     holder.wait()?;
-    let ended = poll(
-        &mut [PollFd::new(&child, PollFlags::IN)],
-        Some(&Timespec::try_from(SOON)?),
-    )?;
+    let ended = poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&Timespec::try_from(SOON)?))?;
     if ended == 0 {
         kill_process(pid, Signal::KILL)?;
         return Err("the child outlived the process that held its world".into());

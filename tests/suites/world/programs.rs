@@ -25,11 +25,7 @@ fn curl_over_the_link() -> Outcome {
     assert_eq!((fetched.status, &fetched.error), (200, &None), "{fetched:?}");
     assert_eq!(fetched.json()["headers"]["x-one"], "1");
     assert_eq!(fetched.header("content-type"), "application/json");
-    assert!(
-        fetched.took >= Duration::from_millis(8),
-        "two round trips: {:?}",
-        fetched.took
-    );
+    assert!(fetched.took >= Duration::from_millis(8), "two round trips: {:?}", fetched.took);
     drop(server);
     let fetched = fetch(world.host("web"), "http://orders/a", &[], Some(to), SOON)?;
     assert!(fetched.status == 0 && fetched.error.is_some(), "{fetched:?}");
@@ -45,11 +41,7 @@ fn nginx() -> Outcome {
     assert_eq!(nginx.accepted()?, 0);
     let identity = "x-forwarded-client-cert: URI=spiffe://shop.example/ns/shop/sa/web";
     let fetched = curl(world.host("web"), &["-H", identity, "http://10.20.1.10:8080/"], SOON)?;
-    assert_eq!(
-        fetched.json()["clientCertificate"],
-        "URI=spiffe://shop.example/ns/shop/sa/web",
-        "{fetched:?}"
-    );
+    assert_eq!(fetched.json()["clientCertificate"], "URI=spiffe://shop.example/ns/shop/sa/web", "{fetched:?}");
     let fetched = curl(world.host("web"), &["https://10.20.1.10:8443/"], SOON)?;
     assert_eq!(fetched.json()["tls"], "TLSv1.3", "{fetched:?}");
     let fetched = curl(world.host("web"), &["http://[fd00:20::1:10]:8080/"], SOON)?;
@@ -73,10 +65,7 @@ fn tls_1_1() -> Outcome {
     }
     assert_eq!(nginx.accepted()?, 3);
     let closed = world.host("orders").socket(9);
-    assert_eq!(
-        openssl_client(world.host("web"), closed, "orders", "-tls1_1", request, SOON)?.version,
-        None
-    );
+    assert_eq!(openssl_client(world.host("web"), closed, "orders", "-tls1_1", request, SOON)?.version, None);
     Ok(())
 }
 
@@ -87,13 +76,7 @@ fn postgres() -> Outcome {
     }
     let world = World::two_sites().build()?;
     let _postgres = Postgres::start(world.host("orders"), 5432)?;
-    let finished = psql(
-        world.host("web"),
-        "10.20.1.10",
-        5432,
-        "select 6 * 7, inet_client_addr()",
-        LONG,
-    )?;
+    let finished = psql(world.host("web"), "10.20.1.10", 5432, "select 6 * 7, inet_client_addr()", LONG)?;
     assert_eq!(finished.stdout.trim(), "42|10.10.1.10", "{finished:?}");
     Ok(())
 }

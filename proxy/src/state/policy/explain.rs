@@ -20,12 +20,7 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
         let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
         write!(to, ", methods: [{}], paths: [{}]", quoted(http.method), quoted(path)).ok()?;
     }
-    let name = format!(
-        "{}-allow-{}-{}",
-        service.name(),
-        peer.namespace(),
-        peer.service_account()
-    );
+    let name = format!("{}-allow-{}-{}", service.name(), peer.namespace(), peer.service_account());
     Some(format!(
         "apiVersion: mesh.isthmus.dev/v1alpha1\n\
          kind: ServicePolicy\n\

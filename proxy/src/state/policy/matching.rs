@@ -59,36 +59,13 @@ impl CompiledConditions {
         let ip = facts.peer_ip.to_canonical();
         present(&self.ports, |ports| yes(ports.contains(&facts.port)), &good)
             && present(&self.identities, |ids| told(facts.peer, |id| ids.hold(id)), &good)
-            && present(
-                &self.namespaces,
-                |set| told(facts.peer, |id| yes(set.contains(id.namespace()))),
-                &good,
-            )
-            && present(
-                &self.sites,
-                |set| told(facts.peer_site, |site| yes(set.contains(site))),
-                &good,
-            )
-            && present(
-                &self.cidrs,
-                |list| yes(list.iter().any(|range| range.contains(&ip))),
-                &good,
-            )
-            && present(
-                &self.methods,
-                |list| told(http, |h| method_holds(list, h.method)),
-                &good,
-            )
-            && present(
-                &self.hosts,
-                |list| told(http.and_then(|h| h.host.as_deref()), |h| host_holds(list, h)),
-                &good,
-            )
+            && present(&self.namespaces, |set| told(facts.peer, |id| yes(set.contains(id.namespace()))), &good)
+            && present(&self.sites, |set| told(facts.peer_site, |site| yes(set.contains(site))), &good)
+            && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&ip))), &good)
+            && present(&self.methods, |list| told(http, |h| method_holds(list, h.method)), &good)
+            && present(&self.hosts, |list| told(http.and_then(|h| h.host.as_deref()), |h| host_holds(list, h)), &good)
             && present(&self.paths, |list| told(http, |h| h.path.hold(list)), &good)
-            && self
-                .headers
-                .iter()
-                .all(|m| good(told(http, |h| header_holds(m, h.headers))))
+            && self.headers.iter().all(|m| good(told(http, |h| header_holds(m, h.headers))))
     }
 }
 
@@ -107,11 +84,7 @@ fn told<T>(fact: Option<T>, holds: impl Fn(T) -> Holds) -> Holds {
 
 impl Identities {
     fn hold(&self, id: &SpiffeId) -> Holds {
-        yes(self.exact.contains(id)
-            || self
-                .prefixes
-                .iter()
-                .any(|prefix| id.as_str().starts_with(prefix.as_str())))
+        yes(self.exact.contains(id) || self.prefixes.iter().any(|prefix| id.as_str().starts_with(prefix.as_str())))
     }
 }
 

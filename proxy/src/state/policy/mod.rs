@@ -114,15 +114,8 @@ pub fn decide(policy: &CompiledPolicy, facts: &Facts) -> Decision {
         return decision;
     }
     let enforced = verdict(policy, &known, true);
-    let finding = enforced.reason.map(|reason| Finding {
-        reason,
-        policy: enforced.policy,
-        rule: enforced.rule,
-    });
-    Decision {
-        audit: finding,
-        ..decision
-    }
+    let finding = enforced.reason.map(|reason| Finding { reason, policy: enforced.policy, rule: enforced.rule });
+    Decision { audit: finding, ..decision }
 }
 
 /// With `audit`, as if the rules in audit mode were enforced as well.
@@ -157,23 +150,11 @@ fn verdict(policy: &CompiledPolicy, facts: &Known, audit: bool) -> Decision {
 
 impl Decision {
     fn allowed(policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
-        Self {
-            allowed: true,
-            reason: None,
-            policy,
-            rule,
-            audit: None,
-        }
+        Self { allowed: true, reason: None, policy, rule, audit: None }
     }
 
     fn refused(reason: Reason, policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
-        Self {
-            allowed: false,
-            reason: Some(reason),
-            policy,
-            rule,
-            audit: None,
-        }
+        Self { allowed: false, reason: Some(reason), policy, rule, audit: None }
     }
 
     fn by(rule: &CompiledRule, refused: Option<Reason>) -> Self {

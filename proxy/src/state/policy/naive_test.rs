@@ -22,19 +22,9 @@ fn any<T>(list: &Option<Vec<T>>, fact: Option<impl Fn(&T) -> bool>) -> Option<bo
 
 fn naive_holds(c: &Conditions, f: &Facts) -> Option<bool> {
     let all = [
-        any(
-            &c.identities,
-            f.peer.map(|peer| move |p: &IdentityPattern| naive_identity(p, peer)),
-        ),
-        any(
-            &c.namespaces,
-            f.peer.map(|peer| move |n: &String| n == peer.namespace()),
-        ),
-        any(
-            &c.sites,
-            f.peer_site
-                .map(|site| move |s: &isthmus_proto::model::SiteName| s.as_str() == site),
-        ),
+        any(&c.identities, f.peer.map(|peer| move |p: &IdentityPattern| naive_identity(p, peer))),
+        any(&c.namespaces, f.peer.map(|peer| move |n: &String| n == peer.namespace())),
+        any(&c.sites, f.peer_site.map(|site| move |s: &isthmus_proto::model::SiteName| s.as_str() == site)),
         any(&c.cidrs, Some(|range: &ipnet::IpNet| range.contains(&f.peer_ip))),
         any(&c.ports, Some(|port: &u16| *port == f.port)),
         any(&c.methods, f.http.map(|h| move |m: &String| m == h.method)),
@@ -92,10 +82,7 @@ fn identity_pattern() -> impl Strategy<Value = IdentityPattern> {
 }
 
 fn path_pattern() -> impl Strategy<Value = PathPattern> {
-    prop_oneof![
-        path().prop_map(|p| PathPattern::Exact(p.into())),
-        path().prop_map(|p| PathPattern::Prefix(p.into()))
-    ]
+    prop_oneof![path().prop_map(|p| PathPattern::Exact(p.into())), path().prop_map(|p| PathPattern::Prefix(p.into()))]
 }
 
 prop_compose! {

@@ -67,9 +67,7 @@ fn matches(pattern: &PathPattern, path: &[u8]) -> bool {
 
 /// An empty segment other than the last (`//`), or one that steps (`.`, `..`).
 fn has_ambiguous_segment(path: &[u8]) -> bool {
-    let steps = path
-        .split(|b| *b == b'/')
-        .any(|segment| segment == b"." || segment == b"..");
+    let steps = path.split(|b| *b == b'/').any(|segment| segment == b"." || segment == b"..");
     steps || path.windows(2).any(|pair| pair == b"//")
 }
 

@@ -15,26 +15,15 @@ pub(super) fn id(account: &str) -> SpiffeId {
 }
 
 pub(super) fn rule(index: u32, conditions: Conditions) -> Rule {
-    Rule {
-        policy: "shop/orders".into(),
-        index,
-        mode: RuleMode::Enforce,
-        conditions: Ok(conditions),
-    }
+    Rule { policy: "shop/orders".into(), index, mode: RuleMode::Enforce, conditions: Ok(conditions) }
 }
 
 fn audit(index: u32, conditions: Conditions) -> Rule {
-    Rule {
-        mode: RuleMode::Audit,
-        ..rule(index, conditions)
-    }
+    Rule { mode: RuleMode::Audit, ..rule(index, conditions) }
 }
 
 fn future(index: u32) -> Rule {
-    Rule {
-        conditions: Err(ModelError::new("requires", "weather/v9")),
-        ..rule(index, Conditions::default())
-    }
+    Rule { conditions: Err(ModelError::new("requires", "weather/v9")), ..rule(index, Conditions::default()) }
 }
 
 pub(super) fn policy(deny: Vec<Rule>, allow: Vec<Rule>, default_action: Action) -> PortPolicy {
@@ -49,10 +38,7 @@ pub(super) fn policy(deny: Vec<Rule>, allow: Vec<Rule>, default_action: Action) 
 }
 
 fn from(account: &str) -> Conditions {
-    Conditions {
-        identities: Some(vec![IdentityPattern::Exact(id(account))]),
-        ..Default::default()
-    }
+    Conditions { identities: Some(vec![IdentityPattern::Exact(id(account))]), ..Default::default() }
 }
 
 fn on_path(path: &str) -> Conditions {
@@ -60,29 +46,15 @@ fn on_path(path: &str) -> Conditions {
         Some(prefix) => PathPattern::Prefix(prefix.into()),
         None => PathPattern::Exact(path.into()),
     };
-    Conditions {
-        paths: Some(vec![pattern]),
-        ..Default::default()
-    }
+    Conditions { paths: Some(vec![pattern]), ..Default::default() }
 }
 
 fn facts<'a>(peer: Option<&'a SpiffeId>, http: Option<HttpFacts<'a>>) -> Facts<'a> {
-    Facts {
-        peer,
-        peer_ip: "10.10.1.10".parse().unwrap(),
-        peer_site: Some("azure-eastus"),
-        port: 8080,
-        http,
-    }
+    Facts { peer, peer_ip: "10.10.1.10".parse().unwrap(), peer_site: Some("azure-eastus"), port: 8080, http }
 }
 
 pub(super) fn request<'a>(headers: &'a HeaderMap, method: &'a str, path: &'a str) -> HttpFacts<'a> {
-    HttpFacts {
-        host: Some("Orders.shop:8080"),
-        method,
-        path,
-        headers,
-    }
+    HttpFacts { host: Some("Orders.shop:8080"), method, path, headers }
 }
 
 fn decided(policy: PortPolicy, facts: &Facts) -> Decision {
@@ -99,25 +71,12 @@ fn a_deny_wins_then_an_allow_then_the_default() {
     let web = id("web");
     let facts = facts(Some(&web), None);
     let any = Conditions::default;
-    let both = policy(
-        vec![rule(0, from("batch")), rule(1, any())],
-        vec![rule(0, any())],
-        Action::Allow,
-    );
-    assert_eq!(
-        short(&decided(both, &facts)),
-        (false, Some(Reason::DeniedByRule), Some("shop/orders"), Some(1))
-    );
+    let both = policy(vec![rule(0, from("batch")), rule(1, any())], vec![rule(0, any())], Action::Allow);
+    assert_eq!(short(&decided(both, &facts)), (false, Some(Reason::DeniedByRule), Some("shop/orders"), Some(1)));
     let allowed = policy(vec![rule(0, from("batch"))], vec![rule(4, from("web"))], Action::Deny);
-    assert_eq!(
-        short(&decided(allowed, &facts)),
-        (true, None, Some("shop/orders"), Some(4))
-    );
+    assert_eq!(short(&decided(allowed, &facts)), (true, None, Some("shop/orders"), Some(4)));
     let none = policy(vec![], vec![rule(0, from("batch"))], Action::Deny);
-    assert_eq!(
-        short(&decided(none, &facts)),
-        (false, Some(Reason::NotAllowed), Some("shop/base"), None)
-    );
+    assert_eq!(short(&decided(none, &facts)), (false, Some(Reason::NotAllowed), Some("shop/base"), None));
     let open = policy(vec![], vec![], Action::Allow);
     assert_eq!(short(&decided(open, &facts)), (true, None, Some("shop/base"), None));
 }
@@ -128,25 +87,10 @@ fn what_is_unknown_never_allows_and_always_denies() {
     for condition in [
         from("web"),
         on_path("/x"),
-        Conditions {
-            methods: Some(vec!["GET".into()]),
-            ..Default::default()
-        },
-        Conditions {
-            hosts: Some(vec![HostPattern::Exact("orders.shop".into())]),
-            ..Default::default()
-        },
-        Conditions {
-            namespaces: Some(vec!["shop".into()]),
-            ..Default::default()
-        },
-        Conditions {
-            headers: vec![HeaderMatch {
-                name: "x-team".into(),
-                any_of: vec![],
-            }],
-            ..Default::default()
-        },
+        Conditions { methods: Some(vec!["GET".into()]), ..Default::default() },
+        Conditions { hosts: Some(vec![HostPattern::Exact("orders.shop".into())]), ..Default::default() },
+        Conditions { namespaces: Some(vec!["shop".into()]), ..Default::default() },
+        Conditions { headers: vec![HeaderMatch { name: "x-team".into(), any_of: vec![] }], ..Default::default() },
     ] {
         let allow = policy(vec![], vec![rule(0, condition.clone())], Action::Deny);
         assert!(!decided(allow, &plain).allowed, "{condition:?}");
@@ -157,10 +101,7 @@ fn what_is_unknown_never_allows_and_always_denies() {
 
 #[test]
 fn one_known_mismatch_is_enough_to_keep_a_deny_from_matching() {
-    let conditions = Conditions {
-        ports: Some(vec![9090]),
-        ..on_path("/x")
-    };
+    let conditions = Conditions { ports: Some(vec![9090]), ..on_path("/x") };
     let deny = policy(vec![rule(0, conditions)], vec![], Action::Allow);
     assert!(decided(deny, &facts(None, None)).allowed);
 }
@@ -171,16 +112,10 @@ fn a_rule_from_the_future_refuses_on_either_side() {
     let facts = facts(Some(&web), None);
     let deny = policy(vec![future(2)], vec![rule(0, Conditions::default())], Action::Allow);
     let unknown = Some(Reason::UnknownFeature);
-    assert_eq!(
-        short(&decided(deny, &facts)),
-        (false, unknown, Some("shop/orders"), Some(2))
-    );
+    assert_eq!(short(&decided(deny, &facts)), (false, unknown, Some("shop/orders"), Some(2)));
     for default in [Action::Allow, Action::Deny] {
         let allow = policy(vec![], vec![future(7), rule(8, from("batch"))], default);
-        assert_eq!(
-            short(&decided(allow, &facts)),
-            (false, unknown, Some("shop/orders"), Some(7))
-        );
+        assert_eq!(short(&decided(allow, &facts)), (false, unknown, Some("shop/orders"), Some(7)));
     }
     // It could only have allowed more: what another rule allows passes.
     let beside = policy(vec![], vec![future(7), rule(8, from("web"))], Action::Deny);
@@ -232,10 +167,7 @@ fn transport_levels() {
         (Permissive, Arrived::Plain, Ok(())),
         (Permissive, tls(old, false), Ok(())),
     ] {
-        let policy = CompiledPolicy::new(PortPolicy {
-            transport,
-            ..policy(vec![], vec![], Action::Allow)
-        });
+        let policy = CompiledPolicy::new(PortPolicy { transport, ..policy(vec![], vec![], Action::Allow) });
         assert_eq!(check_transport(&policy, how), expected, "{transport:?} {how:?}");
     }
 }
@@ -293,26 +225,14 @@ fn hosts_methods_and_headers() {
     let facts = facts(None, Some(request(&headers, "get", "/")));
     let verdict = |c: Conditions| {
         let allows = decided(policy(vec![], vec![rule(0, c.clone())], Action::Deny), &facts).allowed;
-        (
-            allows,
-            !decided(policy(vec![rule(0, c)], vec![], Action::Allow), &facts).allowed,
-        )
+        (allows, !decided(policy(vec![rule(0, c)], vec![], Action::Allow), &facts).allowed)
     };
     let header = |name: &str, any_of: &[&str]| Conditions {
-        headers: vec![HeaderMatch {
-            name: name.into(),
-            any_of: any_of.iter().map(ToString::to_string).collect(),
-        }],
+        headers: vec![HeaderMatch { name: name.into(), any_of: any_of.iter().map(ToString::to_string).collect() }],
         ..Default::default()
     };
-    let host = |h| Conditions {
-        hosts: Some(vec![h]),
-        ..Default::default()
-    };
-    let method = |m: &str| Conditions {
-        methods: Some(vec![m.into()]),
-        ..Default::default()
-    };
+    let host = |h| Conditions { hosts: Some(vec![h]), ..Default::default() };
+    let method = |m: &str| Conditions { methods: Some(vec![m.into()]), ..Default::default() };
     let (yes, no, unknown) = ((true, true), (false, false), (false, true));
     assert_eq!(verdict(host(HostPattern::Exact("orders.shop".into()))), yes);
     assert_eq!(verdict(host(HostPattern::Suffix(".shop".into()))), yes);
