@@ -19,6 +19,7 @@
 //! ```
 
 pub mod apps;
+mod awake;
 mod child;
 mod clock;
 mod command;
@@ -37,6 +38,7 @@ mod process;
 mod site;
 mod world;
 
+pub use awake::Awake;
 pub use child::child_entry;
 pub use command::Command;
 pub use error::Error;

@@ -98,7 +98,7 @@ fn show(args: &Args, report: &mut Report) -> Result<Mesh, String> {
     }
     let wanted = |line: &&Line| args.only.is_empty() || args.only.contains(&line.number);
     let binary = std::env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
-    let options = Options { binary, built_in_only: args.built_in };
+    let options = Options { binary, built_in_only: args.built_in, timed: true };
     let mut mesh = Mesh::start(&options, &mut |text| report.progress(text))?;
     for line in LINES.iter().filter(wanted) {
         if line.id == "postgres" && !postgres {

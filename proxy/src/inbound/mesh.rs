@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -17,7 +17,7 @@ use super::{Inbound, request, tunnel};
 use crate::http::server::{Http2Settings, answer, stopped};
 use crate::tcp;
 use crate::telemetry::MeshSide;
-use crate::tls::{self, mesh::HANDSHAKE_DEADLINE};
+use crate::tls::{self, LastRead, Stamped, mesh::HANDSHAKE_DEADLINE};
 
 /// How often the end of the peer's certificate is looked at anew: our clock may be set while we wait.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -28,6 +28,7 @@ pub(super) struct Peer {
     pub(super) source: SocketAddr,
     /// The own address that the peer dialled.
     pub(super) local: SocketAddr,
+    pub(super) last_read: LastRead,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: SocketAddr) {
@@ -41,7 +42,8 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
             return;
         }
     };
-    let peer = Rc::new(Peer { identity, source, local });
+    let last_read = stream.get_ref().0.last_read();
+    let peer = Rc::new(Peer { identity, source, local, last_read });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
@@ -51,11 +53,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     serve_streams(inbound, connection, &peer).await;
 }
 
-async fn serve_streams(
-    inbound: &Rc<Inbound>,
-    mut connection: Connection<TlsStream<TcpStream>, Bytes>,
-    peer: &Rc<Peer>,
-) {
+async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Connection<TlsStream<Stamped>, Bytes>, peer: &Rc<Peer>) {
     let mut draining = false;
     let drain = drain(inbound, peer);
     tokio::pin!(drain);
@@ -72,7 +70,9 @@ async fn serve_streams(
         };
         match accepted {
             Some(Ok((request, respond))) => {
-                tokio::task::spawn_local(serve_stream(Rc::clone(inbound), Rc::clone(peer), request, respond));
+                let came = peer.last_read.get();
+                let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
+                tokio::task::spawn_local(stream);
             }
             Some(Err(error)) => {
                 tracing::debug!(caller = %peer.identity.id, "mesh connection ended: {error}");
@@ -87,6 +87,7 @@ async fn serve_streams(
 async fn serve_stream(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
+    came: Instant,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
@@ -94,7 +95,7 @@ async fn serve_stream(
     if request.method() == Method::CONNECT {
         tunnel::serve(&inbound, &peer, request, respond).await;
     } else {
-        answer(request, respond, |request| request::from_mesh(&inbound, &peer, request)).await;
+        answer(request, respond, |request| request::from_mesh(&inbound, &peer, came, request)).await;
     }
 }
 

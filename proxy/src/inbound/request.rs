@@ -22,13 +22,20 @@ use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
 /// address is our own.
-pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, mut request: Request<Body>) -> Response<Body> {
+///
+/// `came`: when the bytes of its head were there.
+pub(super) async fn from_mesh(
+    inbound: &Rc<Inbound>,
+    peer: &Peer,
+    came: Instant,
+    mut request: Request<Body>,
+) -> Response<Body> {
     let grpc = respond::is_grpc(request.headers());
     let port = internal::take_port(request.headers_mut());
     let http2 = internal::take_is_http2(request.headers_mut());
     let hop = port.and_then(|port| {
         let app = app_address(inbound, peer, port)?;
-        Ok(Hop { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh, http2 })
+        Ok(Hop { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh, http2, came })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
@@ -48,7 +55,7 @@ pub(super) async fn from_plain(
     http2: bool,
     mut request: Request<Body>,
 ) -> Response<Body> {
-    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2 };
+    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2, came: Instant::now() };
     if !http2 && let Err(reason) = target::into_http2(&mut request, &destination.to_string()) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers()));
@@ -63,6 +70,7 @@ struct Hop<'a> {
     app: SocketAddr,
     arrived: Arrived,
     http2: bool,
+    came: Instant,
 }
 
 /// The address that the peer dialled, if it is still ours, else any of ours: the app is never dialled at loopback.
@@ -77,7 +85,6 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
 }
 
 async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Response<Body> {
-    let started = Instant::now();
     let grpc = respond::is_grpc(request.headers());
     let trace = inbound.needs.tracer.hop(request.headers());
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
@@ -86,7 +93,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
         Ok(()) => send(inbound, &hop, request, &trace).await,
         Err(refusal) => Err(refusal),
     };
-    let total = started.elapsed();
+    let total = hop.came.elapsed();
     let (mut response, app_time) = match answered {
         Ok((response, app_time)) => (response, app_time),
         Err(Refusal { reason, decision }) => {

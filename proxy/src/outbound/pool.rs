@@ -20,7 +20,7 @@ use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer, SiteName};
 use crate::tcp::{DialOptions, dial};
 use crate::telemetry::{MeshSide, Metrics};
-use crate::tls::{self, HandshakeError, mesh::HANDSHAKE_DEADLINE};
+use crate::tls::{self, HandshakeError, LastRead, Stamped, mesh::HANDSHAKE_DEADLINE};
 
 /// Mesh connections per peer. One carries thousands of streams and fills its writes; a second takes over when the first
 /// has no stream left.
@@ -70,6 +70,7 @@ struct Key {
 /// One mesh connection.
 struct Connection {
     sender: SendRequest<Bytes>,
+    last_read: LastRead,
     /// Streams whose answer is awaited, and tunnels.
     busy: Rc<Cell<usize>>,
     /// Unix seconds after which it takes no new streams.
@@ -112,10 +113,10 @@ impl Pool {
         // A fresh connection may be taken by others up to its last stream, or be closed at once: try again, but not for ever.
         for _ in 0..3 {
             match self.look_up(&key) {
-                Found::Ready(sender, busy) => {
+                Found::Ready(sender, last_read, busy) => {
                     let busy = Open::count(&busy);
                     if let Ok(sender) = sender.ready().await {
-                        return Ok(Slot { sender, _busy: busy });
+                        return Ok(Slot { sender, last_read, _busy: busy });
                     }
                     self.forget(&key);
                 }
@@ -160,7 +161,8 @@ impl Pool {
         if let Some(connection) = least {
             let room = connection.busy.get() < connection.sender.current_max_send_streams();
             if room || peer.connections.len() >= MAX_PER_PEER {
-                return Found::Ready(connection.sender.clone(), Rc::clone(&connection.busy));
+                let last_read = connection.last_read.clone();
+                return Found::Ready(connection.sender.clone(), last_read, Rc::clone(&connection.busy));
             }
         }
         if let Some(dialling) = &peer.dialling {
@@ -186,11 +188,13 @@ impl Pool {
 /// The right to one stream on a mesh connection; counted as long as it lives.
 pub struct Slot {
     pub sender: SendRequest<Bytes>,
+    /// When the connection last gave bytes: just after an answer's head, when that came.
+    pub last_read: LastRead,
     _busy: Open,
 }
 
 enum Found {
-    Ready(SendRequest<Bytes>, Rc<Cell<usize>>),
+    Ready(SendRequest<Bytes>, LastRead, Rc<Cell<usize>>),
     Dialling(watch::Receiver<Option<Result<(), ConnectError>>>),
 }
 
@@ -220,6 +224,7 @@ async fn connect(pool: &Rc<Pool>, key: &Key) -> Result<Connection, ConnectError>
         pool.metrics.mesh_handshake_failed(MeshSide::Client, error.word());
         ConnectError::Handshake(address, Arc::new(error))
     })?;
+    let last_read = stream.get_ref().0.last_read();
     let handshake = Http2Settings::MESH.client().handshake(stream);
     let (sender, connection) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
         .await
@@ -231,10 +236,16 @@ async fn connect(pool: &Rc<Pool>, key: &Key) -> Result<Connection, ConnectError>
     // Of what is left, not of the whole life: that counts from a notBefore which is backdated by ten minutes.
     let left = peer.not_after.as_secs().saturating_sub(pool.identity.now().as_secs());
     let margin = EXPIRY_MARGIN.as_secs().min(left / 20);
-    Ok(Connection { sender, busy: Rc::default(), until: peer.not_after.as_secs().saturating_sub(margin), closed })
+    Ok(Connection {
+        sender,
+        last_read,
+        busy: Rc::default(),
+        until: peer.not_after.as_secs().saturating_sub(margin),
+        closed,
+    })
 }
 
-type Wire = h2::client::Connection<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Bytes>;
+type Wire = h2::client::Connection<tokio_rustls::client::TlsStream<Stamped>, Bytes>;
 
 /// Drives a connection until it ends: by GOAWAY and its last stream, by its last handle, or by a ping without answer.
 async fn run<G>(mut connection: Wire, peer: IpAddr, closed: Rc<Cell<bool>>, open: G) {

@@ -161,7 +161,7 @@ async fn exchange(
     let response = response
         .await
         .map_err(|error| if is_unprocessed(&error) { Missed::Unprocessed(error) } else { Missed::Lost(error) })?;
-    let took = sent.elapsed();
+    let took = slot.last_read.get().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);

@@ -11,6 +11,8 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::stamped::Stamped;
+
 /// The protocol between two sidecars: HTTP/2 with the L7 form and internal headers.
 pub const ALPN: &[u8] = b"isthmus/1";
 /// A handshake is two round trips of a link that may have 300 ms; a peer that needs longer than this is not there.
@@ -22,7 +24,7 @@ pub type MeshPeerId = PeerIdentity;
 /// Why there is no mesh connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    #[error("{0}: {advice}", advice = .0.advice())]
+    #[error("{0}")]
     Peer(PeerError),
     #[error("the handshake broke: {0}. Is there a mesh proxy at the other end?")]
     Io(io::Error),
@@ -52,8 +54,8 @@ impl HandshakeError {
 pub async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
-) -> Result<(server::TlsStream<TcpStream>, MeshPeerId), HandshakeError> {
-    let stream = deadline(TlsAcceptor::from(config).accept(stream)).await?;
+) -> Result<(server::TlsStream<Stamped>, MeshPeerId), HandshakeError> {
+    let stream = deadline(TlsAcceptor::from(config).accept(Stamped::new(stream))).await?;
     let connection = stream.get_ref().1;
     let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
     Ok((stream, peer))
@@ -64,8 +66,8 @@ pub async fn connect(
     stream: TcpStream,
     peer: IpAddr,
     config: Arc<ClientConfig>,
-) -> Result<(client::TlsStream<TcpStream>, MeshPeerId), HandshakeError> {
-    let stream = deadline(TlsConnector::from(config).connect(ServerName::from(peer), stream)).await?;
+) -> Result<(client::TlsStream<Stamped>, MeshPeerId), HandshakeError> {
+    let stream = deadline(TlsConnector::from(config).connect(ServerName::from(peer), Stamped::new(stream))).await?;
     let connection = stream.get_ref().1;
     let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
     Ok((stream, peer))

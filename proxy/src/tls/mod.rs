@@ -5,9 +5,11 @@
 
 pub mod gate;
 pub mod mesh;
+pub mod stamped;
 
 pub use gate::{Gate, GateError};
 pub use mesh::{HandshakeError, MeshPeerId, accept, connect};
+pub use stamped::{LastRead, Stamped};
 
 #[cfg(test)]
 #[path = "tls_test.rs"]

@@ -34,7 +34,10 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let ms = applied.elapsed_us as f64 / 1000.0;
     Ok(Shown {
         summary: format!("in force in {}/{} proxies {ms:.1} ms after commit", applied.acknowledged, applied.affected),
-        more: vec![format!("invalid: {refused}"), format!("the store stays at revision {after}")],
+        more: vec![
+            format!("invalid: {}", refused.lines().next().unwrap_or_default()),
+            format!("the store stays at revision {after}"),
+        ],
         facts: json!({ "inForceMs": ms, "affected": applied.affected, "acknowledged": applied.acknowledged,
                        "refused": refused, "revision": after }),
     })

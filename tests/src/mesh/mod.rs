@@ -44,6 +44,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// Only the world's own clients and servers, though others are installed.
     pub built_in_only: bool,
+    /// Hold microseconds against the link emulator's: on an optimised build with the machine to itself.
+    pub timed: bool,
 }
 
 /// A running mesh. Dropping it ends every process and every namespace.
@@ -128,6 +130,11 @@ impl Mesh {
     /// Starts the control plane again on the state that it left.
     pub fn restart_control(&mut self) -> Result<(), String> {
         self.control.launch()
+    }
+
+    /// Whether microseconds mean anything in this run.
+    pub fn is_timed(&self) -> bool {
+        self.options.timed
     }
 
     /// Where spans arrive.
