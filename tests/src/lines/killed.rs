@@ -10,6 +10,8 @@ use crate::mesh::{Mesh, WORKLOADS, resources};
 pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     let stored = mesh.stored()?;
     let load = mesh.load();
+    // Before its first request a sidecar has nothing to go on with: it holds what its workload uses.
+    mesh.until(Duration::from_secs(10), "the load flows", |_| Ok((load.so_far() >= 100).then_some(())))?;
     mesh.control_mut().kill();
     // Every sidecar has noticed, and goes on.
     let alone = mesh.until(Duration::from_secs(10), "every sidecar notices that the control plane is gone", |mesh| {
@@ -26,10 +28,10 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     alone?;
     restarted?;
     resumed?;
-    let alone_served = alone_served?;
     require(result.failed == 0, || {
         format!("{} of {} requests failed: {}", result.failed, result.total(), result.first_error())
     })?;
+    let alone_served = alone_served?;
     let after = mesh.stored()?;
     require(stored == after, || format!("the store is not what it was: {stored:?} → {after:?}"))?;
     // A resumed stream carries what comes next.
