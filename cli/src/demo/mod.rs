@@ -13,6 +13,7 @@ use std::time::Instant;
 use isthmus_world::lines::{LINES, Line};
 use isthmus_world::mesh::{Mesh, Options};
 use isthmus_world::privilege::{self, Privilege};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
 
 use self::report::Report;
@@ -57,6 +58,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 fn work(args: &Args, files: &Path) -> ExitCode {
+    // The guard may be killed without a chance to tell us.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // Before any thread: a process with threads cannot enter a user namespace.
     let privilege = match privilege::enter() {
         Ok(privilege) => privilege,
