@@ -8,7 +8,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use isthmus_world::lines::{LINES, Line};
 use isthmus_world::mesh::{Mesh, Options};
@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Use the built-in client and server though curl, nginx and openssl are installed.
     #[arg(long)]
     built_in: bool,
+    /// There and back over the emulated link, half of it each way.
+    #[arg(long, default_value = "4ms", value_parser = crate::span::parse, value_name = "DURATION")]
+    round_trip: Duration,
     /// Show only these lines, by number.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     only: Vec<usize>,
@@ -73,7 +76,7 @@ fn work(args: &Args, files: &Path) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut report = Report::new(args.json);
-    report.title("isthmus demo · azure-eastus and dc1, 4 ms and 1 Gbit/s apart");
+    report.title(&format!("isthmus demo · azure-eastus and dc1, {:?} and 1 Gbit/s apart", args.round_trip));
     match show(args, &mut report) {
         Ok(mesh) => {
             let about = about(&mesh, privilege);
@@ -101,7 +104,7 @@ fn show(args: &Args, report: &mut Report) -> Result<Mesh, String> {
     }
     let wanted = |line: &&Line| args.only.is_empty() || args.only.contains(&line.number);
     let binary = std::env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
-    let options = Options { binary, built_in_only: args.built_in, timed: true };
+    let options = Options { binary, built_in_only: args.built_in, timed: true, round_trip: args.round_trip };
     let mut mesh = Mesh::start(&options, &mut |text| report.progress(text))?;
     for line in LINES.iter().filter(wanted) {
         if line.id == "postgres" && !postgres {

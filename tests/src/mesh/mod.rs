@@ -46,6 +46,8 @@ pub struct Options {
     pub built_in_only: bool,
     /// Hold microseconds against the link emulator's: on an optimised build with the machine to itself.
     pub timed: bool,
+    /// Of the link between the sites.
+    pub round_trip: Duration,
 }
 
 /// A running mesh. Dropping it ends every process and every namespace.
@@ -69,7 +71,7 @@ impl Mesh {
     pub fn start(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Mesh, String> {
         let dir = TempDir::with_prefix("isthmus-mesh-").map_err(|e| format!("a temporary directory: {e}"))?;
         progress("two sites and the link between them");
-        let world = World::two_sites().stranger().build().map_err(|e| e.to_string())?;
+        let world = World::two_sites().stranger().round_trip(options.round_trip).build().map_err(|e| e.to_string())?;
         for workload in WORKLOADS {
             host_names(&world, workload)?;
         }

@@ -6,6 +6,7 @@ mod joining;
 mod odd_callers;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use isthmus_world::lines::{LINES, Line};
 use isthmus_world::mesh::{Mesh, Options};
@@ -56,7 +57,7 @@ fn echoing_mesh() -> Result<Mesh, String> {
 fn mesh_with(built_in_only: bool) -> Result<Mesh, String> {
     let binary = env!("CARGO_BIN_EXE_isthmus").into();
     // Not timed: the binary is not optimised, and other tests run beside it. The demo does it.
-    let options = Options { binary, built_in_only, timed: false };
+    let options = Options { binary, built_in_only, timed: false, round_trip: Duration::from_millis(4) };
     Mesh::start(&options, &mut |_| ())
 }
 
