@@ -32,7 +32,7 @@ pub struct Gate {
 }
 
 /// Accepts until told to stop and runs `serve` for each connection as a task of its own on this worker. Must run in a
-/// `LocalSet`. What waits in the kernel's queue when it is told to stop is still served: closing the listener would
+/// `LocalRuntime` or `LocalSet`. What waits in the kernel's queue when it is told to stop is still served: closing the listener would
 /// reset it.
 pub async fn accept<S, F>(listener: TcpListener, gate: Gate, serve: S)
 where
