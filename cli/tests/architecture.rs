@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 /// Which of our crates each crate may use in what it ships.
 const CRATES: &[(&str, &[&str])] = &[
     ("certs", &[]),
+    ("netlink", &[]),
     ("proto", &["certs"]),
-    ("proxy", &["certs", "proto"]),
+    ("proxy", &["certs", "netlink", "proto"]),
     ("control-api", &["certs", "proto"]),
-    ("tests", &[]),
+    ("tests", &["netlink"]),
     ("cli", &["certs", "control", "proto", "proxy", "world"]),
 ];
 

@@ -93,7 +93,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let (state, metrics) = (parts.state.clone(), parts.metrics.clone());
     let mut control = tokio::spawn(control::run(start, state, demands, metrics, stop.child_token()));
     let mut follower = Follower::new(parts.clone(), listening)?;
-    follower.look().await?;
+    follower.look()?;
     tracing::info!(?listening, workers = parts.config.workers, "listening");
     if let Some(on_listening) = embedding.on_listening {
         on_listening(listening);
@@ -107,7 +107,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     };
     parts.readiness.stop();
     tracing::info!(drain = ?parts.config.listen.drain, "stopping: what is in flight may finish");
-    follower.end().await;
+    follower.end();
     // The control stream goes on meanwhile: a request in flight may still need an address or a new certificate.
     workers.drain(parts.config.listen.drain).await;
     stop.cancel();

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use isthmus_netlink::NetlinkError;
+
 use crate::privilege::PrivilegeError;
 
 /// A failure of the world, not of what is tested in it.
@@ -25,7 +27,7 @@ pub enum Error {
         /// What was being done, with the name of the thing.
         doing: String,
         /// The kernel's answer, with its extended text where it gave one.
-        source: Box<nlink::Error>,
+        source: NetlinkError,
     },
     /// Something did not happen in time.
     #[error("waited {} ms for {what}{}", after.as_millis(), after_text(detail))]
@@ -56,8 +58,8 @@ impl Error {
         Self::System { doing: doing.into(), source: source.into() }
     }
 
-    pub(crate) fn netlink(doing: impl Into<String>, source: nlink::Error) -> Self {
-        Self::Netlink { doing: doing.into(), source: Box::new(source) }
+    pub(crate) fn netlink(doing: impl Into<String>, source: NetlinkError) -> Self {
+        Self::Netlink { doing: doing.into(), source }
     }
 }
 

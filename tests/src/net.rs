@@ -3,14 +3,10 @@
 //! thread that writes.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
-use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
-use nlink::netlink::link::VethLink;
-use nlink::netlink::types::addr::Scope;
-use nlink::netlink::{Connection, Ethtool, Route};
-use nlink::{Ipv4Route, Ipv6Route};
+use isthmus_netlink::{Links, NetlinkError, switch_off};
 
 use crate::error::Error;
 use crate::host::Host;
@@ -44,7 +40,7 @@ pub(crate) fn prepare(host: &Host) -> Result<(), Error> {
         write_if_present(&name, "/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
         write_if_present(&name, "/proc/sys/net/ipv6/conf/default/accept_ra", "0")
     })?;
-    on(host, "raising loopback", |route| async move { route.set_link_up("lo").await })
+    on(host, "raising loopback", |links| links.up("lo"))
 }
 
 /// Makes a host forward packets between its interfaces.
@@ -67,90 +63,66 @@ pub(crate) fn silence(host: &Host) -> Result<(), Error> {
 
 /// A pair of interfaces, one in each host, both down.
 pub(crate) fn connect(a: (&Host, &str), b: (&Host, &str)) -> Result<(), Error> {
-    let pair = VethLink::new(a.1, b.1).mtu(MTU).peer_mtu(MTU).peer_netns_fd(b.0.namespace());
-    on(a.0, &format!("joining it to {}", b.0.name()), |route| async move { route.add_link(pair).await })
+    let doing = format!("joining it to {}", b.0.name());
+    let far = b.0.namespace().try_clone_to_owned().map_err(|error| Error::system(&doing, error))?;
+    let (near_name, far_name) = (a.1.to_owned(), b.1.to_owned());
+    on(a.0, &doing, move |links| links.add_pair(&near_name, &far_name, &far, MTU))
 }
 
 /// Raises an interface.
 pub(crate) fn up(host: &Host, interface: &str) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("raising {interface}"), |route| async move { route.set_link_up(name).await })
+    on(host, &format!("raising {interface}"), move |links| links.up(&name))
 }
 
 /// Removes an interface, and with it the one at the other end of its wire.
 pub(crate) fn remove(host: &Host, interface: &str) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("removing {interface}"), |route| async move { route.del_link_if_exists(name).await.map(|_| ()) })
+    on(host, &format!("removing {interface}"), move |links| links.remove(&name))
 }
 
 /// Adds an address to an interface.
 pub(crate) fn address(host: &Host, interface: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("adding {address}/{prefix} to {interface}"), move |route| async move {
-        match address {
-            IpAddr::V4(v4) => route.add_address(Ipv4Address::new(name, v4, prefix).scope(Scope::Universe)).await,
-            IpAddr::V6(v6) => route.add_address(Ipv6Address::new(name, v6, prefix).nodad()).await,
-        }
-    })
+    let doing = format!("adding {address}/{prefix} to {interface}");
+    on(host, &doing, move |links| links.add_address(&name, address, prefix))
 }
 
 /// Adds a route. Prefix 0 with an unspecified destination is the default route.
 pub(crate) fn route(host: &Host, to: (IpAddr, u8), interface: &str, via: Via) -> Result<(), Error> {
     let name = interface.to_owned();
-    on(host, &format!("adding a route to {}/{} by {interface}", to.0, to.1), move |route| async move {
-        match to.0 {
-            IpAddr::V4(v4) => route.add_route(route_v4(v4, to.1, via).dev(name)).await,
-            IpAddr::V6(v6) => route.add_route(route_v6(v6, to.1, via).dev(name)).await,
-        }
-    })
-}
-
-fn route_v4(to: Ipv4Addr, prefix: u8, via: Via) -> Ipv4Route {
-    match via {
-        Via::Gateway(IpAddr::V4(gateway)) => Ipv4Route::from_addr(to, prefix).gateway(gateway).onlink(),
-        _ => Ipv4Route::from_addr(to, prefix),
-    }
-}
-
-fn route_v6(to: Ipv6Addr, prefix: u8, via: Via) -> Ipv6Route {
-    match via {
-        Via::Gateway(IpAddr::V6(gateway)) => Ipv6Route::from_addr(to, prefix).gateway(gateway).onlink(),
-        _ => Ipv6Route::from_addr(to, prefix),
-    }
+    let gateway = match via {
+        Via::Direct => None,
+        Via::Gateway(gateway) => Some(gateway),
+    };
+    let doing = format!("adding a route to {}/{} by {interface}", to.0, to.1);
+    on(host, &doing, move |links| links.add_route(to, &name, gateway))
 }
 
 /// Switches off what would let a frame leave longer than the MTU or without a checksum: a packet socket sees frames
 /// before the hardware (which does not exist here) would have finished them.
 pub(crate) fn no_offloads(host: &Host, interface: &str) -> Result<(), Error> {
+    const OFF: [&str; 7] = [
+        "tx-checksum-ip-generic",
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-tcp-ecn-segmentation",
+        "tx-udp-segmentation",
+        "tx-generic-segmentation",
+        "rx-gro",
+    ];
     let name = interface.to_owned();
-    let doing = format!("{}: switching offloads of {interface} off", host.name());
-    let result = host.block_on(async move {
-        let ethtool = Connection::<Ethtool>::new_async().await?;
-        ethtool
-            .set_features(name, |features| {
-                const OFF: [&str; 7] = [
-                    "tx-checksum-ip-generic",
-                    "tx-tcp-segmentation",
-                    "tx-tcp6-segmentation",
-                    "tx-tcp-ecn-segmentation",
-                    "tx-udp-segmentation",
-                    "tx-generic-segmentation",
-                    "rx-gro",
-                ];
-                OFF.iter().fold(features, |features, name| features.disable(name))
-            })
-            .await
-    });
-    result.map_err(|error| Error::netlink(doing, error))
+    let result = host.run(move || switch_off(&name, &OFF));
+    result.map_err(|error| Error::netlink(format!("{}: switching offloads of {interface} off", host.name()), error))
 }
 
-fn on<F, R>(host: &Host, doing: &str, work: F) -> Result<(), Error>
-where
-    F: FnOnce(Connection<Route>) -> R + Send + 'static,
-    R: Future<Output = nlink::Result<()>> + Send + 'static,
-{
-    // Made on the host's runtime thread: a netlink socket belongs to the namespace it was opened in.
-    let result = host.block_on(async move { work(Connection::<Route>::new()?).await });
+/// On the host's thread: a netlink socket belongs to the namespace it was opened in.
+fn on(
+    host: &Host,
+    doing: &str,
+    work: impl FnOnce(&mut Links) -> Result<(), NetlinkError> + Send + 'static,
+) -> Result<(), Error> {
+    let result = host.run(move || work(&mut Links::open()?));
     result.map_err(|error| Error::netlink(format!("{}: {doing}", host.name()), error))
 }
 

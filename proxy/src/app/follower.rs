@@ -49,7 +49,7 @@ impl Follower {
     }
 
     /// Looks once. What cannot be captured stays as it was.
-    pub(super) async fn look(&mut self) -> Result<(), CaptureError> {
+    pub(super) fn look(&mut self) -> Result<(), CaptureError> {
         let Parts { metrics, tracer, identities, state, .. } = &*self.parts;
         let mesh = state.snapshot();
         tracer.configure(export_target(&mesh));
@@ -59,7 +59,7 @@ impl Follower {
             if let InboundPorts::Only(ports) = &mut scope.inbound {
                 *ports = mesh.inbound().ports().map(|port| port.port).collect();
             }
-            capture.apply(&Plan::new(scope)).await?;
+            capture.apply(&Plan::new(scope))?;
         }
         self.tell_readiness(mesh.version);
         Ok(())
@@ -90,17 +90,17 @@ impl Follower {
                 Ok(()) = self.identity.changed() => {}
                 _ = again.tick() => {}
             }
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.look() {
                 tracing::error!(%error, "capture could not be brought up to date; it stays as it was");
             }
         }
     }
 
     /// Takes capture away: nothing new comes.
-    pub(super) async fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.parts.metrics.ready(false);
         if let Some((capture, _)) = self.capture.take()
-            && let Err(error) = capture.remove().await
+            && let Err(error) = capture.remove()
         {
             tracing::warn!(%error, "capture could not be removed; the kernel removes it with this process");
         }

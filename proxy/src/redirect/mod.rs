@@ -5,8 +5,11 @@
 //! destination back. Loopback, the exempt proxy itself and what the configuration excludes are left alone.
 
 mod exempt;
+pub mod expression;
+mod message;
 mod nftables;
 mod plan;
+mod rule;
 
 pub use exempt::Exemption;
 pub use nftables::{Capture, CaptureError};

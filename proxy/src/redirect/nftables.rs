@@ -4,19 +4,25 @@
 //! accident, and it vanishes with the proxy however that ends, so that no host is left with its traffic redirected to
 //! a port where nobody listens. Refuses to take over a table that a living process owns.
 
-use nlink::netlink::nftables::{
-    BaseChain, Chain, Expr, Family, FibFlags, FibResult, Field, Match, MetaKey, NFT_TABLE_F_OWNER, NatHook, Policy,
-    Priority, Register, RuleSpec, Stmt, Value, Verdict,
-};
-use nlink::netlink::nftables::{CmpOp, Rule as NftRule};
-use nlink::netlink::types::route::RouteType;
-use nlink::netlink::{Connection, Nftables};
+use isthmus_netlink::{Family, NetlinkError, Socket};
 
-use super::plan::{Action, Condition, PRIORITY, Plan, Rule, TABLE};
+use super::message::{Batch, Hook, KernelRule, OWNER, Table};
+use super::plan::{PRIORITY, Plan, TABLE};
+use super::{message, rule};
 
 /// Others change the rule set too; a transaction that met such a change is made again, but not for ever.
 const ATTEMPTS: usize = 8;
-const IPPROTO_TCP: u8 = 6;
+const OUTBOUND: (&str, Hook) = ("outbound", Hook { kind: "nat", number: LOCAL_OUT, priority: PRIORITY });
+const INBOUND: (&str, Hook) = ("inbound", Hook { kind: "nat", number: PREROUTING, priority: PRIORITY });
+const PREROUTING: u32 = 0;
+const LOCAL_OUT: u32 = 3;
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const ERESTART: i32 = 85;
+const ENOPROTOOPT: i32 = 92;
+const EOPNOTSUPP: i32 = 95;
+const EPROTONOSUPPORT: i32 = 93;
 
 /// Why traffic could not be captured.
 #[derive(Debug, thiserror::Error)]
@@ -37,10 +43,10 @@ pub enum CaptureError {
         "this kernel cannot capture: {0}; Linux 5.12 or later with nft_chain_nat, nft_redir and nft_fib_inet is needed \
          (modprobe them, or build them in)"
     )]
-    Unsupported(#[source] nlink::Error),
+    Unsupported(#[source] NetlinkError),
     /// Anything else the kernel said.
     #[error("the kernel refused the capture rules: {0}")]
-    Kernel(#[source] nlink::Error),
+    Kernel(#[source] NetlinkError),
     /// Other programs change rules faster than we can apply ours.
     #[error(
         "the rule set changed {ATTEMPTS} times while capture was being applied; another program rewrites it in a loop"
@@ -50,18 +56,17 @@ pub enum CaptureError {
 
 /// Traffic of this network namespace is captured for as long as this lives (and its rules have been applied).
 pub struct Capture {
-    socket: Connection<Nftables>,
+    socket: Socket,
     applied: Option<Plan>,
 }
 
 impl Capture {
-    /// Opens the socket that will own the rules, in the calling thread's network namespace. Changes nothing yet. Must
-    /// be called within a tokio runtime.
+    /// Opens the socket that will own the rules, in the calling thread's network namespace. Changes nothing yet.
     ///
     /// # Errors
     /// Where the kernel has no netfilter netlink.
     pub fn open() -> Result<Capture, CaptureError> {
-        let socket = Connection::<Nftables>::new().map_err(explain)?;
+        let socket = Socket::open(Family::Netfilter).map_err(|error| explain(error.into()))?;
         Ok(Capture { socket, applied: None })
     }
 
@@ -70,13 +75,10 @@ impl Capture {
     ///
     /// # Errors
     /// See [`CaptureError`]; then the rules are as they were.
-    pub async fn apply(&mut self, plan: &Plan) -> Result<(), CaptureError> {
-        if self.applied.as_ref() == Some(plan) && self.table().await?.is_some() {
-            return Ok(());
-        }
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), CaptureError> {
         for _ in 0..ATTEMPTS {
-            match self.replace(plan).await {
-                Err(CaptureError::Kernel(error)) if error.is_restart() => {}
+            match self.replace(plan) {
+                Err(CaptureError::Kernel(error)) if error.errno() == Some(ERESTART) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.applied = Some(plan.clone());
@@ -91,80 +93,85 @@ impl Capture {
     ///
     /// # Errors
     /// The kernel's; the rules then go when this value is dropped.
-    pub async fn remove(self) -> Result<(), CaptureError> {
-        if self.applied.is_some() && self.table().await?.is_some() {
-            self.socket.transaction().del_table(TABLE, Family::Inet).commit(&self.socket).await.map_err(explain)?;
+    pub fn remove(mut self) -> Result<(), CaptureError> {
+        if self.applied.is_some() && self.table()?.is_some() {
+            let mut batch = Batch::new(self.generation()?);
+            batch.delete_table(TABLE);
+            self.socket.transaction(&batch.finish()).map_err(explain)?;
         }
         Ok(())
     }
 
-    async fn replace(&self, plan: &Plan) -> Result<(), CaptureError> {
-        let generation = self.socket.generation().await.map_err(explain)?;
-        let mut batch = self.socket.transaction().expect_generation(generation);
-        if let Some(flags) = self.table().await? {
-            if self.applied.is_none() && flags & NFT_TABLE_F_OWNER != 0 {
+    fn replace(&mut self, plan: &Plan) -> Result<(), CaptureError> {
+        let generation = self.generation()?;
+        let table = self.table()?;
+        let chains = [(OUTBOUND, &plan.outbound), (INBOUND, &plan.inbound)];
+        let wanted: Vec<KernelRule> = chains
+            .iter()
+            .flat_map(|((name, _), rules)| {
+                rules.iter().map(|each| KernelRule { chain: (*name).to_owned(), steps: rule::expressions(each) })
+            })
+            .collect();
+        let mut batch = Batch::new(generation);
+        match table {
+            Some(table) if table.owner.is_some_and(|owner| owner != self.socket.port()) => {
                 return Err(CaptureError::AlreadyCaptured);
             }
-            batch = batch.del_table(TABLE, Family::Inet);
+            Some(table) if table.owner.is_some() && self.rules()? == wanted => return Ok(()),
+            Some(table) if table.owner.is_none() => batch.delete_table(TABLE),
+            _ => {}
         }
-        batch = batch.add_table_with_flags(TABLE, Family::Inet, NFT_TABLE_F_OWNER);
-        let chains = [("outbound", NatHook::Output, &plan.outbound), ("inbound", NatHook::Prerouting, &plan.inbound)];
-        for (name, hook, rules) in chains {
-            let base = BaseChain::nat(hook, Priority::Custom(PRIORITY)).policy(Policy::Accept);
-            batch = batch.add_chain(Chain::new(TABLE, name).map_err(explain)?.family(Family::Inet).base(base));
-            for rule in rules {
-                batch = batch.add_rule(NftRule::from_spec(TABLE, name, spec(rule)).family(Family::Inet));
+        batch.add_table(TABLE, OWNER);
+        for ((name, hook), rules) in chains {
+            batch.add_chain(TABLE, name, &hook);
+            batch.delete_rules(TABLE, name);
+            for each in rules {
+                batch.add_rule(TABLE, name, &rule::expressions(each), each.why);
             }
         }
-        batch.commit(&self.socket).await.map_err(explain)
+        self.socket.transaction(&batch.finish()).map_err(explain)
     }
 
-    /// The flags of the table, if it is there.
-    async fn table(&self) -> Result<Option<u32>, CaptureError> {
-        let tables = self.socket.list_tables_in(Family::Inet).await.map_err(explain)?;
-        Ok(tables.into_iter().find(|table| table.name == TABLE).map(|table| table.flags))
+    /// Grows with each change of any rule of this network namespace, by whomever.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn generation(&mut self) -> Result<u32, CaptureError> {
+        let answers = self.socket.ask(message::get_generation()).map_err(explain)?;
+        let generation = answers.first().map(|(_, payload)| message::read_generation(payload)).transpose();
+        generation.map_err(|error| explain(error.into()))?.flatten().ok_or(CaptureError::Kernel(NetlinkError::NoAnswer))
     }
-}
 
-/// A rule as the kernel takes it.
-pub(super) fn spec(rule: &Rule) -> RuleSpec {
-    let fib = || Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
-    let spec = RuleSpec::new();
-    let spec = match &rule.when {
-        Condition::Mark(mark) => spec.then(Match::eq(Field::Mark, *mark)),
-        // nlink has no field for the socket's owner; the expressions are the two that nft writes.
-        Condition::Uid(uid) => spec.then(Expr::Meta { dreg: Register::R0, key: MetaKey::SkUid }).then(Expr::Cmp {
-            sreg: Register::R0,
-            op: CmpOp::Eq,
-            data: uid.to_ne_bytes().to_vec(),
-        }),
-        Condition::ToLoopback => spec.then(Match::eq(Field::Oifname, "lo")),
-        Condition::FromLoopback => spec.then(Match::eq(Field::Iifname, "lo")),
-        Condition::ToThisHost => spec.then(Match::eq(fib(), RouteType::Local)),
-        Condition::NotToThisHost => spec.then(Match::ne(fib(), RouteType::Local)),
-        Condition::Port(port) => spec.then(Match::eq(Field::TcpDport, *port)),
-        Condition::To(cidr) => {
-            let field = if cidr.addr().is_ipv4() { Field::Ip4Daddr } else { Field::Ip6Daddr };
-            spec.then(Match::eq(field, Value::Prefix(cidr.addr(), cidr.prefix_len())))
+    /// How many rules of whichever proxy are there; nothing where there is not even a table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rules_in_force(&mut self) -> Result<Option<usize>, CaptureError> {
+        Ok(if self.table()?.is_some() { Some(self.rules()?.len()) } else { None })
+    }
+
+    fn table(&mut self) -> Result<Option<Table>, CaptureError> {
+        match self.socket.ask(message::get_table(TABLE)) {
+            Err(error) if error.errno() == Some(ENOENT) => Ok(None),
+            Err(error) => Err(explain(error)),
+            Ok(answers) => {
+                let table = answers.first().map(|(_, payload)| message::read_table(payload)).transpose();
+                table.map_err(|error| explain(error.into()))
+            }
         }
-        Condition::Tcp => spec.then(Match::eq(Field::L4Proto, IPPROTO_TCP)),
-    };
-    let spec = match rule.action {
-        Action::Return => spec.then(Verdict::Return),
-        Action::Redirect(port) => spec.then(Stmt::Redirect(Some(port))),
-    };
-    spec.comment(rule.why)
+    }
+
+    fn rules(&mut self) -> Result<Vec<KernelRule>, CaptureError> {
+        let answers = self.socket.ask(message::get_rules(TABLE)).map_err(explain)?;
+        let rules = answers.iter().map(|(_, payload)| message::read_rule(payload));
+        rules.collect::<Result<_, _>>().map_err(|error| explain(error.into()))
+    }
 }
 
-fn explain(error: nlink::Error) -> CaptureError {
-    const ENOENT: i32 = 2;
-    const ENOPROTOOPT: i32 = 92;
-    if error.is_permission_denied() {
-        return CaptureError::NotPermitted;
-    }
-    match error.errno().map(i32::abs) {
-        Some(ENOENT | ENOPROTOOPT) => CaptureError::Unsupported(error),
-        _ if error.is_not_supported() => CaptureError::Unsupported(error),
+fn explain(error: NetlinkError) -> CaptureError {
+    match error.errno() {
+        Some(EPERM) => CaptureError::NotPermitted,
+        Some(ENOENT | ENOPROTOOPT | EOPNOTSUPP | EPROTONOSUPPORT) => CaptureError::Unsupported(error),
         _ => CaptureError::Kernel(error),
     }
 }

@@ -59,14 +59,3 @@ fn a_vm_may_have_only_its_services_ports_captured() {
     assert_eq!(taken[0].when, Condition::Port(443));
     assert_eq!(taken[1].when, Condition::Port(8080));
 }
-
-#[test]
-fn the_kernels_rules_are_the_plans() {
-    for exempt in [Exemption::Mark(1337), Exemption::Uid(0)] {
-        let plan = Plan::new(&Scope { exempt, ..scope() });
-        for rule in plan.outbound.iter().chain(&plan.inbound) {
-            let sent = super::super::nftables::spec(rule).nft_syntax(nlink::netlink::nftables::Family::Inet);
-            assert_eq!(sent.as_deref(), Some(&*rule.to_string()));
-        }
-    }
-}

@@ -2,16 +2,13 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc;
 use std::thread;
 
+use isthmus_netlink::Links;
 use libtest_mimic::Failed;
 use nix::sched::{CloneFlags, setns, unshare};
-use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
-use nlink::netlink::link::VethLink;
-use nlink::netlink::route::{Ipv4Route, Ipv6Route};
-use nlink::netlink::{Connection, Route};
 
 pub(crate) const THIS_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 10);
 pub(crate) const OTHER_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 1);
@@ -47,36 +44,36 @@ impl Pair {
         let pair = Pair { this: Host::new()?, other: Host::new()? };
         let far_end = pair.other.namespace.try_clone()?;
         pair.this.run(move || async move {
-            let route = Connection::<Route>::new()?;
-            route.add_link(VethLink::new("eth0", "eth0").peer_netns_fd(&far_end)).await?;
-            configure(&route, THIS_V4, THIS_V6).await
+            let mut links = Links::open()?;
+            links.add_pair("eth0", "eth0", &far_end, 1500)?;
+            configure(&mut links, THIS_V4, THIS_V6)
         })?;
         pair.other.run(|| async {
-            let route = Connection::<Route>::new()?;
-            configure(&route, OTHER_V4, OTHER_V6).await?;
+            let mut links = Links::open()?;
+            configure(&mut links, OTHER_V4, OTHER_V6)?;
             for far in ["10.96.0.1", "10.97.1.1"] {
-                route.add_address(Ipv4Address::new("eth0", far.parse()?, 32)).await?;
+                links.add_address("eth0", far.parse()?, 32)?;
             }
             for far in ["fd00:96::1", "fd00:97::1"] {
-                route.add_address(Ipv6Address::new("eth0", far.parse()?, 128).nodad()).await?;
+                links.add_address("eth0", far.parse()?, 128)?;
             }
             Ok(())
         })?;
         pair.this.run(|| async {
-            let route = Connection::<Route>::new()?;
-            route.add_route(Ipv4Route::default_route().gateway(OTHER_V4)).await?;
-            route.add_route(Ipv6Route::default_route().gateway(OTHER_V6)).await?;
+            let mut links = Links::open()?;
+            links.add_route((Ipv4Addr::UNSPECIFIED.into(), 0), "eth0", Some(OTHER_V4.into()))?;
+            links.add_route((Ipv6Addr::UNSPECIFIED.into(), 0), "eth0", Some(OTHER_V6.into()))?;
             Ok(())
         })?;
         Ok(pair)
     }
 }
 
-async fn configure(route: &Connection<Route>, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(), Failed> {
-    route.set_link_up("lo").await?;
-    route.set_link_up("eth0").await?;
-    route.add_address(Ipv4Address::new("eth0", v4, 24)).await?;
-    route.add_address(Ipv6Address::new("eth0", v6, 64).nodad()).await?;
+fn configure(links: &mut Links, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(), Failed> {
+    links.up("lo")?;
+    links.up("eth0")?;
+    links.add_address("eth0", IpAddr::V4(v4), 24)?;
+    links.add_address("eth0", IpAddr::V6(v6), 64)?;
     Ok(())
 }
 
