@@ -21,7 +21,7 @@ use crate::{documents, get, kinds};
     isthmus delete workload vm-7 -n shop --dry-run\n  \
     isthmus delete -f old-policies/")]
 pub(crate) struct Args {
-    /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice or ServicePolicy.
+    /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy or TrafficPolicy.
     #[arg(required_unless_present = "file", requires = "names")]
     kind: Option<String>,
     /// NAME with -n, or NAMESPACE/NAME. May be repeated.

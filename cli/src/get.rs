@@ -22,7 +22,7 @@ use crate::proxies;
     isthmus get all -o json\n  \
     isthmus get proxies                     who is connected, and what is in force where")]
 pub(crate) struct Args {
-    /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy; `proxies`; or `all`.
+    /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy, TrafficPolicy; `proxies`; or `all`.
     kind: String,
     /// NAME with -n, or NAMESPACE/NAME. Without it: a list.
     name: Option<String>,

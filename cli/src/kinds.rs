@@ -10,6 +10,7 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("Endpoints", true, &["ep"]),
     ("EndpointSlice", true, &[]),
     ("ServicePolicy", true, &["policy", "policies", "sp"]),
+    ("TrafficPolicy", true, &["tp"]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Who is behind a service: Workloads that its labels select, and addresses written by hand.
 
 use super::policy::Policies;
+use super::traffic::Traffic;
 use super::{Trust, identity_of};
 use crate::validate::ResourceRef;
 use crate::validate::cross::Set;
@@ -10,6 +11,7 @@ use crate::validate::resource::{
 };
 use isthmus_certs::SpiffeId;
 use isthmus_proto::discovery::v1 as wire;
+use isthmus_proto::model::TrafficOptions;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -23,6 +25,7 @@ pub(super) struct Declared {
     pub(super) service: String,
     pub(super) target: u16,
     pub(super) protocol: AppProtocol,
+    pub(super) options: TrafficOptions,
 }
 
 /// Who is behind what, for a whole set.
@@ -41,6 +44,7 @@ pub(super) struct Behind<'a> {
 
 struct World<'a> {
     trust: &'a Trust,
+    traffic: &'a Traffic<'a>,
     /// Workloads by (namespace, label, value).
     by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Resource>>,
     by_address: HashMap<IpAddr, (&'a Resource, &'a Workload)>,
@@ -48,8 +52,8 @@ struct World<'a> {
 }
 
 impl<'a> Endpoints<'a> {
-    pub(super) fn of(set: &'a Set, trust: &'a Trust) -> Self {
-        let world = World::of(set, trust);
+    pub(super) fn of(set: &'a Set, trust: &'a Trust, traffic: &'a Traffic<'a>) -> Self {
+        let world = World::of(set, trust, traffic);
         let mut all = Endpoints { of_service: HashMap::new(), declared: HashMap::new(), external: BTreeMap::new() };
         for resource in set.values() {
             if let Spec::Service(service) = &resource.spec {
@@ -79,7 +83,8 @@ impl<'a> Endpoints<'a> {
                     continue;
                 };
                 target_ports.insert(u32::from(port.port), u32::from(target));
-                let declared = Declared { service: resource.key.name.clone(), target, protocol: port.protocol };
+                let (protocol, options) = world.traffic.carried(&resource.key.namespace, &resource.key.name, port);
+                let declared = Declared { service: resource.key.name.clone(), target, protocol, options };
                 self.declared.entry(&workload.key).or_default().push(declared);
             }
             for ip in &spec.addresses {
@@ -97,7 +102,7 @@ impl<'a> Endpoints<'a> {
             for ip in &subset.addresses {
                 let (behind, is_external) = world.at(*ip, target_ports.clone());
                 if is_external {
-                    self.add_external(*ip, spec, &behind.endpoint);
+                    self.add_external(*ip, (key, spec), &behind.endpoint, world.traffic);
                 }
                 let list = self.of_service.entry(key).or_default();
                 match list.iter_mut().find(|known| known.endpoint.ip == behind.endpoint.ip) {
@@ -108,7 +113,13 @@ impl<'a> Endpoints<'a> {
         }
     }
 
-    fn add_external(&mut self, ip: IpAddr, service: &Service, endpoint: &wire::Endpoint) {
+    fn add_external(
+        &mut self,
+        ip: IpAddr,
+        (key, service): (&ResourceRef, &Service),
+        endpoint: &wire::Endpoint,
+        traffic: &Traffic,
+    ) {
         let entry = self.external.entry(ip).or_insert_with(|| wire::Workload {
             endpoint: Some(wire::Endpoint { target_ports: BTreeMap::new(), ..endpoint.clone() }),
             ports: Vec::new(),
@@ -118,11 +129,12 @@ impl<'a> Endpoints<'a> {
                 continue;
             };
             if !entry.ports.iter().any(|known| known.port == *target) {
-                let protocol = wire::AppProtocol::from(port.protocol).into();
+                let (protocol, options) = traffic.carried(&key.namespace, &key.name, port);
                 entry.ports.push(wire::ServicePort {
                     port: *target,
                     name: port.name.clone(),
-                    protocol,
+                    protocol: wire::AppProtocol::from(protocol).into(),
+                    options: options.write(),
                     ..Default::default()
                 });
             }
@@ -143,8 +155,9 @@ impl<'a> Endpoints<'a> {
 }
 
 impl<'a> World<'a> {
-    fn of(set: &'a Set, trust: &'a Trust) -> Self {
-        let mut world = World { trust, by_label: HashMap::new(), by_address: HashMap::new(), sites: Vec::new() };
+    fn of(set: &'a Set, trust: &'a Trust, traffic: &'a Traffic<'a>) -> Self {
+        let mut world =
+            World { trust, traffic, by_label: HashMap::new(), by_address: HashMap::new(), sites: Vec::new() };
         for resource in set.values() {
             let namespace = resource.key.namespace.as_str();
             match &resource.spec {
@@ -234,11 +247,19 @@ pub(super) fn direct(
         protocol: port.protocol,
         transport: port.policy.as_ref().map_or(0, |policy| policy.transport),
         min_tls_version: port.policy.as_ref().map_or(0, |policy| policy.min_tls_version),
+        options: port.options,
     };
     wire::Workload {
         endpoint: Some(with_sidecar(resource, workload, ip, identity, BTreeMap::new())),
         ports: ports.iter().map(port).collect(),
     }
+}
+
+/// What decides how a service is seen.
+pub(super) struct Seen<'a> {
+    pub(super) policies: &'a Policies<'a>,
+    pub(super) traffic: &'a Traffic<'a>,
+    pub(super) mesh: &'a MeshConfig,
 }
 
 /// A service as its callers see it.
@@ -247,21 +268,24 @@ pub(super) fn service(
     service: &Service,
     vips: &[IpAddr],
     behind: &[Behind],
-    policies: &Policies,
-    mesh: &MeshConfig,
+    seen: &Seen,
 ) -> wire::Service {
     let name = &resource.key.name;
     let namespace = &resource.key.namespace;
     let mut hostnames: Vec<String> =
-        mesh.dns_suffixes.iter().map(|suffix| format!("{name}.{namespace}.{suffix}")).collect();
+        seen.mesh.dns_suffixes.iter().map(|suffix| format!("{name}.{namespace}.{suffix}")).collect();
     hostnames.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
-    let (transport, min_tls) = least(resource, behind, policies);
-    let port = |port: &crate::validate::resource::ServicePort| wire::ServicePort {
-        port: port.port.into(),
-        name: port.name.clone(),
-        protocol: wire::AppProtocol::from(port.protocol).into(),
-        transport: wire::Transport::from(transport).into(),
-        min_tls_version: wire::TlsVersion::from(min_tls).into(),
+    let (transport, min_tls) = least(resource, behind, seen.policies);
+    let port = |port: &crate::validate::resource::ServicePort| {
+        let (protocol, options) = seen.traffic.carried(namespace, name, port);
+        wire::ServicePort {
+            port: port.port.into(),
+            name: port.name.clone(),
+            protocol: wire::AppProtocol::from(protocol).into(),
+            transport: wire::Transport::from(transport).into(),
+            min_tls_version: wire::TlsVersion::from(min_tls).into(),
+            options: options.write(),
+        }
     };
     wire::Service {
         namespace: namespace.clone(),

@@ -4,28 +4,49 @@ use super::endpoints::Declared;
 use super::policy::Policies;
 use crate::validate::resource::Resource;
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::model::AppProtocol;
+use isthmus_proto::model::{AppProtocol, ProxyProtocol, TrafficOptions};
 use std::collections::BTreeMap;
 
+/// What a proxy has to understand where the app reads a PROXY header: without it, a caller could write its own.
+const PROXY_PROTOCOL: &str = "proxy-protocol/v2";
+
+/// What services say of one port.
+#[derive(Default)]
+struct Said<'a> {
+    protocol: Option<AppProtocol>,
+    options: TrafficOptions,
+    services: Vec<&'a str>,
+}
+
 /// One entry per port of the app. Where two services differ about a port's protocol, the first that says anything wins
-/// (services come in the order of their names); one that says nothing leaves it to detection.
+/// (services come in the order of their names); one that says nothing leaves it to detection. So it is with its options.
 pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Policies) -> Vec<wire::InboundPort> {
-    let mut by_port: BTreeMap<u16, (AppProtocol, Vec<&str>)> = BTreeMap::new();
+    let mut by_port: BTreeMap<u16, Said> = BTreeMap::new();
     for declared in declared {
-        let (protocol, services) = by_port.entry(declared.target).or_insert((AppProtocol::Detect, Vec::new()));
-        if *protocol == AppProtocol::Detect {
-            *protocol = declared.protocol;
+        let said = by_port.entry(declared.target).or_default();
+        if said.protocol.is_none() && declared.protocol != AppProtocol::Detect {
+            said.protocol = Some(declared.protocol);
         }
-        if !services.contains(&declared.service.as_str()) {
-            services.push(&declared.service);
+        if said.options == TrafficOptions::default() {
+            said.options = declared.options;
+        }
+        if !said.services.contains(&declared.service.as_str()) {
+            said.services.push(&declared.service);
         }
     }
     let namespace = &workload.key.namespace;
-    let port = |(port, (protocol, services)): (u16, (AppProtocol, Vec<&str>))| wire::InboundPort {
-        port: port.into(),
-        protocol: wire::AppProtocol::from(protocol).into(),
-        policy: Some(policies.for_port(workload, &services)),
-        services: services.iter().map(|service| format!("{namespace}/{service}")).collect(),
+    let port = |(port, said): (u16, Said)| {
+        let mut policy = policies.for_port(workload, &said.services);
+        if said.options.proxy_protocol == ProxyProtocol::V2 {
+            policy.requires.push(PROXY_PROTOCOL.to_string());
+        }
+        wire::InboundPort {
+            port: port.into(),
+            protocol: wire::AppProtocol::from(said.protocol.unwrap_or(AppProtocol::Detect)).into(),
+            policy: Some(policy),
+            services: said.services.iter().map(|service| format!("{namespace}/{service}")).collect(),
+            options: said.options.write(),
+        }
     };
     by_port.into_iter().map(port).collect()
 }

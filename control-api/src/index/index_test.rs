@@ -206,3 +206,44 @@ fn vips_are_given_once_and_stay() {
     let tiny: Vec<ipnet::IpNet> = vec!["10.96.1.0/31".parse().unwrap()];
     assert_eq!(allocate(&one, &tiny, &Vips::new()).1.len(), 1);
 }
+
+#[test]
+fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_its_namespace() {
+    let traffic = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ namespace: shop, name: {name} }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let more = format!(
+        "{}---\n{}",
+        traffic("all", "connect: confirm, headerNames: Preserve"),
+        traffic("orders", "services: [orders], connect: early, proxyProtocol: v2")
+    );
+    let index = index(&more);
+    let options =
+        |view: &BTreeMap<ResourceKey, Body>, service: &str| match &view[&keys(&[service]).pop_first().unwrap()] {
+            Body::Service(service) => service.ports[0].1.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+    let view = read(&index, "shop/web", &["shop/orders", "shop/ledger"]);
+    let (orders, ledger) = (options(&view, "shop/orders"), options(&view, "shop/ledger"));
+    let expected = model::TrafficOptions {
+        connect: model::Connect::Early,
+        proxy_protocol: model::ProxyProtocol::V2,
+        header_names: model::HeaderNames::Preserve,
+        ..Default::default()
+    };
+    assert_eq!((orders.options, orders.protocol), (expected, model::AppProtocol::Tcp), "a PROXY header is for bytes");
+    assert_eq!(ledger.options.connect, model::Connect::Confirm);
+    assert_eq!(inbound(&index, "shop/orders").ports[0].options, expected);
+    let wire = index.view("shop/orders", &BTreeSet::new()).unwrap().0[&ResourceKey::Inbound].clone().unwrap();
+    let Some(wire::resource::Body::Inbound(wire)) = &wire.body else { panic!() };
+    assert!(wire.ports[0].policy.as_ref().unwrap().requires.contains(&"proxy-protocol/v2".to_string()));
+}
+
+#[test]
+fn without_a_policy_the_protocol_says_how_to_connect() {
+    let view = read(&index(""), "shop/web", &["shop/ledger"]);
+    let Body::Service(ledger) = &view[&keys(&["shop/ledger"]).pop_first().unwrap()] else { panic!() };
+    assert_eq!(ledger.ports[0].1.as_ref().unwrap().options.connect, model::Connect::Confirm);
+}

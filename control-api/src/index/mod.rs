@@ -9,6 +9,7 @@
 mod endpoints;
 mod inbound;
 mod policy;
+mod traffic;
 mod view;
 mod vips;
 
@@ -92,7 +93,8 @@ impl Index {
     /// Costs one pass over all resources. `before` gives unchanged parts their identity.
     pub fn build(set: &Set, vips: &Vips, trust: &Trust, before: &Index) -> Index {
         let mesh = cross::mesh_config(set);
-        let endpoints = Endpoints::of(set, trust);
+        let traffic = traffic::Traffic::of(set);
+        let endpoints = Endpoints::of(set, trust, &traffic);
         let policies = policy::Policies::of(set, &mesh, trust);
         let mut index = Index::default();
         index.add_mesh(set, &mesh, trust, before);
@@ -104,7 +106,8 @@ impl Index {
                 Spec::Service(service) => {
                     let found = endpoints.of_service(&resource.key);
                     let vips = service_vips(resource, vips);
-                    let body = endpoints::service(resource, service, &vips, found, &policies, &mesh);
+                    let seen = endpoints::Seen { policies: &policies, traffic: &traffic, mesh: &mesh };
+                    let body = endpoints::service(resource, service, &vips, found, &seen);
                     index.add_service(&resource.key, body, &vips, before);
                 }
                 _ => {}

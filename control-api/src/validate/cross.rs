@@ -62,6 +62,7 @@ pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
             Spec::Service(service) => check_service(&mut found, resource, service, &mesh, set),
             Spec::Endpoints(endpoints) => check_endpoints(&mut found, resource, endpoints, &world),
             Spec::ServicePolicy(policy) => check_policy(&mut found, resource, policy, &mesh, &world),
+            Spec::TrafficPolicy(policy) => check_traffic(&mut found, resource, policy, &world),
             Spec::Site(_) => {}
         }
     }
@@ -239,14 +240,7 @@ fn check_endpoints(found: &mut Findings, resource: &Resource, endpoints: &Endpoi
 
 fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolicy, mesh: &MeshConfig, world: &World) {
     check_floor(found, resource, "spec.", (policy.transport, policy.min_tls), &mesh.floor);
-    let namespace = &resource.key.namespace;
-    for (i, service) in policy.services.iter().enumerate() {
-        if !world.has_service(namespace, service) {
-            let known = world.services_of(namespace);
-            let reason = format!("there is no Service `{service}` in {namespace}{}", hint(service, &known));
-            found.fault(resource, format!("spec.services[{i}]"), reason);
-        }
-    }
+    check_services(found, resource, &policy.services, world);
     for (list, rules) in [("allow", &policy.allow), ("deny", &policy.deny)] {
         for (i, rule) in rules.iter().enumerate() {
             for (j, site) in rule.sites.iter().flatten().enumerate() {
@@ -257,6 +251,49 @@ fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolic
             check_rule(found, resource, &format!("spec.{list}[{i}]"), rule, world.trust_domain);
         }
     }
+}
+
+fn check_services(found: &mut Findings, resource: &Resource, services: &[String], world: &World) {
+    let namespace = &resource.key.namespace;
+    for (i, service) in services.iter().enumerate() {
+        if !world.has_service(namespace, service) {
+            let known = world.services_of(namespace);
+            let reason = format!("there is no Service `{service}` in {namespace}{}", hint(service, &known));
+            found.fault(resource, format!("spec.services[{i}]"), reason);
+        }
+    }
+}
+
+/// Of two policies that name the same service and set the same option, neither could win for a reason.
+fn check_traffic(found: &mut Findings, resource: &Resource, policy: &TrafficPolicy, world: &World) {
+    check_services(found, resource, &policy.services, world);
+    let others = world.set.values().filter(|other| {
+        other.key.kind == resource.key.kind
+            && other.key.namespace == resource.key.namespace
+            && other.key.name < resource.key.name
+    });
+    for other in others {
+        let Spec::TrafficPolicy(theirs) = &other.spec else { continue };
+        let both = policy.services.iter().position(|service| theirs.services.contains(service));
+        if both.is_none() && !(policy.services.is_empty() && theirs.services.is_empty()) {
+            continue;
+        }
+        let field = both.map_or("spec".to_string(), |i| format!("spec.services[{i}]"));
+        for option in set_by_both(policy, theirs) {
+            let reason = format!("{option} is set for the same by TrafficPolicy {} as well", other.key.name);
+            found.fault(resource, field.clone(), reason);
+        }
+    }
+}
+
+fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'static str> {
+    let both = [
+        ("connect", a.connect.is_some() && b.connect.is_some()),
+        ("sourceAddress", a.source_address.is_some() && b.source_address.is_some()),
+        ("proxyProtocol", a.proxy_protocol.is_some() && b.proxy_protocol.is_some()),
+        ("headerNames", a.header_names.is_some() && b.header_names.is_some()),
+    ];
+    both.into_iter().filter_map(|(name, both)| both.then_some(name))
 }
 
 /// Reads the rule as a proxy will: what a proxy cannot read it refuses all traffic for, so it is better refused here.

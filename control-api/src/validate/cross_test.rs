@@ -60,6 +60,16 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
         (ours("ServicePolicy", shop, "deny: [{ from: { sites: [mars] } }]"), "spec.deny[0].from.sites[0]", "no Site `mars`; there are dc1"),
         (ours("ServicePolicy", shop, "allow: [{ to: { paths: ['/a//b'] } }]"), "spec.allow[0].to.paths[0]", "`..`"),
         (ours("ServicePolicy", shop, "allow: [{ from: { serviceAccounts: [WEB] } }]"), "spec.allow[0].from.serviceAccounts", "WEB"),
+        (ours("TrafficPolicy", shop, "services: [order], connect: early"), "spec.services[0]", "did you mean `orders`?"),
+        (
+            format!(
+                "{}---\n{}",
+                ours("TrafficPolicy", "namespace: shop, name: a", "services: [orders], connect: early"),
+                ours("TrafficPolicy", "namespace: shop, name: b", "services: [orders], connect: confirm, proxyProtocol: v2"),
+            ),
+            "spec.services[0]",
+            "connect is set for the same by TrafficPolicy a as well",
+        ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: y }\nspec: { clusterIP: 10.97.0.1, ports: [] }".to_string(),
             "spec.clusterIP",

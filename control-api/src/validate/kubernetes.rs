@@ -8,6 +8,7 @@ use super::names::is_label;
 use super::node::Value;
 use super::ours::address;
 use super::resource::*;
+use isthmus_proto::model::hint::hint_for;
 use std::net::IpAddr;
 
 const SERVICE_READ_OVER: &[&str] = &[
@@ -60,7 +61,8 @@ fn service_port(field: &Field) -> Option<ServicePort> {
             _ => TargetPort::Number(target.port()?),
         },
     };
-    Some(ServicePort { port, protocol: app_protocol_of(app_protocol, &name, port), name, target })
+    let hint = hint_for(app_protocol, &name, port);
+    Some(ServicePort { port, protocol: hint.protocol, connect: hint.connect, name, target })
 }
 
 fn tcp_only(field: &Field) {
@@ -70,36 +72,6 @@ fn tcp_only(field: &Field) {
     {
         protocol.fault(format!("`{text}` is not proxied; a mesh port is TCP"));
     }
-}
-
-/// What is declared wins, then the port's name (`http-api` counts as `http`, as Istio reads it), then the well-known
-/// ports where guessing wrong costs a hang: there the server speaks first.
-pub(super) fn app_protocol_of(declared: Option<&str>, name: &str, port: u16) -> AppProtocol {
-    if let Some(declared) = declared {
-        return by_word(declared).unwrap_or(AppProtocol::Detect);
-    }
-    let first = name.split('-').next().unwrap_or_default();
-    if let Some(found) = by_word(name).or_else(|| by_word(first)) {
-        return found;
-    }
-    match port {
-        22 | 25 | 3306 => AppProtocol::ServerFirst,
-        443 => AppProtocol::Tls,
-        5432 => AppProtocol::Postgres,
-        _ => AppProtocol::Detect,
-    }
-}
-
-fn by_word(word: &str) -> Option<AppProtocol> {
-    Some(match word.to_ascii_lowercase().as_str() {
-        "http" | "http1" | "kubernetes.io/ws" => AppProtocol::Http,
-        "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
-        "https" | "tls" | "kubernetes.io/wss" => AppProtocol::Tls,
-        "tcp" => AppProtocol::Tcp,
-        "mysql" | "smtp" | "ssh" => AppProtocol::ServerFirst,
-        "postgres" | "postgresql" => AppProtocol::Postgres,
-        _ => return None,
-    })
 }
 
 /// `clusterIP` and `clusterIPs` say the same; `None` in either means headless.

@@ -38,6 +38,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "Link", api_version: GROUP, namespaced: false },
     Kind { name: "Workload", api_version: GROUP, namespaced: true },
     Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
+    Kind { name: "TrafficPolicy", api_version: GROUP, namespaced: true },
     Kind { name: "Service", api_version: "v1", namespaced: true },
     Kind { name: "Endpoints", api_version: "v1", namespaced: true },
     Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
@@ -206,6 +207,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "Link" => Spec::Link(ours::link(&spec)),
         "Workload" => Spec::Workload(ours::workload(&spec)),
         "Service" => Spec::Service(kubernetes::service(&spec)),
+        "TrafficPolicy" => Spec::TrafficPolicy(ours::traffic_policy(&spec)),
         _ => Spec::ServicePolicy(ours::service_policy(&spec)),
     })
 }

@@ -161,6 +161,29 @@ pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
     }
 }
 
+pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
+    const OPTIONS: [&str; 4] = ["connect", "sourceAddress", "proxyProtocol", "headerNames"];
+    spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
+    if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
+        spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
+    }
+    TrafficPolicy {
+        services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
+        connect: spec
+            .get("connect")
+            .and_then(|f| f.choice(&[("early", Connect::Early), ("confirm", Connect::Confirm)])),
+        source_address: spec
+            .get("sourceAddress")
+            .and_then(|f| f.choice(&[("preserve", SourceAddress::Preserve), ("proxy", SourceAddress::Proxy)])),
+        proxy_protocol: spec
+            .get("proxyProtocol")
+            .and_then(|f| f.choice(&[("none", ProxyProtocol::None), ("v2", ProxyProtocol::V2)])),
+        header_names: spec
+            .get("headerNames")
+            .and_then(|f| f.choice(&[("TitleCase", HeaderNames::TitleCase), ("Preserve", HeaderNames::Preserve)])),
+    }
+}
+
 fn rules(spec: &Field, name: &str) -> Vec<Rule> {
     let Some(field) = spec.get(name) else { return Vec::new() };
     let items = field.items();

@@ -142,20 +142,43 @@ status: { loadBalancer: {} }
 }
 
 #[test]
-fn protocols_come_from_declaration_then_name_then_well_known_port() {
-    use resource::AppProtocol::*;
-    let table = [
-        (Some("kubernetes.io/h2c"), "", 80, Http2),
-        (Some("acme.example/own"), "http", 80, Detect),
-        (None, "http-api", 9000, Http),
-        (None, "grpc", 9000, Http2),
-        (None, "", 5432, Postgres),
-        (None, "", 25, ServerFirst),
-        (None, "web", 9000, Detect),
-    ];
-    for (declared, name, port, expected) in table {
-        assert_eq!(kubernetes::app_protocol_of(declared, name, port), expected, "{declared:?} {name} {port}");
+fn a_traffic_policy_says_something_and_in_known_words() {
+    let traffic = |spec: &str| {
+        format!(
+            "apiVersion: {GROUP}\nkind: TrafficPolicy\nmetadata: {{ namespace: shop, name: t }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let at = "TrafficPolicy shop/t: ";
+    for (spec, expected) in [
+        (
+            "services: [orders]",
+            format!(
+                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames"
+            ),
+        ),
+        (
+            "connect: Early",
+            format!("f.yaml:4:18: {at}spec.connect: `Early` is not one of early, confirm; did you mean `early`?"),
+        ),
+        ("sourceAddress: keep", format!("f.yaml:4:24: {at}spec.sourceAddress: `keep` is not one of preserve, proxy")),
+        ("proxyProtocol: v1", format!("f.yaml:4:24: {at}spec.proxyProtocol: `v1` is not one of none, v2")),
+        (
+            "headerNames: titlecase",
+            format!(
+                "f.yaml:4:22: {at}spec.headerNames: `titlecase` is not one of TitleCase, Preserve; did you mean `TitleCase`?"
+            ),
+        ),
+        (
+            "proxyprotocol: v2, connect: early",
+            format!("f.yaml:4:9: {at}spec.proxyprotocol: unknown field `proxyprotocol`; did you mean `proxyProtocol`?"),
+        ),
+    ] {
+        assert_eq!(problems(&traffic(spec)), [expected], "{spec}");
     }
+    assert_eq!(
+        problems(&traffic("services: [a], connect: confirm, proxyProtocol: v2, headerNames: Preserve")),
+        Vec::<String>::new()
+    );
 }
 
 #[test]

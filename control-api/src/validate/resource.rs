@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
+pub use isthmus_proto::model::{Connect, HeaderNames, ProxyProtocol, SourceAddress};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -31,6 +32,7 @@ pub enum Spec {
     Service(Service),
     Endpoints(Endpoints),
     ServicePolicy(ServicePolicy),
+    TrafficPolicy(TrafficPolicy),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -113,6 +115,8 @@ pub struct ServicePort {
     pub port: u16,
     pub name: String,
     pub protocol: AppProtocol,
+    /// By the protocol's hint; a TrafficPolicy may say otherwise.
+    pub connect: Connect,
     pub target: TargetPort,
 }
 
@@ -151,6 +155,17 @@ pub struct ServicePolicy {
     pub audit: bool,
     pub allow: Vec<Rule>,
     pub deny: Vec<Rule>,
+}
+
+/// How the connections of services are carried. What is left out is for a less specific policy, or the default, to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrafficPolicy {
+    /// Empty: the whole namespace.
+    pub services: Vec<String>,
+    pub connect: Option<Connect>,
+    pub source_address: Option<SourceAddress>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub header_names: Option<HeaderNames>,
 }
 
 /// All conditions that are present must hold; inside one, any of its values.

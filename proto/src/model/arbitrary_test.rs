@@ -61,11 +61,20 @@ fn tls_version() -> impl Strategy<Value = TlsVersion> {
     prop::sample::select(vec![V1_0, V1_1, V1_2, V1_3])
 }
 
+fn options() -> impl Strategy<Value = TrafficOptions> {
+    any::<(bool, bool, bool, bool)>().prop_map(|(connect, source, proxy, names)| TrafficOptions {
+        connect: if connect { Connect::Confirm } else { Connect::Early },
+        source_address: if source { SourceAddress::Proxy } else { SourceAddress::Preserve },
+        proxy_protocol: if proxy { ProxyProtocol::V2 } else { ProxyProtocol::None },
+        header_names: if names { HeaderNames::Preserve } else { HeaderNames::TitleCase },
+    })
+}
+
 fn service_ports() -> impl Strategy<Value = Vec<(u16, Understood<ServicePort>)>> {
-    let one = (name(), protocol(), option::of(transport()), option::of(tls_version()));
+    let one = (name(), protocol(), option::of(transport()), option::of(tls_version()), options());
     prop::collection::btree_map(port(), one, 0..4).prop_map(|ports| {
-        let read = |(port, (name, protocol, transport, min_tls_version))| {
-            let port_read = ServicePort { port, name, protocol, transport, min_tls_version };
+        let read = |(port, (name, protocol, transport, min_tls_version, options))| {
+            let port_read = ServicePort { port, name, protocol, transport, min_tls_version, options };
             (port, Ok(port_read))
         };
         ports.into_iter().map(read).collect()
@@ -162,10 +171,16 @@ prop_compose! {
     fn inbound()(
         workload in workload_name(),
         addresses in vec(ip(), 0..3),
-        ports in prop::collection::btree_map(port(), (protocol(), vec(service_name(), 0..2), port_policy()), 0..3),
+        ports in prop::collection::btree_map(
+            port(),
+            (protocol(), vec(service_name(), 0..2), port_policy(), options()),
+            0..3,
+        ),
         default_policy in port_policy().prop_map(Ok),
     ) -> Inbound {
-        let read = |(port, (protocol, services, policy))| InboundPort { port, protocol, services, policy: Ok(policy) };
+        let read = |(port, (protocol, services, policy, options))| {
+            InboundPort { port, protocol, services, policy: Ok(policy), options }
+        };
         let ports = BTreeMap::into_iter(ports).map(read).collect();
         Inbound { workload, addresses, ports, default_policy }
     }

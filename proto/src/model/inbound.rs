@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::WorkloadName;
 use super::error::{NOT_UNDERSTOOD, bounded, each, parse, port, requires, unknown_value};
-use super::{AppProtocol, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, Transport, Understood};
+use super::{AppProtocol, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, TrafficOptions};
+use super::{Transport, Understood};
 use crate::discovery::v1 as wire;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,7 @@ pub struct InboundPort {
     pub services: Vec<ServiceName>,
     /// Not understood: everything to this port is refused.
     pub policy: Understood<PortPolicy>,
+    pub options: TrafficOptions,
 }
 
 /// Precedence: a deny wins; then an allow; then the default.
@@ -120,12 +122,14 @@ impl TryFrom<wire::InboundPort> for InboundPort {
     fn try_from(p: wire::InboundPort) -> Result<Self, ModelError> {
         // A protocol from the future spoils its port, not its workload.
         let protocol = AppProtocol::read(p.protocol);
+        let options = TrafficOptions::read(p.options);
         let understood = policy("policy", p.policy);
         Ok(Self {
             port: port("port", p.port)?,
             services: each("services", &p.services, parse)?,
             protocol: *protocol.as_ref().unwrap_or(&AppProtocol::Tcp),
-            policy: protocol.and(understood),
+            options: *options.as_ref().unwrap_or(&TrafficOptions::default()),
+            policy: protocol.and(options).and(understood),
         })
     }
 }
@@ -137,6 +141,7 @@ impl From<InboundPort> for wire::InboundPort {
             protocol: wire::AppProtocol::from(p.protocol).into(),
             services: p.services.into_iter().map(Into::into).collect(),
             policy: Some(write_policy(p.policy)),
+            options: p.options.write(),
         }
     }
 }

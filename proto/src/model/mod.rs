@@ -9,9 +9,11 @@
 mod delta;
 mod endpoint;
 mod error;
+pub mod hint;
 mod inbound;
 mod mesh;
 mod name;
+mod options;
 mod rule;
 mod service;
 
@@ -21,6 +23,7 @@ pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy};
 pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry};
 pub use name::{ServiceName, SiteName, WorkloadName};
+pub use options::{Connect, HeaderNames, ProxyProtocol, SourceAddress, TrafficOptions};
 pub use rule::{Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Rule, RuleMode};
 pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::endpoint::write_endpoint;
 use super::error::{each, each_understood, parse, port, unknown_value};
-use super::{Endpoint, ModelError, ServiceName, Understood};
+use super::{Endpoint, ModelError, ServiceName, TrafficOptions, Understood};
 use crate::discovery::v1 as wire;
 
 /// A service that the proxy's app may call.
@@ -27,6 +27,7 @@ pub struct ServicePort {
     /// What the callee accepts; `None`: the control plane does not say, and only the callee refuses.
     pub transport: Option<Transport>,
     pub min_tls_version: Option<TlsVersion>,
+    pub options: TrafficOptions,
 }
 
 /// What is spoken on a port.
@@ -130,6 +131,7 @@ impl TryFrom<wire::ServicePort> for ServicePort {
             protocol: AppProtocol::read(p.protocol)?,
             transport: optional(p.transport, Transport::read)?,
             min_tls_version: optional(p.min_tls_version, TlsVersion::read)?,
+            options: TrafficOptions::read(p.options)?,
         })
     }
 }
@@ -146,6 +148,7 @@ impl From<ServicePort> for wire::ServicePort {
             protocol: wire::AppProtocol::from(p.protocol).into(),
             transport: p.transport.map_or(0, |t| wire::Transport::from(t).into()),
             min_tls_version: p.min_tls_version.map_or(0, |v| wire::TlsVersion::from(v).into()),
+            options: p.options.write(),
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) struct Spec {
     pub(super) enforcement: Enforcement,
     /// Service accounts that may call; `None`: all.
     pub(super) allow: Option<Vec<&'static str>>,
+    pub(super) options: model::TrafficOptions,
 }
 
 impl Spec {
@@ -64,6 +65,7 @@ impl Spec {
             min_tls: TlsVersion::V1_2,
             enforcement: Enforcement::Enforce,
             allow: None,
+            options: model::TrafficOptions::default(),
         }
     }
 }
@@ -140,6 +142,7 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
             protocol: spec.protocol,
             services: vec!["shop/orders".parse().unwrap()],
             policy: Ok(policy(spec)),
+            options: spec.options,
         }],
         default_policy: Ok(policy(spec)),
     };
@@ -163,6 +166,7 @@ pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: 
                 protocol: spec.protocol,
                 transport: Some(spec.transport),
                 min_tls_version: Some(spec.min_tls),
+                options: spec.options,
             }),
         )],
         endpoints: vec![Ok(model::Endpoint {

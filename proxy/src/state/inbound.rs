@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use isthmus_proto::model::{self, AppProtocol, ModelError, ServiceName, Understood, WorkloadName};
+use isthmus_proto::model::{self, AppProtocol, ModelError, ServiceName, TrafficOptions, Understood, WorkloadName};
 
 use super::policy::CompiledPolicy;
 use crate::reason::Reason;
@@ -19,6 +19,7 @@ pub struct InboundPort {
     pub declared: bool,
     pub protocol: AppProtocol,
     pub services: Vec<ServiceName>,
+    pub options: TrafficOptions,
     pub policy: Arc<CompiledPolicy>,
 }
 
@@ -67,6 +68,7 @@ fn undeclared(policy: CompiledPolicy) -> InboundPort {
         declared: false,
         protocol: AppProtocol::Detect,
         services: Vec::new(),
+        options: TrafficOptions::default(),
         policy: Arc::new(policy),
     }
 }
@@ -85,6 +87,7 @@ impl From<model::Inbound> for Inbound {
             declared: true,
             protocol: p.protocol,
             services: p.services,
+            options: p.options,
             policy: Arc::new(compile(p.policy)),
         };
         Self {

@@ -22,8 +22,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use inbound::InboundPort;
 pub use isthmus_proto::model::{
-    AppProtocol, Endpoint, Enforcement, MeshPeer, ServiceName, ServicePort, Site, SiteName, TlsVersion, Transport,
-    WorkloadName,
+    AppProtocol, Connect, Endpoint, Enforcement, HeaderNames, MeshPeer, ProxyProtocol, ServiceName, ServicePort, Site,
+    SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
 };
 pub use mesh::{Destination, Mesh};
 pub use service::{Service, Workload};

@@ -64,6 +64,7 @@ fn port(number: u16) -> (u16, model::Understood<ServicePort>) {
         protocol: AppProtocol::Http,
         transport: Some(Transport::MeshOnly),
         min_tls_version: None,
+        options: Default::default(),
     };
     (number, Ok(port))
 }
