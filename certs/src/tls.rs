@@ -54,6 +54,18 @@ pub fn provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }
 
+/// [`provider`] with elliptic curves alone, for ways that drop what a hybrid hello needs: it is two segments long
+/// (ML-KEM-768's public key has 1,184 bytes), and some middleboxes know hellos of one.
+fn classical_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(CryptoProvider {
+            kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    PROVIDER.clone()
+}
+
 impl IdentityStore {
     /// A server that shows the current identity and checks its clients against the current bundle.
     pub fn server_config(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth) -> Arc<ServerConfig> {
@@ -82,8 +94,23 @@ impl IdentityStore {
     /// A client that talks to `expected` alone. The server name given to rustls plays no part: identities are not
     /// names; use the peer's address.
     pub fn client_config(self: &Arc<Self>, alpn: &[&[u8]], expected: ExpectedPeer) -> Arc<ClientConfig> {
+        self.client(provider(), alpn, expected)
+    }
+
+    /// As [`client_config`](Self::client_config), with a ClientHello that fits into one segment: X25519 and P-256 only,
+    /// nothing against a quantum computer. To be used where the other was tried and got no answer, and reported.
+    pub fn client_config_small_hello(self: &Arc<Self>, alpn: &[&[u8]], expected: ExpectedPeer) -> Arc<ClientConfig> {
+        self.client(classical_provider(), alpn, expected)
+    }
+
+    fn client(
+        self: &Arc<Self>,
+        provider: Arc<CryptoProvider>,
+        alpn: &[&[u8]],
+        expected: ExpectedPeer,
+    ) -> Arc<ClientConfig> {
         let shows_certificate = matches!(expected, ExpectedPeer::AnyOf(_));
-        let builder = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock(self.clock().clone())))
+        let builder = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(self.clock().clone())))
             .with_protocol_versions(&[&TLS13])
             .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
             .dangerous()

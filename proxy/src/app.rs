@@ -24,6 +24,7 @@ use crate::config::{Config, Mode};
 use crate::control::{self, Settings, Start};
 use crate::inbound::Decisions;
 use crate::listen::{BindError, Bound, bind};
+use crate::outbound::pool::{Limits, Peers};
 use crate::redirect::Exemption;
 use crate::state::State;
 use crate::tcp::DialOptions;
@@ -186,6 +187,7 @@ struct Parts {
     config: Config,
     state: Arc<State>,
     identities: Arc<IdentityStore>,
+    peers: Arc<Peers>,
     metrics: Metrics,
     tracer: Tracer,
     decisions: Arc<Decisions>,
@@ -196,7 +198,8 @@ impl Parts {
     fn new(config: Config, start: &Start, state: Arc<State>, metrics: Metrics, tracer: Tracer) -> Parts {
         let identities = start.identities().clone();
         let readiness = Readiness::new(state.clone(), identities.clone());
-        Parts { config, state, identities, metrics, tracer, decisions: Decisions::new(), readiness }
+        let peers = Peers::new(&identities, Limits::default());
+        Parts { config, state, identities, peers, metrics, tracer, decisions: Decisions::new(), readiness }
     }
 }
 

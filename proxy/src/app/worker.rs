@@ -175,6 +175,7 @@ impl Worker {
         Outbound::new(outbound::Needs {
             state: self.parts.state.clone(),
             identity: self.parts.identities.clone(),
+            peers: self.parts.peers.clone(),
             metrics: metrics.clone(),
             tracer: self.parts.tracer.for_worker(metrics),
             mark: mark(&self.parts.config),

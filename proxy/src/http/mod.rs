@@ -8,6 +8,7 @@ pub mod body;
 pub mod client;
 pub mod headers;
 pub mod internal;
+pub mod keepalive;
 pub mod respond;
 pub mod server;
 pub mod target;

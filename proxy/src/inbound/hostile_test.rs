@@ -16,7 +16,8 @@ use crate::tls;
 async fn dial(world: &World, identity: &std::sync::Arc<IdentityStore>) -> Result<SendRequest<Bytes>, String> {
     let stream = TcpStream::connect(world.mesh).await.unwrap();
     let config = identity.client_config(&[tls::mesh::ALPN], ExpectedPeer::AnyOf(vec![id("orders")]));
-    let (stream, _) = tls::connect(stream, world.mesh.ip(), config).await.map_err(|error| error.word().to_owned())?;
+    let connected = tls::connect(stream, world.mesh.ip(), config, tls::mesh::HANDSHAKE_DEADLINE).await;
+    let (stream, ..) = connected.map_err(|error| error.word().to_owned())?;
     let (sender, connection) = h2::client::handshake(stream).await.map_err(|error| error.to_string())?;
     tokio::task::spawn_local(async move {
         let _ = connection.await;

@@ -1,23 +1,26 @@
 //! A mesh connection, accepted: TLS, the peer's identity, then HTTP/2 whose every stream is authorized for itself and runs
 //! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under way finish.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
-use http::{Method, Request};
+use http::{Method, Request, Response, StatusCode};
 use isthmus_certs::PeerIdentity;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::{Inbound, request, tunnel};
+use crate::http::keepalive::{Event, Keepalive};
 use crate::http::server::{Http2Settings, answer, stopped};
-use crate::tcp;
+use crate::reason::Reason;
 use crate::telemetry::MeshSide;
-use crate::tls::{self, LastRead, Stamped, mesh::HANDSHAKE_DEADLINE};
+use crate::tls::{self, LastRead, MeshProtocol, Stamped, mesh::HANDSHAKE_DEADLINE};
 
 /// How often the end of the peer's certificate is looked at anew: our clock may be set while we wait.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -29,12 +32,13 @@ pub(super) struct Peer {
     /// The own address that the peer dialled.
     pub(super) local: SocketAddr,
     pub(super) last_read: LastRead,
+    /// What it may send: [`MeshProtocol::Hbone`] is tunnels without internal headers, in either direction.
+    pub(super) protocol: MeshProtocol,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: SocketAddr) {
-    tcp::prepare(&stream);
     let Ok(local) = stream.local_addr() else { return };
-    let (stream, identity) = match tls::accept(stream, inbound.server_config.clone()).await {
+    let (stream, identity, protocol) = match tls::accept(stream, inbound.server_config.clone()).await {
         Ok(accepted) => accepted,
         Err(error) => {
             inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, error.word());
@@ -43,7 +47,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
         }
     };
     let last_read = stream.get_ref().0.last_read();
-    let peer = Rc::new(Peer { identity, source, local, last_read });
+    let peer = Rc::new(Peer { identity, source, local, last_read, protocol });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
@@ -53,14 +57,18 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     serve_streams(inbound, connection, &peer).await;
 }
 
-async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Connection<TlsStream<Stamped>, Bytes>, peer: &Rc<Peer>) {
+type Wire = Connection<TlsStream<Stamped>, Bytes>;
+type Stream = (Request<RecvStream>, SendResponse<Bytes>);
+
+async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Peer>) {
     let mut draining = false;
     let drain = drain(inbound, peer);
     tokio::pin!(drain);
+    let mut keepalive = Keepalive::new(connection.ping_pong(), peer.last_read.clone());
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = connection.accept() => accepted,
+            accepted = poll_fn(|cx| poll_stream(&mut connection, &mut keepalive, cx)) => accepted,
             () = drain.as_mut(), if !draining => {
                 draining = true;
                 // GOAWAY, a ping, then the last GOAWAY: streams that cross it on the wire are still taken.
@@ -69,21 +77,53 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Connection<TlsStre
             }
         };
         match accepted {
-            Some(Ok((request, respond))) => {
+            Next::Stream((request, respond)) => {
                 let came = peer.last_read.get();
                 let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
                 tokio::task::spawn_local(stream);
             }
-            Some(Err(error)) => {
+            Next::End(Some(error)) => {
                 tracing::debug!(caller = %peer.identity.id, "mesh connection ended: {error}");
                 return;
             }
-            None => return,
+            Next::End(None) => return,
+            Next::Dead => {
+                inbound.needs.metrics.mesh_event("peer-silent");
+                tracing::info!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection given up: the peer answers no ping");
+                return;
+            }
         }
     }
 }
 
-/// A plain CONNECT is always a tunnel; everything else is a request.
+/// What a mesh connection does next.
+enum Next {
+    Stream(Stream),
+    End(Option<h2::Error>),
+    Dead,
+}
+
+fn poll_stream(connection: &mut Wire, keepalive: &mut Keepalive, cx: &mut Context<'_>) -> Poll<Next> {
+    loop {
+        match connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok(stream))) => return Poll::Ready(Next::Stream(stream)),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Next::End(Some(error))),
+            Poll::Ready(None) => return Poll::Ready(Next::End(None)),
+            Poll::Pending => {}
+        }
+        match keepalive.poll(cx, || connection.has_streams()) {
+            Poll::Ready(Event::Grow(window)) => {
+                connection.set_target_window_size(window.connection);
+                // Fails while the last change is not acknowledged yet; the next measurement comes.
+                let _ = connection.set_initial_window_size(window.stream);
+            }
+            Poll::Ready(Event::Dead) => return Poll::Ready(Next::Dead),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// A plain CONNECT is always a tunnel; everything else is a request, where the peer may send one.
 async fn serve_stream(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
@@ -94,9 +134,27 @@ async fn serve_stream(
     let _open = inbound.needs.metrics.stream(MeshSide::Server);
     if request.method() == Method::CONNECT {
         tunnel::serve(&inbound, &peer, request, respond).await;
+    } else if peer.protocol == MeshProtocol::Hbone {
+        refuse_request(&inbound, &peer, respond);
     } else {
         answer(request, respond, |request| request::from_mesh(&inbound, &peer, came, request)).await;
     }
+}
+
+/// A request on a connection that is for tunnels only. Nothing of it is read: what looks like an internal header there
+/// was not put there by a sidecar of ours.
+fn refuse_request(inbound: &Inbound, peer: &Peer, mut respond: SendResponse<Bytes>) {
+    let reason = Reason::BadInternalHeader;
+    inbound.refuse(
+        reason,
+        peer.source.ip(),
+        "a request on a mesh connection with ALPN h2, which carries CONNECT alone",
+    );
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    // A caller that went away needs no answer.
+    let _ = respond.send_response(response, true);
 }
 
 /// Resolves when no new stream should come: the proxy stops, or the peer's certificate has ended.

@@ -73,7 +73,7 @@ pub struct Inbound {
 impl Inbound {
     pub fn new(needs: Needs) -> Rc<Inbound> {
         let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
-        let server_config = needs.identity.server_config(&[tls::mesh::ALPN], ClientAuth::Required);
+        let server_config = needs.identity.server_config(tls::mesh::PROTOCOLS, ClientAuth::Required);
         Rc::new(Inbound { app: AppClient::new(dial), server_config, dial, needs })
     }
 

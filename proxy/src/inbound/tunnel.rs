@@ -25,6 +25,7 @@ use crate::tcp::stream_io::{BorrowedTcp, StreamIo};
 use crate::tcp::tunnel::{copy_tunnel, send_all};
 use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
+use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE};
 
 pub(super) async fn serve(
@@ -35,13 +36,13 @@ pub(super) async fn serve(
 ) {
     let app = match authorized_address(inbound, peer, &request) {
         Ok(app) => app,
-        Err(refusal) => return refuse(&mut respond, &refusal),
+        Err(refusal) => return refuse(&mut respond, peer, &refusal),
     };
     let stream = match dial(app, inbound.dial).await {
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            return refuse(&mut respond, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            return refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
         }
     };
     let Ok(to_peer) = respond.send_response(Response::new(()), false) else {
@@ -89,11 +90,14 @@ fn caller(peer: &Peer) -> Caller<'_> {
 }
 
 /// The answer of a tunnel that is not: the caller's sidecar turns it into RST.
-fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) {
+fn refuse(respond: &mut SendResponse<Bytes>, peer: &Peer, refusal: &Refusal) {
     let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut response = Response::builder().status(status).header(DENIED, refusal.reason.word());
-    if let Some(decision) = &refusal.decision {
-        response = response.header(DECISION, decision);
+    let mut response = Response::builder().status(status);
+    if peer.protocol == MeshProtocol::Isthmus {
+        response = response.header(DENIED, refusal.reason.word());
+        if let Some(decision) = &refusal.decision {
+            response = response.header(DECISION, decision);
+        }
     }
     if let Ok(response) = response.body(()) {
         // A caller that went away needs no answer. What it still sends is reset by h2 once the answer is out; a reset of

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::{Decisions, Inbound, Needs};
+use crate::outbound::pool::{Limits, Peers};
 use crate::outbound::{self, Outbound};
 use crate::state::{AppProtocol, Enforcement, Mesh, State, TlsVersion, Transport};
 use crate::telemetry::{Metrics, Tracer};
@@ -219,6 +220,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     let outbound = Outbound::new(outbound::Needs {
         state: Arc::clone(&web_state),
         identity: Arc::clone(&web),
+        peers: Peers::new(&web, Limits::default()),
         metrics: Metrics::new(1).for_worker(0),
         tracer: Tracer::new(&metrics).0,
         mark: None,

@@ -25,7 +25,7 @@ use crate::reason::Reason;
 use crate::state::State;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Direction, Metrics, Tracer};
-use pool::Pool;
+use pool::{Peers, Pool};
 
 #[cfg(test)]
 #[path = "balance_test.rs"]
@@ -38,6 +38,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Needs {
     pub state: Arc<State>,
     pub identity: Arc<IdentityStore>,
+    /// The mesh connections of all workers.
+    pub peers: Arc<Peers>,
     /// This worker's handle.
     pub metrics: Metrics,
     /// This worker's handle.
@@ -62,7 +64,7 @@ pub struct Outbound {
 impl Outbound {
     pub fn new(needs: Needs) -> Rc<Outbound> {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
-        let pool = Pool::new(Arc::clone(&needs.identity), needs.metrics.clone(), dial);
+        let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
         Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn: Cell::new(0), needs })
     }
 
@@ -71,7 +73,7 @@ impl Outbound {
         connection::serve(self, app, source, destination).await;
     }
 
-    /// Mesh connections of this worker that are open now.
+    /// Mesh connections that this worker drives now.
     pub fn mesh_connections(&self) -> usize {
         self.pool.open()
     }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
@@ -12,6 +13,7 @@ use http::{Request, Response, request};
 use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Route, Way, way};
+use super::pool::is_unprocessed;
 use super::stream::check_plain;
 use crate::http::body::{Body, pump};
 use crate::http::headers::sanitize;
@@ -65,7 +67,7 @@ struct Hop {
 struct Link {
     elapsed: Duration,
     callee: Elapsed,
-    name: Option<std::sync::Arc<str>>,
+    name: Option<Arc<str>>,
     site: Option<String>,
     peer: Option<String>,
 }
@@ -105,11 +107,11 @@ async fn route_and_send(
                 failed = (reason, detail);
             }
             Err(Missed::Unprocessed(error)) if unsent.is_some() => {
-                outbound.pool.forget_closed(endpoint, peer);
+                outbound.pool.forget_closed(endpoint);
                 failed = (Reason::ConnectFailed, error.to_string());
             }
             Err(Missed::Unprocessed(error) | Missed::Lost(error)) => {
-                outbound.pool.forget_closed(endpoint, peer);
+                outbound.pool.forget_closed(endpoint);
                 return Err((Reason::ConnectFailed, format!("the callee's answer was lost: {error}")));
             }
         }
@@ -120,7 +122,7 @@ async fn route_and_send(
 /// One endpoint behind its sidecar.
 #[derive(Clone, Copy)]
 struct Target<'a> {
-    endpoint: &'a Endpoint,
+    endpoint: &'a Arc<Endpoint>,
     peer: &'a MeshPeer,
     port: u16,
 }
@@ -145,7 +147,11 @@ async fn exchange(
     unsent: &mut Option<Body>,
 ) -> Result<Response<Body>, Missed> {
     let acquired = outbound.pool.acquire(to.endpoint, to.peer).await;
-    let mut slot = acquired.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
+    let slot = acquired.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
+    if !slot.takes_requests() {
+        let detail = "the peer's sidecar takes tunnels only (ALPN h2); declare the port as TCP, or upgrade the sidecar";
+        return Err(Missed::Unreachable(Reason::UnknownFeature, detail.to_owned()));
+    }
     let link_trace = hop.trace.child();
     let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
     let request = Request::from_parts(mesh_head(head, hop, to.port, &link_trace), ());
@@ -153,7 +159,7 @@ async fn exchange(
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
     // An error here is about the connection: not a byte of the request was sent.
-    let (response, stream) = slot.sender.send_request(request, ends).map_err(Missed::Unprocessed)?;
+    let (response, stream) = slot.send_request(request, ends).map_err(Missed::Unprocessed)?;
     if !ends && let Some(body) = unsent.take() {
         // Ends with the body or with the stream, whichever is first.
         tokio::task::spawn_local(pump(body, stream));
@@ -161,20 +167,12 @@ async fn exchange(
     let response = response
         .await
         .map_err(|error| if is_unprocessed(&error) { Missed::Unprocessed(error) } else { Missed::Lost(error) })?;
-    let took = slot.last_read.get().saturating_duration_since(sent);
+    let took = slot.last_read().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
     clean(&mut response);
     Ok(response)
-}
-
-/// RFC 9113 §8.7: REFUSED_STREAM, and a GOAWAY whose last id is lower, say that nothing was done. h2 gives a remote GOAWAY
-/// to exactly those streams; with another reason than NO_ERROR the peer was in no state to promise anything.
-pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
-    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    let gone = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
-    refused || gone
 }
 
 /// The head as the other sidecar gets it. A copy: the original may be needed again.

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
@@ -15,8 +16,7 @@ use tokio::net::TcpStream;
 use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Route, copy};
-use super::pool::Slot;
-use super::request::is_unprocessed;
+use super::pool::{Slot, is_unprocessed};
 use crate::detect::WireVersion;
 use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
@@ -61,7 +61,7 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, held: BytesMu
                 match tunnel.run().await {
                     // Nothing of it was processed, and all that was sent is still held.
                     Err(Ended::Unsent(error)) => {
-                        outbound.pool.forget_closed(endpoint, peer);
+                        outbound.pool.forget_closed(endpoint);
                         failed = (Reason::ConnectFailed, error.to_string());
                     }
                     Err(Ended::For(error)) => return end(outbound, &app, &route, error),
@@ -122,14 +122,14 @@ fn wire_version(version: TlsVersion) -> WireVersion {
 /// Sends CONNECT and the held bytes with it.
 async fn open(
     outbound: &Outbound,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     peer: &MeshPeer,
     port: u16,
     held: &Bytes,
 ) -> Result<(Slot, ResponseFuture, h2::SendStream<Bytes>), (Reason, String)> {
-    let mut slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
+    let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
     let broken = |error: h2::Error| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot.sender.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
+    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
     if !held.is_empty() {
         // Bounded by what detection read: no need to wait for the window.
         to_peer.send_data(held.clone(), false).map_err(broken)?;

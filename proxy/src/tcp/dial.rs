@@ -24,10 +24,20 @@ impl Default for DialOptions {
 
 /// Connects to `address`. Errors are the kernel's own, and `TimedOut` when the deadline is over.
 pub async fn dial(address: SocketAddr, options: DialOptions) -> io::Result<TcpStream> {
+    dial_with(address, options, |_| Ok(())).await
+}
+
+/// [`dial`] from a socket that `set` may change before it connects.
+pub async fn dial_with(
+    address: SocketAddr,
+    options: DialOptions,
+    set: impl FnOnce(SockRef<'_>) -> io::Result<()>,
+) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = options.mark {
         SockRef::from(&socket).set_mark(mark)?;
     }
+    set(SockRef::from(&socket))?;
     let stream = tokio::time::timeout(options.deadline, socket.connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection attempt"))??;

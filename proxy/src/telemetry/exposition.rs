@@ -90,6 +90,10 @@ impl Metrics {
                 page.sample(names::MESH_FAILED, &[("side", side.word()), ("reason", word)], count);
             }
         }
+        page.family(names::MESH_EVENTS);
+        for (word, count) in self.words(|cell| &cell.mesh_events) {
+            page.sample(names::MESH_EVENTS, &[("event", word)], count);
+        }
     }
 
     fn render_process(&self, page: &mut Page) {

@@ -118,6 +118,7 @@ pub(super) struct Cell {
     pub(super) mesh_opened: [AtomicU64; 2],
     pub(super) mesh_closed: [AtomicU64; 2],
     pub(super) mesh_failed: [Words; 2],
+    pub(super) mesh_events: Words,
     pub(super) streams_opened: [AtomicU64; 2],
     pub(super) streams_closed: [AtomicU64; 2],
     pub(super) accept_errors: Words,
@@ -205,6 +206,11 @@ impl Metrics {
     /// A handshake between sidecars failed; `why` is the word of the certs crate's `PeerError`.
     pub fn mesh_handshake_failed(&self, side: MeshSide, why: &'static str) {
         self.own.mesh_failed[side as usize].count(why);
+    }
+
+    /// Something happened to mesh connections that is worth counting and no failure of one; `what` is one word.
+    pub fn mesh_event(&self, what: &'static str) {
+        self.own.mesh_events.count(what);
     }
 
     /// A request or tunnel began on a mesh connection; it ends when the returned value is dropped.

@@ -49,6 +49,10 @@ pub(super) const MESH_ACTIVE: Family =
     gauge("isthmus_mesh_connections_active", "mTLS connections between sidecars open now, by side.");
 pub(super) const MESH_FAILED: Family =
     counter("isthmus_mesh_handshakes_failed_total", "Handshakes between sidecars that failed, by side and reason.");
+pub(super) const MESH_EVENTS: Family = counter(
+    "isthmus_mesh_events_total",
+    "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, handed, kept.",
+);
 pub(super) const STREAMS_OPENED: Family =
     counter("isthmus_streams_opened_total", "Requests and tunnels begun on mesh connections, by side.");
 pub(super) const STREAMS_ACTIVE: Family =

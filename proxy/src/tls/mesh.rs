@@ -1,4 +1,5 @@
-//! The handshake of a mesh connection, from both ends: TLS 1.3, both certificates checked, one deadline.
+//! The handshake of a mesh connection, from both ends: TLS 1.3, both certificates checked, one deadline, and the protocol
+//! that both speak.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,10 +12,24 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::socket::prepare;
 use super::stamped::Stamped;
 
 /// The protocol between two sidecars: HTTP/2 with the L7 form and internal headers.
 pub const ALPN: &[u8] = b"isthmus/1";
+/// HBONE as others speak it: HTTP/2 with CONNECT and nothing else.
+pub const ALPN_HBONE: &[u8] = b"h2";
+/// What both ends offer, the better first.
+pub const PROTOCOLS: &[&[u8]] = &[ALPN, ALPN_HBONE];
+
+/// What the two ends of a mesh connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshProtocol {
+    /// Requests and tunnels, with internal headers.
+    Isthmus,
+    /// Tunnels only. No internal header is sent or believed.
+    Hbone,
+}
 /// A handshake is two round trips of a link that may have 300 ms; a peer that needs longer than this is not there.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -28,8 +43,11 @@ pub enum HandshakeError {
     Peer(PeerError),
     #[error("the handshake broke: {0}. Is there a mesh proxy at the other end?")]
     Io(io::Error),
-    #[error("no handshake within {HANDSHAKE_DEADLINE:?}: the peer is silent, or a middlebox drops large segments")]
+    #[error("no handshake within {HANDSHAKE_DEADLINE:?}")]
     Timeout,
+    /// TCP connected, and then nothing came. The hello may have been too large for the way.
+    #[error("no answer to the ClientHello: the peer is silent, or a middlebox drops large segments")]
+    Silent,
 }
 
 impl HandshakeError {
@@ -46,6 +64,7 @@ impl HandshakeError {
             HandshakeError::Peer(error) => error.word(),
             HandshakeError::Io(_) => "not-tls",
             HandshakeError::Timeout => "timeout",
+            HandshakeError::Silent => "silent",
         }
     }
 }
@@ -54,23 +73,35 @@ impl HandshakeError {
 pub async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
-) -> Result<(server::TlsStream<Stamped>, MeshPeerId), HandshakeError> {
+) -> Result<(server::TlsStream<Stamped>, MeshPeerId, MeshProtocol), HandshakeError> {
+    prepare(&stream);
     let stream = deadline(TlsAcceptor::from(config).accept(Stamped::new(stream))).await?;
     let connection = stream.get_ref().1;
-    let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
-    Ok((stream, peer))
+    let (peer, protocol) = identify(connection.peer_certificates(), connection.alpn_protocol())?;
+    Ok((stream, peer, protocol))
 }
 
-/// Connects to a mesh peer, which must be one of those that `config` expects.
+/// Connects to a mesh peer, which must be one of those that `config` expects. [`HandshakeError::Silent`] when not one
+/// byte came back within `first_answer`.
 pub async fn connect(
     stream: TcpStream,
     peer: IpAddr,
     config: Arc<ClientConfig>,
-) -> Result<(client::TlsStream<Stamped>, MeshPeerId), HandshakeError> {
-    let stream = deadline(TlsConnector::from(config).connect(ServerName::from(peer), Stamped::new(stream))).await?;
+    first_answer: Duration,
+) -> Result<(client::TlsStream<Stamped>, MeshPeerId, MeshProtocol), HandshakeError> {
+    prepare(&stream);
+    let stream = Stamped::new(stream);
+    let came = stream.last_read();
+    let handshake = deadline(TlsConnector::from(config).connect(ServerName::from(peer), stream));
+    tokio::pin!(handshake);
+    let stream = match tokio::time::timeout(first_answer, handshake.as_mut()).await {
+        Ok(done) => done?,
+        Err(_) if came.bytes_read() == 0 => return Err(HandshakeError::Silent),
+        Err(_) => handshake.await?,
+    };
     let connection = stream.get_ref().1;
-    let peer = identify(connection.peer_certificates(), connection.alpn_protocol())?;
-    Ok((stream, peer))
+    let (peer, protocol) = identify(connection.peer_certificates(), connection.alpn_protocol())?;
+    Ok((stream, peer, protocol))
 }
 
 async fn deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T, HandshakeError> {
@@ -81,9 +112,15 @@ async fn deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T
 }
 
 /// Without ALPN in common nothing is known of what the peer would send; rustls lets a peer pass that offers none.
-fn identify(certificates: Option<&[CertificateDer<'_>]>, alpn: Option<&[u8]>) -> Result<MeshPeerId, HandshakeError> {
-    if alpn != Some(ALPN) {
-        return Err(HandshakeError::Peer(PeerError::NoCommonProtocol));
-    }
-    peer_identity(certificates.unwrap_or_default()).map_err(HandshakeError::Peer)
+fn identify(
+    certificates: Option<&[CertificateDer<'_>]>,
+    alpn: Option<&[u8]>,
+) -> Result<(MeshPeerId, MeshProtocol), HandshakeError> {
+    let protocol = match alpn {
+        Some(ALPN) => MeshProtocol::Isthmus,
+        Some(ALPN_HBONE) => MeshProtocol::Hbone,
+        Some(_) | None => return Err(HandshakeError::Peer(PeerError::NoCommonProtocol)),
+    };
+    let peer = peer_identity(certificates.unwrap_or_default()).map_err(HandshakeError::Peer)?;
+    Ok((peer, protocol))
 }

@@ -5,10 +5,11 @@
 
 pub mod gate;
 pub mod mesh;
+pub mod socket;
 pub mod stamped;
 
 pub use gate::{Gate, GateError};
-pub use mesh::{HandshakeError, MeshPeerId, accept, connect};
+pub use mesh::{HandshakeError, MeshPeerId, MeshProtocol, accept, connect};
 pub use stamped::{LastRead, Stamped};
 
 #[cfg(test)]

@@ -1,24 +1,61 @@
-//! A mesh connection's socket that remembers when it last gave bytes. What is done with them afterwards (decryption,
-//! frames, the wait for a task's turn) is the proxy's own time: without this it would be told as the link's.
+//! A mesh connection's socket that remembers when it last gave bytes, and how many went each way. What is done with them
+//! afterwards (decryption, frames, the wait for a task's turn) is the proxy's own time: without this it would be told as
+//! the link's. The counts say whether a peer is alive and how full the link is.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// When bytes last came. Clones show the same socket.
+/// Where times are counted from: an atomic holds a number, not an `Instant`.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// When bytes last came, and how many so far. Clones show the same socket, also to other workers: streams of theirs may
+/// run on this connection. One worker writes, so that plain stores are enough.
 #[derive(Debug, Clone)]
-pub struct LastRead(Rc<Cell<Instant>>);
+pub struct LastRead(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Nanoseconds after [`START`].
+    last_read: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+}
 
 impl LastRead {
-    pub fn get(&self) -> Instant {
-        self.0.get()
+    fn new() -> LastRead {
+        let counts = LastRead(Arc::default());
+        counts.0.last_read.store(now(), Relaxed);
+        counts
     }
+
+    pub fn get(&self) -> Instant {
+        *START + Duration::from_nanos(self.0.last_read.load(Relaxed))
+    }
+
+    /// Bytes that the socket gave so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.read.load(Relaxed)
+    }
+
+    /// Bytes that the socket took so far. It takes more only when the peer's kernel acknowledged some.
+    pub fn bytes_written(&self) -> u64 {
+        self.0.written.load(Relaxed)
+    }
+
+    fn add(counter: &AtomicU64, count: usize) {
+        counter.store(counter.load(Relaxed).wrapping_add(count as u64), Relaxed);
+    }
+}
+
+fn now() -> u64 {
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The socket under a mesh connection's TLS.
@@ -30,11 +67,18 @@ pub struct Stamped {
 
 impl Stamped {
     pub fn new(stream: TcpStream) -> Stamped {
-        Stamped { stream, last_read: LastRead(Rc::new(Cell::new(Instant::now()))) }
+        Stamped { stream, last_read: LastRead::new() }
     }
 
     pub fn last_read(&self) -> LastRead {
         self.last_read.clone()
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &written {
+            LastRead::add(&self.last_read.0.written, *count);
+        }
+        written
     }
 }
 
@@ -42,8 +86,10 @@ impl AsyncRead for Stamped {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.last_read.0.set(Instant::now());
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            self.last_read.0.last_read.store(now(), Relaxed);
+            LastRead::add(&self.last_read.0.read, count);
         }
         Poll::Ready(Ok(()))
     }
@@ -51,7 +97,8 @@ impl AsyncRead for Stamped {
 
 impl AsyncWrite for Stamped {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -59,7 +106,8 @@ impl AsyncWrite for Stamped {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,0 +1,62 @@
+//! Drives one mesh connection until it ends: by GOAWAY and its last stream, by its last handle, or because the peer is
+//! silent. The task stays on the worker that dialled; streams of other workers go through it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::Instant;
+
+use super::Pool;
+use super::dial::Wire;
+use super::peers::{Link, Peer};
+use crate::http::keepalive::{Event, Keepalive};
+
+/// A connection that was lost is made anew after at most this, apart from others who lost the same peer.
+const RECONNECT_WITHIN: Duration = Duration::from_millis(500);
+
+pub(super) fn spawn<G: 'static>(pool: &Rc<Pool>, peer: &Arc<Peer>, link: Arc<Link>, wire: Wire, open: G) {
+    tokio::task::spawn_local(run(Rc::downgrade(pool), Arc::clone(peer), link, wire, open));
+}
+
+pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, mut wire: Wire, open: G) {
+    let mut keepalive = Keepalive::new(wire.ping_pong(), link.last_read.clone());
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut wire).poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            match keepalive.poll(cx, || link.busy.load(Ordering::Relaxed) > 0) {
+                Poll::Ready(Event::Grow(window)) => {
+                    wire.set_target_window_size(window.connection);
+                    // Fails while the last change is not acknowledged yet; the next measurement comes.
+                    let _ = wire.set_initial_window_size(window.stream);
+                }
+                Poll::Ready(Event::Dead) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+    let address = peer.key.address;
+    match &ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(peer = %address, "mesh connection ended: {error}"),
+        None => tracing::warn!(peer = %address, "mesh connection given up: the peer answers no ping"),
+    }
+    let was_in_use = peer.remove(&link);
+    drop(open);
+    let Some(pool) = pool.upgrade() else { return };
+    if ended.is_none() {
+        pool.metrics.mesh_event("peer-silent");
+    }
+    if was_in_use {
+        peer.lock().retry_at = Some(Instant::now() + RECONNECT_WITHIN.mul_f64(rand::rng().random_range(0.0..1.0)));
+        pool.peers.tell();
+    }
+}

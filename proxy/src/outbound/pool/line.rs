@@ -1,0 +1,192 @@
+//! One worker's handles on the connections of one peer, and the choice among them. Everything here happens without
+//! waiting and without allocating: it is what each request does.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Request;
+
+use super::peers::{Connection, Link, Peer};
+use super::{Pool, dial};
+
+/// Another worker's connection costs a wake-up across threads per stream, as much as this many streams of waiting.
+const BORROWED: usize = 8;
+/// A worker with so many streams at once on a borrowed connection is not idle: it makes its own.
+const OWN_FROM: usize = 4;
+/// A round trip from which a second connection helps: there, one lost packet stops everything for long.
+const LONG: Duration = Duration::from_millis(3);
+/// Streams at once from which a long link gets a second connection.
+const STRIPE_FROM: usize = 8;
+/// Below this many streams no peer is asked how many it takes.
+const SURELY_ROOM: usize = 8;
+
+/// One peer, as one worker sees it.
+pub(super) struct Local {
+    pub(super) peer: Arc<Peer>,
+    /// Of the peer's list, when `lines` was made from it.
+    version: Cell<u64>,
+    lines: RefCell<Vec<Rc<Line>>>,
+    /// Since [`super::warm`] looked last.
+    pub(super) used: Cell<bool>,
+    /// Whether an endpoint of the present snapshot leads here, as [`super::warm`] saw it.
+    pub(super) wanted: Cell<bool>,
+}
+
+/// One connection, as one worker holds it.
+struct Line {
+    sender: RefCell<SendRequest<Bytes>>,
+    link: Arc<Link>,
+    own: bool,
+    /// This worker's streams on it.
+    mine: Cell<usize>,
+}
+
+impl Local {
+    pub(super) fn new(peer: Arc<Peer>) -> Local {
+        let (used, wanted) = (Cell::new(false), Cell::new(true));
+        Local { peer, version: Cell::new(0), lines: RefCell::default(), used, wanted }
+    }
+
+    /// The least busy connection with room. `None`: one must be made first.
+    pub(super) fn pick(&self, pool: &Rc<Pool>) -> Option<Slot> {
+        self.refresh(pool);
+        let line = self.least_busy()?;
+        let busy = line.link.busy.load(Ordering::Relaxed);
+        let may_add = self.lines.borrow().len() < pool.peers.limits.per_peer;
+        if may_add {
+            if busy >= SURELY_ROOM && busy >= line.sender.borrow().current_max_send_streams() {
+                return None;
+            }
+            if line.wants_company(busy) {
+                // Nobody waits for it; a failure is remembered there.
+                let _ = dial::begin(pool, &self.peer);
+            }
+        }
+        Some(self.slot(line))
+    }
+
+    /// The least busy connection, also a full one: h2 queues the stream until the peer takes it.
+    pub(super) fn pick_full(&self, pool: &Rc<Pool>) -> Option<Slot> {
+        self.refresh(pool);
+        self.least_busy().map(|line| self.slot(line))
+    }
+
+    fn slot(&self, line: Rc<Line>) -> Slot {
+        self.used.set(true);
+        line.link.busy.fetch_add(1, Ordering::Relaxed);
+        line.mine.set(line.mine.get() + 1);
+        Slot { line }
+    }
+
+    fn least_busy(&self) -> Option<Rc<Line>> {
+        loop {
+            let lines = self.lines.borrow();
+            let usable = lines.iter().filter(|line| !line.link.is_closed());
+            let line = Rc::clone(usable.min_by_key(|line| line.weight())?);
+            drop(lines);
+            if line.is_alive() {
+                return Some(line);
+            }
+            // Out of everybody's list: a GOAWAY came, or the connection broke and its task has not run yet.
+            self.peer.remove(&line.link);
+        }
+    }
+
+    /// Takes over what changed in the peer's list since this worker looked last.
+    pub(super) fn refresh(&self, pool: &Pool) {
+        if self.version.get() == self.peer.version() {
+            return;
+        }
+        let state = self.peer.lock();
+        self.version.set(self.peer.version());
+        let connections: Vec<Connection> = state.connections.clone();
+        drop(state);
+        let before = self.lines.take();
+        let lines = connections.into_iter().map(|connection| {
+            let known = before.iter().find(|line| Arc::ptr_eq(&line.link, &connection.link));
+            known.map_or_else(|| Rc::new(Line::new(connection, pool)), Rc::clone)
+        });
+        self.lines.replace(lines.collect());
+    }
+
+    /// Connections that GOAWAY or an error has closed take no more streams, of no worker.
+    pub(super) fn forget_closed(&self) {
+        let closed: Vec<Rc<Line>> = self.lines.borrow().iter().filter(|line| !line.is_alive()).map(Rc::clone).collect();
+        for line in closed {
+            self.peer.remove(&line.link);
+        }
+    }
+}
+
+impl Line {
+    fn new(connection: Connection, pool: &Pool) -> Line {
+        let own = connection.link.worker == pool.worker;
+        if !own {
+            pool.metrics.mesh_event("borrowed");
+        }
+        Line { sender: RefCell::new(connection.sender), link: connection.link, own, mine: Cell::new(0) }
+    }
+
+    fn weight(&self) -> usize {
+        self.link.busy.load(Ordering::Relaxed) + if self.own { 0 } else { BORROWED }
+    }
+
+    fn is_alive(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        // Pending: the last stream waits for the peer to take it, which is no fault of the connection.
+        !matches!(self.sender.borrow_mut().poll_ready(&mut context), Poll::Ready(Err(_)))
+    }
+
+    /// Whether another connection, not yet there, would be better for the streams to come.
+    fn wants_company(&self, busy: usize) -> bool {
+        let striped = self.link.round_trip >= LONG && busy >= STRIPE_FROM;
+        let borrowed = !self.own && self.mine.get() + 1 >= OWN_FROM;
+        striped || borrowed
+    }
+}
+
+/// The right to one stream on a mesh connection; counted as long as it lives.
+pub struct Slot {
+    line: Rc<Line>,
+}
+
+impl Slot {
+    /// Opens the stream. An error is about the connection: not a byte of the request was sent.
+    pub fn send_request(
+        &self,
+        request: Request<()>,
+        end_of_stream: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let mut sender = self.line.sender.borrow_mut();
+        let mut context = Context::from_waker(Waker::noop());
+        if sender.poll_ready(&mut context).is_pending() {
+            // One handle may have one stream that waits for room; a fresh one has none.
+            return sender.clone().send_request(request, end_of_stream);
+        }
+        sender.send_request(request, end_of_stream)
+    }
+
+    /// When the connection last gave bytes: just after an answer's head, when that came.
+    pub fn last_read(&self) -> Instant {
+        self.line.link.last_read.get()
+    }
+
+    /// Whether the peer takes requests, and not only tunnels (ALPN `h2`).
+    pub fn takes_requests(&self) -> bool {
+        self.line.link.takes_requests()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.line.link.busy.fetch_sub(1, Ordering::Relaxed);
+        self.line.mine.set(self.line.mine.get() - 1);
+    }
+}
