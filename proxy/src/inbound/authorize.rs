@@ -43,7 +43,8 @@ impl Inbound {
         caller: Caller<'_>,
         http: Option<HttpFacts<'_>>,
     ) -> Result<(), Refusal> {
-        let peer_site = mesh.site_of(caller.address).map(|site| site.name.as_str());
+        let site = inbound_port.policy.needs_site().then(|| mesh.site_of(caller.address)).flatten();
+        let peer_site = site.map(|site| site.name.as_str());
         let facts = Facts { peer: caller.peer, peer_ip: caller.address, peer_site, port, http };
         let decision = match policy::check_transport(&inbound_port.policy, caller.arrived) {
             Ok(()) => policy::decide(&inbound_port.policy, &facts),
@@ -75,7 +76,7 @@ impl Inbound {
     /// Says it to the operator: one log line, one record. Returns the id that both carry.
     fn explain(
         &self,
-        decision: &Decision,
+        decision: &Decision<'_>,
         reason: Reason,
         enforced: bool,
         facts: &Facts<'_>,
@@ -95,7 +96,7 @@ impl Inbound {
             port: facts.port,
             method: facts.http.as_ref().map(|http| http.method.to_owned()),
             path: facts.http.as_ref().map(|http| http.path.to_owned()),
-            policy: decision.policy.as_deref().map(str::to_owned),
+            policy: decision.policy.map(str::to_owned),
             rule: decision.rule,
             would_allow: service.and_then(|service| explain::yaml_that_would_allow(decision, facts, service)),
         };
@@ -119,7 +120,7 @@ impl Inbound {
     }
 }
 
-fn because(decision: &Decision, inbound_port: &InboundPort) -> String {
+fn because(decision: &Decision<'_>, inbound_port: &InboundPort) -> String {
     let policy = &inbound_port.policy;
     if let Some(detail) = policy.refusal_detail() {
         return detail.to_owned();

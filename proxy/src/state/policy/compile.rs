@@ -11,6 +11,8 @@ use isthmus_proto::model::{
     Transport,
 };
 
+use super::index::{CHUNK, Index};
+use super::matching::{Known, Needs, Side};
 use crate::reason::Reason;
 
 pub(super) type Set<T> = HashSet<T, RandomState>;
@@ -21,19 +23,29 @@ pub struct CompiledPolicy {
     pub transport: Transport,
     pub min_tls_version: TlsVersion,
     /// Refuses all, for this reason: not understood, or not there yet.
-    pub(super) refuse: Option<(Reason, Arc<str>)>,
-    pub(super) deny: Vec<CompiledRule>,
-    pub(super) allow: Vec<CompiledRule>,
+    pub(super) refuse: Option<(Reason, Box<str>)>,
+    pub(super) deny: Rules,
+    pub(super) allow: Rules,
     pub(super) default_action: Action,
-    pub(super) default_from: Option<Arc<str>>,
-    /// Some rule is in audit mode.
-    pub(super) audits: bool,
+    pub(super) default_from: Option<Box<str>>,
+    pub(super) needs: Needs,
     needs_http: bool,
+    needs_site: bool,
+}
+
+/// The rules of one side, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    rules: Vec<CompiledRule>,
+    /// One for each [`CHUNK`] of them.
+    indices: Vec<Index>,
+    first_audit: Option<usize>,
 }
 
 #[derive(Debug)]
 pub(super) struct CompiledRule {
     pub(super) policy: Arc<str>,
+    /// Its place in that policy's list.
     pub(super) index: u32,
     pub(super) audit: bool,
     /// `None`: not understood.
@@ -46,7 +58,7 @@ pub(super) struct CompiledConditions {
     pub(super) namespaces: Option<Set<String>>,
     pub(super) sites: Option<Set<String>>,
     pub(super) cidrs: Option<Vec<IpNet>>,
-    pub(super) ports: Option<Set<u16>>,
+    pub(super) ports: Option<Vec<u16>>,
     pub(super) hosts: Option<Vec<HostPattern>>,
     pub(super) methods: Option<Vec<String>>,
     pub(super) paths: Option<Vec<PathPattern>>,
@@ -61,17 +73,20 @@ pub(super) struct Identities {
 
 impl CompiledPolicy {
     pub fn new(policy: PortPolicy) -> Self {
-        let allow: Vec<_> = policy.allow.into_iter().map(CompiledRule::new).collect();
-        let deny: Vec<_> = policy.deny.into_iter().map(CompiledRule::new).collect();
-        let all = || deny.iter().chain(&allow);
+        let (allow, deny) = (Rules::new(policy.allow), Rules::new(policy.deny));
+        let some = |has: fn(&CompiledConditions) -> bool| {
+            deny.rules.iter().chain(&allow.rules).filter_map(|rule| rule.conditions.as_ref()).any(has)
+        };
+        let needs = Needs { host: some(|c| c.hosts.is_some()), path: some(|c| c.paths.is_some()) };
         Self {
             transport: policy.transport,
             min_tls_version: policy.min_tls_version,
             refuse: None,
             default_action: policy.default_action,
             default_from: policy.default_from.map(Into::into),
-            audits: all().any(|rule| rule.audit),
-            needs_http: all().any(CompiledRule::needs_http),
+            needs_http: needs.host || needs.path || some(|c| c.methods.is_some() || !c.headers.is_empty()),
+            needs_site: some(|c| c.sites.is_some()),
+            needs,
             deny,
             allow,
         }
@@ -83,18 +98,29 @@ impl CompiledPolicy {
             transport: Transport::MeshOnly,
             min_tls_version: TlsVersion::V1_3,
             refuse: Some((reason, detail.into())),
-            deny: Vec::new(),
-            allow: Vec::new(),
+            deny: Rules::default(),
+            allow: Rules::default(),
             default_action: Action::Deny,
             default_from: None,
-            audits: false,
+            needs: Needs::default(),
             needs_http: false,
+            needs_site: false,
         }
     }
 
     /// Some rule looks at a request: on an HTTP port, decide per request and not per connection.
     pub fn needs_http(&self) -> bool {
         self.needs_http
+    }
+
+    /// Some rule asks for the caller's site: where none does, it need not be looked up.
+    pub fn needs_site(&self) -> bool {
+        self.needs_site
+    }
+
+    /// Some rule is in audit mode.
+    pub(super) fn audits(&self) -> bool {
+        self.deny.first_audit.is_some() || self.allow.first_audit.is_some()
     }
 
     /// Why everything is refused, where it is: for the log and `isthmus explain`.
@@ -108,6 +134,28 @@ impl CompiledPolicy {
     }
 }
 
+impl Rules {
+    fn new(rules: Vec<Rule>) -> Self {
+        let rules: Vec<_> = rules.into_iter().map(CompiledRule::new).collect();
+        let indices = rules.chunks(CHUNK).map(|chunk| {
+            let seen: Vec<_> = chunk.iter().map(|rule| (rule.audit, rule.conditions.as_ref())).collect();
+            Index::new(&seen)
+        });
+        Self { indices: indices.collect(), first_audit: rules.iter().position(|rule| rule.audit), rules }
+    }
+
+    /// In order, every rule that can match; it is not said that it does. `audit`: those in audit mode as well.
+    pub(super) fn candidates(&self, known: &Known, side: Side, audit: bool) -> impl Iterator<Item = &CompiledRule> {
+        let chunks = self.indices.iter().zip(self.rules.chunks(CHUNK));
+        chunks.flat_map(move |(index, rules)| index.candidates(known, side, audit).filter_map(|place| rules.get(place)))
+    }
+
+    /// The first that is in audit mode.
+    pub(super) fn first_audit(&self) -> Option<&CompiledRule> {
+        self.rules.get(self.first_audit?)
+    }
+}
+
 impl CompiledRule {
     fn new(rule: Rule) -> Self {
         Self {
@@ -116,12 +164,6 @@ impl CompiledRule {
             audit: rule.mode == RuleMode::Audit,
             conditions: rule.conditions.ok().map(CompiledConditions::new),
         }
-    }
-
-    fn needs_http(&self) -> bool {
-        self.conditions
-            .as_ref()
-            .is_some_and(|c| c.hosts.is_some() || c.methods.is_some() || c.paths.is_some() || !c.headers.is_empty())
     }
 }
 
@@ -132,7 +174,7 @@ impl CompiledConditions {
             namespaces: c.namespaces.map(|list| list.into_iter().collect()),
             sites: c.sites.map(|list| list.into_iter().map(Into::into).collect()),
             cidrs: c.cidrs,
-            ports: c.ports.map(|list| list.into_iter().collect()),
+            ports: c.ports,
             hosts: c.hosts,
             methods: c.methods,
             paths: c.paths,

@@ -1,5 +1,8 @@
 //! Conditions against facts, in three values: holds, does not hold, cannot be told.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
 use http::HeaderMap;
 use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{HeaderMatch, HostPattern};
@@ -17,51 +20,95 @@ pub(super) enum Holds {
     Unknown,
 }
 
+/// Whose rules are asked, which is how *unknown* counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Allow,
+    Deny,
+}
+
+/// What some rule of a policy asks for, and is not made ready where none does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    pub(super) host: bool,
+    pub(super) path: bool,
+}
+
 /// The facts, read once for all rules.
 pub(super) struct Known<'a> {
     facts: &'a Facts<'a>,
+    ip: IpAddr,
     http: Option<KnownHttp<'a>>,
 }
 
 struct KnownHttp<'a> {
-    host: Option<String>,
+    host: Option<Cow<'a, str>>,
     method: &'a str,
+    /// In upper case.
+    folded_method: Cow<'a, str>,
     path: PathReadings<'a>,
     headers: &'a HeaderMap,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn of(facts: &'a Facts<'a>) -> Self {
+    pub(super) fn of(facts: &'a Facts<'a>, needs: Needs) -> Self {
         let http = facts.http.as_ref().map(|h: &'a HttpFacts<'a>| KnownHttp {
-            host: h.host.and_then(bare_host),
+            host: h.host.filter(|_| needs.host).and_then(bare_host),
             method: h.method,
-            path: PathReadings::of(h.path),
+            folded_method: upper_case(h.method),
+            path: if needs.path { PathReadings::of(h.path) } else { PathReadings::Ambiguous },
             headers: h.headers,
         });
-        Self { facts, http }
+        Self { facts, ip: facts.peer_ip.to_canonical(), http }
+    }
+
+    pub(super) fn peer(&self) -> Option<&'a SpiffeId> {
+        self.facts.peer
+    }
+
+    pub(super) fn site(&self) -> Option<&'a str> {
+        self.facts.peer_site
+    }
+
+    pub(super) fn folded_method(&self) -> Option<&str> {
+        self.http.as_ref().map(|http| http.folded_method.as_ref())
+    }
+
+    pub(super) fn host(&self) -> Option<&str> {
+        self.http.as_ref()?.host.as_deref()
+    }
+
+    /// None, where the path is not known.
+    pub(super) fn with_path_readings(&self, take: impl FnOnce(&[&[u8]])) {
+        match self.http.as_ref().map(|http| &http.path) {
+            None | Some(PathReadings::Ambiguous) => take(&[]),
+            Some(PathReadings::Clear(path)) => take(&[path.as_bytes()]),
+            Some(PathReadings::Several(readings)) => take(&readings.each_ref().map(|reading| reading.as_ref())),
+        }
     }
 }
 
-impl CompiledConditions {
-    /// Every condition holds.
-    pub(super) fn allows(&self, facts: &Known) -> bool {
-        self.all(facts, |holds| holds == Holds::Yes)
-    }
+fn upper_case(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|b| b.is_ascii_lowercase()) { text.to_ascii_uppercase().into() } else { text.into() }
+}
 
-    /// No condition is known not to hold.
-    pub(super) fn denies(&self, facts: &Known) -> bool {
-        self.all(facts, |holds| holds != Holds::No)
+impl CompiledConditions {
+    /// Allow: every condition holds. Deny: none is known not to hold.
+    pub(super) fn match_for(&self, side: Side, facts: &Known) -> bool {
+        match side {
+            Side::Allow => self.all(facts, |holds| holds == Holds::Yes),
+            Side::Deny => self.all(facts, |holds| holds != Holds::No),
+        }
     }
 
     /// Cheap conditions first.
     fn all(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
         let (facts, http) = (known.facts, known.http.as_ref());
-        let ip = facts.peer_ip.to_canonical();
         present(&self.ports, |ports| yes(ports.contains(&facts.port)), &good)
             && present(&self.identities, |ids| told(facts.peer, |id| ids.hold(id)), &good)
             && present(&self.namespaces, |set| told(facts.peer, |id| yes(set.contains(id.namespace()))), &good)
             && present(&self.sites, |set| told(facts.peer_site, |site| yes(set.contains(site))), &good)
-            && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&ip))), &good)
+            && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&known.ip))), &good)
             && present(&self.methods, |list| told(http, |h| method_holds(list, h.method)), &good)
             && present(&self.hosts, |list| told(http.and_then(|h| h.host.as_deref()), |h| host_holds(list, h)), &good)
             && present(&self.paths, |list| told(http, |h| h.path.hold(list)), &good)
@@ -100,14 +147,17 @@ fn method_holds(list: &[String], method: &str) -> Holds {
 }
 
 /// Lower case, without port and final dot. `None` for what is no host at all.
-fn bare_host(authority: &str) -> Option<String> {
+fn bare_host(authority: &str) -> Option<Cow<'_, str>> {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
         _ => authority,
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    (!host.is_empty() && host.bytes().all(allowed)).then(|| host.to_ascii_lowercase())
+    if host.is_empty() || !host.bytes().all(allowed) {
+        return None;
+    }
+    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
 }
 
 fn host_holds(list: &[HostPattern], host: &str) -> Holds {

@@ -5,18 +5,19 @@
 
 mod compile;
 pub mod explain;
+mod index;
 mod matching;
 mod path;
+mod prefixes;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{Action, TlsVersion, Transport};
 
 pub use compile::CompiledPolicy;
 use compile::CompiledRule;
-use matching::Known;
+use matching::{Known, Side};
 
 use crate::reason::Reason;
 
@@ -45,25 +46,25 @@ pub struct HttpFacts<'a> {
     pub headers: &'a http::HeaderMap,
 }
 
-/// The answer, and what it rests on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+/// The answer, and what it rests on. Borrows from the policy: a decision allocates nothing and counts no reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision<'p> {
     pub allowed: bool,
     /// Why not; `None` when allowed.
     pub reason: Option<Reason>,
     /// The ServicePolicy that decided; `None`: the mesh's default, or nothing that has a name.
-    pub policy: Option<Arc<str>>,
+    pub policy: Option<&'p str>,
     /// The rule's place in that policy's `allow` or `deny` list; `None`: its default.
     pub rule: Option<u32>,
     /// Allowed, but would be refused if the policies in audit mode were enforced.
-    pub audit: Option<Finding>,
+    pub audit: Option<Finding<'p>>,
 }
 
 /// What a policy in audit mode would have done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finding<'p> {
     pub reason: Reason,
-    pub policy: Option<Arc<str>>,
+    pub policy: Option<&'p str>,
     pub rule: Option<u32>,
 }
 
@@ -104,13 +105,13 @@ pub fn check_required(transport: Transport, min_tls_version: TlsVersion, how: Ar
 }
 
 /// Whether this connection or request may pass.
-pub fn decide(policy: &CompiledPolicy, facts: &Facts) -> Decision {
+pub fn decide<'p>(policy: &'p CompiledPolicy, facts: &Facts<'_>) -> Decision<'p> {
     if let Some((reason, _)) = &policy.refuse {
         return Decision::refused(*reason, None, None);
     }
-    let known = Known::of(facts);
+    let known = Known::of(facts, policy.needs);
     let decision = verdict(policy, &known, false);
-    if !decision.allowed || !policy.audits {
+    if !decision.allowed || !policy.audits() {
         return decision;
     }
     let enforced = verdict(policy, &known, true);
@@ -119,20 +120,21 @@ pub fn decide(policy: &CompiledPolicy, facts: &Facts) -> Decision {
 }
 
 /// With `audit`, as if the rules in audit mode were enforced as well.
-fn verdict(policy: &CompiledPolicy, facts: &Known, audit: bool) -> Decision {
-    let counts = |rule: &&CompiledRule| audit || !rule.audit;
-    for rule in policy.deny.iter().filter(counts) {
+fn verdict<'p>(policy: &'p CompiledPolicy, facts: &Known<'_>, audit: bool) -> Decision<'p> {
+    for rule in policy.deny.candidates(facts, Side::Deny, audit) {
         match &rule.conditions {
             None => return Decision::by(rule, Some(Reason::UnknownFeature)),
-            Some(conditions) if conditions.denies(facts) => return Decision::by(rule, Some(Reason::DeniedByRule)),
+            Some(conditions) if conditions.match_for(Side::Deny, facts) => {
+                return Decision::by(rule, Some(Reason::DeniedByRule));
+            }
             Some(_) => {}
         }
     }
     let mut unreadable = None;
-    for rule in policy.allow.iter().filter(counts) {
+    for rule in policy.allow.candidates(facts, Side::Allow, audit) {
         match &rule.conditions {
             None => unreadable = unreadable.or(Some(rule)),
-            Some(conditions) if conditions.allows(facts) => return Decision::by(rule, None),
+            Some(conditions) if conditions.match_for(Side::Allow, facts) => return Decision::by(rule, None),
             Some(_) => {}
         }
     }
@@ -140,25 +142,25 @@ fn verdict(policy: &CompiledPolicy, facts: &Known, audit: bool) -> Decision {
         return Decision::by(rule, Some(Reason::UnknownFeature));
     }
     // A policy in audit mode with an allow list would have made the default a deny.
-    let closing = policy.allow.iter().find(|rule| audit && rule.audit);
+    let closing = policy.allow.first_audit().filter(|_| audit);
     match (policy.default_action, closing) {
-        (Action::Allow, Some(rule)) => Decision::refused(Reason::NotAllowed, Some(Arc::clone(&rule.policy)), None),
-        (Action::Allow, None) => Decision::allowed(policy.default_from.clone(), None),
-        (Action::Deny, _) => Decision::refused(Reason::NotAllowed, policy.default_from.clone(), None),
+        (Action::Allow, Some(rule)) => Decision::refused(Reason::NotAllowed, Some(&rule.policy), None),
+        (Action::Allow, None) => Decision::allowed(policy.default_from(), None),
+        (Action::Deny, _) => Decision::refused(Reason::NotAllowed, policy.default_from(), None),
     }
 }
 
-impl Decision {
-    fn allowed(policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
+impl<'p> Decision<'p> {
+    fn allowed(policy: Option<&'p str>, rule: Option<u32>) -> Self {
         Self { allowed: true, reason: None, policy, rule, audit: None }
     }
 
-    fn refused(reason: Reason, policy: Option<Arc<str>>, rule: Option<u32>) -> Self {
+    fn refused(reason: Reason, policy: Option<&'p str>, rule: Option<u32>) -> Self {
         Self { allowed: false, reason: Some(reason), policy, rule, audit: None }
     }
 
-    fn by(rule: &CompiledRule, refused: Option<Reason>) -> Self {
-        let (policy, index) = (Some(Arc::clone(&rule.policy)), Some(rule.index));
+    fn by(rule: &'p CompiledRule, refused: Option<Reason>) -> Self {
+        let (policy, index) = (Some(rule.policy.as_ref()), Some(rule.index));
         match refused {
             Some(reason) => Self::refused(reason, policy, index),
             None => Self::allowed(policy, index),

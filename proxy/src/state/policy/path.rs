@@ -24,6 +24,9 @@ pub(super) enum PathReadings<'a> {
 impl<'a> PathReadings<'a> {
     pub(super) fn of(target: &'a str) -> Self {
         let raw = target.split_once('?').map_or(target, |(path, _)| path);
+        if is_plain(raw.as_bytes()) {
+            return Self::Clear(raw);
+        }
         if !raw.starts_with('/') || raw.bytes().any(|b| b == b'\\' || b == b'#' || b.is_ascii_control()) {
             return Self::Ambiguous;
         }
@@ -63,6 +66,18 @@ fn matches(pattern: &PathPattern, path: &[u8]) -> bool {
         PathPattern::Exact(exact) => exact.as_bytes() == path,
         PathPattern::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
     }
+}
+
+/// Nearly all paths: one pass, and nothing in them that could be read in two ways.
+fn is_plain(path: &[u8]) -> bool {
+    let mut after_slash = false;
+    let plain = path.iter().all(|b| {
+        let odd = matches!(b, b'\\' | b'#' | b'%' | b';') || b.is_ascii_control();
+        let steps = after_slash && matches!(b, b'/' | b'.');
+        after_slash = *b == b'/';
+        !odd && !steps
+    });
+    plain && path.first() == Some(&b'/')
 }
 
 /// An empty segment other than the last (`//`), or one that steps (`.`, `..`).

@@ -57,13 +57,14 @@ pub(super) fn request<'a>(headers: &'a HeaderMap, method: &'a str, path: &'a str
     HttpFacts { host: Some("Orders.shop:8080"), method, path, headers }
 }
 
-fn decided(policy: PortPolicy, facts: &Facts) -> Decision {
-    decide(&CompiledPolicy::new(policy), facts)
+/// A decision borrows from its policy; a test's policies may stay.
+fn decided(policy: PortPolicy, facts: &Facts) -> Decision<'static> {
+    decide(Box::leak(Box::new(CompiledPolicy::new(policy))), facts)
 }
 
 /// (allowed, reason, policy, rule)
-fn short(d: &Decision) -> (bool, Option<Reason>, Option<&str>, Option<u32>) {
-    (d.allowed, d.reason, d.policy.as_deref(), d.rule)
+fn short(d: &Decision<'static>) -> (bool, Option<Reason>, Option<&'static str>, Option<u32>) {
+    (d.allowed, d.reason, d.policy, d.rule)
 }
 
 #[test]
