@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, ValueEnum};
 
 use crate::peers::Peer;
 use crate::rounds::Workload;
-use crate::w2;
+use crate::workloads;
 
 /// Measures the mesh side by side with other proxies.
 ///
@@ -25,8 +26,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Peer>,
     /// Measure only these workloads.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    workload: Vec<WorkloadName>,
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = workload_names(), default_value = EACH)]
+    workload: Vec<String>,
     /// How often each contender has its turn; five or more for numbers that are shown to anyone.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
@@ -35,10 +36,11 @@ pub(crate) struct Arguments {
     pub(crate) secs: u32,
 }
 
-/// The workloads that exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum WorkloadName {
-    W2,
+/// All workloads.
+const EACH: &str = "all";
+
+fn workload_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(workloads::ALL.iter().map(|workload| workload.name).chain([EACH]))
 }
 
 /// For whom the result is printed.
@@ -68,13 +70,8 @@ impl Arguments {
     }
 
     pub(crate) fn workloads(&self) -> Vec<&'static Workload> {
-        let all = WorkloadName::value_variants().iter();
-        let asked = all.filter(|name| self.workload.is_empty() || self.workload.contains(name));
-        asked
-            .map(|name| match name {
-                WorkloadName::W2 => &w2::W2,
-            })
-            .collect()
+        let asked = |workload: &&Workload| self.workload.iter().any(|name| name == workload.name || name == EACH);
+        workloads::ALL.iter().copied().filter(asked).collect()
     }
 
     pub(crate) fn duration(&self) -> Duration {

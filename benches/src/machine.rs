@@ -26,7 +26,7 @@ impl Machine {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
         let mut versions = vec![version(&programs.wrk, "-v"), version(&programs.nginx, "-v")];
-        let peers = [(Peer::Isthmus, "--version"), (Peer::HaproxyH2, "-v"), (Peer::EnvoyH2, "--version")];
+        let peers = [(Peer::Isthmus, "--version"), (Peer::Haproxy, "-v"), (Peer::Envoy, "--version")];
         versions.extend(peers.iter().filter_map(|(peer, option)| Some(version(programs.of(*peer)?, option))));
         Self {
             cpu: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),

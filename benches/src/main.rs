@@ -2,10 +2,12 @@
 //! in two network namespaces joined by one wire, proves that it demands client certificates, and then carries the same
 //! load as all others, round after round in turn. Only ratios within one run count (RESULTS.md, "Method").
 //!
-//! Reads top to bottom: `main` → [`rounds`] → [`w2`] → [`stage`] and [`peers`] → [`load`] and [`usage`] → [`report`].
+//! Reads top to bottom: `main` → [`rounds`] → [`workloads`] → [`stage`] and [`peers`] → [`load`] (and [`app`], which it
+//! calls) and [`usage`] → [`report`].
 
 #![forbid(unsafe_code)]
 
+mod app;
 mod arguments;
 mod certificates;
 mod load;
@@ -17,7 +19,7 @@ mod report;
 mod rounds;
 mod stage;
 mod usage;
-mod w2;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,9 @@ use crate::rounds::Bench;
 fn main() -> ExitCode {
     // Children of the world start as this program; then the line below does not return.
     isthmus_world::child_entry();
+    if let Some(ended) = app::entry() {
+        return ended;
+    }
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(complete) if complete => ExitCode::SUCCESS,

@@ -28,7 +28,38 @@ pub(crate) struct Asked<'a> {
     pub(crate) from: &'a Host,
     pub(crate) address: SocketAddr,
     pub(crate) name: &'a str,
-    pub(crate) alpn: &'static str,
+    pub(crate) speaks: Speaks,
+}
+
+/// What a server that lets a client in answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    Http2,
+    /// Bytes to our own app behind it, which returns them ([`crate::app::bytes`]).
+    Echo,
+    /// Between sidecars of ours; nothing is said.
+    Isthmus,
+}
+
+impl Speaks {
+    fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Http1 => vec![b"http/1.1".to_vec()],
+            Self::Http2 => vec![b"h2".to_vec()],
+            Self::Isthmus => vec![b"isthmus/1".to_vec()],
+            Self::Echo => Vec::new(),
+        }
+    }
+
+    fn first_words(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => HTTP1_REQUEST,
+            Self::Http2 => HTTP2_PREFACE,
+            Self::Echo => b"E",
+            Self::Isthmus => b"",
+        }
+    }
 }
 
 /// What was agreed with a client that was let in.
@@ -57,7 +88,7 @@ enum Attempt {
 
 /// Proves that the peer serves `leaf`, and nobody who shows nothing or comes with TLS 1.2.
 pub(crate) fn prove(asked: &Asked<'_>, leaf: &Leaf) -> Result<Proof, String> {
-    let say = if asked.alpn == "http/1.1" { HTTP1_REQUEST } else { HTTP2_PREFACE };
+    let say = asked.speaks.first_words();
     let handshake = match asked.attempt(&version::TLS13, Some(leaf), say)? {
         Attempt::Served(handshake) => handshake,
         other => {
@@ -73,8 +104,9 @@ pub(crate) fn prove(asked: &Asked<'_>, leaf: &Leaf) -> Result<Proof, String> {
 
 /// Proves only that nobody without a certificate is served, for a peer whose certificates we do not have.
 pub(crate) fn refuses_strangers(asked: &Asked<'_>) -> Result<Proof, String> {
-    // Nothing is said: bytes that nobody reads would turn the alert into a reset.
-    match asked.attempt(&version::TLS13, None, b"")? {
+    // nginx says no in HTTP only. Elsewhere nothing is said: bytes that nobody reads would turn the alert into a reset.
+    let say = if asked.speaks == Speaks::Http1 { HTTP1_REQUEST } else { b"" };
+    match asked.attempt(&version::TLS13, None, say)? {
         Attempt::Refused(stranger) => Ok(Proof { handshake: None, stranger }),
         other => Err(format!("{} does not refuse a client without a certificate: {other:?}", asked.address)),
     }
@@ -87,7 +119,7 @@ impl Asked<'_> {
         leaf: Option<&Leaf>,
         say: &'static [u8],
     ) -> Result<Attempt, String> {
-        let config = client_config(version, leaf, self.alpn).map_err(|error| format!("a TLS client: {error}"))?;
+        let config = client_config(version, leaf, self.speaks).map_err(|error| format!("a TLS client: {error}"))?;
         let name = ServerName::try_from(self.name.to_owned()).map_err(|error| format!("{}: {error}", self.name))?;
         let connection =
             ClientConnection::new(Arc::new(config), name).map_err(|error| format!("a TLS client: {error}"))?;
@@ -99,7 +131,7 @@ impl Asked<'_> {
 fn client_config(
     version: &'static SupportedProtocolVersion,
     leaf: Option<&Leaf>,
-    alpn: &str,
+    speaks: Speaks,
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let anyone = Arc::new(AnyServer(Arc::clone(&provider)));
@@ -112,7 +144,7 @@ fn client_config(
             builder.with_client_auth_cert(chain, key)?
         }
     };
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config.alpn_protocols = speaks.alpn();
     Ok(config)
 }
 
@@ -127,6 +159,9 @@ fn converse(connection: ClientConnection, address: SocketAddr, say: &[u8]) -> io
     let spoken = tls.write_all(say).and_then(|()| tls.flush()).and_then(|()| tls.read(&mut first));
     Ok(match spoken {
         Ok(0) => Attempt::Refused("closed".to_owned()),
+        Ok(read) if first[..read].starts_with(b"HTTP/1.1 4") => {
+            Attempt::Refused(String::from_utf8_lossy(&first[..read]).lines().next().unwrap_or_default().to_owned())
+        }
         Ok(_) => Attempt::Served(Handshake {
             cipher: tls.conn.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
             group: tls

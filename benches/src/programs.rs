@@ -36,11 +36,12 @@ impl Programs {
                 None
             }
         };
-        if contenders.contains(&Peer::HaproxyH2) || contenders.contains(&Peer::HaproxyH1) {
-            programs.haproxy = optional("HAPROXY", "haproxy", "haproxy-h2, haproxy-h1");
+        let asked = |peers: &[Peer]| peers.iter().any(|peer| contenders.contains(peer));
+        if asked(&[Peer::HaproxyH2, Peer::HaproxyH1, Peer::Haproxy]) {
+            programs.haproxy = optional("HAPROXY", "haproxy", "haproxy, haproxy-h2, haproxy-h1");
         }
-        if contenders.contains(&Peer::EnvoyH2) {
-            programs.envoy = optional("ENVOY", "envoy", "envoy-h2");
+        if asked(&[Peer::EnvoyH2, Peer::Envoy]) {
+            programs.envoy = optional("ENVOY", "envoy", "envoy, envoy-h2");
         }
         if contenders.contains(&Peer::Isthmus) {
             programs.isthmus = Some(isthmus()?);
@@ -51,10 +52,10 @@ impl Programs {
     /// The program of a contender, if it has one and it is there.
     pub(crate) fn of(&self, peer: Peer) -> Option<&Path> {
         match peer {
-            Peer::Direct => Some(&self.nginx),
+            Peer::Direct | Peer::NginxH1 | Peer::Nginx => Some(&self.nginx),
             Peer::Isthmus => self.isthmus.as_deref(),
-            Peer::HaproxyH2 | Peer::HaproxyH1 => self.haproxy.as_deref(),
-            Peer::EnvoyH2 => self.envoy.as_deref(),
+            Peer::HaproxyH2 | Peer::HaproxyH1 | Peer::Haproxy => self.haproxy.as_deref(),
+            Peer::EnvoyH2 | Peer::Envoy => self.envoy.as_deref(),
         }
     }
 }

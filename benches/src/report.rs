@@ -93,7 +93,7 @@ impl Report {
     fn circumstances(&self) -> String {
         let Machine { cpu, cores, kernel, load_average, versions } = &self.machine;
         let mut text = format!(
-            "{} rounds of {} s; {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average:.2}.\n\
+            "{} rounds (w4 at most 2) of {} s; {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average:.2}.\n\
              Ratio: ours / theirs, median of the rounds; in brackets the least and the most. A gap under 15 % is a tie.\n\
              Programs: {}.\n",
             self.rounds,
@@ -122,14 +122,22 @@ impl Report {
 
 fn rows(workload: &Workload, outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let mut head = vec!["".to_owned()];
-    head.extend(workload.figures.iter().map(|figure| figure.heading.to_owned()));
-    head.insert(2, "ratio".to_owned());
+    for figure in workload.figures {
+        head.push(figure.heading.to_owned());
+        if figure.compared {
+            head.push("ratio".to_owned());
+        }
+    }
     let mut rows = vec![head];
     for outcome in outcomes {
         let mut row = vec![outcome.peer.name().to_owned()];
-        row.extend(workload.figures.iter().enumerate().map(|(number, figure)| cell(outcome, figure, number == 0)));
-        let ratio = ratio(outcomes, outcome, workload.figures[0].key);
-        row.insert(2, ratio.map_or("–".to_owned(), |ratio| ratio.with_range(2)));
+        for figure in workload.figures {
+            row.push(cell(outcome, figure, figure.compared));
+            if figure.compared {
+                let ratio = ratio(outcomes, outcome, figure.key);
+                row.push(ratio.map_or("–".to_owned(), |ratio| ratio.with_range(2)));
+            }
+        }
         rows.push(row);
     }
     rows
@@ -146,15 +154,24 @@ fn cell(outcome: &Outcome, figure: &Figure, with_range: bool) -> String {
 fn peer_json(workload: &Workload, outcomes: &[Outcome], outcome: &Outcome) -> Value {
     let mut all = Map::new();
     let mut ranges = Map::new();
+    let mut ratios = Map::new();
     for figure in workload.figures {
         if let Some(spread) = outcome.spread(figure.key) {
             all.insert(figure.key.to_owned(), json!(spread.median));
             ranges.insert(figure.key.to_owned(), json!([spread.least, spread.most]));
         }
     }
-    if let Some(ratio) = ratio(outcomes, outcome, workload.figures[0].key) {
-        all.insert("ratio".to_owned(), json!(ratio.median));
-        ranges.insert("ratio".to_owned(), json!([ratio.least, ratio.most]));
+    for figure in workload.figures.iter().filter(|figure| figure.compared) {
+        let Some(ratio) = ratio(outcomes, outcome, figure.key) else { continue };
+        // The one by which it is judged stands for itself.
+        if ratios.is_empty() {
+            all.insert("ratio".to_owned(), json!(ratio.median));
+            ranges.insert("ratio".to_owned(), json!([ratio.least, ratio.most]));
+        }
+        ratios.insert(figure.key.to_owned(), json!(ratio.median));
+    }
+    if !ratios.is_empty() {
+        all.insert("ratios".to_owned(), Value::Object(ratios));
     }
     all.insert("spread".to_owned(), Value::Object(ranges));
     let turns = outcome.turns.iter().map(|turn| match turn {

@@ -6,9 +6,7 @@ use super::{Report, Spread};
 use crate::machine::Machine;
 use crate::peers::Peer;
 use crate::rounds::{Outcome, Turn};
-use crate::w2::W2;
-
-static WORKLOAD: crate::rounds::Workload = W2;
+use crate::workloads;
 
 fn turn(cpu: f64) -> Result<Turn, String> {
     Ok(Turn { values: BTreeMap::from([("cpu_us_per_req", cpu)]), facts: BTreeMap::new() })
@@ -18,8 +16,9 @@ fn report(ours: Vec<Result<Turn, String>>, theirs: Vec<Result<Turn, String>>) ->
     let versions = vec!["isthmus: 0.1.0".to_owned()];
     let machine = Machine { cpu: "a".into(), cores: 2, kernel: "6".into(), load_average: 0.1, versions };
     let mut report = Report::new(machine, vec!["envoy-h2: not installed".to_owned()], 3, 1);
+    let w2 = workloads::ALL.iter().find(|workload| workload.name == "w2").expect("there is W2");
     let ours = Outcome { peer: Peer::Isthmus, turns: ours };
-    report.add(&WORKLOAD, vec![ours, Outcome { peer: Peer::HaproxyH2, turns: theirs }]);
+    report.add(w2, vec![ours, Outcome { peer: Peer::HaproxyH2, turns: theirs }]);
     report
 }
 
@@ -33,6 +32,7 @@ fn the_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_the_medians() {
     let report = report(vec![turn(20.0), turn(60.0), turn(30.0)], vec![turn(20.0), turn(40.0), turn(25.0)]);
     let json = json(&report);
     assert_eq!(json["w2"]["haproxy-h2"]["ratio"], 1.2);
+    assert_eq!(json["w2"]["haproxy-h2"]["ratios"]["cpu_us_per_req"], 1.2);
     assert_eq!(json["w2"]["isthmus"]["cpu_us_per_req"], 30.0);
     assert_eq!(json["w2"]["isthmus"]["ratio"], Value::Null);
     assert_eq!(json["machine"]["cores"], 2);

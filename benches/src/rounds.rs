@@ -2,7 +2,7 @@
 //! all. The first of a round is another one each time.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -17,10 +17,12 @@ pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// One line for people.
     pub(crate) what: &'static str,
-    /// The first is the one that ratios are made of; less of it is better.
+    /// The columns. The first that is compared is the one by which a contender is judged.
     pub(crate) figures: &'static [Figure],
     /// Which contenders can do it.
     pub(crate) contenders: &'static [Peer],
+    /// However many rounds are asked for: what takes long and hardly changes has no more than this.
+    pub(crate) rounds_at_most: u32,
     /// One turn of one contender.
     pub(crate) turn: fn(&Bench, Peer) -> Result<Turn, String>,
 }
@@ -33,6 +35,20 @@ pub(crate) struct Figure {
     pub(crate) heading: &'static str,
     /// Digits behind the point in tables.
     pub(crate) digits: usize,
+    /// A column with ours / theirs follows.
+    pub(crate) compared: bool,
+}
+
+impl Figure {
+    /// With its ratio.
+    pub(crate) const fn compared(key: &'static str, heading: &'static str, digits: usize) -> Self {
+        Self { key, heading, digits, compared: true }
+    }
+
+    /// Without.
+    pub(crate) const fn plain(key: &'static str, heading: &'static str, digits: usize) -> Self {
+        Self { key, heading, digits, compared: false }
+    }
 }
 
 /// What one turn gave: values by the figures' keys, and facts in words.
@@ -57,6 +73,7 @@ pub(crate) struct Bench {
     pub(crate) length: Duration,
     contenders: Vec<Peer>,
     rounds: u32,
+    started: Instant,
     _files: TempDir,
 }
 
@@ -67,7 +84,7 @@ impl Bench {
         let certificates = Certificates::make(files.path())?;
         let contenders = arguments.contenders().into_iter().filter(|peer| programs.of(*peer).is_some()).collect();
         let (length, rounds) = (arguments.duration(), arguments.rounds);
-        Ok(Self { programs, certificates, length, contenders, rounds, _files: files })
+        Ok(Self { programs, certificates, length, contenders, rounds, started: Instant::now(), _files: files })
     }
 
     /// All rounds of a workload.
@@ -75,12 +92,14 @@ impl Bench {
         let taking_part = self.contenders.iter().copied().filter(|peer| workload.contenders.contains(peer));
         let mut outcomes: Vec<Outcome> = taking_part.map(|peer| Outcome { peer, turns: Vec::new() }).collect();
         let contenders = outcomes.len();
-        for round in 0..self.rounds as usize {
+        let rounds = self.rounds.min(workload.rounds_at_most) as usize;
+        for round in 0..rounds {
             for turn in 0..contenders {
                 let outcome = &mut outcomes[(round + turn) % contenders];
                 let result = (workload.turn)(self, outcome.peer);
+                let (minutes, seconds) = (self.started.elapsed().as_secs() / 60, self.started.elapsed().as_secs() % 60);
                 eprintln!(
-                    "{} round {}: {}: {}",
+                    "{minutes:02}:{seconds:02} {} round {}/{rounds}: {}: {}",
                     workload.name,
                     round + 1,
                     outcome.peer.name(),

@@ -2,46 +2,92 @@
 //! left, not even a connection in TIME_WAIT.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use isthmus_world::{Command, Host, Pair, Process};
+use isthmus_world::{Command, Host, Link, LinkShape, Pair, Process};
 use rustix::process::setpriority_process;
 use tempfile::TempDir;
 
+use crate::app;
+use crate::programs::Programs;
+
 /// Port of the backend app, on all addresses of the server.
 pub(crate) const APP_PORT: u16 = 8080;
-/// What the app answers: 128 bytes.
+/// What the HTTP app answers: 128 bytes.
 const BODY_LENGTH: usize = 128;
 /// A little before everything else on the machine, so that a passing daemon costs less.
 const NICENESS: i32 = -5;
 const START: Duration = Duration::from_secs(20);
 /// Between two looks at a port that should open.
 const LOOK: Duration = Duration::from_millis(10);
+/// The state of a listening socket in `/proc/net/tcp` (include/net/tcp_states.h).
+const LISTENING: &str = "0A";
+
+/// What the app speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// HTTP/1.1, from nginx.
+    Http,
+    /// gRPC, from [`app::grpc`].
+    Grpc,
+    /// TCP that only the two ends understand, from [`app::bytes`].
+    Bytes,
+}
 
 /// Two hosts, a backend, and a directory for files.
 pub(crate) struct Stage {
-    // Dropped in this order: the app, its host, its files.
+    // Dropped in this order: the app, its host, the link between, the files.
     backend: Process,
     pub(crate) hosts: Pair,
+    link: Option<Link>,
     dir: TempDir,
 }
 
 impl Stage {
-    pub(crate) fn set(nginx: &Path) -> Result<Self, String> {
-        let dir = TempDir::with_prefix("isthmus-bench-").map_err(|error| format!("a temporary directory: {error}"))?;
+    /// With one wire between the two, as between two pods of one node.
+    pub(crate) fn near(programs: &Programs, traffic: Traffic) -> Result<Self, String> {
         let hosts = Pair::new().map_err(|error| error.to_string())?;
+        Self::set(programs, traffic, hosts, None)
+    }
+
+    /// With an emulated link between the two.
+    pub(crate) fn far(programs: &Programs, traffic: Traffic, shape: LinkShape) -> Result<Self, String> {
+        let (hosts, link) = Pair::over_link(shape).map_err(|error| error.to_string())?;
+        Self::set(programs, traffic, hosts, Some(link))
+    }
+
+    fn set(programs: &Programs, traffic: Traffic, hosts: Pair, link: Option<Link>) -> Result<Self, String> {
+        let dir = TempDir::with_prefix("isthmus-bench-").map_err(|error| format!("a temporary directory: {error}"))?;
         for host in [&hosts.client, &hosts.server] {
             // Children inherit it from the host's thread. Only root may; then all contenders have it or none.
             host.run(|| setpriority_process(None, NICENESS).ok());
+            host.block_on(async { setpriority_process(None, NICENESS).ok() });
         }
-        let config = dir.path().join("backend.conf");
-        fs::write(&config, backend_config(dir.path())).map_err(|error| format!("{}: {error}", config.display()))?;
-        let command = Command::new(nginx).arg("-p").arg(dir.path()).arg("-c").arg(&config).named("backend");
-        let mut backend = hosts.server.spawn(command).map_err(|error| error.to_string())?;
+        let command = match traffic {
+            Traffic::Http => {
+                let config = dir.path().join("backend.conf");
+                fs::write(&config, backend_config(dir.path()))
+                    .map_err(|error| format!("{}: {error}", config.display()))?;
+                Command::new(&programs.nginx).arg("-p").arg(dir.path()).arg("-c").arg(&config)
+            }
+            Traffic::Grpc => app::command("grpc", APP_PORT),
+            Traffic::Bytes => app::command("bytes", APP_PORT),
+        };
+        let mut backend = hosts.server.spawn(command.named("backend")).map_err(|error| error.to_string())?;
         wait_for_port(&hosts.server, hosts.server.socket(APP_PORT), &mut backend)?;
-        Ok(Self { backend, hosts, dir })
+        Ok(Self { backend, hosts, link, dir })
+    }
+
+    /// The link of a stage that was set with one.
+    pub(crate) fn link(&self) -> Result<&Link, String> {
+        self.link.as_ref().ok_or_else(|| "this stage has no link".to_owned())
+    }
+
+    /// The directory of this turn's files.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Writes a configuration file of this turn.
@@ -63,11 +109,6 @@ impl Stage {
         Ok(process)
     }
 
-    /// The app without anything before it.
-    pub(crate) fn app_url(&self) -> String {
-        format!("http://{}/", self.hosts.server.socket(APP_PORT))
-    }
-
     /// The app is still there: a crash in the middle of a turn would make its numbers worthless.
     pub(crate) fn check(&mut self) -> Result<(), String> {
         match self.backend.is_running() {
@@ -77,9 +118,10 @@ impl Stage {
     }
 }
 
+/// Looks at the kernel's table instead of connecting: a connection would warm what W6 wants to see cold.
 fn wait_for_port(host: &Host, address: SocketAddr, process: &mut Process) -> Result<(), String> {
     let until = Instant::now() + START;
-    while host.run(move || TcpStream::connect_timeout(&address, START)).is_err() {
+    while !host.run(move || listens(address.port())) {
         if !process.is_running() {
             return Err(format!("{} ended at its start:\n{}", process.label(), process.last_lines()));
         }
@@ -91,33 +133,49 @@ fn wait_for_port(host: &Host, address: SocketAddr, process: &mut Process) -> Res
     Ok(())
 }
 
+fn listens(port: u16) -> bool {
+    let own = format!(":{port:04X}");
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].map(fs::read_to_string);
+    tables.into_iter().flatten().any(|table| {
+        table.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, state) = (fields.next(), fields.nth(1));
+            local.is_some_and(|local| local.ends_with(&own)) && state == Some(LISTENING)
+        })
+    })
+}
+
+fn backend_config(dir: &Path) -> String {
+    let body = "x".repeat(BODY_LENGTH);
+    let server = format!(
+        "server {{ listen 0.0.0.0:{APP_PORT} backlog=4096; default_type text/plain; location / {{ return 200 \"{body}\"; }} }}"
+    );
+    nginx_config(dir, "backend", &server)
+}
+
 /// One process without a log, whose connections never end by themselves. Root by name: in a user namespace there is
 /// nobody else whom its directories could be given to.
-fn backend_config(dir: &Path) -> String {
+pub(crate) fn nginx_config(dir: &Path, name: &str, servers: &str) -> String {
     let dir = dir.display();
-    let body = "x".repeat(BODY_LENGTH);
     format!(
         r#"daemon off;
 user root root;
 master_process off;
 worker_processes 1;
-pid {dir}/backend.pid;
+pid {dir}/{name}.pid;
 error_log stderr crit;
-events {{ worker_connections 16000; }}
+events {{ worker_connections 19000; }}
 http {{
   access_log off;
+  tcp_nodelay on;
   keepalive_timeout 3600s;
   keepalive_requests 4000000000;
-  client_body_temp_path {dir}/client_body;
-  proxy_temp_path {dir}/proxy;
-  fastcgi_temp_path {dir}/fastcgi;
-  uwsgi_temp_path {dir}/uwsgi;
-  scgi_temp_path {dir}/scgi;
-  server {{
-    listen 0.0.0.0:{APP_PORT} backlog=4096;
-    default_type text/plain;
-    location / {{ return 200 "{body}"; }}
-  }}
+  client_body_temp_path {dir}/{name}-client_body;
+  proxy_temp_path {dir}/{name}-proxy;
+  fastcgi_temp_path {dir}/{name}-fastcgi;
+  uwsgi_temp_path {dir}/{name}-uwsgi;
+  scgi_temp_path {dir}/{name}-scgi;
+  {servers}
 }}
 "#
     )

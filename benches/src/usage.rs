@@ -35,6 +35,29 @@ impl Sub for CpuSeconds {
     }
 }
 
+/// What the proxies used during a load: one after the other as they are given.
+pub(crate) fn during<T>(
+    proxies: &[Process],
+    load: impl FnOnce() -> Result<T, String>,
+) -> Result<(T, Vec<CpuSeconds>), String> {
+    let look = || proxies.iter().map(CpuSeconds::of).collect::<Result<Vec<_>, _>>();
+    let before = look()?;
+    let result = load()?;
+    let used = look()?.into_iter().zip(before).map(|(after, before)| after - before).collect();
+    Ok((result, used))
+}
+
+/// Of all of them.
+pub(crate) fn total(used: &[CpuSeconds]) -> f64 {
+    used.iter().map(|one| one.total()).sum()
+}
+
+/// The share of it that was spent in user mode; none where nothing was used.
+pub(crate) fn user_share(used: &[CpuSeconds]) -> Option<f64> {
+    let total = total(used);
+    (total > 0.0).then(|| used.iter().map(|one| one.user).sum::<f64>() / total)
+}
+
 /// Fields 14 and 15; the second field is a name in parentheses that may itself hold spaces and parentheses.
 fn parse(stat: &str, ticks_per_second: u64) -> Option<CpuSeconds> {
     let (_, after_name) = stat.rsplit_once(')')?;

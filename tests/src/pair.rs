@@ -1,10 +1,11 @@
 //! Two hosts on one wire, with nothing between them: for measurements, in which a router or an emulator would be
-//! measured too.
+//! measured too. Or with the emulated link alone between them, where the link is what is measured.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::link::{Link, LinkShape};
 use crate::net::{self, Via};
 
 /// The only interface of each host besides loopback.
@@ -25,12 +26,39 @@ impl Pair {
     /// # Errors
     /// When the kernel refuses a step.
     pub fn new() -> Result<Self, Error> {
-        let pair = Self { client: Host::new("client")?, server: Host::new("server")? };
-        net::prepare(&pair.client)?;
-        net::prepare(&pair.server)?;
+        let pair = Self::apart()?;
         net::connect((&pair.client, INTERFACE), (&pair.server, INTERFACE))?;
         attach(&pair.client, 1, 2)?;
         attach(&pair.server, 2, 1)?;
+        Ok(pair)
+    }
+
+    /// The same two, joined by an emulated link. Segmentation offloads are off: a lost frame is one segment.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn over_link(shape: LinkShape) -> Result<(Self, Link), Error> {
+        let (pair, between) = (Self::apart()?, Host::new("link")?);
+        net::silence(&between)?;
+        for (host, wire) in [(&pair.client, "left"), (&pair.server, "right")] {
+            net::connect((host, INTERFACE), (&between, wire))?;
+            net::no_offloads(host, INTERFACE)?;
+            net::no_offloads(&between, wire)?;
+        }
+        // The emulator listens before the wires are up, so that it misses no frame.
+        let link = Link::start(between.clone(), "left", "right", shape)?;
+        net::up(&between, "left")?;
+        net::up(&between, "right")?;
+        attach(&pair.client, 1, 2)?;
+        attach(&pair.server, 2, 1)?;
+        Ok((pair, link))
+    }
+
+    /// Neither has a wire yet.
+    fn apart() -> Result<Self, Error> {
+        let pair = Self { client: Host::new("client")?, server: Host::new("server")? };
+        net::prepare(&pair.client)?;
+        net::prepare(&pair.server)?;
         Ok(pair)
     }
 }

@@ -1,40 +1,86 @@
-//! Envoy as a pair of sidecars, HTTP/2 between them. Its configuration is JSON, which is YAML too.
+//! Envoy as a pair of sidecars, or as one hop. Its configuration is JSON, which is YAML too.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-use isthmus_world::Command;
+use isthmus_world::{Command, Process};
 use serde_json::{Value, json};
 
-use super::{INBOUND_PORT, OUTBOUND_PORT, Sides};
+use super::{Between, Hops, Plan};
 use crate::certificates::{Certificates, Leaf};
-use crate::stage::{APP_PORT, Stage};
+use crate::stage::{Stage, Traffic};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 /// No limit may be the reason for a number.
 const NO_LIMIT: u32 = 1_000_000;
 
-pub(super) fn start(program: &Path, certificates: &Certificates, stage: &Stage) -> Result<Sides, String> {
-    let inbound = stage.hosts.server.socket(INBOUND_PORT);
-    let outbound = SocketAddr::from(([127, 0, 0, 1], OUTBOUND_PORT));
-    let app = SocketAddr::from(([127, 0, 0, 1], APP_PORT));
-    let callee = proxy(inbound, app, Some(callee_transport(certificates)), None);
-    let caller = proxy(outbound, inbound, None, Some(caller_transport(certificates)));
-    let callee = stage.file("callee.json", &callee.to_string())?;
-    let caller = stage.file("caller.json", &caller.to_string())?;
+/// One listener, one cluster.
+struct Proxy {
+    listen: SocketAddr,
+    next: SocketAddr,
+    /// TLS on the listener makes it a callee's.
+    downstream: Option<Value>,
+    /// TLS on the cluster makes it a caller's.
+    upstream: Option<Value>,
+    towards_next: Between,
+}
+
+pub(super) fn start(
+    program: &Path,
+    certificates: &Certificates,
+    stage: &Stage,
+    plan: &Plan,
+) -> Result<Vec<Process>, String> {
     let command = |config: &Path, name| {
         let options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"];
         Command::new(program).args(options).arg(config).named(name)
     };
-    Ok(Sides {
-        callee: stage.start(&stage.hosts.server, command(&callee, "envoy-callee"), inbound)?,
-        caller: stage.start(&stage.hosts.client, command(&caller, "envoy-caller"), outbound)?,
-    })
+    let towards_app = match plan.setting.traffic {
+        Traffic::Http => Between::Http1,
+        Traffic::Grpc => Between::Http2,
+        Traffic::Bytes => Between::Bytes,
+    };
+    let mut proxies = Vec::new();
+    if plan.setting.hops == Hops::Pair {
+        let downstream = Some(callee_transport(certificates, plan.between));
+        let callee = Proxy { listen: plan.next, next: plan.app, downstream, upstream: None, towards_next: towards_app };
+        let config = stage.file("callee.json", &callee.config().to_string())?;
+        proxies.push(stage.start(&stage.hosts.server, command(&config, "envoy-callee"), plan.next)?);
+    }
+    let (upstream, towards_next) = match plan.setting.hops {
+        Hops::Pair => (Some(caller_transport(certificates)), plan.between),
+        Hops::One => (None, towards_app),
+    };
+    let caller = Proxy { listen: plan.outbound, next: plan.next, downstream: None, upstream, towards_next };
+    let config = stage.file("caller.json", &caller.config().to_string())?;
+    proxies.insert(0, stage.start(&stage.hosts.client, command(&config, "envoy-caller"), plan.outbound)?);
+    Ok(proxies)
 }
 
-/// One listener, one cluster. TLS on the listener makes it a callee's, TLS on the cluster a caller's.
-fn proxy(listen: SocketAddr, next: SocketAddr, downstream: Option<Value>, upstream: Option<Value>) -> Value {
-    let towards_next = if upstream.is_some() { "http2_protocol_options" } else { "http_protocol_options" };
+impl Proxy {
+    fn config(self) -> Value {
+        let mut cluster = cluster(self.next, self.towards_next);
+        let filter = if self.towards_next == Between::Bytes { tcp_proxy() } else { http_manager() };
+        let mut chain = json!({ "filters": [filter] });
+        if let Some(transport) = self.upstream {
+            cluster["transport_socket"] = transport;
+        }
+        if let Some(transport) = self.downstream {
+            chain["transport_socket"] = transport;
+        }
+        json!({
+            "node": { "id": "bench", "cluster": "bench" },
+            "static_resources": {
+                "listeners": [{
+                    "name": "in", "address": address(self.listen), "tcp_backlog_size": 4096, "filter_chains": [chain],
+                }],
+                "clusters": [cluster],
+            },
+        })
+    }
+}
+
+fn cluster(next: SocketAddr, towards_next: Between) -> Value {
     let mut cluster = json!({
         "name": "next",
         "type": "STATIC",
@@ -46,25 +92,25 @@ fn proxy(listen: SocketAddr, next: SocketAddr, downstream: Option<Value>, upstre
         "circuit_breakers": { "thresholds": [{
             "max_connections": NO_LIMIT, "max_pending_requests": NO_LIMIT, "max_requests": NO_LIMIT,
         }] },
-        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
-            "explicit_http_config": { towards_next: {} },
-        } },
     });
-    let mut chain = json!({ "filters": [http_manager()] });
-    if let Some(transport) = upstream {
-        cluster["transport_socket"] = transport;
-    }
-    if let Some(transport) = downstream {
-        chain["transport_socket"] = transport;
-    }
-    json!({
-        "node": { "id": "bench", "cluster": "bench" },
-        "static_resources": {
-            "listeners": [{ "name": "in", "address": address(listen), "filter_chains": [chain] }],
-            "clusters": [cluster],
-        },
-    })
+    let options = match towards_next {
+        Between::Http1 => "http_protocol_options",
+        Between::Http2 => "http2_protocol_options",
+        Between::Bytes => return cluster,
+    };
+    cluster["typed_extension_protocol_options"] = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
+        "explicit_http_config": { options: {} },
+    } });
+    cluster
+}
+
+fn tcp_proxy() -> Value {
+    json!({ "name": "tcp", "typed_config": {
+        "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+        "stat_prefix": "tcp",
+        "cluster": "next",
+    } })
 }
 
 fn http_manager() -> Value {
@@ -82,9 +128,13 @@ fn http_manager() -> Value {
     } })
 }
 
-fn callee_transport(certificates: &Certificates) -> Value {
+fn callee_transport(certificates: &Certificates, between: Between) -> Value {
     let mut common = tls(&certificates.callee, &certificates.caller, &certificates.authority);
-    common["alpn_protocols"] = json!(["h2"]);
+    match between {
+        Between::Http1 => common["alpn_protocols"] = json!(["http/1.1"]),
+        Between::Http2 => common["alpn_protocols"] = json!(["h2"]),
+        Between::Bytes => {}
+    }
     json!({ "name": "tls", "typed_config": {
         "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
         "require_client_certificate": true,

@@ -1,88 +1,105 @@
-//! HAProxy as a pair of sidecars.
+//! HAProxy as a pair of sidecars, or as one hop.
 
 use std::path::Path;
 
-use isthmus_world::Command;
+use isthmus_world::{Command, Process};
 
-use super::{INBOUND_PORT, OUTBOUND_PORT, Sides};
-use crate::certificates::Certificates;
-use crate::stage::{APP_PORT, Stage};
-
-/// What the two speak with each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Between {
-    Http1,
-    Http2,
-}
+use super::{Between, Hops, Plan};
+use crate::certificates::{Certificates, Leaf};
+use crate::stage::{Stage, Traffic};
 
 pub(super) fn start(
     program: &Path,
     certificates: &Certificates,
     stage: &Stage,
-    between: Between,
-) -> Result<Sides, String> {
-    let inbound = stage.hosts.server.socket(INBOUND_PORT);
-    let outbound = ([127, 0, 0, 1], OUTBOUND_PORT).into();
-    let callee = stage.file("callee.cfg", &callee(certificates, &inbound.to_string(), between))?;
-    let caller = stage.file("caller.cfg", &caller(certificates, &inbound.to_string(), between))?;
+    plan: &Plan,
+) -> Result<Vec<Process>, String> {
     let command = |config: &Path, name| Command::new(program).args(["-db", "-q", "-f"]).arg(config).named(name);
-    Ok(Sides {
-        callee: stage.start(&stage.hosts.server, command(&callee, "haproxy-callee"), inbound)?,
-        caller: stage.start(&stage.hosts.client, command(&caller, "haproxy-caller"), outbound)?,
-    })
+    let mut proxies = Vec::new();
+    if plan.setting.hops == Hops::Pair {
+        let config = stage.file("callee.cfg", &callee(certificates, plan))?;
+        proxies.push(stage.start(&stage.hosts.server, command(&config, "haproxy-callee"), plan.next)?);
+    }
+    let config = stage.file("caller.cfg", &caller(certificates, plan))?;
+    proxies.insert(0, stage.start(&stage.hosts.client, command(&config, "haproxy-caller"), plan.outbound)?);
+    Ok(proxies)
 }
 
-/// One thread; connections to the other side are shared by all of this side's.
-const COMMON: &str = "\
+/// One thread; connections to the other side are shared by all of this side's. The descriptor limit is not its to judge:
+/// it assumes two for each connection, also where many share one.
+fn common(plan: &Plan) -> String {
+    let mode = match plan.between {
+        Between::Bytes => "mode tcp",
+        Between::Http1 | Between::Http2 => "mode http\n    http-reuse always\n    timeout http-keep-alive 1h",
+    };
+    format!(
+        "\
 global
     nbthread 1
-    maxconn 8000
+    maxconn 12000
+    no strict-limits
     ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
     ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256
 
 defaults
-    mode http
-    http-reuse always
+    {mode}
     timeout connect 5s
     timeout client 1h
     timeout server 1h
-    timeout http-keep-alive 1h
-";
-
-fn callee(certificates: &Certificates, listen: &str, between: Between) -> String {
-    let (own, authority) = (certificates.callee.both.display(), certificates.authority.display());
-    let alpn = between.alpn();
-    format!(
-        "{COMMON}
-listen inbound
-    bind {listen} ssl crt {own} ca-file {authority} verify required ssl-min-ver TLSv1.3 alpn {alpn}
-    server app 127.0.0.1:{APP_PORT}
 "
     )
 }
 
-fn caller(certificates: &Certificates, callee: &str, between: Between) -> String {
-    let (own, authority) = (certificates.caller.both.display(), certificates.authority.display());
-    let name = &certificates.callee.dns_name;
-    let protocol = match between {
+fn callee(certificates: &Certificates, plan: &Plan) -> String {
+    let tls = tls(certificates, &certificates.callee);
+    let alpn = match plan.between {
         Between::Http1 => "alpn http/1.1",
-        Between::Http2 => "alpn h2 proto h2",
+        Between::Http2 => "alpn h2",
+        Between::Bytes => "",
     };
+    let (common, listen, app, to_app) = (common(plan), plan.next, plan.app, app_protocol(plan));
     format!(
-        "{COMMON}
-listen outbound
-    bind 127.0.0.1:{OUTBOUND_PORT}
-    server callee {callee} ssl crt {own} ca-file {authority} verify required verifyhost {name} sni str({name}) \
-         ssl-min-ver TLSv1.3 {protocol}
+        "{common}
+listen inbound
+    bind {listen} backlog 4096 {tls} ssl-min-ver TLSv1.3 {alpn}
+    server app {app} {to_app}
 "
     )
 }
 
-impl Between {
-    fn alpn(self) -> &'static str {
-        match self {
-            Self::Http1 => "http/1.1",
-            Self::Http2 => "h2",
+fn caller(certificates: &Certificates, plan: &Plan) -> String {
+    let name = &certificates.callee.dns_name;
+    let tls = tls(certificates, &certificates.caller);
+    let server = match (plan.setting.hops, plan.between) {
+        (Hops::One, _) => app_protocol(plan).to_owned(),
+        (Hops::Pair, between) => {
+            let protocol = match between {
+                Between::Http1 => "alpn http/1.1",
+                Between::Http2 => "alpn h2 proto h2",
+                Between::Bytes => "",
+            };
+            format!("{tls} verifyhost {name} sni str({name}) ssl-min-ver TLSv1.3 {protocol}")
         }
+    };
+    let (common, listen, next, from_app) = (common(plan), plan.outbound, plan.next, app_protocol(plan));
+    format!(
+        "{common}
+listen outbound
+    bind {listen} backlog 4096 {from_app}
+    server next {next} {server}
+"
+    )
+}
+
+fn tls(certificates: &Certificates, own: &Leaf) -> String {
+    let authority = certificates.authority.display();
+    format!("ssl crt {} ca-file {authority} verify required", own.both.display())
+}
+
+/// What app and caller speak, where it is not found out by looking.
+fn app_protocol(plan: &Plan) -> &'static str {
+    match plan.setting.traffic {
+        Traffic::Grpc => "proto h2",
+        Traffic::Http | Traffic::Bytes => "",
     }
 }

@@ -1,4 +1,4 @@
-//! The load: wrk with one thread and 64 connections, closed loop, and its report read back. An error in the load makes
+//! wrk with one thread and 64 connections, closed loop, and its report read back. An error in the load makes
 //! the turn worthless and is told as such.
 
 use std::path::Path;
@@ -64,5 +64,5 @@ fn microseconds(text: &str) -> Option<f64> {
 }
 
 #[cfg(test)]
-#[path = "load_test.rs"]
-mod load_test;
+#[path = "wrk_test.rs"]
+mod wrk_test;

@@ -1,0 +1,103 @@
+//! W7: what a request costs when the mesh grows under a pair that goes on running: W2 with 10, 1,000 and 100,000
+//! services, then with 1,000 rules for the service that is called. A sidecar knows what its app uses: so that the
+//! services are not only the control plane's, the app connects to as many of them as [`TOUCHED`] says.
+
+use std::time::Instant;
+
+use super::{LOAD_AVERAGE, WARM_UP, near, turn_of};
+use crate::load::wrk::wrk;
+use crate::peers::isthmus::Beside;
+use crate::peers::isthmus::resources::{ballast, ballast_vip, policy};
+use crate::peers::{Peer, Running, Setting};
+use crate::rounds::{Bench, Figure, Turn, Workload};
+use crate::stage::{Stage, Traffic};
+use crate::usage;
+
+/// Other services in the mesh, and the figure.
+const SERVICES: [(usize, &str); 3] = [
+    (10, "cpu_us_per_req_10_services"),
+    (1_000, "cpu_us_per_req_1000_services"),
+    (100_000, "cpu_us_per_req_100000_services"),
+];
+/// Rules of the policy with all those services there, and the figure.
+const RULES: [(usize, &str); 2] = [(10, "cpu_us_per_req_10_rules"), (1_000, "cpu_us_per_req_1000_rules")];
+/// Services that the app has used, at most: then they are in its sidecar's snapshot.
+const TOUCHED: usize = 2_000;
+
+pub(crate) const W7: Workload = Workload {
+    name: "w7",
+    what: "W2 while the mesh grows: other services in the mesh, with 100 rules; then rules of the policy",
+    figures: &[
+        Figure::plain("growth_services", "100,000 / 10 services", 2),
+        Figure::plain("growth_rules", "1,000 / 10 rules", 2),
+        Figure::plain("cpu_us_per_req_10_services", "CPU µs/request: 10 services", 2),
+        Figure::plain("cpu_us_per_req_1000_services", "1,000", 2),
+        Figure::plain("cpu_us_per_req_100000_services", "100,000", 2),
+        Figure::plain("cpu_us_per_req_10_rules", "10 rules", 2),
+        Figure::plain("cpu_us_per_req_1000_rules", "1,000", 2),
+        Figure::plain("rss_mib_caller", "RSS MiB caller's", 1),
+        Figure::plain("rss_mib_callee", "RSS MiB callee's", 1),
+        Figure::plain("rss_mib_control", "RSS MiB control plane", 0),
+        LOAD_AVERAGE,
+    ],
+    contenders: &[Peer::Isthmus],
+    rounds_at_most: 3,
+    turn: |bench, peer| {
+        let (stage, running) = near(bench, peer, Setting::pair(Traffic::Http))?;
+        carry(bench, stage, &running).map_err(|error| running.explain(error))
+    },
+};
+
+fn carry(bench: &Bench, mut stage: Stage, running: &Running) -> Result<Turn, String> {
+    let beside = running.beside.as_ref().ok_or("there is no control plane")?;
+    let mut turn = turn_of(running);
+    let mut there = 0;
+    for (services, key) in SERVICES {
+        grow(&stage, beside, there, services)?;
+        touch(&stage, there, services.min(TOUCHED))?;
+        there = services;
+        turn.values.insert(key, cost(bench, &stage, running)?);
+    }
+    for (rules, key) in RULES {
+        beside.apply(&stage, "policy.yaml", &policy(Traffic::Http, rules))?;
+        turn.values.insert(key, cost(bench, &stage, running)?);
+    }
+    let of = |large: &str, small: &str| turn.values[large] / turn.values[small];
+    let (services, rules) = (of(SERVICES[2].1, SERVICES[0].1), of(RULES[1].1, RULES[0].1));
+    turn.values.insert("growth_services", services);
+    turn.values.insert("growth_rules", rules);
+    super::add_resident(&mut turn, &running.proxies, ["rss_mib_caller", "rss_mib_callee"])?;
+    turn.values.insert("rss_mib_control", beside.control_bytes()? as f64 / super::MIB);
+    stage.check()?;
+    Ok(turn)
+}
+
+/// What one apply takes is bounded, and so is what a person wants to wait for without a word.
+fn grow(stage: &Stage, beside: &Beside, mut from: usize, to: usize) -> Result<(), String> {
+    const STEP: usize = 50_000;
+    while from < to {
+        let (start, next) = (Instant::now(), to.min(from + STEP));
+        beside.apply(stage, "services.yaml", &ballast(from, next))?;
+        eprintln!("w7: {next} services after {:.1} s", start.elapsed().as_secs_f64());
+        from = next;
+    }
+    Ok(())
+}
+
+/// The app connects to each and leaves: its sidecar asks the control plane what that was.
+fn touch(stage: &Stage, from: usize, to: usize) -> Result<(), String> {
+    let done = stage.hosts.client.block_on(async move {
+        for number in from..to {
+            tokio::net::TcpStream::connect((ballast_vip(number), 80)).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    done.map_err(|error| format!("connecting to the services: {error}"))
+}
+
+fn cost(bench: &Bench, stage: &Stage, running: &Running) -> Result<f64, String> {
+    let load = |length| wrk(&bench.programs.wrk, &stage.hosts.client, &running.url(), super::w2::CONNECTIONS, length);
+    load(WARM_UP)?;
+    let (load, used) = usage::during(&running.proxies, || load(bench.length))?;
+    Ok(usage::total(&used) * 1e6 / load.requests)
+}
