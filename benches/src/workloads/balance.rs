@@ -29,7 +29,7 @@ pub(crate) const BALANCE: Workload = Workload {
         LOAD_AVERAGE,
     ],
     contenders: &[Peer::Isthmus],
-    rounds_at_most: u32::MAX,
+    rounds_at_most: 2,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting { workers: WORKERS, ..Setting::pair(Traffic::Http) })?;
         carry(bench, stage, &running).map_err(|error| running.explain(error))

@@ -16,7 +16,7 @@ const MANY_HTTP: usize = 10_000;
 const MANY_BYTES: usize = 9_500;
 /// Between the last exchange and the look, and at most between the end and the last look.
 const SETTLE: Duration = Duration::from_secs(1);
-const RETURNED: Duration = Duration::from_secs(8);
+const RETURNED: Duration = Duration::from_secs(5);
 /// Memory counts as returned when it is within this share of what was idle.
 const NEAR_IDLE: f64 = 1.15;
 
@@ -37,7 +37,7 @@ pub(crate) const W4_L4: Workload = Workload {
     what: "memory of a pair over mTLS with idle opaque TCP connections of the app, each after an echo (9,500 for 10,000)",
     figures: &FIGURES,
     contenders: &[Peer::Isthmus, Peer::Haproxy, Peer::Envoy],
-    rounds_at_most: 2,
+    rounds_at_most: 1,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Bytes))?;
         carry(stage, &running, Traffic::Bytes, MANY_BYTES).map_err(|error| running.explain(error))

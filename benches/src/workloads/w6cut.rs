@@ -26,7 +26,7 @@ pub(crate) const W6_CUT: Workload = Workload {
         LOAD_AVERAGE,
     ],
     contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2],
-    rounds_at_most: 2,
+    rounds_at_most: 1,
     turn: |bench, peer| {
         let shape = LinkShape { round_trip: Duration::from_millis(10), ..LinkShape::default() };
         let stage = Stage::far(&bench.programs, Traffic::Http, shape)?;

@@ -41,7 +41,7 @@ pub(crate) const W7: Workload = Workload {
         LOAD_AVERAGE,
     ],
     contenders: &[Peer::Isthmus],
-    rounds_at_most: 3,
+    rounds_at_most: 2,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Http))?;
         carry(bench, stage, &running).map_err(|error| running.explain(error))
@@ -72,9 +72,9 @@ fn carry(bench: &Bench, mut stage: Stage, running: &Running) -> Result<Turn, Str
     Ok(turn)
 }
 
-/// What one apply takes is bounded, and so is what a person wants to wait for without a word.
+/// In steps: one apply takes 4 MiB at most.
 fn grow(stage: &Stage, beside: &Beside, mut from: usize, to: usize) -> Result<(), String> {
-    const STEP: usize = 50_000;
+    const STEP: usize = 20_000;
     while from < to {
         let (start, next) = (Instant::now(), to.min(from + STEP));
         beside.apply(stage, "services.yaml", &ballast(from, next))?;

@@ -1,0 +1,236 @@
+//! What is counted. Everything is prepared before the first call, as it is in the proxy.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_certs::{SpiffeId, TrustDomain};
+use isthmus_proto::model::{
+    self, Action, Address, AppProtocol, Body, Conditions, Delta, Endpoint, Enforcement, IdentityPattern, MeshPeer,
+    PathPattern, PortPolicy, Resource, ResourceKey, Rule, RuleMode, ServiceName, ServicePort, Site, Target, TlsVersion,
+    Transport,
+};
+use isthmus_proxy::detect::{classify, client_hello};
+use isthmus_proxy::http::headers::sanitize;
+use isthmus_proxy::state::Mesh;
+use isthmus_proxy::state::policy::{CompiledPolicy, Facts, HttpFacts, decide};
+use isthmus_proxy::telemetry::{Direction, Metrics, TraceContext};
+
+/// One function with its surroundings.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) what: &'static str,
+    /// Makes what the calls need. A call is told its number.
+    pub(crate) prepare: fn() -> Box<dyn FnMut(u64)>,
+}
+
+/// All there are.
+pub(crate) const ALL: &[Case] = &[
+    Case { name: "policy-1", what: "policy decision, 1 rule", prepare: || policy(1) },
+    Case { name: "policy-100", what: "policy decision, the last of 100 rules allows", prepare: || policy(100) },
+    Case { name: "policy-1000", what: "policy decision, the last of 1,000 rules allows", prepare: || policy(1_000) },
+    Case { name: "snapshot-10", what: "destination look-up among 10 services", prepare: || snapshot(10) },
+    Case { name: "snapshot-100000", what: "destination look-up among 100,000 services", prepare: || snapshot(100_000) },
+    Case { name: "client-hello", what: "ClientHello parse (rustls, ML-KEM share)", prepare: hello },
+    Case { name: "detect-http1", what: "detection of an HTTP/1.1 request", prepare: || detect(REQUEST) },
+    Case { name: "detect-http2", what: "detection of an HTTP/2 preface", prepare: || detect(PREFACE) },
+    Case {
+        name: "detect-opaque",
+        what: "detection of bytes that are nothing known",
+        prepare: || detect(b"*3\r\n$3\r\nSET"),
+    },
+    Case { name: "sanitise-clean", what: "header sanitise, 10 headers, none to remove", prepare: sanitise_clean },
+    Case {
+        name: "sanitise-dirty",
+        what: "header sanitise, 2 of 12 to remove (with their insertion)",
+        prepare: sanitise_dirty,
+    },
+    Case { name: "metrics-request", what: "metrics record of one request", prepare: metrics },
+    Case { name: "trace-context", what: "trace context parse (traceparent and tracestate)", prepare: trace_context },
+    Case { name: "trace-child", what: "trace context of the next hop", prepare: trace_child },
+];
+
+const REQUEST: &[u8] = b"GET /v1/orders/17 HTTP/1.1\r\nHost: orders.shop\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/{account}")).expect("an id")
+}
+
+/// As in W2: every rule is about this caller, and only the last about this request.
+fn policy(rules: u32) -> Box<dyn FnMut(u64)> {
+    let caller = id("web");
+    let rule = |index: u32| {
+        let last = index + 1 == rules;
+        let (methods, path) =
+            if last { (["GET", "POST"], "/".to_owned()) } else { (["PUT", "PATCH"], format!("/v1/{index}/")) };
+        let conditions = Conditions {
+            identities: Some(vec![IdentityPattern::Exact(caller.clone())]),
+            methods: Some(methods.map(str::to_owned).to_vec()),
+            paths: Some(vec![PathPattern::Prefix(path)]),
+            ..Conditions::default()
+        };
+        Rule { policy: "shop/orders".to_owned(), index, mode: RuleMode::Enforce, conditions: Ok(conditions) }
+    };
+    let compiled = CompiledPolicy::new(PortPolicy {
+        transport: Transport::MeshOnly,
+        min_tls_version: TlsVersion::V1_2,
+        deny: Vec::new(),
+        allow: (0..rules).map(rule).collect(),
+        default_action: Action::Deny,
+        default_from: None,
+    });
+    let headers = typical_headers();
+    Box::new(move |_| {
+        let http = HttpFacts { host: Some("orders.shop"), method: "GET", path: "/v1/orders/17", headers: &headers };
+        let peer_ip = IpAddr::V4(Ipv4Addr::new(10, 10, 1, 10));
+        let facts = Facts { peer: Some(&caller), peer_ip, peer_site: Some("dc1"), port: 8080, http: Some(http) };
+        assert!(black_box(decide(&compiled, black_box(&facts))).allowed);
+    })
+}
+
+/// The address of a service in turn, so that it is not always the same one in the cache of a look-up.
+fn snapshot(services: u32) -> Box<dyn FnMut(u64)> {
+    let mesh = mesh_of(services);
+    Box::new(move |number| {
+        // An odd step far from a power of two visits all of them.
+        let service = (number.wrapping_mul(7_919) % u64::from(services)) as u32;
+        let found = mesh.destination(black_box(SocketAddr::new(vip(service), 80)));
+        assert!(matches!(black_box(found), isthmus_proxy::state::Destination::Service { .. }));
+    })
+}
+
+fn vip(service: u32) -> IpAddr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 112, 0, 0).to_bits() + service).into()
+}
+
+fn mesh_of(services: u32) -> Arc<Mesh> {
+    let site: model::SiteName = "dc1".parse().expect("a name");
+    let world = model::Mesh {
+        trust_domain: TrustDomain::parse("shop.example").expect("a trust domain"),
+        enforcement: Enforcement::Enforce,
+        site: site.clone(),
+        sites: vec![Site { name: site.clone(), ranges: vec!["10.10.0.0/16".parse().expect("a range")] }],
+        vip_ranges: vec!["10.112.0.0/12".parse().expect("a range")],
+        dns_suffixes: Vec::new(),
+        links: Vec::new(),
+        roots_der: Vec::new(),
+        telemetry: Ok(model::Telemetry::default()),
+        leaf_lifetime: None,
+    };
+    let mut upserts = vec![Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(world))) }];
+    for number in 0..services {
+        let name: ServiceName = format!("shop/s{number}").parse().expect("a name");
+        let address = Address { ip: vip(number), target: Target::Service(name.clone()) };
+        let key = ResourceKey::Address(vip(number));
+        upserts.push(Resource { key, body: Ok(Body::Address(Box::new(address))) });
+        let service = service(name.clone(), number, &site);
+        upserts.push(Resource { key: ResourceKey::Service(name), body: Ok(Body::Service(Box::new(service))) });
+    }
+    let delta = Delta { version: 1, upserts, removals: Vec::new(), first_sync_complete: true };
+    Arc::new(Mesh::unknown().apply(delta))
+}
+
+fn service(name: ServiceName, number: u32, site: &model::SiteName) -> model::Service {
+    let port = ServicePort {
+        port: 80,
+        name: "http".to_owned(),
+        protocol: AppProtocol::Http,
+        transport: Some(Transport::MeshOnly),
+        min_tls_version: None,
+    };
+    let endpoint = Endpoint {
+        site: Some(site.clone()),
+        ip: IpAddr::V4(Ipv4Addr::new(10, 10, 0, 1)),
+        target_ports: BTreeMap::from([(80, 8080)]),
+        workload: Some("shop/orders".parse().expect("a name")),
+        mesh: Some(MeshPeer { port: 15008, identities: vec![id("orders")] }),
+    };
+    model::Service {
+        name,
+        hostnames: Vec::new(),
+        vips: vec![vip(number)],
+        ports: vec![(80, Ok(port))],
+        endpoints: vec![Ok(endpoint)],
+    }
+}
+
+/// A hello as rustls sends it, with a share of a post-quantum key: more than a segment long.
+fn hello() -> Box<dyn FnMut(u64)> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "orders.shop.example".try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("a hello");
+    Box::new(move |_| {
+        let parsed = client_hello::parse(black_box(&bytes));
+        assert!(matches!(black_box(parsed), client_hello::Parsed::Hello(..)));
+    })
+}
+
+fn detect(bytes: &'static [u8]) -> Box<dyn FnMut(u64)> {
+    Box::new(move |_| {
+        black_box(classify(black_box(bytes)));
+    })
+}
+
+fn typical_headers() -> HeaderMap {
+    let pairs = [
+        ("host", "orders.shop"),
+        ("user-agent", "curl/8.5.0"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, br"),
+        ("accept-language", "en"),
+        ("cookie", "session=0123456789abcdef"),
+        ("content-type", "application/json"),
+        ("x-request-id", "7f1c2d3e"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("tracestate", "vendor=t61rcWkgMzE,other=00f067aa0ba902b7"),
+    ];
+    pairs.into_iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+}
+
+fn sanitise_clean() -> Box<dyn FnMut(u64)> {
+    let mut headers = typical_headers();
+    Box::new(move |_| sanitize(black_box(&mut headers)))
+}
+
+fn sanitise_dirty() -> Box<dyn FnMut(u64)> {
+    let mut headers = typical_headers();
+    Box::new(move |_| {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("keep-alive"));
+        headers.insert("keep-alive", HeaderValue::from_static("timeout=5"));
+        sanitize(black_box(&mut headers));
+    })
+}
+
+fn metrics() -> Box<dyn FnMut(u64)> {
+    let metrics = Metrics::new(4).for_worker(1);
+    Box::new(move |number| {
+        let elapsed = Duration::from_micros(black_box(300 + number % 64));
+        metrics.request(Direction::Inbound, black_box(200), elapsed);
+    })
+}
+
+fn trace_context() -> Box<dyn FnMut(u64)> {
+    let headers = typical_headers();
+    Box::new(move |_| {
+        assert!(black_box(TraceContext::parse(black_box(&headers))).is_some());
+    })
+}
+
+fn trace_child() -> Box<dyn FnMut(u64)> {
+    let context = TraceContext::parse(&typical_headers()).expect("a context");
+    Box::new(move |_| {
+        black_box(black_box(&context).child());
+    })
+}
