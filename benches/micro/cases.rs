@@ -142,6 +142,7 @@ fn service(name: ServiceName, number: u32, site: &model::SiteName) -> model::Ser
         protocol: AppProtocol::Http,
         transport: Some(Transport::MeshOnly),
         min_tls_version: None,
+        options: Default::default(),
     };
     let endpoint = Endpoint {
         site: Some(site.clone()),
