@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::inbound::{self, Inbound};
-use crate::listen::{Bound, Gate, Permit, accept, original_destination};
+use crate::listen::{Bound, Gate, Permit, Received, Served, Share, accept, original_destination, shares};
 use crate::outbound::{self, Outbound};
 use crate::reason::Reason;
 use crate::tcp;
@@ -37,6 +38,9 @@ pub(super) struct Workers {
     /// True: finish what is in flight.
     stop: watch::Sender<bool>,
     accepting: CancellationToken,
+    /// Held by each worker that still has connections: streams of one may run on a mesh connection of another, so that
+    /// none ends before all have finished.
+    serving: TaskTracker,
     /// Cancelled with everything else: what is not finished by then is cut.
     cut: CancellationToken,
 }
@@ -49,7 +53,10 @@ struct Worker {
     listeners: [StdListener; 3],
     own_ports: Vec<u16>,
     stop: watch::Receiver<bool>,
+    /// Accepted mesh connections: given and taken.
+    mesh: (Share, Received),
     accepting: CancellationToken,
+    serving: TaskTrackerToken,
     cut: CancellationToken,
     _ended: Ended,
 }
@@ -70,16 +77,19 @@ impl Workers {
         let running = outbound.len();
         let (sender, ended) = mpsc::channel(running);
         let (stop, accepting, cut) = (watch::Sender::new(false), CancellationToken::new(), CancellationToken::new());
-        let workers = Workers { ended, running, stop, accepting, cut };
-        let shares = outbound.into_iter().zip(inbound).zip(mesh);
-        for (index, ((outbound, inbound), mesh)) in shares.enumerate() {
+        let workers = Workers { ended, running, stop, accepting, serving: TaskTracker::new(), cut };
+        let listeners = outbound.into_iter().zip(inbound).zip(mesh);
+        let shared = listeners.zip(shares(running, &parts.metrics));
+        for (index, (((outbound, inbound), listens_mesh), mesh)) in shared.enumerate() {
             let worker = Worker {
                 index,
                 parts: parts.clone(),
-                listeners: [outbound, inbound, mesh],
+                listeners: [outbound, inbound, listens_mesh],
+                mesh,
                 own_ports: listening.ports(),
                 stop: workers.stop.subscribe(),
                 accepting: workers.accepting.clone(),
+                serving: workers.serving.token(),
                 cut: workers.cut.clone(),
                 _ended: Ended(sender.clone()),
             };
@@ -100,10 +110,8 @@ impl Workers {
     pub(super) async fn drain(mut self, limit: Duration) {
         self.accepting.cancel();
         self.stop.send_replace(true);
-        let deadline = Instant::now() + limit;
-        while self.running > 0 && timeout_at(deadline, self.ended.recv()).await.is_ok() {
-            self.running -= 1;
-        }
+        self.serving.close();
+        let _ = timeout(limit, self.serving.wait()).await;
         self.cut.cancel();
         let deadline = Instant::now() + LAST_BYTES;
         while self.running > 0 && timeout_at(deadline, self.ended.recv()).await.is_ok() {
@@ -147,8 +155,10 @@ impl Worker {
         let [Ok(from_app), Ok(from_others), Ok(from_mesh)] = registered else {
             return tracing::error!(worker = self.index, "a worker's listeners cannot be registered");
         };
-        let (to_outbound, to_inbound, to_mesh) = (outbound, inbound.clone(), inbound);
+        let (to_outbound, to_inbound) = (outbound, inbound.clone());
         let (count_outbound, count_inbound) = (metrics.clone(), metrics.clone());
+        let (share, received) = self.mesh;
+        let (to_mesh, share) = (inbound.clone(), Rc::new(share));
         tokio::join!(
             accept(from_app, gate(), move |stream, peer, permit| {
                 serve_outbound(to_outbound.clone(), count_outbound.clone(), stream, peer, permit)
@@ -157,18 +167,18 @@ impl Worker {
                 serve_inbound(to_inbound.clone(), count_inbound.clone(), stream, peer, permit)
             }),
             accept(from_mesh, gate(), move |stream, peer, permit| {
-                let inbound = to_mesh.clone();
-                async move {
-                    inbound.mesh(stream, peer).await;
-                    drop(permit);
-                }
+                share_out(to_mesh.clone(), share.clone(), stream, peer, permit)
             }),
+            take_over(inbound, received, &tasks),
         );
         tasks.close();
         tokio::select! {
             () = tasks.wait() => {}
             () = self.cut.cancelled() => tracing::warn!(worker = self.index, open = tasks.len(), "connections cut at the end of the drain"),
         }
+        // The mesh connections that others borrow live here.
+        drop(self.serving);
+        self.cut.cancelled().await;
     }
 
     fn outbound(&self, metrics: &Metrics) -> Rc<Outbound> {
@@ -194,6 +204,28 @@ impl Worker {
             own_ports: self.own_ports.clone(),
             stop: self.stop.clone(),
         })
+    }
+}
+
+/// From a peer: on this worker or on the one that has least to do.
+async fn share_out(to: Rc<Inbound>, share: Rc<Share>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    let served = share.keep_or_hand(stream, peer, permit);
+    // Others wait until nobody can hand them anything any more.
+    drop(share);
+    if let Some(Served { stream, peer, held }) = served {
+        to.mesh(stream, peer).await;
+        drop(held);
+    }
+}
+
+/// What other workers accepted for this one, until all of them accept no more.
+async fn take_over(to: Rc<Inbound>, mut received: Received, tasks: &TaskTracker) {
+    while let Some(Served { stream, peer, held }) = received.next().await {
+        let to = Rc::clone(&to);
+        tasks.spawn_local(async move {
+            to.mesh(stream, peer).await;
+            drop(held);
+        });
     }
 }
 

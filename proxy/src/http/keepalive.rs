@@ -185,3 +185,7 @@ impl Drop for Growth {
         GROWN_MIB.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "keepalive_test.rs"]
+mod keepalive_test;

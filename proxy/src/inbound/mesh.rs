@@ -124,7 +124,7 @@ fn poll_stream(connection: &mut Wire, keepalive: &mut Keepalive, cx: &mut Contex
 }
 
 /// A plain CONNECT is always a tunnel; everything else is a request, where the peer may send one.
-async fn serve_stream(
+pub(super) async fn serve_stream(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
     came: Instant,

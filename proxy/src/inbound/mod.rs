@@ -30,8 +30,14 @@ use crate::telemetry::{Metrics, Tracer};
 use crate::tls;
 
 #[cfg(test)]
+#[path = "drain_test.rs"]
+mod drain_test;
+#[cfg(test)]
 #[path = "hostile_test.rs"]
 mod hostile_test;
+#[cfg(test)]
+#[path = "mesh_test.rs"]
+mod mesh_test;
 #[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;

@@ -155,6 +155,20 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
 }
 
 pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: &SpiffeId, spec: &Spec) {
+    publish_endpoints(state, &[mesh_port], expected, spec);
+}
+
+/// A service with one endpoint for each port of a sidecar; `None`: one without.
+pub(super) fn publish_endpoints(state: &State, mesh_ports: &[Option<u16>], expected: &SpiffeId, spec: &Spec) {
+    let endpoint = |mesh_port: &Option<u16>| {
+        Ok(model::Endpoint {
+            site: Some("dc1".parse().unwrap()),
+            ip: OWN,
+            target_ports: [(80, spec.app_port)].into(),
+            workload: Some("shop/orders".parse().unwrap()),
+            mesh: mesh_port.map(|port| model::MeshPeer { port, identities: vec![expected.clone()] }),
+        })
+    };
     let service = model::Service {
         name: "shop/orders".parse().unwrap(),
         hostnames: vec!["orders.shop".into()],
@@ -170,13 +184,7 @@ pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: 
                 options: spec.options,
             }),
         )],
-        endpoints: vec![Ok(model::Endpoint {
-            site: Some("dc1".parse().unwrap()),
-            ip: OWN,
-            target_ports: [(80, spec.app_port)].into(),
-            workload: Some("shop/orders".parse().unwrap()),
-            mesh: mesh_port.map(|port| model::MeshPeer { port, identities: vec![expected.clone()] }),
-        })],
+        endpoints: mesh_ports.iter().map(endpoint).collect(),
     };
     let name = service.name.clone();
     let address = model::Address { ip: VIP.ip(), target: model::Target::Service(name.clone()) };

@@ -54,6 +54,7 @@ impl Metrics {
         for (worker, cell) in self.cells.iter().take(workers).enumerate() {
             page.sample(names::WORKER_CONNECTIONS, &[("worker", &worker.to_string())], cell.load());
         }
+        page.single(names::WORKER_IMBALANCE, format_args!("{:.3}", self.imbalance()));
     }
 
     fn render_refusals(&self, page: &mut Page) {

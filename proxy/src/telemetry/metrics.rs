@@ -224,6 +224,16 @@ impl Metrics {
         self.own.accept_errors.count(why);
     }
 
+    /// Streams that a worker serves to peers now, to compare workers by.
+    pub fn served_streams(&self, worker: usize) -> usize {
+        let at = MeshSide::Server as usize;
+        let open = self.cells.get(worker).map_or(0, |cell| {
+            let closed = cell.streams_closed[at].load(Relaxed);
+            cell.streams_opened[at].load(Relaxed).saturating_sub(closed)
+        });
+        usize::try_from(open).unwrap_or(usize::MAX)
+    }
+
     /// Open app and mesh connections of this worker, to compare workers by.
     pub fn own_load(&self) -> u64 {
         self.own.load()
@@ -270,6 +280,20 @@ impl Metrics {
     /// What readiness answers.
     pub fn ready(&self, ready: bool) {
         self.process.ready.store(i64::from(ready), Relaxed);
+    }
+}
+
+impl Metrics {
+    /// The busiest worker's load over the mean, in connections and streams; 1: even, the number of workers: one has all.
+    pub(super) fn imbalance(&self) -> f64 {
+        let workers = &self.cells[..self.cells.len() - 1];
+        let streams = |cell: &Cell| {
+            let closed: u64 = cell.streams_closed.iter().map(|n| n.load(Relaxed)).sum();
+            cell.streams_opened.iter().map(|n| n.load(Relaxed)).sum::<u64>().saturating_sub(closed)
+        };
+        let loads = || workers.iter().map(|cell| cell.load() + streams(cell));
+        let (all, most) = (loads().sum::<u64>(), loads().max().unwrap_or(0));
+        if all == 0 { 1.0 } else { most as f64 * workers.len() as f64 / all as f64 }
     }
 }
 

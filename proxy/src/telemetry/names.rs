@@ -51,7 +51,7 @@ pub(super) const MESH_FAILED: Family =
     counter("isthmus_mesh_handshakes_failed_total", "Handshakes between sidecars that failed, by side and reason.");
 pub(super) const MESH_EVENTS: Family = counter(
     "isthmus_mesh_events_total",
-    "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, handed, kept.",
+    "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, kept, handed, handed-back.",
 );
 pub(super) const STREAMS_OPENED: Family =
     counter("isthmus_streams_opened_total", "Requests and tunnels begun on mesh connections, by side.");
@@ -61,6 +61,10 @@ pub(super) const ACCEPT_ERRORS: Family =
     counter("isthmus_accept_errors_total", "accept() failures; the listener backs off and goes on. By cause.");
 pub(super) const WORKER_CONNECTIONS: Family =
     gauge("isthmus_worker_connections_active", "Open connections by worker; uneven numbers mean imbalance.");
+pub(super) const WORKER_IMBALANCE: Family = gauge(
+    "isthmus_worker_imbalance_ratio",
+    "The busiest worker's open connections and streams over the mean of all; 1: even.",
+);
 pub(super) const SPANS_EXPORTED: Family =
     counter("isthmus_spans_exported_total", "Spans that an OTLP collector acknowledged.");
 pub(super) const SPANS_DROPPED: Family =

@@ -49,6 +49,15 @@ impl LastRead {
         self.0.written.load(Relaxed)
     }
 
+    pub(crate) fn note_read(&self, count: usize) {
+        self.0.last_read.store(now(), Relaxed);
+        LastRead::add(&self.0.read, count);
+    }
+
+    pub(crate) fn note_written(&self, count: usize) {
+        LastRead::add(&self.0.written, count);
+    }
+
     fn add(counter: &AtomicU64, count: usize) {
         counter.store(counter.load(Relaxed).wrapping_add(count as u64), Relaxed);
     }
@@ -60,13 +69,13 @@ fn now() -> u64 {
 
 /// The socket under a mesh connection's TLS.
 #[derive(Debug)]
-pub struct Stamped {
-    stream: TcpStream,
+pub struct Stamped<S = TcpStream> {
+    stream: S,
     last_read: LastRead,
 }
 
-impl Stamped {
-    pub fn new(stream: TcpStream) -> Stamped {
+impl<S> Stamped<S> {
+    pub fn new(stream: S) -> Stamped<S> {
         Stamped { stream, last_read: LastRead::new() }
     }
 
@@ -76,26 +85,25 @@ impl Stamped {
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &written {
-            LastRead::add(&self.last_read.0.written, *count);
+            self.last_read.note_written(*count);
         }
         written
     }
 }
 
-impl AsyncRead for Stamped {
+impl<S: AsyncRead + Unpin> AsyncRead for Stamped<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let count = buf.filled().len() - before;
         if count > 0 {
-            self.last_read.0.last_read.store(now(), Relaxed);
-            LastRead::add(&self.last_read.0.read, count);
+            self.last_read.note_read(count);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Stamped {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stamped<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(written)

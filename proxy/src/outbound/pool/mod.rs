@@ -164,3 +164,7 @@ impl Drop for OpenHere {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+#[path = "pool_test.rs"]
+mod pool_test;

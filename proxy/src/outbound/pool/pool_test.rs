@@ -1,0 +1,433 @@
+//! Pools of several workers against sidecars that are only as much of one as a test needs. Time is paused: TLS over
+//! loopback passes while the clock stands, and what waits for the clock waits no real second.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use isthmus_certs::{
+    CertificateAuthority, ClientAuth, Clock as _, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock,
+    TrustDomain, WorkloadIdentity,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::{ConnectError, Limits, Peers, Pool, Slot};
+use crate::reason::Reason;
+use crate::state::{Endpoint, MeshPeer};
+use crate::tcp::DialOptions;
+use crate::telemetry::Metrics;
+use crate::tls;
+
+struct World {
+    ca: CertificateAuthority,
+    identity: Arc<IdentityStore>,
+    far: Arc<IdentityStore>,
+    peers: Arc<Peers>,
+    metrics: Metrics,
+}
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::workload(&TrustDomain::parse("shop.example").unwrap(), "shop", account).unwrap()
+}
+
+fn issue(ca: &CertificateAuthority, who: &SpiffeId, lifetime: Duration) -> WorkloadIdentity {
+    let key = PrivateKey::generate().unwrap();
+    let issued = ca.issue(&PublicKeyInfo::of(&key), who, lifetime, &[]).unwrap();
+    WorkloadIdentity::from_issued(issued, key, ca.bundle(), SystemClock.now()).unwrap()
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+impl World {
+    fn new() -> World {
+        let domain = TrustDomain::parse("shop.example").unwrap();
+        let ca = CertificateAuthority::generate(&domain, Arc::new(SystemClock)).unwrap();
+        let store = |account| {
+            let store = IdentityStore::new(domain.clone(), Arc::new(SystemClock));
+            store.replace(issue(&ca, &id(account), HOUR)).unwrap();
+            store
+        };
+        let (identity, far) = (store("web"), store("orders"));
+        let peers = Peers::new(&identity, Limits::default());
+        World { ca, identity, far, peers, metrics: Metrics::new(1) }
+    }
+
+    fn worker(&self) -> Rc<Pool> {
+        Pool::new(Arc::clone(&self.peers), self.metrics.clone(), DialOptions::default())
+    }
+
+    fn counted(&self, event: &str) -> bool {
+        self.metrics.render().contains(event)
+    }
+}
+
+/// A sidecar that answers each request with 200, `/held` after a minute.
+struct Far {
+    address: SocketAddr,
+    accepted: Rc<Cell<usize>>,
+    connections: Rc<RefCell<Vec<AbortHandle>>>,
+}
+
+async fn far(world: &World) -> Far {
+    far_with(world, tls::mesh::PROTOCOLS).await
+}
+
+async fn far_with(world: &World, protocols: &[&[u8]]) -> Far {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (accepted, connections): (Rc<Cell<usize>>, Rc<RefCell<Vec<AbortHandle>>>) = Default::default();
+    let (counted, kept) = (Rc::clone(&accepted), Rc::clone(&connections));
+    let config = world.far.server_config(protocols, ClientAuth::Required);
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.set(counted.get() + 1);
+            let serving = spawn_local(serve(stream, Arc::clone(&config)));
+            kept.borrow_mut().push(serving.abort_handle());
+        }
+    });
+    Far { address, accepted, connections }
+}
+
+async fn serve(stream: TcpStream, config: Arc<rustls::ServerConfig>) {
+    let Ok((stream, ..)) = tls::accept(stream, config).await else { return };
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        match request.uri().path() {
+            "/goaway" => connection.graceful_shutdown(),
+            "/held" => {
+                spawn_local(async move {
+                    sleep(Duration::from_secs(60)).await;
+                    let _ = respond.send_response(Response::new(()), true);
+                });
+                continue;
+            }
+            _ => {}
+        }
+        let _ = respond.send_response(Response::new(()), true);
+    }
+}
+
+impl Far {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        endpoint(self.address)
+    }
+
+    fn break_all(&self) {
+        self.connections.borrow_mut().drain(..).for_each(|serving| serving.abort());
+    }
+}
+
+fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        site: None,
+        ip: address.ip(),
+        target_ports: [(80, 8080)].into(),
+        workload: None,
+        mesh: Some(MeshPeer { port: address.port(), identities: vec![id("orders")] }),
+    })
+}
+
+async fn acquire(pool: &Rc<Pool>, endpoint: &Arc<Endpoint>) -> Result<Slot, ConnectError> {
+    pool.acquire(endpoint, endpoint.mesh.as_ref().unwrap()).await
+}
+
+async fn get(slot: &Slot, path: &str) -> Result<StatusCode, h2::Error> {
+    let request = Request::get(format!("http://orders.shop{path}")).body(()).unwrap();
+    let (response, _) = slot.send_request(request, true)?;
+    Ok(response.await?.status())
+}
+
+async fn on_worker<T>(test: impl Future<Output = T>) -> T {
+    LocalSet::new().run_until(timeout(HOUR, test)).await.expect("the test ends in time")
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_connected_nobody_waits_and_a_new_snapshot_finds_the_same_connection() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        assert!(pool.try_acquire(&to).is_none());
+        let slot = acquire(&pool, &to).await.unwrap();
+        assert_eq!(get(&slot, "/").await.unwrap(), 200);
+        assert!(pool.try_acquire(&to).is_some());
+        // The same endpoint, read anew from the control plane.
+        let again = far.endpoint();
+        assert!(pool.try_acquire(&again).is_none(), "known by its place in memory");
+        assert!(acquire(&pool, &again).await.is_ok());
+        assert!(pool.try_acquire(&again).is_some());
+        assert_eq!((far.accepted.get(), pool.open()), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_borrows_a_busy_one_makes_its_own_and_the_process_keeps_its_limit() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let to = far.endpoint();
+        let workers = [world.worker(), world.worker(), world.worker(), world.worker()];
+        for worker in &workers {
+            let slot = acquire(worker, &to).await.unwrap();
+            assert_eq!(get(&slot, "/").await.unwrap(), 200);
+        }
+        assert_eq!(far.accepted.get(), 1, "three of four borrow");
+        assert_eq!([0, 1, 2, 3].map(|worker: usize| workers[worker].open()), [1, 0, 0, 0]);
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            for worker in &workers {
+                held.push(acquire(worker, &to).await.unwrap());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(far.accepted.get(), 2, "a busy one has made its own, and there are no more than two");
+        let shares: Vec<usize> = workers.iter().map(|worker| worker.open()).collect();
+        assert_eq!(shares.iter().max(), Some(&1), "{shares:?}");
+        for slot in &held {
+            assert_eq!(get(slot, "/").await.unwrap(), 200);
+        }
+    })
+    .await;
+}
+
+#[test]
+fn streams_run_on_a_connection_of_another_thread() {
+    let world = World::new();
+    let (peers, metrics) = (Arc::clone(&world.peers), world.metrics.clone());
+    let (ask, asked) = tokio::sync::oneshot::channel::<SocketAddr>();
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let borrower = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async move {
+            let to = endpoint(asked.await.unwrap());
+            let pool = Pool::new(peers, metrics, DialOptions::default());
+            for _ in 0..1_000 {
+                let slot = acquire(&pool, &to).await.unwrap();
+                assert_eq!(get(&slot, "/").await.unwrap(), 200);
+            }
+            assert_eq!(pool.open(), 0, "it drives none");
+            let _ = done.send(());
+        });
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        drop(acquire(&pool, &to).await.unwrap());
+        ask.send(far.address).unwrap();
+        finished.await.unwrap();
+        assert_eq!(far.accepted.get(), 1);
+    });
+    borrower.join().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_the_answer_for_everybody_who_comes_shortly_after() {
+    on_worker(async {
+        let world = World::new();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (pool, other, to) = (world.worker(), world.worker(), endpoint(closed));
+        for worker in [&pool, &other, &pool] {
+            let error = acquire(worker, &to).await.map(drop).unwrap_err();
+            assert_eq!(error.reason(), Reason::ConnectFailed);
+        }
+        assert!(world.counted("isthmus_mesh_events_total{event=\"dial-failed\"} 1\n"), "one attempt");
+        assert!(world.counted("isthmus_mesh_events_total{event=\"failed-fast\"} 2\n"));
+        sleep(Duration::from_millis(600)).await;
+        assert!(acquire(&pool, &to).await.is_err());
+        assert!(world.counted("isthmus_mesh_events_total{event=\"dial-failed\"} 2\n"), "then it is tried again");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_peer_is_tried_less_and_less_often_and_found_when_it_is_back() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        drop(acquire(&pool, &to).await.unwrap());
+        // Without a request: the connection is lost, and made anew.
+        far.break_all();
+        until(|| far.accepted.get() == 2).await;
+        until(|| pool.try_acquire(&to).is_some()).await;
+        // A relay in its place refuses: attempts come apart.
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let gone = endpoint(closed);
+        assert!(acquire(&pool, &gone).await.is_err());
+        sleep(Duration::from_secs(240)).await;
+        let attempts = (1..40).find(|n| world.counted(&format!("{{event=\"dial-failed\"}} {n}\n"))).unwrap();
+        assert!((8..=24).contains(&attempts), "{attempts} attempts in four minutes");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_uses_is_closed_and_not_kept_warm() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        drop(acquire(&pool, &to).await.unwrap());
+        sleep(Duration::from_secs(290)).await;
+        assert_eq!(pool.open(), 1, "kept for those who come back");
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(pool.open(), 0);
+        assert!(world.counted("idle-closed"));
+        far.break_all();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(far.accepted.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_certificate_brings_a_new_connection_before_the_old_one_goes() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        drop(acquire(&pool, &to).await.unwrap());
+        world.identity.replace(issue(&world.ca, &id("web"), HOUR)).unwrap();
+        assert!(pool.try_acquire(&to).is_some(), "the old one goes on meanwhile");
+        until(|| far.accepted.get() == 2).await;
+        until(|| pool.open() == 1).await;
+        assert_eq!(get(&pool.try_acquire(&to).unwrap(), "/").await.unwrap(), 200);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_roots_end_what_was_trusted_under_the_old_ones() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        let held = acquire(&pool, &to).await.unwrap();
+        let stranger =
+            CertificateAuthority::generate(&TrustDomain::parse("shop.example").unwrap(), Arc::new(SystemClock));
+        world.identity.set_bundle(stranger.unwrap().bundle());
+        assert!(pool.try_acquire(&to).is_none(), "at once, and not only when a new one is there");
+        let refused = acquire(&pool, &to).await.map(drop).unwrap_err();
+        assert_eq!(refused.reason(), Reason::PeerIdentity);
+        drop(held);
+        until(|| pool.open() == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_goaway_the_next_stream_takes_another_connection_and_those_open_finish() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        let held = acquire(&pool, &to).await.unwrap();
+        let request = Request::get("http://orders.shop/held").body(()).unwrap();
+        let (answer, _) = held.send_request(request, true).unwrap();
+        assert_eq!(get(&held, "/goaway").await.unwrap(), 200);
+        let next = acquire(&pool, &to).await.unwrap();
+        assert_eq!(get(&next, "/").await.unwrap(), 200);
+        assert_eq!(far.accepted.get(), 2);
+        assert_eq!(answer.await.unwrap().status(), 200);
+        drop(held);
+        until(|| pool.open() == 1).await;
+    })
+    .await;
+}
+
+/// Passes bytes on, but for first flights larger than `most`: those it swallows, as some middleboxes do.
+async fn middlebox(to: SocketAddr, most: usize) -> (SocketAddr, Rc<Cell<usize>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let swallowed = Rc::new(Cell::new(0));
+    let count = Rc::clone(&swallowed);
+    spawn_local(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let count = Rc::clone(&count);
+            spawn_local(async move {
+                let mut flight = vec![0; 16 * 1024];
+                let Ok(length) = near.read(&mut flight).await else { return };
+                if length > most {
+                    count.set(count.get() + 1);
+                    let _ = near.read(&mut [0; 1]).await;
+                    return;
+                }
+                let Ok(mut far) = TcpStream::connect(to).await else { return };
+                let _ = far.write_all(&flight[..length]).await;
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, swallowed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_that_is_dropped_on_the_way_is_sent_again_small_and_reported() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (address, swallowed) = middlebox(far.address, 1_200).await;
+        let (pool, to) = (world.worker(), endpoint(address));
+        let slot = acquire(&pool, &to).await.unwrap();
+        assert_eq!(get(&slot, "/").await.unwrap(), 200);
+        assert_eq!(swallowed.get(), 1);
+        let reported = "isthmus_mesh_handshakes_failed_total{side=\"client\",reason=\"hello_dropped\"} 1\n";
+        assert!(world.counted(reported));
+        drop(slot);
+        // The next one knows it, until the memory fades.
+        far.break_all();
+        until(|| far.accepted.get() == 2).await;
+        assert_eq!(swallowed.get(), 1, "not tried again for a while");
+        let later = sleep(Duration::from_secs(601));
+        tokio::pin!(later);
+        while !matches!(timeout(Duration::from_secs(60), later.as_mut()).await, Ok(())) {
+            until(|| pool.try_acquire(&to).is_some()).await;
+        }
+        far.break_all();
+        until(|| swallowed.get() == 2).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_silent_whatever_the_hello_is_no_middlebox() {
+    on_worker(async {
+        let world = World::new();
+        let (address, swallowed) = middlebox("127.0.0.1:9".parse().unwrap(), 0).await;
+        let (pool, to) = (world.worker(), endpoint(address));
+        let error = acquire(&pool, &to).await.map(drop).unwrap_err();
+        assert_eq!((error.reason(), swallowed.get()), (Reason::Timeout, 2));
+        assert!(!world.counted("hello_dropped"));
+        assert!(world.counted("reason=\"silent\"} 1\n"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_with_plain_h2_takes_tunnels_only() {
+    on_worker(async {
+        let world = World::new();
+        let ours = far(&world).await;
+        let ztunnel = far_with(&world, &[b"h2"]).await;
+        let pool = world.worker();
+        assert!(acquire(&pool, &ours.endpoint()).await.unwrap().takes_requests(), "isthmus/1 is offered first");
+        assert!(!acquire(&pool, &ztunnel.endpoint()).await.unwrap().takes_requests());
+        let other = far_with(&world, &[b"http/1.1"]).await;
+        assert_eq!(acquire(&pool, &other.endpoint()).await.map(drop).unwrap_err().reason(), Reason::PeerIdentity);
+    })
+    .await;
+}
