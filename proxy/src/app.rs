@@ -3,9 +3,11 @@
 //! In the order of a life: listeners are bound, workers begin, the control stream begins, then capture sends traffic
 //! here; at the end capture goes first, so that nothing new comes, and what is in flight may finish.
 
+mod captured;
 mod error;
 mod follower;
 mod join_token;
+mod known_ports;
 mod logging;
 mod pages;
 mod process;
@@ -126,10 +128,10 @@ fn control_ended(ended: Result<Result<(), control::ControlError>, tokio::task::J
 /// The mark that our own sockets need. Where nothing is captured none is set: that needs no capability.
 fn mark(config: &Config) -> Option<u32> {
     match (config.capture.mode, config.capture.exempt) {
-        (Mode::Nftables, exempt) => exempt.mark(),
         // Something else may redirect by this mark; it was asked for in so many words.
         (Mode::None, Exemption::Mark(mark)) => Some(mark),
         (Mode::None, Exemption::Uid(_)) => None,
+        (Mode::Auto | Mode::Nftables | Mode::Iptables, exempt) => exempt.mark(),
     }
 }
 

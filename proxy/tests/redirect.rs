@@ -10,7 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use isthmus_proxy::listen::{bind, original_destination};
-use isthmus_proxy::redirect::{Capture, CaptureError, Exemption, InboundPorts, Plan, Scope};
+use isthmus_proxy::redirect::{
+    Applied, Capture, CaptureError, Exemption, InboundPorts, Plan, Protection, Scope, Standing,
+};
 use isthmus_proxy::tcp::{DialOptions, dial};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,8 +44,9 @@ fn main() {
         loopback_and_own_addresses_are_left_alone,
         applying_twice_changes_nothing,
         another_plan_replaces_the_first,
-        a_second_proxy_is_refused_while_the_first_lives,
-        the_table_vanishes_with_its_owner,
+        a_second_proxy_is_refused_while_the_first_lives_and_takes_over_after_it,
+        the_rules_outlive_a_proxy_that_dies_and_what_they_capture_is_refused,
+        a_trial_ends_with_whoever_made_it,
         removal_leaves_the_rule_set_as_it_was,
     ];
     trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
@@ -66,20 +69,16 @@ impl Proxy {
         let any = "[::]:0".parse::<SocketAddr>()?;
         let (outbound, inbound) = (bind("outbound", any, 1)?, bind("inbound", any, 1)?);
         let scope = Scope {
-            exempt: Exemption::Mark(MARK),
-            outbound_port: outbound.address.port(),
-            inbound_port: inbound.address.port(),
-            own_ports: Vec::new(),
-            inbound: InboundPorts::All,
             exclude_inbound_ports: vec![22],
             exclude_outbound_ports: vec![25],
             exclude_outbound_cidrs: vec!["10.97.0.0/16".parse()?, "fd00:97::/64".parse()?],
+            ..Scope::all(Exemption::Mark(MARK), outbound.address.port(), inbound.address.port())
         };
         let one = |bound: isthmus_proxy::listen::Bound| {
             let listener = bound.listeners.into_iter().next().ok_or("bound none")?;
             TcpListener::from_std(listener).map_err(|error| error.to_string())
         };
-        Ok(Proxy { outbound: one(outbound)?, inbound: one(inbound)?, scope, capture: Capture::open()? })
+        Ok(Proxy { outbound: one(outbound)?, inbound: one(inbound)?, scope, capture: owned()? })
     }
 
     async fn capturing(change: impl FnOnce(&mut Scope)) -> Result<Proxy, Failed> {
@@ -134,7 +133,7 @@ async fn loopback_and_own_addresses_are_left_alone() -> Outcome {
 
 async fn applying_twice_changes_nothing() -> Outcome {
     let mut proxy = Proxy::capturing(|_| ()).await?;
-    let mut kernel = Capture::open()?;
+    let mut kernel = owned()?;
     let (generation, rules) = (kernel.generation()?, rule_set());
     proxy.capture.apply(&Plan::new(&proxy.scope))?;
     assert_eq!(kernel.generation()?, generation, "the rule set was touched");
@@ -145,38 +144,61 @@ async fn applying_twice_changes_nothing() -> Outcome {
 async fn another_plan_replaces_the_first() -> Outcome {
     let mut proxy = Proxy::capturing(|_| ()).await?;
     proxy.scope.exclude_outbound_ports.clear();
-    proxy.capture.apply(&Plan::new(&proxy.scope))?;
+    assert_eq!(proxy.capture.apply(&Plan::new(&proxy.scope))?, Applied::Replaced);
     let _app = connect("10.96.0.1:25".parse()?, None).await?;
     assert_eq!(taken(&proxy.outbound).await?.port(), 25);
-    let plan = Plan::new(&proxy.scope);
-    assert_eq!(Capture::open()?.rules_in_force()?, Some(plan.outbound.len() + plan.inbound.len()));
+    assert!(matches!(owned()?.standing(&Plan::new(&proxy.scope))?, Standing::InForce { owned: true, .. }));
     Ok(())
 }
 
-async fn a_second_proxy_is_refused_while_the_first_lives() -> Outcome {
+async fn a_second_proxy_is_refused_while_the_first_lives_and_takes_over_after_it() -> Outcome {
     let first = Proxy::capturing(|_| ()).await?;
     let mut second = Proxy::new()?;
     let plan = Plan::new(&second.scope);
-    let refused = second.capture.apply(&plan);
-    assert!(matches!(refused, Err(CaptureError::AlreadyCaptured)), "{refused:?}");
+    for refused in [second.capture.apply(&plan).err(), second.capture.remove().err()] {
+        assert!(matches!(refused, Some(CaptureError::AlreadyCaptured)), "{refused:?}");
+    }
     drop(first);
-    second.capture.apply(&plan)?;
+    assert_eq!(second.capture.apply(&plan)?, Applied::Replaced);
+    let _app = connect(VIP_V4.parse()?, None).await?;
+    taken(&second.outbound).await?;
+    assert!(matches!(second.capture.standing(&plan)?, Standing::InForce { owned: true, .. }));
     Ok(())
 }
 
-async fn the_table_vanishes_with_its_owner() -> Outcome {
+async fn the_rules_outlive_a_proxy_that_dies_and_what_they_capture_is_refused() -> Outcome {
     let proxy = Proxy::capturing(|_| ()).await?;
-    let mut kernel = Capture::open()?;
-    assert!(kernel.rules_in_force()?.is_some());
-    drop(proxy.capture);
-    assert_eq!(kernel.rules_in_force()?, None);
+    let plan = Plan::new(&proxy.scope);
+    drop(proxy);
+    let standing = owned()?.standing(&plan)?;
+    assert_eq!(standing, Standing::InForce { owned: false, persistent: true });
+    for vip in [VIP_V4, VIP_V6] {
+        let outcome = connect(vip.parse()?, None).await.map_err(|error| error.kind());
+        assert_eq!(outcome.err(), Some(std::io::ErrorKind::ConnectionRefused));
+    }
+    assert!(owned()?.remove()?);
+    assert_eq!(owned()?.standing(&plan)?, Standing::Absent);
     Ok(())
+}
+
+async fn a_trial_ends_with_whoever_made_it() -> Outcome {
+    let scope = Proxy::new()?.scope;
+    let mut trial = Capture::open(Protection::Trial)?;
+    trial.apply(&Plan::new(&scope))?;
+    assert_eq!(owned()?.standing(&Plan::new(&scope))?, Standing::InForce { owned: true, persistent: false });
+    drop(trial);
+    assert_eq!(owned()?.standing(&Plan::new(&scope))?, Standing::Absent);
+    Ok(())
+}
+
+fn owned() -> Result<Capture, Failed> {
+    Ok(Capture::open(Protection::Owned)?)
 }
 
 async fn removal_leaves_the_rule_set_as_it_was() -> Outcome {
     let others = Command::new("nft").args(["add", "table", "inet", "somebody-elses"]).status();
     let before = rule_set();
-    let proxy = Proxy::capturing(|_| ()).await?;
+    let mut proxy = Proxy::capturing(|_| ()).await?;
     if let (Some(before), Some(with)) = (&before, rule_set()) {
         assert_ne!(*before, with);
         for rule in Plan::new(&proxy.scope).outbound {
@@ -185,7 +207,7 @@ async fn removal_leaves_the_rule_set_as_it_was() -> Outcome {
     }
     proxy.capture.remove()?;
     assert_eq!(rule_set(), before);
-    assert_eq!(Capture::open()?.rules_in_force()?, None);
+    assert_eq!(owned()?.standing(&Plan::new(&proxy.scope))?, Standing::Absent);
     assert_eq!(before.is_some(), others.is_ok_and(|status| status.success()));
     Ok(())
 }

@@ -4,7 +4,7 @@
 use isthmus_certs::{IdentityStore, RootFingerprint};
 use serde_json::{Value, json};
 
-use crate::config::{Config, InboundCapture, Mode};
+use crate::config::{Config, InboundCapture, Mode, OnStop, UdpCapture};
 use crate::inbound::Decisions;
 use crate::redirect::Exemption;
 use crate::state::{InboundPort, Mesh, Service};
@@ -33,12 +33,24 @@ fn own_config(config: &Config) -> Value {
         "stateDir": config.state_dir,
         "workers": config.workers,
         "capture": {
-            "mode": match capture.mode { Mode::Nftables => "nftables", Mode::None => "none" },
+            "mode": match capture.mode {
+                Mode::Auto => "auto",
+                Mode::Nftables => "nftables",
+                Mode::Iptables => "iptables",
+                Mode::None => "none",
+            },
             "exempt": exempt,
             "inbound": match capture.inbound { InboundCapture::All => "all", InboundCapture::Services => "services" },
             "excludeInboundPorts": capture.exclude_inbound_ports,
             "excludeOutboundPorts": capture.exclude_outbound_ports,
             "excludeOutboundCidrs": texts(&capture.exclude_outbound_cidrs),
+            "includeOutboundPorts": capture.include_outbound_ports,
+            "includeOutboundCidrs": texts(&capture.include_outbound_cidrs),
+            "includeUids": capture.include_uids,
+            "excludeUids": capture.exclude_uids,
+            "udp": match capture.udp { UdpCapture::Pass => "pass", UdpCapture::Drop => "drop" },
+            "resolvers": texts(&capture.resolvers),
+            "onStop": match capture.on_stop { OnStop::Remove => "remove", OnStop::Keep => "keep" },
         },
         "listen": {
             "outbound": listen.outbound,

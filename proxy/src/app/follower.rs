@@ -9,11 +9,11 @@ use isthmus_proto::model::OtlpEndpoint;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{InboundCapture, Mode};
-use crate::redirect::{Capture, CaptureError, InboundPorts, Plan, Scope};
+use crate::redirect::CaptureError;
 use crate::state::Mesh;
 use crate::telemetry::ExportTarget;
 
+use super::captured::Captured;
 use super::{Listening, Parts};
 
 /// A certificate expires without anybody telling.
@@ -21,7 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Follower {
     parts: Arc<Parts>,
-    capture: Option<(Capture, Scope)>,
+    captured: Option<Captured>,
     published: watch::Receiver<u64>,
     identity: watch::Receiver<u64>,
     _identity_hook: Subscription,
@@ -30,10 +30,7 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) fn new(parts: Arc<Parts>, listening: Listening) -> Result<Follower, CaptureError> {
-        let capture = match parts.config.capture.mode {
-            Mode::Nftables => Some((Capture::open()?, scope(&parts, listening))),
-            Mode::None => None,
-        };
+        let captured = Captured::open(&parts, listening)?;
         let (changed, identity) = watch::channel(0);
         let hook = parts.identities.subscribe(move |generation| {
             changed.send_replace(generation);
@@ -43,7 +40,7 @@ impl Follower {
             identity,
             _identity_hook: hook,
             was_ready: false,
-            capture,
+            captured,
             parts,
         })
     }
@@ -55,11 +52,8 @@ impl Follower {
         tracer.configure(export_target(&mesh));
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
-        if let Some((capture, scope)) = &mut self.capture {
-            if let InboundPorts::Only(ports) = &mut scope.inbound {
-                *ports = mesh.inbound().ports().map(|port| port.port).collect();
-            }
-            capture.apply(&Plan::new(scope))?;
+        if let Some(captured) = &mut self.captured {
+            captured.look(&mesh)?;
         }
         self.tell_readiness(mesh.version);
         Ok(())
@@ -88,6 +82,7 @@ impl Follower {
             tokio::select! {
                 Ok(()) = self.published.changed() => {}
                 Ok(()) = self.identity.changed() => {}
+                () = disturbed(&mut self.captured) => {}
                 _ = again.tick() => {}
             }
             if let Err(error) = self.look() {
@@ -99,28 +94,17 @@ impl Follower {
     /// Takes capture away: nothing new comes.
     pub(super) fn end(mut self) {
         self.parts.metrics.ready(false);
-        if let Some((capture, _)) = self.capture.take()
-            && let Err(error) = capture.remove()
-        {
-            tracing::warn!(%error, "capture could not be removed; the kernel removes it with this process");
+        if let Some(captured) = self.captured.take() {
+            captured.end();
         }
     }
 }
 
-fn scope(parts: &Parts, listening: Listening) -> Scope {
-    let config = &parts.config.capture;
-    Scope {
-        exempt: config.exempt,
-        outbound_port: listening.outbound.port(),
-        inbound_port: listening.inbound.port(),
-        own_ports: [listening.mesh, listening.metrics, listening.readiness].map(|address| address.port()).to_vec(),
-        inbound: match config.inbound {
-            InboundCapture::All => InboundPorts::All,
-            InboundCapture::Services => InboundPorts::Only(Vec::new()),
-        },
-        exclude_inbound_ports: config.exclude_inbound_ports.clone(),
-        exclude_outbound_ports: config.exclude_outbound_ports.clone(),
-        exclude_outbound_cidrs: config.exclude_outbound_cidrs.clone(),
+/// Ends when somebody may have changed the capture rules.
+async fn disturbed(captured: &mut Option<Captured>) {
+    match captured {
+        Some(captured) => captured.disturbed().await,
+        None => std::future::pending().await,
     }
 }
 

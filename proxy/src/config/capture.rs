@@ -1,5 +1,7 @@
 //! How traffic gets to the proxy.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -15,7 +17,7 @@ const PROXY_UID: u32 = 1337;
 /// How traffic is captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
-    /// Default: nftables.
+    /// Default: auto.
     pub mode: Mode,
     /// The proxy's own traffic. Default: uid 1337.
     pub exempt: Exemption,
@@ -27,14 +29,47 @@ pub struct Capture {
     pub exclude_outbound_ports: Vec<u16>,
     /// Addresses elsewhere that the app reaches directly. Default: none.
     pub exclude_outbound_cidrs: Vec<IpNet>,
+    /// What reaches the proxy, where not everything does. Default: everything.
+    pub include_outbound_ports: Vec<u16>,
+    pub include_outbound_cidrs: Vec<IpNet>,
+    /// Users whose processes are captured, where not all are. Default: all.
+    pub include_uids: Vec<u32>,
+    /// Users whose processes are left alone. Default: none.
+    pub exclude_uids: Vec<u32>,
+    /// Outgoing UDP. Default: pass.
+    pub udp: UdpCapture,
+    /// Where DNS may go while UDP is dropped.
+    pub resolvers: Vec<IpAddr>,
+    /// When the proxy is stopped. Default: remove.
+    pub on_stop: OnStop,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Rules in the kernel, for as long as the proxy lives.
+    /// nftables, or iptables where the kernel has no nf_tables.
+    Auto,
+    /// Rules in the kernel, over netlink.
     Nftables,
+    /// Rules by the programs iptables and ip6tables.
+    Iptables,
     /// Something else redirects, or nothing does.
     None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdpCapture {
+    Pass,
+    /// Dropped and counted, but for DNS to the resolvers and what is excluded.
+    Drop,
+}
+
+/// What becomes of the rules at an orderly stop. After a crash they stay in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStop {
+    /// The host is as it was.
+    Remove,
+    /// What was captured is refused until a proxy runs again, or `isthmus redirect remove`.
+    Keep,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +89,13 @@ pub(super) struct CaptureFile {
     exclude_inbound_ports: Option<Vec<Spanned<Scalar<u16>>>>,
     exclude_outbound_ports: Vec<Spanned<Scalar<u16>>>,
     exclude_outbound_cidrs: Vec<Spanned<Scalar<IpNet>>>,
+    include_outbound_ports: Vec<Spanned<Scalar<u16>>>,
+    include_outbound_cidrs: Vec<Spanned<Scalar<IpNet>>>,
+    include_uids: Vec<Spanned<Scalar<u32>>>,
+    exclude_uids: Vec<Spanned<Scalar<u32>>>,
+    udp: Field<UdpCapture>,
+    resolvers: Vec<Spanned<Scalar<IpAddr>>>,
+    on_stop: Field<OnStop>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,7 +108,7 @@ struct ExemptFile {
 impl CaptureFile {
     pub(super) fn check(self, problems: &mut Vec<Problem>) -> Capture {
         Capture {
-            mode: take(self.mode, "capture.mode", || Mode::Nftables, problems),
+            mode: take(self.mode, "capture.mode", || Mode::Auto, problems),
             exempt: exemption(self.exempt, problems),
             inbound: take(self.inbound, "capture.inbound", || InboundCapture::All, problems),
             exclude_inbound_ports: match self.exclude_inbound_ports {
@@ -75,6 +117,13 @@ impl CaptureFile {
             },
             exclude_outbound_ports: take_list(self.exclude_outbound_ports, "capture.excludeOutboundPorts", problems),
             exclude_outbound_cidrs: take_list(self.exclude_outbound_cidrs, "capture.excludeOutboundCidrs", problems),
+            include_outbound_ports: take_list(self.include_outbound_ports, "capture.includeOutboundPorts", problems),
+            include_outbound_cidrs: take_list(self.include_outbound_cidrs, "capture.includeOutboundCidrs", problems),
+            include_uids: take_list(self.include_uids, "capture.includeUids", problems),
+            exclude_uids: take_list(self.exclude_uids, "capture.excludeUids", problems),
+            udp: take(self.udp, "capture.udp", || UdpCapture::Pass, problems),
+            resolvers: take_list(self.resolvers, "capture.resolvers", problems),
+            on_stop: take(self.on_stop, "capture.onStop", || OnStop::Remove, problems),
         }
     }
 }
@@ -105,9 +154,37 @@ fn exemption(file: Option<Spanned<ExemptFile>>, problems: &mut Vec<Problem>) -> 
 impl FromScalar for Mode {
     fn from_scalar(text: &str) -> Result<Self, String> {
         match text {
+            "auto" => Ok(Mode::Auto),
             "nftables" => Ok(Mode::Nftables),
+            "iptables" => Ok(Mode::Iptables),
             "none" => Ok(Mode::None),
-            _ => Err(format!("{text:?} is no way to capture: write nftables or none")),
+            _ => Err(format!("{text:?} is no way to capture: write auto, nftables, iptables or none")),
+        }
+    }
+}
+
+impl FromScalar for IpAddr {
+    fn from_scalar(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{text:?} is no IP address"))
+    }
+}
+
+impl FromScalar for UdpCapture {
+    fn from_scalar(text: &str) -> Result<Self, String> {
+        match text {
+            "pass" => Ok(UdpCapture::Pass),
+            "drop" => Ok(UdpCapture::Drop),
+            _ => Err(format!("{text:?} is unknown: write pass or drop")),
+        }
+    }
+}
+
+impl FromScalar for OnStop {
+    fn from_scalar(text: &str) -> Result<Self, String> {
+        match text {
+            "remove" => Ok(OnStop::Remove),
+            "keep" => Ok(OnStop::Keep),
+            _ => Err(format!("{text:?} is unknown: write remove or keep")),
         }
     }
 }

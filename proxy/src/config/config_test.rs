@@ -45,7 +45,7 @@ fn every_field_is_read() {
 fn an_empty_file_is_the_defaults() {
     for text in ["", "# nothing\n", "{}"] {
         let config = Config::parse(text).unwrap();
-        assert_eq!(config.capture.mode, Mode::Nftables);
+        assert_eq!(config.capture.mode, Mode::Auto);
         assert_eq!(config.capture.exempt, Exemption::Uid(1337));
         assert_eq!(config.capture.exclude_inbound_ports, [22]);
         assert_eq!(config.listen.outbound.port(), 15001);
@@ -56,11 +56,11 @@ fn an_empty_file_is_the_defaults() {
 
 #[test]
 fn all_faults_are_told_at_once_with_their_places() {
-    let text = "workers: none\ncapture:\n  mode: iptables\n  exempt: { uid: 1, mark: 2 }\n  excludeOutboundPorts: [80, 0, 70000]\nlisten:\n  mesh: here\n  drain: 3 fortnights\n";
+    let text = "workers: none\ncapture:\n  mode: ebtables\n  exempt: { uid: 1, mark: 2 }\n  excludeOutboundPorts: [80, 0, 70000]\nlisten:\n  mesh: here\n  drain: 3 fortnights\n";
     let told = problems(text);
     let expected = [
         "proxy.yaml:1:10: workers:",
-        "proxy.yaml:3:9: capture.mode: \"iptables\" is no way to capture: write nftables or none",
+        "proxy.yaml:3:9: capture.mode: \"ebtables\" is no way to capture: write auto, nftables, iptables or none",
         "proxy.yaml:4:11: capture.exempt: write either uid or mark",
         "proxy.yaml:5:30: capture.excludeOutboundPorts[1]: \"0\" is no port",
         "proxy.yaml:5:33: capture.excludeOutboundPorts[2]: \"70000\" is no port",

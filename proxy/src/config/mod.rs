@@ -13,7 +13,7 @@ mod listen;
 mod log;
 
 pub use admin::Admin;
-pub use capture::{Capture, InboundCapture, Mode};
+pub use capture::{Capture, InboundCapture, Mode, OnStop, UdpCapture};
 pub use error::{ConfigError, Problem};
 pub use file::Config;
 pub use listen::Listen;

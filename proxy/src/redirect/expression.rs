@@ -88,6 +88,22 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Expression>, Malformed> {
     Ok(expressions)
 }
 
+/// What the counter of a rule has seen; nothing where it has none.
+///
+/// # Errors
+/// Where the bytes are no attributes.
+pub fn packets(bytes: &[u8]) -> Result<Option<u64>, Malformed> {
+    const PACKETS: u16 = 2;
+    for element in attributes(bytes).take(MOST_EXPRESSIONS) {
+        let fields = Fields::read(element?.1)?;
+        if fields.get(NAME) == b"counter\0" {
+            let packets = Fields::read(fields.get(DATA))?.get(PACKETS);
+            return Ok(packets.try_into().ok().map(u64::from_be_bytes));
+        }
+    }
+    Ok(None)
+}
+
 impl Expression {
     fn parts(&self) -> (&str, Attributes) {
         let data = Attributes::new();

@@ -2,7 +2,7 @@
 
 use isthmus_netlink::{Attributes, Malformed, flags, message};
 
-use super::expression::{Expression, Fields, decode, encode};
+use super::expression::{Expression, Fields, decode, encode, packets};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -13,6 +13,8 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
+const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
@@ -26,11 +28,17 @@ const HEADER: usize = 4;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_COMMENT: u16 = 7;
 
-/// The table goes with its owner, and nobody else may change it (Linux 5.12).
+/// Nobody but the socket that made the table may change it (Linux 5.12).
 pub(super) const OWNER: u32 = 2;
+/// When the owner is gone the table stays, without one, until somebody takes it over (Linux 6.9).
+pub(super) const PERSIST: u32 = 4;
+/// What a packet meets that no rule decides: NF_ACCEPT.
+const ACCEPT: u32 = 1;
 
-/// Where a chain is called.
+/// Where a chain is called. All of ours let through what they do not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hook {
+    /// `nat` or `filter`.
     pub(super) kind: &'static str,
     pub(super) number: u32,
     pub(super) priority: i32,
@@ -44,11 +52,21 @@ pub(super) struct Table {
     pub(super) owner: Option<u32>,
 }
 
+/// A chain as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KernelChain {
+    pub(super) name: String,
+    /// Nothing where it is called in another way than any of ours.
+    pub(super) hook: Option<Hook>,
+}
+
 /// A rule as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KernelRule {
     pub(super) chain: String,
     pub(super) steps: Vec<Expression>,
+    /// Packets that its counter has seen, where it has one.
+    pub(super) packets: Option<u64>,
 }
 
 /// All or nothing; refused with ERESTART where others changed the rules since `generation`.
@@ -69,12 +87,16 @@ impl Batch {
         self.push(DELETE_TABLE, 0, &Attributes::new().text(1, table));
     }
 
-    /// A chain that is called at `hook` and lets through what it does not decide.
+    /// Changes nothing where it is there already.
     pub(super) fn add_chain(&mut self, table: &str, chain: &str, hook: &Hook) {
-        const ACCEPT: u32 = 1;
         let place = Attributes::new().number_be(1, hook.number).number_be(2, hook.priority.cast_unsigned());
         let attributes = Attributes::new().text(1, table).text(3, chain).nest(4, &place);
         self.push(NEW_CHAIN, flags::CREATE, &attributes.number_be(5, ACCEPT).text(7, hook.kind));
+    }
+
+    /// It must have no rules any more.
+    pub(super) fn delete_chain(&mut self, table: &str, chain: &str) {
+        self.push(DELETE_CHAIN, 0, &Attributes::new().text(1, table).text(3, chain));
     }
 
     pub(super) fn delete_rules(&mut self, table: &str, chain: &str) {
@@ -122,6 +144,28 @@ pub(super) fn read_table(payload: &[u8]) -> Result<Table, Malformed> {
     Ok(Table { flags: fields.number(2).unwrap_or(0), owner: fields.number(7) })
 }
 
+/// Asks for the chains of all tables.
+pub(super) fn get_chains() -> Vec<u8> {
+    message(SUBSYSTEM << 8 | GET_CHAIN, flags::REQUEST | flags::DUMP, &header(), &Attributes::new())
+}
+
+/// Nothing where it is of another table.
+pub(super) fn read_chain(payload: &[u8], table: &str) -> Result<Option<KernelChain>, Malformed> {
+    let fields = fields(payload)?;
+    if fields.text(1) != table {
+        return Ok(None);
+    }
+    let place = Fields::read(fields.get(4))?;
+    let kind = ["nat", "filter"].into_iter().find(|kind| fields.text(7) == *kind);
+    let hook = match (kind, place.number(1), place.number(2)) {
+        (Some(kind), Some(number), Some(priority)) if fields.number(5) == Some(ACCEPT) => {
+            Some(Hook { kind, number, priority: priority.cast_signed() })
+        }
+        _ => None,
+    };
+    Ok(Some(KernelChain { name: fields.text(3), hook }))
+}
+
 /// Asks for the rules of all chains of a table, in order.
 pub(super) fn get_rules(table: &str) -> Vec<u8> {
     let name = Attributes::new().text(1, table);
@@ -130,7 +174,8 @@ pub(super) fn get_rules(table: &str) -> Vec<u8> {
 
 pub(super) fn read_rule(payload: &[u8]) -> Result<KernelRule, Malformed> {
     let fields = fields(payload)?;
-    Ok(KernelRule { chain: fields.text(2), steps: decode(fields.get(RULE_EXPRESSIONS))? })
+    let steps = fields.get(RULE_EXPRESSIONS);
+    Ok(KernelRule { chain: fields.text(2), steps: decode(steps)?, packets: packets(steps)? })
 }
 
 fn fields(payload: &[u8]) -> Result<Fields<'_>, Malformed> {
@@ -145,6 +190,14 @@ fn header() -> [u8; HEADER] {
 fn batch_header() -> [u8; HEADER] {
     let [high, low] = SUBSYSTEM.to_be_bytes();
     [0, 0, high, low]
+}
+
+/// The table that a notification of a change is about.
+pub(super) fn changed_table(kind: u16, payload: &[u8]) -> Option<String> {
+    // Tables, chains and rules all name their table in their first attribute.
+    let of_ours = kind >> 8 == SUBSYSTEM && (NEW_TABLE..=DELETE_RULE).contains(&(kind & 0xff));
+    let inet = payload.first() == Some(&INET);
+    if of_ours && inet { fields(payload).ok().map(|fields| fields.text(1)) } else { None }
 }
 
 /// As `nft` keeps a comment: type 0, length, text with its NUL (libnftnl's udata). At most 128 bytes are shown.

@@ -4,13 +4,24 @@
 //! those of others to the inbound one, by `redirect`, for IPv4 and IPv6 alike. The listeners read the original
 //! destination back. Loopback, the exempt proxy itself and what the configuration excludes are left alone.
 
+mod changes;
+mod error;
 mod exempt;
 pub mod expression;
+mod iptables;
+mod iptables_text;
 mod message;
 mod nftables;
 mod plan;
+mod program;
 mod rule;
+mod scope;
+mod text;
 
+pub use changes::Changes;
+pub use error::CaptureError;
 pub use exempt::Exemption;
-pub use nftables::{Capture, CaptureError};
-pub use plan::{Action, Condition, InboundPorts, Plan, Rule, Scope, TABLE};
+pub use iptables::{Iptables, Kind};
+pub use nftables::{Applied, Capture, Protection, Standing};
+pub use plan::{Action, Condition, Plan, Rule, TABLE};
+pub use scope::{InboundPorts, Scope, ScopeError, Udp};

@@ -1,63 +1,77 @@
 //! Carries a [`Plan`] out: one table over netlink, in one transaction, without any external program.
 //!
-//! The kernel ties the table to the socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it by
-//! accident, and it vanishes with the proxy however that ends, so that no host is left with its traffic redirected to
-//! a port where nobody listens. Refuses to take over a table that a living process owns.
+//! Where the kernel can (Linux 6.9), the table is owned by our socket and persists: nobody else can change it, not even
+//! by `nft flush ruleset`; when the proxy dies without a word it stays, so that what would have been captured is refused
+//! and not sent in plain text, and the next proxy takes it over as it stands. On older kernels it belongs to nobody;
+//! then [`super::Changes`] tells of every change, and [`Capture::apply`] puts it right. Rules are replaced inside of
+//! their chains, which stay hooked: no packet meets half of a plan, or none. Refuses to take over a table that a living
+//! process owns.
 
 use isthmus_netlink::{Family, NetlinkError, Socket};
 
-use super::message::{Batch, Hook, KernelRule, OWNER, Table};
+use super::error::CaptureError;
+use super::message::{self, Batch, Hook, KernelChain, KernelRule, OWNER, PERSIST, Table};
 use super::plan::{PRIORITY, Plan, TABLE};
-use super::{message, rule};
+use super::rule;
 
 /// Others change the rule set too; a transaction that met such a change is made again, but not for ever.
 const ATTEMPTS: usize = 8;
+
 const OUTBOUND: (&str, Hook) = ("outbound", Hook { kind: "nat", number: LOCAL_OUT, priority: PRIORITY });
 const INBOUND: (&str, Hook) = ("inbound", Hook { kind: "nat", number: PREROUTING, priority: PRIORITY });
+const UDP: (&str, Hook) = ("udp", Hook { kind: "filter", number: LOCAL_OUT, priority: 0 });
 const PREROUTING: u32 = 0;
 const LOCAL_OUT: u32 = 3;
 
-const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const EINVAL: i32 = 22;
 const ERESTART: i32 = 85;
-const ENOPROTOOPT: i32 = 92;
 const EOPNOTSUPP: i32 = 95;
-const EPROTONOSUPPORT: i32 = 93;
 
-/// Why traffic could not be captured.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The process may not change the rules of this network namespace.
-    #[error(
-        "not permitted to capture traffic: give the proxy CAP_NET_ADMIN in its network namespace (systemd: \
-         AmbientCapabilities=CAP_NET_ADMIN; Kubernetes: the init container's securityContext), or set capture.mode: none"
-    )]
-    NotPermitted,
-    /// Another process holds the table.
-    #[error(
-        "another isthmus proxy captures traffic in this network namespace already; stop it first (nft list table inet {TABLE})"
-    )]
-    AlreadyCaptured,
-    /// The kernel lacks something.
-    #[error(
-        "this kernel cannot capture: {0}; Linux 5.12 or later with nft_chain_nat, nft_redir and nft_fib_inet is needed \
-         (modprobe them, or build them in)"
-    )]
-    Unsupported(#[source] NetlinkError),
-    /// Anything else the kernel said.
-    #[error("the kernel refused the capture rules: {0}")]
-    Kernel(#[source] NetlinkError),
-    /// Other programs change rules faster than we can apply ours.
-    #[error(
-        "the rule set changed {ATTEMPTS} times while capture was being applied; another program rewrites it in a loop"
-    )]
-    Contended,
+/// Against whom the kernel protects the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// Nobody else can change them, and they outlive their owner.
+    Owned,
+    /// They go with whoever applied them, however that ends: for a trial.
+    Trial,
+    /// None: they outlive whoever applied them, and anybody with the right to can change them.
+    Unowned,
 }
 
-/// Traffic of this network namespace is captured for as long as this lives (and its rules have been applied).
+/// What [`Capture::apply`] found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The very plan was in force; nothing was touched.
+    AsItWas,
+    /// There was nothing.
+    New,
+    /// There were rules of ours, of the same owner or of one that is gone; they were replaced.
+    Replaced,
+}
+
+/// How what is there compares with a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// No table of ours.
+    Absent,
+    /// Exactly the plan.
+    InForce { owned: bool, persistent: bool },
+    /// A table of ours that is not the plan.
+    Differs { owned: bool, rules: usize, wanted: usize },
+}
+
+/// The capture of this network namespace's traffic. What becomes of the rules when this is dropped: see [`Protection`].
+#[derive(Debug)]
 pub struct Capture {
     socket: Socket,
-    applied: Option<Plan>,
+    protection: Protection,
+}
+
+struct Found {
+    table: Table,
+    chains: Vec<KernelChain>,
+    rules: Vec<KernelRule>,
 }
 
 impl Capture {
@@ -65,71 +79,78 @@ impl Capture {
     ///
     /// # Errors
     /// Where the kernel has no netfilter netlink.
-    pub fn open() -> Result<Capture, CaptureError> {
-        let socket = Socket::open(Family::Netfilter).map_err(|error| explain(error.into()))?;
-        Ok(Capture { socket, applied: None })
+    pub fn open(protection: Protection) -> Result<Capture, CaptureError> {
+        let socket = Socket::open(Family::Netfilter).map_err(|error| CaptureError::from_netlink(error.into()))?;
+        Ok(Capture { socket, protection })
     }
 
-    /// Puts `plan` in force in place of what this owner applied before, in one transaction: no packet meets half of it.
-    /// Applying the same plan again changes nothing.
+    /// How the rules are protected; known for certain once they have been applied.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    /// Puts `plan` in force in place of what is there of ours, in one transaction. Where it is in force already nothing
+    /// is changed. A kernel that cannot protect the rules gets them unprotected.
     ///
     /// # Errors
     /// See [`CaptureError`]; then the rules are as they were.
-    pub fn apply(&mut self, plan: &Plan) -> Result<(), CaptureError> {
+    pub fn apply(&mut self, plan: &Plan) -> Result<Applied, CaptureError> {
         for _ in 0..ATTEMPTS {
             match self.replace(plan) {
                 Err(CaptureError::Kernel(error)) if error.errno() == Some(ERESTART) => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    self.applied = Some(plan.clone());
-                    return Ok(());
+                // Linux before 6.9 knows no persistence, before 5.12 no owner either.
+                Err(CaptureError::Kernel(error) | CaptureError::Unsupported(error))
+                    if self.protection == Protection::Owned && unknown_flag(&error) =>
+                {
+                    self.protection = Protection::Unowned;
                 }
+                outcome => return outcome,
             }
         }
         Err(CaptureError::Contended)
     }
 
-    /// Takes the rules away; what was captured stays with the proxy until it ends.
+    /// Takes the rules away, of whomever they are, but not from a living proxy; what was captured stays with the proxy
+    /// until it ends. False where there were none.
     ///
     /// # Errors
-    /// The kernel's; the rules then go when this value is dropped.
-    pub fn remove(mut self) -> Result<(), CaptureError> {
-        if self.applied.is_some() && self.table()?.is_some() {
-            let mut batch = Batch::new(self.generation()?);
+    /// See [`CaptureError`].
+    pub fn remove(&mut self) -> Result<bool, CaptureError> {
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            let Some(table) = self.table()? else { return Ok(false) };
+            self.refuse_anothers(table)?;
+            let mut batch = Batch::new(generation);
             batch.delete_table(TABLE);
-            self.socket.transaction(&batch.finish()).map_err(explain)?;
+            match self.socket.transaction(&batch.finish()) {
+                Err(error) if error.errno() == Some(ERESTART) => {}
+                outcome => return outcome.map(|()| true).map_err(CaptureError::from_netlink),
+            }
         }
-        Ok(())
+        Err(CaptureError::Contended)
     }
 
-    fn replace(&mut self, plan: &Plan) -> Result<(), CaptureError> {
-        let generation = self.generation()?;
-        let table = self.table()?;
-        let chains = [(OUTBOUND, &plan.outbound), (INBOUND, &plan.inbound)];
-        let wanted: Vec<KernelRule> = chains
-            .iter()
-            .flat_map(|((name, _), rules)| {
-                rules.iter().map(|each| KernelRule { chain: (*name).to_owned(), steps: rule::expressions(each) })
-            })
-            .collect();
-        let mut batch = Batch::new(generation);
-        match table {
-            Some(table) if table.owner.is_some_and(|owner| owner != self.socket.port()) => {
-                return Err(CaptureError::AlreadyCaptured);
-            }
-            Some(table) if table.owner.is_some() && self.rules()? == wanted => return Ok(()),
-            Some(table) if table.owner.is_none() => batch.delete_table(TABLE),
-            _ => {}
-        }
-        batch.add_table(TABLE, OWNER);
-        for ((name, hook), rules) in chains {
-            batch.add_chain(TABLE, name, &hook);
-            batch.delete_rules(TABLE, name);
-            for each in rules {
-                batch.add_rule(TABLE, name, &rule::expressions(each), each.why);
-            }
-        }
-        self.socket.transaction(&batch.finish()).map_err(explain)
+    /// Compares; changes nothing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn standing(&mut self, plan: &Plan) -> Result<Standing, CaptureError> {
+        let Some(found) = self.found()? else { return Ok(Standing::Absent) };
+        let (owned, persistent) = (found.table.owner.is_some(), found.table.flags & PERSIST != 0);
+        let wanted = wanted(plan);
+        Ok(if is(&found, plan, &wanted) {
+            Standing::InForce { owned, persistent }
+        } else {
+            Standing::Differs { owned, rules: found.rules.len(), wanted: wanted.len() }
+        })
+    }
+
+    /// How many UDP packets have been dropped since the rules were last replaced.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn dropped_udp(&mut self) -> Result<u64, CaptureError> {
+        Ok(self.found()?.map_or(0, |found| found.rules.iter().filter_map(|rule| rule.packets).sum()))
     }
 
     /// Grows with each change of any rule of this network namespace, by whomever.
@@ -137,41 +158,122 @@ impl Capture {
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> Result<u32, CaptureError> {
-        let answers = self.socket.ask(message::get_generation()).map_err(explain)?;
+        let answers = self.socket.ask(message::get_generation()).map_err(CaptureError::from_netlink)?;
         let generation = answers.first().map(|(_, payload)| message::read_generation(payload)).transpose();
-        generation.map_err(|error| explain(error.into()))?.flatten().ok_or(CaptureError::Kernel(NetlinkError::NoAnswer))
+        let generation = generation.map_err(|error| CaptureError::from_netlink(error.into()))?;
+        generation.flatten().ok_or(CaptureError::Kernel(NetlinkError::NoAnswer))
     }
 
-    /// How many rules of whichever proxy are there; nothing where there is not even a table.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn rules_in_force(&mut self) -> Result<Option<usize>, CaptureError> {
-        Ok(if self.table()?.is_some() { Some(self.rules()?.len()) } else { None })
+    fn replace(&mut self, plan: &Plan) -> Result<Applied, CaptureError> {
+        let mut batch = Batch::new(self.generation()?);
+        let (found, wanted) = (self.found()?, wanted(plan));
+        let flags = match self.protection {
+            Protection::Owned => OWNER | PERSIST,
+            Protection::Trial => OWNER,
+            Protection::Unowned => 0,
+        };
+        let mut keep = None;
+        if let Some(found) = &found {
+            self.refuse_anothers(found.table)?;
+            keep = self.kept_flags(found, flags, plan);
+            if keep == Some(found.table.flags) && is(found, plan, &wanted) {
+                return Ok(Applied::AsItWas);
+            }
+            match keep {
+                Some(_) => found.chains.iter().for_each(|chain| {
+                    batch.delete_rules(TABLE, &chain.name);
+                    if !chains(plan).any(|((name, _), _)| name == chain.name) {
+                        batch.delete_chain(TABLE, &chain.name);
+                    }
+                }),
+                None => batch.delete_table(TABLE),
+            }
+        }
+        batch.add_table(TABLE, keep.unwrap_or(flags));
+        for ((name, hook), rules) in chains(plan) {
+            batch.add_chain(TABLE, name, &hook);
+            for each in rules {
+                batch.add_rule(TABLE, name, &rule::expressions(each), each.why);
+            }
+        }
+        self.socket.transaction(&batch.finish()).map_err(CaptureError::from_netlink)?;
+        Ok(if found.is_some() { Applied::Replaced } else { Applied::New })
+    }
+
+    /// The flags with which the table can stay, and its chains with it, so that there is no moment without them: the
+    /// kernel lets nobody take over but what persists, and nothing begin or cease to persist (nf_tables_updtable).
+    fn kept_flags(&self, found: &Found, wanted: u32, plan: &Plan) -> Option<u32> {
+        let same_place = chains(plan)
+            .all(|((name, hook), _)| found.chains.iter().all(|chain| chain.name != name || chain.hook == Some(hook)));
+        let there = found.table.flags;
+        let flags = match (self.protection, found.table.owner) {
+            (_, Some(_)) => Some(there).filter(|there| *there == wanted),
+            (Protection::Owned, None) => Some(wanted).filter(|_| there & PERSIST != 0),
+            (Protection::Trial, None) => None,
+            (Protection::Unowned, None) => Some(there),
+        };
+        flags.filter(|_| same_place)
+    }
+
+    fn refuse_anothers(&self, table: Table) -> Result<(), CaptureError> {
+        match table.owner {
+            Some(owner) if owner != self.socket.port() => Err(CaptureError::AlreadyCaptured),
+            _ => Ok(()),
+        }
     }
 
     fn table(&mut self) -> Result<Option<Table>, CaptureError> {
         match self.socket.ask(message::get_table(TABLE)) {
             Err(error) if error.errno() == Some(ENOENT) => Ok(None),
-            Err(error) => Err(explain(error)),
+            Err(error) => Err(CaptureError::from_netlink(error)),
             Ok(answers) => {
                 let table = answers.first().map(|(_, payload)| message::read_table(payload)).transpose();
-                table.map_err(|error| explain(error.into()))
+                table.map_err(|error| CaptureError::from_netlink(error.into()))
             }
         }
     }
 
-    fn rules(&mut self) -> Result<Vec<KernelRule>, CaptureError> {
-        let answers = self.socket.ask(message::get_rules(TABLE)).map_err(explain)?;
-        let rules = answers.iter().map(|(_, payload)| message::read_rule(payload));
-        rules.collect::<Result<_, _>>().map_err(|error| explain(error.into()))
+    fn found(&mut self) -> Result<Option<Found>, CaptureError> {
+        let Some(table) = self.table()? else { return Ok(None) };
+        let chains = self.socket.ask(message::get_chains()).map_err(CaptureError::from_netlink)?;
+        let chains = chains.iter().filter_map(|(_, payload)| message::read_chain(payload, TABLE).transpose());
+        let chains = chains.collect::<Result<_, _>>().map_err(|error| CaptureError::from_netlink(error.into()))?;
+        let rules = self.socket.ask(message::get_rules(TABLE)).map_err(CaptureError::from_netlink)?;
+        let rules = rules.iter().map(|(_, payload)| message::read_rule(payload));
+        let rules = rules.collect::<Result<_, _>>().map_err(|error| CaptureError::from_netlink(error.into()))?;
+        Ok(Some(Found { table, chains, rules }))
     }
 }
 
-fn explain(error: NetlinkError) -> CaptureError {
-    match error.errno() {
-        Some(EPERM) => CaptureError::NotPermitted,
-        Some(ENOENT | ENOPROTOOPT | EOPNOTSUPP | EPROTONOSUPPORT) => CaptureError::Unsupported(error),
-        _ => CaptureError::Kernel(error),
-    }
+/// The chains that a plan needs, with their rules.
+fn chains(plan: &Plan) -> impl Iterator<Item = ((&'static str, Hook), &Vec<super::Rule>)> {
+    let udp = Some((UDP, &plan.udp)).filter(|(_, rules)| !rules.is_empty());
+    [(OUTBOUND, &plan.outbound), (INBOUND, &plan.inbound)].into_iter().chain(udp)
+}
+
+/// The rules of a plan as the kernel shows them.
+fn wanted(plan: &Plan) -> Vec<KernelRule> {
+    let rules = chains(plan).flat_map(|((name, _), rules)| rules.iter().map(move |rule| (name, rule)));
+    rules
+        .map(|(name, each)| KernelRule { chain: name.to_owned(), steps: rule::expressions(each), packets: None })
+        .collect()
+}
+
+fn is(found: &Found, plan: &Plan, wanted: &[KernelRule]) -> bool {
+    let chains_are = chains(plan).count() == found.chains.len()
+        && chains(plan)
+            .all(|((name, hook), _)| found.chains.iter().any(|chain| chain.name == name && chain.hook == Some(hook)));
+    // In each chain the order counts; that of the chains does not.
+    let rules_are = found.rules.len() == wanted.len()
+        && chains(plan).all(|((name, _), _)| {
+            let of_chain = |rules: &[KernelRule]| -> Vec<_> {
+                rules.iter().filter(|rule| rule.chain == name).map(|rule| rule.steps.clone()).collect()
+            };
+            of_chain(&found.rules) == of_chain(wanted)
+        });
+    chains_are && rules_are
+}
+
+fn unknown_flag(error: &NetlinkError) -> bool {
+    matches!(error.errno(), Some(EINVAL | EOPNOTSUPP))
 }

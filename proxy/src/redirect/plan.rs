@@ -1,12 +1,13 @@
-//! Which packets are captured, as data. Pure: configuration in, rules out; `nftables.rs` carries them out.
+//! Which packets are captured, as data. Pure: a scope in, rules out; `nftables.rs` and `iptables.rs` carry them out.
 //!
-//! Refuses nothing; it decides only what reaches the proxy. UDP is not captured.
+//! Refuses nothing; it decides only what reaches the proxy. UDP never does: it passes, or is dropped and counted.
 
-use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::Exemption;
+use super::scope::{InboundPorts, Scope, Udp};
 
 /// The name of the table; one proxy captures in one network namespace.
 pub const TABLE: &str = "isthmus";
@@ -18,43 +19,22 @@ pub(super) const PRIORITY: i32 = -110;
 /// Ports of the proxy that others may reach directly: mesh, metrics, readiness. 15053 is bound to loopback, so that
 /// what comes from elsewhere meets a closed port.
 const OWN_PORTS: [u16; 4] = [15008, 15020, 15021, 15053];
-
-/// What of the inbound traffic is captured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InboundPorts {
-    /// Every TCP port but the excluded ones.
-    All,
-    /// These only: a VM whose other ports are none of the mesh's business.
-    Only(Vec<u16>),
-}
-
-/// What to capture.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
-    pub exempt: Exemption,
-    /// Where the outbound listener is.
-    pub outbound_port: u16,
-    /// Where the inbound listener is.
-    pub inbound_port: u16,
-    /// The proxy's ports that others may reach, in addition to the standard ones.
-    pub own_ports: Vec<u16>,
-    pub inbound: InboundPorts,
-    pub exclude_inbound_ports: Vec<u16>,
-    pub exclude_outbound_ports: Vec<u16>,
-    pub exclude_outbound_cidrs: Vec<IpNet>,
-}
+const DNS: u16 = 53;
 
 /// The rules, in order. `Display` is their text as `nft` would take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub outbound: Vec<Rule>,
     pub inbound: Vec<Rule>,
+    /// Empty where UDP passes: then no packet goes through this chain.
+    pub udp: Vec<Rule>,
 }
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    pub when: Condition,
+    /// All of them.
+    pub when: Vec<Condition>,
     pub action: Action,
     /// Shown by `nft list ruleset`, for whoever finds the rule there.
     pub why: &'static str,
@@ -72,9 +52,12 @@ pub enum Condition {
     ToThisHost,
     /// It is not.
     NotToThisHost,
+    /// TCP to this port.
     Port(u16),
+    UdpPort(u16),
     To(IpNet),
     Tcp,
+    NotUdp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,32 +66,32 @@ pub enum Action {
     Return,
     /// Taken to this port of the proxy.
     Redirect(u16),
+    /// Counted, and goes nowhere.
+    Drop,
 }
 
 impl Plan {
     /// The rules for `scope`.
     pub fn new(scope: &Scope) -> Plan {
-        Plan { outbound: outbound(scope), inbound: inbound(scope) }
+        Plan { outbound: outbound(scope), inbound: inbound(scope), udp: udp(scope) }
     }
 }
 
 fn outbound(scope: &Scope) -> Vec<Rule> {
-    let exempt = match scope.exempt {
-        Exemption::Mark(mark) => Condition::Mark(mark),
-        Exemption::Uid(uid) => Condition::Uid(uid),
-    };
-    let mut rules = vec![
-        leave(exempt, "the proxy's own"),
-        leave(Condition::ToLoopback, "loopback"),
-        leave(Condition::ToThisHost, "to this host itself"),
-    ];
+    let mut rules = not_ours(scope);
     let ports = tidy(&scope.exclude_outbound_ports);
     rules.extend(ports.into_iter().map(|port| leave(Condition::Port(port), "excludeOutboundPorts")));
-    let mut cidrs: Vec<IpNet> = scope.exclude_outbound_cidrs.iter().map(IpNet::trunc).collect();
-    cidrs.sort();
-    cidrs.dedup();
-    rules.extend(cidrs.into_iter().map(|cidr| leave(Condition::To(cidr), "excludeOutboundCidrs")));
-    rules.push(take(Condition::Tcp, scope.outbound_port, "outbound"));
+    rules.extend(excluded_cidrs(scope));
+    for uid in or_any(&tidy(&scope.include_uids)) {
+        for cidr in or_any(&networks(&scope.include_outbound_cidrs)) {
+            for port in or_any(&tidy(&scope.include_outbound_ports)) {
+                let port = port.map_or(Condition::Tcp, Condition::Port);
+                let when = [uid.map(Condition::Uid), cidr.map(Condition::To), Some(port)].into_iter().flatten();
+                let action = Action::Redirect(scope.outbound_port);
+                rules.push(Rule { when: when.collect(), action, why: "outbound" });
+            }
+        }
+    }
     rules
 }
 
@@ -122,73 +105,74 @@ fn inbound(scope: &Scope) -> Vec<Rule> {
     let excluded: Vec<Rule> = excluded.map(|port| leave(Condition::Port(port), "excludeInboundPorts")).collect();
     rules.extend(own.into_iter().map(|port| leave(Condition::Port(port), "the proxy's own port")));
     rules.extend(excluded);
+    let take = |when, why| Rule { when: vec![when], action: Action::Redirect(scope.inbound_port), why };
     match &scope.inbound {
-        InboundPorts::All => rules.push(take(Condition::Tcp, scope.inbound_port, "inbound")),
+        InboundPorts::All => rules.push(take(Condition::Tcp, "inbound")),
         InboundPorts::Only(ports) => {
-            let take_port = |port| take(Condition::Port(port), scope.inbound_port, "inbound, a service's port");
-            rules.extend(tidy(ports).into_iter().map(take_port));
+            rules.extend(tidy(ports).into_iter().map(|port| take(Condition::Port(port), "inbound, a service's port")));
         }
     }
     rules
 }
 
-fn leave(when: Condition, why: &'static str) -> Rule {
-    Rule { when, action: Action::Return, why }
+/// Outgoing UDP, where it may only go to the resolvers.
+fn udp(scope: &Scope) -> Vec<Rule> {
+    let Udp::Drop { resolvers } = &scope.udp else { return Vec::new() };
+    let mut rules = vec![leave(Condition::NotUdp, "not UDP")];
+    rules.extend(not_ours(scope));
+    let mut resolvers: Vec<IpAddr> = resolvers.iter().map(IpAddr::to_canonical).collect();
+    resolvers.sort();
+    resolvers.dedup();
+    for resolver in resolvers {
+        let when = vec![Condition::To(IpNet::from(resolver)), Condition::UdpPort(DNS)];
+        rules.push(Rule { when, action: Action::Return, why: "a configured resolver" });
+    }
+    let ports = tidy(&scope.exclude_outbound_ports);
+    rules.extend(ports.into_iter().map(|port| leave(Condition::UdpPort(port), "excludeOutboundPorts")));
+    rules.extend(excluded_cidrs(scope));
+    rules.push(Rule { when: Vec::new(), action: Action::Drop, why: "UDP cannot be carried by the mesh" });
+    rules
 }
 
-fn take(when: Condition, port: u16, why: &'static str) -> Rule {
-    Rule { when, action: Action::Redirect(port), why }
+/// What no rule for outgoing traffic may touch.
+fn not_ours(scope: &Scope) -> Vec<Rule> {
+    let exempt = match scope.exempt {
+        Exemption::Mark(mark) => Condition::Mark(mark),
+        Exemption::Uid(uid) => Condition::Uid(uid),
+    };
+    let mut rules = vec![
+        leave(exempt, "the proxy's own"),
+        leave(Condition::ToLoopback, "loopback"),
+        leave(Condition::ToThisHost, "to this host itself"),
+    ];
+    rules.extend(tidy(&scope.exclude_uids).into_iter().map(|uid| leave(Condition::Uid(uid), "excludeUids")));
+    rules
+}
+
+fn excluded_cidrs(scope: &Scope) -> impl Iterator<Item = Rule> {
+    let cidrs = networks(&scope.exclude_outbound_cidrs).into_iter();
+    cidrs.map(|cidr| leave(Condition::To(cidr), "excludeOutboundCidrs"))
+}
+
+fn leave(when: Condition, why: &'static str) -> Rule {
+    Rule { when: vec![when], action: Action::Return, why }
+}
+
+/// An empty list of what to include is no restriction.
+fn or_any<T: Copy>(list: &[T]) -> Vec<Option<T>> {
+    if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() }
+}
+
+fn networks(cidrs: &[IpNet]) -> Vec<IpNet> {
+    tidy(&cidrs.iter().map(IpNet::trunc).collect::<Vec<_>>())
 }
 
 /// Sorted and each once, so that the same configuration is the same rules.
-fn tidy(ports: &[u16]) -> Vec<u16> {
-    let mut ports = ports.to_vec();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {TABLE} {{")?;
-        for (name, hook, rules) in [("outbound", "output", &self.outbound), ("inbound", "prerouting", &self.inbound)] {
-            writeln!(f, "\tchain {name} {{")?;
-            writeln!(f, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;")?;
-            rules.iter().try_for_each(|rule| writeln!(f, "\t\t{rule}"))?;
-            writeln!(f, "\t}}")?;
-        }
-        writeln!(f, "}}")
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.when)?;
-        match self.action {
-            Action::Return => f.write_str("return")?,
-            Action::Redirect(port) => write!(f, "redirect to :{port}")?,
-        }
-        write!(f, " comment \"{}\"", self.why)
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Condition::Mark(mark) => write!(f, "meta mark 0x{mark:08x}"),
-            Condition::Uid(uid) => write!(f, "meta skuid {uid}"),
-            Condition::ToLoopback => f.write_str("oifname \"lo\""),
-            Condition::FromLoopback => f.write_str("iifname \"lo\""),
-            Condition::ToThisHost => f.write_str("fib daddr type local"),
-            Condition::NotToThisHost => f.write_str("fib daddr type != local"),
-            Condition::Port(port) => write!(f, "tcp dport {port}"),
-            Condition::To(IpNet::V4(cidr)) if cidr.prefix_len() == 32 => write!(f, "ip daddr {}", cidr.addr()),
-            Condition::To(IpNet::V6(cidr)) if cidr.prefix_len() == 128 => write!(f, "ip6 daddr {}", cidr.addr()),
-            Condition::To(IpNet::V4(cidr)) => write!(f, "ip daddr {cidr}"),
-            Condition::To(IpNet::V6(cidr)) => write!(f, "ip6 daddr {cidr}"),
-            Condition::Tcp => f.write_str("meta l4proto tcp"),
-        }
-    }
+fn tidy<T: Copy + Ord>(list: &[T]) -> Vec<T> {
+    let mut list = list.to_vec();
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::expression::{Base, Expression, Meta, Verdict};
 use super::plan::{Action, Condition, Rule};
 
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const RTN_LOCAL: u32 = 2;
@@ -16,12 +17,13 @@ const IFNAMSIZ: usize = 16;
 
 /// The steps of `rule`, in order.
 pub(super) fn expressions(rule: &Rule) -> Vec<Expression> {
-    let mut steps = condition(&rule.when);
+    let mut steps: Vec<Expression> = rule.when.iter().flat_map(condition).collect();
     match rule.action {
         Action::Return => steps.push(Expression::Verdict(Verdict::Return)),
         Action::Redirect(port) => {
             steps.extend([Expression::Immediate(port.to_be_bytes().to_vec()), Expression::Redirect]);
         }
+        Action::Drop => steps.extend([Expression::Counter, Expression::Verdict(Verdict::Drop)]),
     }
     steps
 }
@@ -37,15 +39,22 @@ fn condition(condition: &Condition) -> Vec<Expression> {
         Condition::NotToThisHost => {
             vec![Expression::AddressKind, Expression::NotEqual(RTN_LOCAL.to_ne_bytes().to_vec())]
         }
-        Condition::Port(port) => {
-            let load = Expression::Payload { base: Base::Transport, offset: 2, length: 2 };
-            let mut steps = meta(Meta::Transport, &[IPPROTO_TCP]);
-            steps.extend([load, Expression::Equal(port.to_be_bytes().to_vec())]);
-            steps
-        }
+        Condition::Port(port) => to_port(IPPROTO_TCP, *port),
+        Condition::UdpPort(port) => to_port(IPPROTO_UDP, *port),
         Condition::To(cidr) => to(cidr),
         Condition::Tcp => meta(Meta::Transport, &[IPPROTO_TCP]),
+        Condition::NotUdp => vec![Expression::Meta(Meta::Transport), Expression::NotEqual(vec![IPPROTO_UDP])],
     }
+}
+
+/// TCP and UDP have the destination's port at the same place (RFC 9293, RFC 768).
+fn to_port(protocol: u8, port: u16) -> Vec<Expression> {
+    vec![
+        Expression::Meta(Meta::Transport),
+        Expression::Equal(vec![protocol]),
+        Expression::Payload { base: Base::Transport, offset: 2, length: 2 },
+        Expression::Equal(port.to_be_bytes().to_vec()),
+    ]
 }
 
 fn to(cidr: &IpNet) -> Vec<Expression> {

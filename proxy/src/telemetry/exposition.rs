@@ -116,6 +116,10 @@ impl Metrics {
         page.family(names::CERTIFICATE_RENEWALS);
         page.sample(names::CERTIFICATE_RENEWALS, &[("result", "ok")], process.renewals_ok.load(Relaxed));
         page.sample(names::CERTIFICATE_RENEWALS, &[("result", "failed")], process.renewals_failed.load(Relaxed));
+        page.single(names::CAPTURE_RESTORED, process.capture_restored.load(Relaxed));
+        let exposed = std::time::Duration::from_micros(process.capture_exposed_micros.load(Relaxed));
+        page.single(names::CAPTURE_EXPOSED, exposed.as_secs_f64());
+        page.single(names::CAPTURE_UDP_DROPPED, process.capture_udp_dropped.load(Relaxed));
         page.single(names::READY, process.ready.load(Relaxed));
         page.family(names::BUILD);
         page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);

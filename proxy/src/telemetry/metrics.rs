@@ -138,6 +138,9 @@ pub(super) struct Process {
     pub(super) renewals_ok: AtomicU64,
     pub(super) renewals_failed: AtomicU64,
     pub(super) ready: AtomicI64,
+    pub(super) capture_restored: AtomicU64,
+    pub(super) capture_exposed_micros: AtomicU64,
+    pub(super) capture_udp_dropped: AtomicU64,
 }
 
 /// A handle to the counters; cheap to clone. Each worker holds its own, from [`Metrics::for_worker`].
@@ -275,6 +278,18 @@ impl Metrics {
     pub fn certificate_renewal(&self, ok: bool) {
         let counter = if ok { &self.process.renewals_ok } else { &self.process.renewals_failed };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// The capture rules are back, after others had changed them.
+    pub fn capture_restored(&self, exposed: Duration) {
+        self.process.capture_restored.fetch_add(1, Relaxed);
+        let micros = u64::try_from(exposed.as_micros()).unwrap_or(u64::MAX);
+        self.process.capture_exposed_micros.fetch_add(micros, Relaxed);
+    }
+
+    /// The capture rules have dropped so many UDP packets.
+    pub fn capture_udp_dropped(&self, packets: u64) {
+        self.process.capture_udp_dropped.store(packets, Relaxed);
     }
 
     /// What readiness answers.

@@ -83,5 +83,15 @@ pub(super) const CERTIFICATE_EXPIRY: Family = gauge(
 );
 pub(super) const CERTIFICATE_RENEWALS: Family =
     counter("isthmus_certificate_renewals_total", "Attempts to get a certificate, by result (ok, failed).");
+pub(super) const CAPTURE_RESTORED: Family = counter(
+    "isthmus_capture_restored_total",
+    "Times that others had changed the capture rules and they were put back.",
+);
+pub(super) const CAPTURE_EXPOSED: Family = counter(
+    "isthmus_capture_exposed_seconds_total",
+    "Time from hearing that others had changed the capture rules until they were back: what was not captured.",
+);
+pub(super) const CAPTURE_UDP_DROPPED: Family =
+    gauge("isthmus_capture_udp_dropped_packets", "Outgoing UDP packets dropped since the capture rules last changed.");
 pub(super) const READY: Family = gauge("isthmus_ready", "1 when readiness is answered with 200, else 0.");
 pub(super) const BUILD: Family = gauge("isthmus_build_info", "Always 1; the version is in the label.");

@@ -1,0 +1,178 @@
+//! Keeps traffic captured as the configuration and the snapshot say, whatever others do to the rules.
+
+use std::time::Instant;
+
+use crate::config::{self, InboundCapture, Mode, OnStop, UdpCapture};
+use crate::redirect::{Applied, Capture, CaptureError, Changes, InboundPorts, Iptables, Plan, Protection, Scope, Udp};
+use crate::state::Mesh;
+use crate::telemetry::Metrics;
+
+use super::known_ports::KnownPorts;
+use super::{Listening, Parts};
+
+pub(super) struct Captured {
+    rules: Rules,
+    scope: Scope,
+    known: KnownPorts,
+    metrics: Metrics,
+    on_stop: OnStop,
+    /// Whether iptables may be used where nf_tables is not to be had.
+    fallback: bool,
+    applied: Option<Plan>,
+    /// When it was heard that somebody, perhaps we ourselves, changed the rules.
+    heard: Option<Instant>,
+}
+
+enum Rules {
+    Nftables(Capture, Changes),
+    Iptables(Iptables),
+}
+
+impl Captured {
+    /// Nothing where nothing is to be captured. Changes nothing yet.
+    pub(super) fn open(parts: &Parts, listening: Listening) -> Result<Option<Captured>, CaptureError> {
+        let config = &parts.config.capture;
+        let fallback = config.mode == Mode::Auto;
+        let rules = match config.mode {
+            Mode::None => return Ok(None),
+            Mode::Iptables => Rules::Iptables(Iptables::find()?),
+            Mode::Auto | Mode::Nftables => match nftables() {
+                Err(CaptureError::Unsupported(error)) if fallback => iptables_instead(&error)?,
+                rules => rules?,
+            },
+        };
+        Ok(Some(Captured {
+            rules,
+            scope: scope(config, listening),
+            known: KnownPorts::load(parts.config.state_dir.as_deref()),
+            metrics: parts.metrics.clone(),
+            on_stop: config.on_stop,
+            fallback,
+            applied: None,
+            heard: None,
+        }))
+    }
+
+    /// Makes the rules what they should be. What cannot be done leaves them as they were.
+    pub(super) fn look(&mut self, mesh: &Mesh) -> Result<(), CaptureError> {
+        if let InboundPorts::Only(ports) = &mut self.scope.inbound {
+            // Before the control plane has said anything: what was known last.
+            if mesh.version > 0 {
+                let mut now: Vec<u16> = mesh.inbound().ports().map(|port| port.port).collect();
+                now.sort_unstable();
+                self.known.set(&now);
+            }
+            *ports = self.known.ports().to_vec();
+        }
+        let plan = Plan::new(&self.scope);
+        let heard = self.heard.take();
+        let began = Instant::now();
+        let applied = match self.apply(&plan) {
+            Err(CaptureError::Unsupported(error)) if self.fallback && self.applied.is_none() => {
+                self.rules = iptables_instead(&error)?;
+                self.apply(&plan)?
+            }
+            applied => applied?,
+        };
+        let disturbed = applied != Applied::AsItWas && self.applied.as_ref() == Some(&plan);
+        if disturbed {
+            let exposed = heard.unwrap_or(began).elapsed();
+            self.metrics.capture_restored(exposed);
+            tracing::warn!(
+                exposed_ms = exposed.as_secs_f64() * 1000.0,
+                "another program changed the capture rules; they are back, and what was sent meanwhile was not captured"
+            );
+        } else if self.applied.is_none() {
+            self.tell_first(applied, mesh.version);
+        }
+        self.applied = Some(plan);
+        if self.scope.udp != Udp::Pass
+            && let Rules::Nftables(capture, _) = &mut self.rules
+        {
+            self.metrics.capture_udp_dropped(capture.dropped_udp()?);
+        }
+        Ok(())
+    }
+
+    /// Ends when somebody changed the rules. With iptables nobody tells; there the next look finds it.
+    pub(super) async fn disturbed(&mut self) {
+        match &mut self.rules {
+            Rules::Nftables(_, changes) => changes.next().await,
+            Rules::Iptables(_) => std::future::pending().await,
+        }
+        self.heard = Some(Instant::now());
+    }
+
+    /// Takes the rules away, so that nothing new comes; or leaves them, so that nothing passes until a proxy runs again.
+    pub(super) fn end(self) {
+        if self.on_stop == OnStop::Keep {
+            return tracing::info!("the capture rules stay (capture.onStop): what they capture is refused from now on");
+        }
+        let removed = match self.rules {
+            Rules::Nftables(mut capture, _) => capture.remove(),
+            Rules::Iptables(iptables) => iptables.remove(),
+        };
+        if let Err(error) = removed {
+            tracing::error!(%error, "the capture rules stay; remove them with: isthmus redirect remove");
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<Applied, CaptureError> {
+        match &mut self.rules {
+            Rules::Nftables(capture, _) => capture.apply(plan),
+            Rules::Iptables(iptables) => iptables.apply(plan),
+        }
+    }
+
+    fn tell_first(&self, applied: Applied, version: u64) {
+        if applied != Applied::New {
+            tracing::info!("the capture rules of an earlier proxy were in force until now and are taken over");
+        }
+        if let Rules::Nftables(capture, _) = &self.rules
+            && capture.protection() == Protection::Unowned
+        {
+            tracing::warn!(
+                "this kernel cannot protect the capture rules (Linux 6.9 can): when another program flushes them they are \
+                 put back at once, and isthmus_capture_exposed_seconds_total tells for how long they were gone"
+            );
+        }
+        if let InboundPorts::Only(ports) = &self.scope.inbound
+            && version == 0
+        {
+            tracing::info!(?ports, "until the control plane tells the services' ports, those known last are captured");
+        }
+    }
+}
+
+fn nftables() -> Result<Rules, CaptureError> {
+    // Heard first, so that no change is missed.
+    let changes = Changes::open()?;
+    Ok(Rules::Nftables(Capture::open(Protection::Owned)?, changes))
+}
+
+fn iptables_instead(error: &impl std::fmt::Display) -> Result<Rules, CaptureError> {
+    tracing::warn!(%error, "this kernel has no nf_tables that can capture: iptables is used instead");
+    Iptables::find().map(Rules::Iptables)
+}
+
+fn scope(config: &config::Capture, listening: Listening) -> Scope {
+    Scope {
+        own_ports: [listening.mesh, listening.metrics, listening.readiness].map(|address| address.port()).to_vec(),
+        inbound: match config.inbound {
+            InboundCapture::All => InboundPorts::All,
+            InboundCapture::Services => InboundPorts::Only(Vec::new()),
+        },
+        exclude_inbound_ports: config.exclude_inbound_ports.clone(),
+        include_outbound_ports: config.include_outbound_ports.clone(),
+        exclude_outbound_ports: config.exclude_outbound_ports.clone(),
+        include_outbound_cidrs: config.include_outbound_cidrs.clone(),
+        exclude_outbound_cidrs: config.exclude_outbound_cidrs.clone(),
+        include_uids: config.include_uids.clone(),
+        exclude_uids: config.exclude_uids.clone(),
+        udp: match config.udp {
+            UdpCapture::Pass => Udp::Pass,
+            UdpCapture::Drop => Udp::Drop { resolvers: config.resolvers.clone() },
+        },
+        ..Scope::all(config.exempt, listening.outbound.port(), listening.inbound.port())
+    }
+}
