@@ -4,8 +4,15 @@
 //! network namespaces, so that tests share nothing and no port is taken.
 
 mod host;
+#[path = "host/iptables.rs"]
+mod iptables;
+#[path = "host/rivals.rs"]
+mod rivals;
+#[path = "host/untouched.rs"]
+mod untouched;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,7 +34,10 @@ const VIP_V6: &str = "[fd00:96::1]:80";
 
 type Outcome = Result<(), Failed>;
 
-fn main() {
+fn main() -> Outcome {
+    if std::env::args().nth(1).is_some_and(|word| word == rivals::HOLD) {
+        return rivals::hold();
+    }
     let arguments = Arguments::from_args();
     // `--list` must work where namespaces do not.
     if !arguments.list {
@@ -38,6 +48,9 @@ fn main() {
             vec![$(Trial::test(stringify!($name), || Pair::new()?.this.run($name))),*]
         };
     }
+    use iptables::*;
+    use rivals::*;
+    use untouched::*;
     let mut trials = trials![
         outbound_is_captured_with_its_original_destination,
         excluded_ports_and_ranges_are_left_alone,
@@ -48,7 +61,19 @@ fn main() {
         the_rules_outlive_a_proxy_that_dies_and_what_they_capture_is_refused,
         a_trial_ends_with_whoever_made_it,
         removal_leaves_the_rule_set_as_it_was,
+        unprotected_rules_come_back_at_once,
+        ping_is_left_alone,
+        iptables_legacy_captures,
+        iptables_nft_captures,
     ];
+    macro_rules! with_both_hosts {
+        ($($name:ident),* $(,)?) => { [$(Trial::test(stringify!($name), $name)),*] };
+    }
+    trials.extend(with_both_hosts![
+        no_plaintext_during_flushes_and_after_a_kill,
+        no_plaintext_while_plans_change,
+        udp_passes_or_is_dropped_and_counted,
+    ]);
     trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
     trials.push(Trial::test("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));
     trials.push(Trial::test("inbound_is_captured_but_not_the_proxys_own_ports", inbound_all));
@@ -210,6 +235,18 @@ async fn removal_leaves_the_rule_set_as_it_was() -> Outcome {
     assert_eq!(owned()?.standing(&Plan::new(&proxy.scope))?, Standing::Absent);
     assert_eq!(before.is_some(), others.is_ok_and(|status| status.success()));
     Ok(())
+}
+
+/// True when these programs are there. Where they are not, says so loudly; under CI that is a failure.
+fn installed(programs: &[&str]) -> bool {
+    let there = |name: &str| ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(name).exists());
+    let missing: Vec<_> = programs.iter().filter(|name| !there(name)).collect();
+    if !missing.is_empty() {
+        let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!ci, "not installed: {missing:?} (CI is set: missing programs are failures)");
+        eprintln!("SKIPPED: not installed: {missing:?}");
+    }
+    missing.is_empty()
 }
 
 /// As `nft` prints it, where there is an `nft` to look with.
