@@ -1,0 +1,81 @@
+//! gRPC by its own core (Python's grpcio): every kind of stream, statuses in trailers, deadlines that reach the server.
+
+use isthmus_world::apps::{self, Daemon};
+
+use crate::shop::{DEADLINE, NAME, Shop};
+use crate::{Case, require};
+
+const PROGRAMS: &[&str] = &["python3", "python:grpc"];
+
+pub(crate) const CASES: &[Case] = &[
+    ("grpc_unary_calls_and_their_metadata_pass", PROGRAMS, unary),
+    ("grpc_streams_of_all_kinds_pass_message_by_message", PROGRAMS, streams),
+    ("grpc_a_status_comes_with_its_details", PROGRAMS, status),
+    ("grpc_a_deadline_ends_the_call_at_the_server_too", PROGRAMS, deadline),
+    ("grpc_a_cancelled_call_is_cancelled_at_the_server", PROGRAMS, cancelled),
+    ("grpc_a_thousand_calls_at_once_are_all_answered", PROGRAMS, thousand),
+    ("grpc_a_message_of_4_mb_passes_both_ways", PROGRAMS, large),
+    ("grpc_a_refusal_is_a_status_that_grpc_understands", PROGRAMS, refused),
+];
+
+const SERVER: &str = include_str!("programs/grpc_server.py");
+const CLIENT: &str = include_str!("programs/grpc_client.py");
+
+/// Runs one of the client's scenes, which asserts what it gets and exits with 0 when all was so.
+fn scene(shop: &Shop, name: &str, streams: u32) -> Result<(), String> {
+    let server = shop.grpc()?;
+    shop.crossing(streams, || play(shop, server, "web", name))
+}
+
+fn play(shop: &Shop, server: &Daemon, from: &str, name: &str) -> Result<(), String> {
+    let target = format!("{NAME}:8300");
+    let done = apps::python_client(shop.host(from), CLIENT, &[&target, name], DEADLINE).map_err(|e| e.to_string())?;
+    require(done.status.success(), || {
+        format!("{name}: {}{}\nserver: {}", done.stdout, done.stderr, server.process().last_lines())
+    })
+}
+
+pub(crate) fn start(host: &isthmus_world::Host) -> Result<Daemon, isthmus_world::Error> {
+    apps::python_server(host, 8300, SERVER, &["8300"])
+}
+
+fn unary(shop: &Shop) -> Result<(), String> {
+    scene(shop, "unary", 1)
+}
+
+fn streams(shop: &Shop) -> Result<(), String> {
+    ["server_stream", "client_stream", "bidi_stream"].iter().try_for_each(|name| scene(shop, name, 1))
+}
+
+fn status(shop: &Shop) -> Result<(), String> {
+    scene(shop, "status", 1)
+}
+
+/// The server says when a call that still runs has ended for it.
+fn server_saw(shop: &Shop, line: &str) -> Result<(), String> {
+    let seen = shop.grpc()?.process().wait_for_line(line, DEADLINE, |seen| seen == line);
+    seen.map(|_| ()).map_err(|e| e.to_string())
+}
+
+fn deadline(shop: &Shop) -> Result<(), String> {
+    scene(shop, "deadline", 1)?;
+    server_saw(shop, "ended early: deadline, which it knew")
+}
+
+fn cancelled(shop: &Shop) -> Result<(), String> {
+    scene(shop, "cancel", 1)?;
+    server_saw(shop, "ended early: cancel")
+}
+
+fn thousand(shop: &Shop) -> Result<(), String> {
+    scene(shop, "thousand", 1_000)
+}
+
+fn large(shop: &Shop) -> Result<(), String> {
+    scene(shop, "large", 1)
+}
+
+fn refused(shop: &Shop) -> Result<(), String> {
+    let server = shop.grpc()?;
+    shop.refusing(|| play(shop, server, "batch", "refused"))
+}

@@ -1,0 +1,104 @@
+import sys
+
+import grpc
+
+target, scene = sys.argv[1:3]
+# No proxy of the environment comes between; names come from the hosts file.
+options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.enable_http_proxy", 0)]
+channel = grpc.insecure_channel(target, options=options)
+TIME = 40
+
+
+def method(kind, name):
+    return getattr(channel, kind)(f"/peers.Peers/{name}")
+
+
+def unary():
+    metadata = (("x-who", "web"), ("x-who-bin", b"\x01\x02"))
+    answer, call = method("unary_unary", "Unary").with_call(b"an answer", timeout=TIME, metadata=metadata)
+    assert answer == b"an answer for web\x01\x02", answer
+    first, last = dict(call.initial_metadata()), dict(call.trailing_metadata())
+    assert first["x-first"] == "before" and first["x-bytes-bin"] == b"\x00\xff", first
+    assert last["x-last"] == "after", last
+    assert call.code() == grpc.StatusCode.OK
+
+
+def server_stream():
+    got = list(method("unary_stream", "ServerStream")(b"1000", timeout=TIME))
+    assert got == [b"%d" % number for number in range(1000)], len(got)
+
+
+def client_stream():
+    numbers = (b"%d" % number for number in range(1000))
+    got = method("stream_unary", "ClientStream")(numbers, timeout=TIME)
+    assert got == b"%d" % sum(range(1000)), got
+
+
+def bidi_stream():
+    # The next question is asked only when the last one is answered: nothing on the way may wait for more.
+    import queue
+
+    questions = queue.Queue()
+    answers = method("stream_stream", "BidiStream")(iter(questions.get, None), timeout=TIME)
+    for number in range(200):
+        questions.put(b"%d" % number)
+        got = next(answers)
+        assert got == b"%d!" % number, got
+    questions.put(None)
+    assert list(answers) == []
+
+
+def failure(call):
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error
+    raise SystemExit("the call succeeded")
+
+
+def status():
+    error = failure(lambda: method("unary_unary", "Status")(b"", timeout=TIME))
+    assert error.code() == grpc.StatusCode.NOT_FOUND, error
+    assert error.details() == "no such thing: 100 % sure, naïvely", error.details()
+    trailers = dict(error.trailing_metadata())
+    assert trailers["grpc-status-details-bin"] == b"\x08\x05 details \xff", trailers
+    assert trailers["x-why"] == "because", trailers
+
+
+def deadline():
+    error = failure(lambda: method("unary_unary", "Slow")(b"deadline", timeout=0.5))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+
+
+def cancel():
+    import threading
+
+    call = method("unary_unary", "Slow").future(b"cancel", timeout=TIME * 10)
+    threading.Timer(0.5, call.cancel).start()
+    try:
+        call.result()
+        raise SystemExit("the call succeeded")
+    except grpc.FutureCancelledError:
+        pass
+
+
+def thousand():
+    echo = method("unary_unary", "Echo")
+    calls = [echo.future(b"%d" % number, timeout=TIME) for number in range(1000)]
+    for number, call in enumerate(calls):
+        assert call.result() == b"%d" % number, call
+
+
+def large():
+    message = bytes(range(256)) * (4 << 12)
+    assert len(message) == 4 << 20
+    assert method("unary_unary", "Echo")(message, timeout=TIME) == message
+
+
+def refused():
+    error = failure(lambda: method("unary_unary", "Echo")(b"", timeout=TIME))
+    assert error.code() == grpc.StatusCode.PERMISSION_DENIED, error
+    assert "not-allowed" in error.details(), error.details()
+
+
+globals()[scene]()
