@@ -110,10 +110,19 @@ fn service(service: &Service) -> Value {
             "identities": endpoint.mesh.as_ref().map(|mesh| texts(&mesh.identities)),
         })
     };
+    let port = |port: &crate::state::ServicePort| {
+        json!({
+            "port": port.port,
+            "protocol": format!("{:?}", port.protocol),
+            "transport": port.transport.map(|transport| format!("{transport:?}")),
+            "minTlsVersion": port.min_tls_version.map(|version| format!("{version:?}")),
+        })
+    };
     json!({
         "name": service.name.to_string(),
         "vips": service.vips,
         "hostnames": service.hostnames,
+        "ports": service.ports().map(|one| port(one)).collect::<Vec<_>>(),
         "endpoints": service.endpoints.iter().map(|one| endpoint(one)).collect::<Vec<_>>(),
         "unusableEndpoints": service.unusable_endpoints,
     })

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::process::Process;
 
 /// The slowest of them makes a database first.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(20);
 /// Between two looks at a port that does not listen yet.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -109,8 +109,10 @@ fn with_settings(mut command: Command, directory: &Path, settings: &PostgresSett
         let (certificate, key) = certificate.write(directory)?;
         if current() == Privilege::Root {
             // It takes no key that others could read, nor one that is not its own.
-            std::os::unix::fs::chown(&key, Some(USER), Some(USER))
-                .map_err(|error| Error::system("giving the key to PostgreSQL's user", error))?;
+            for file in [&certificate, &key] {
+                std::os::unix::fs::chown(file, Some(USER), Some(USER))
+                    .map_err(|error| Error::system("giving the key to PostgreSQL's user", error))?;
+            }
         }
         command = command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", certificate.display()));
         command = command.arg("-c").arg(format!("ssl_key_file={}", key.display()));

@@ -24,6 +24,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
     (8181, 8180, "plain", ""),
     (8182, 8182, "nginx-h2c", "kubernetes.io/h2c"),
     (8183, 8183, "nginx-tls", "https"),
+    (8185, 8185, "tls-old", ""),
     (8190, 8190, "http-haproxy", ""),
     (8191, 8191, "http2-haproxy", ""),
     (8200, 8200, "nghttpd", "kubernetes.io/h2c"),
@@ -166,11 +167,14 @@ impl Shop {
         result
     }
 
-    /// The ends of the two sidecars' logs, for messages.
+    /// The ends of the sidecars' logs, for messages.
     pub(crate) fn logs(&self) -> String {
         let end = |workload: &str| {
             let log = self.mesh.sidecar(workload).log();
-            format!("sidecar of {workload}: …\n  {}\n", log[log.len().saturating_sub(5)..].join("\n  "))
+            let lines = log[log.len().saturating_sub(3)..].iter();
+            let short: String =
+                lines.map(|line| format!("\n  {}", line.chars().take(200).collect::<String>())).collect();
+            format!("sidecar of {workload}: …{short}\n")
         };
         end("web") + &end("orders")
     }

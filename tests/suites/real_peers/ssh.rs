@@ -48,7 +48,7 @@ fn runs_command(shop: &Shop, port: u16) -> Result<(), String> {
     };
     let done = shop.crossing(1, run)?;
     let said = || format!("{}{}\n{}", done.stdout, done.stderr, sshd.log());
-    require(done.status.code() == Some(7) && done.stdout.trim().ends_with(" 10.20.1.10 2222"), said)
+    require(done.status.code() == Some(7) && done.stdout.trim().ends_with(" fd00:20::1:10 2222"), said)
 }
 
 fn copies(shop: &Shop) -> Result<(), String> {

@@ -6,6 +6,7 @@ use crate::{Case, require};
 
 pub(crate) const CASES: &[Case] = &[
     ("tls_of_the_app_passes_by_its_name", &["curl", "nginx"], by_name),
+    ("tls_alert_of_the_server_reaches_the_caller", &["curl", "nginx"], alert),
     ("tls_of_the_app_is_refused_for_who_is_not_allowed", &["curl", "nginx"], refused),
 ];
 
@@ -24,6 +25,19 @@ fn by_name(shop: &Shop) -> Result<(), String> {
                 require(!got.said.contains("spiffe"), || got.said.clone())?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The last thing that a server says before it closes is what the caller has to hear.
+fn alert(shop: &Shop) -> Result<(), String> {
+    shop.nginx()?;
+    let there = format!("::{VIP}:8185");
+    let arguments = ["--tlsv1.3", "--connect-to", &there];
+    for _ in 0..5 {
+        let failed = shop.crossing(1, || Ok(curl(shop, "web", &arguments, &[format!("https://{NAME}/")])))?;
+        let heard = failed.as_ref().is_err_and(|why| why.contains("alert protocol version"));
+        require(heard, || format!("the caller did not hear nginx's alert: {failed:?}"))?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ def not_found(connection, request):
 async def main():
     async with serve(
         connection,
-        "::",
+        None,
         int(sys.argv[1]),
         max_size=16 << 20,
         subprotocols=["isthmus-test"],
