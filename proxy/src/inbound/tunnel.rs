@@ -26,7 +26,7 @@ use crate::tcp::tunnel::{copy_tunnel, send_all};
 use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
 use crate::tls::MeshProtocol;
-use crate::tls::gate::{self, GATE_DEADLINE};
+use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
 pub(super) async fn serve(
     inbound: &Inbound,
@@ -118,7 +118,10 @@ async fn carry(
     let port = mesh.inbound().port(app.port());
     if let Some(minimum) = minimum_tls(port) {
         let enforced = mesh.enforcement() == Enforcement::Enforce;
-        pass_gate(inbound, minimum, enforced, stream, &mut from_peer, &mut to_peer, copied).await?;
+        let gate = Gate { inbound, minimum, enforced };
+        if gate.pass(stream, &mut from_peer, &mut to_peer, copied).await? == Passed::Settled {
+            return Ok(());
+        }
     }
     copy_tunnel(stream, &mut to_peer, std::future::ready(Ok::<_, io::Error>(from_peer)), copied).await
 }
@@ -138,43 +141,78 @@ pub(crate) fn wire_version(version: TlsVersion) -> WireVersion {
     }
 }
 
-/// Lets the hellos pass one by one. Bytes that are no TLS at all pass: mesh mTLS protects them, and that is enough here.
-async fn pass_gate(
-    inbound: &Inbound,
+/// What the app's own TLS inside of a tunnel has to pass.
+struct Gate<'a> {
+    inbound: &'a Inbound,
     minimum: WireVersion,
     enforced: bool,
-    app: &TcpStream,
-    from_peer: &mut RecvStream,
-    to_peer: &mut SendStream<Bytes>,
-    copied: &Copied,
-) -> io::Result<()> {
-    let mut client = StreamIo::new(from_peer, to_peer);
-    let peeked = peek(&mut client, GATE_DEADLINE).await?;
-    if peeked.protocol != Protocol::Tls {
-        let rest = client.into_rest();
-        add(&copied.received, peeked.bytes.len() + rest.len());
-        write_all(app, &peeked.bytes).await?;
-        return write_all(app, &rest).await;
-    }
-    let mut server = BorrowedTcp(app);
-    let minimum = if enforced { minimum } else { WireVersion(0) };
-    let opened = gate::open(&mut client, peeked.bytes, &mut server, minimum).await;
-    let rest = client.into_rest();
-    match opened {
-        Ok(gate) => {
-            write_all(app, &gate.to_server).await?;
+}
+
+#[derive(PartialEq, Eq)]
+enum Passed {
+    /// The rest may flow.
+    Open,
+    /// The app refused the handshake by an alert, which was passed on; nothing more comes.
+    Settled,
+}
+
+impl Gate<'_> {
+    /// Lets the hellos pass one by one. Bytes that are no TLS at all pass: mesh mTLS protects them, and that is enough here.
+    async fn pass(
+        &self,
+        app: &TcpStream,
+        from_peer: &mut RecvStream,
+        to_peer: &mut SendStream<Bytes>,
+        copied: &Copied,
+    ) -> io::Result<Passed> {
+        let mut client = StreamIo::new(from_peer, to_peer);
+        let peeked = peek(&mut client, GATE_DEADLINE).await?;
+        if peeked.protocol != Protocol::Tls {
+            let rest = client.into_rest();
+            add(&copied.received, peeked.bytes.len() + rest.len());
+            write_all(app, &peeked.bytes).await?;
             write_all(app, &rest).await?;
-            send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)
+            return Ok(Passed::Open);
         }
-        Err(error) => {
-            if let Some(reason) = error.reason() {
-                inbound.needs.metrics.refused(reason, Direction::Inbound);
-                tracing::info!(reason = reason.word(), "refused: {error}");
+        let minimum = if self.enforced { self.minimum } else { WireVersion(0) };
+        let opened = gate::open(&mut client, peeked.bytes, &mut BorrowedTcp(app), minimum).await;
+        let rest = client.into_rest();
+        match opened {
+            Ok(gate) => {
+                write_all(app, &gate.to_server).await?;
+                write_all(app, &rest).await?;
+                send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)?;
+                Ok(Passed::Open)
             }
-            tcp::mark_reset(app);
-            Err(io::Error::other(error))
+            Err(GateError::RefusedByServer) => {
+                settle(from_peer, to_peer).await?;
+                Ok(Passed::Settled)
+            }
+            Err(error) => Err(self.refuse(app, error)),
         }
     }
+
+    fn refuse(&self, app: &TcpStream, error: GateError) -> io::Error {
+        if let Some(reason) = error.reason() {
+            self.inbound.needs.metrics.refused(reason, Direction::Inbound);
+            tracing::info!(reason = reason.word(), "refused: {error}");
+        }
+        tcp::mark_reset(app);
+        io::Error::other(error)
+    }
+}
+
+/// The end in order: a reset could overtake the alert. What the caller still says is for nobody.
+async fn settle(from_peer: &mut RecvStream, to_peer: &mut SendStream<Bytes>) -> io::Result<()> {
+    to_peer.send_data(Bytes::new(), true).map_err(io::Error::other)?;
+    let heard = async {
+        while let Some(Ok(bytes)) = from_peer.data().await {
+            let _ = from_peer.flow_control().release_capacity(bytes.len());
+        }
+    };
+    // A caller that does not hang up is hung up on.
+    let _ = tokio::time::timeout(GATE_DEADLINE, heard).await;
+    Ok(())
 }
 
 fn add(count: &Cell<u64>, bytes: usize) {

@@ -18,6 +18,9 @@ use crate::reason::Reason;
 /// Both hellos, of both sides.
 pub const GATE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The level of an alert that ends nothing (RFC 5246, 7.2).
+const WARNING: u8 = 1;
+
 /// The gate is open: what was read and not forwarded yet.
 #[derive(Debug)]
 pub struct Gate {
@@ -101,14 +104,7 @@ where
         }
         server.write_all(&held.split_to(wire_len)).await?;
         server.flush().await?;
-        let (choice, wire_len) = match read_hello(server, &mut answer, server_hello::parse).await {
-            Err(GateError::RefusedByServer) => {
-                client.write_all(&answer).await?;
-                client.flush().await?;
-                return Err(GateError::RefusedByServer);
-            }
-            read => read?,
-        };
+        let (choice, wire_len) = server_choice(client, server, &mut answer).await?;
         if choice.version < minimum {
             return Err(GateError::ServerVersion(choice.version));
         }
@@ -121,6 +117,33 @@ where
         retried = true;
         client.write_all(&answer.split_to(wire_len)).await?;
         client.flush().await?;
+    }
+}
+
+/// Reads the ServerHello. Alerts before it are passed on; one that is only a warning ends nothing: some
+/// servers say `unrecognized_name` (RFC 6066, 3), and then their hello.
+async fn server_choice<C, S>(
+    client: &mut C,
+    server: &mut S,
+    answer: &mut BytesMut,
+) -> Result<(server_hello::ServerHello, usize), GateError>
+where
+    C: AsyncWrite + Unpin,
+    S: AsyncRead + Unpin,
+{
+    loop {
+        match read_hello(server, answer, server_hello::parse).await {
+            Err(GateError::RefusedByServer) => {}
+            read => return read,
+        }
+        let Parsed::Alert(wire_len) = server_hello::parse(answer) else { return Err(GateError::RefusedByServer) };
+        let alert = answer.split_to(wire_len);
+        client.write_all(&alert).await?;
+        client.flush().await?;
+        // Level and description end the record.
+        if alert.len().checked_sub(2).and_then(|level| alert.get(level)) != Some(&WARNING) {
+            return Err(GateError::RefusedByServer);
+        }
     }
 }
 

@@ -66,6 +66,22 @@ async fn an_alert_of_the_server_reaches_the_client() {
     assert_eq!(seen, alert);
 }
 
+#[tokio::test]
+async fn an_alert_that_only_warns_is_passed_on_and_the_hello_after_it_is_checked() {
+    for (version, passes) in [(0x0303, true), (0x0302, false)] {
+        let ((mut client, mut near), (mut far, mut server)) = ends();
+        // unrecognized_name
+        let warning = [21, 3, 3, 0, 2, 1, 112];
+        client.write_all(&client_hello(&[0x0303, 0x0302], 0x0303, None)).await.unwrap();
+        server.write_all(&[&warning[..], &server_hello(version, false)].concat()).await.unwrap();
+        let gate = open(&mut near, BytesMut::new(), &mut far, WireVersion::TLS1_2).await;
+        assert_eq!(gate.is_ok(), passes, "{gate:?}");
+        let mut seen = [0; 7];
+        client.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, warning);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gate_does_not_wait_for_ever() {
     let ((mut client, mut near), (mut far, _server)) = ends();

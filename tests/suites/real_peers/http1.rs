@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("http1_keep_alive_keeps_one_connection", &["curl", "nginx"], keep_alive),
     ("http1_pipelined_requests_are_answered_in_order", &["nginx"], pipelined),
     ("http1_header_names_are_in_title_case_for_apps", &["curl", "python3"], title_case),
+    ("http1_header_names_keep_their_case_where_a_service_asks", &["curl", "python3"], own_case),
     ("http1_heads_of_60_kib_pass_both_ways", &["curl", "nginx", "haproxy", "python3"], large_heads),
     ("http1_0_gets_an_answer_that_1_0_can_read", &["curl", "nginx", "python3"], http1_0),
     ("http1_early_hints_pass", &["curl", "python3"], early_hints),
@@ -129,6 +130,18 @@ fn title_case(shop: &Shop) -> Result<(), String> {
     let both = text.contains("\r\nX-Lower-Case: 1\r\n") && text.contains("\r\nX-Upper-Case: 2\r\n");
     require(both, || format!("the app got {text}"))?;
     require(text.contains("\r\nHost: "), || format!("the app got {text}"))
+}
+
+fn own_case(shop: &Shop) -> Result<(), String> {
+    shop.http1_app()?;
+    let asked = ["--http1.1", "--header", "x-lower-case: 1", "--header", "X-UPPER-CASE: 2", "--header", "x-MiXed: 3"];
+    shop.with_traffic_policy("headerNames: Preserve", "headerNames: TitleCase", || {
+        let got = shop.crossing(1, || curl(shop, "web", &asked, &[url(8210, "/head")]))?;
+        let text = got.text();
+        let names = ["x-lower-case: 1", "X-UPPER-CASE: 2", "x-MiXed: 3", "User-Agent: curl"];
+        let lost = names.iter().find(|name| !text.contains(*name));
+        require(lost.is_none(), || format!("{lost:?} is not what the app got: {text}"))
+    })
 }
 
 fn large_heads(shop: &Shop) -> Result<(), String> {

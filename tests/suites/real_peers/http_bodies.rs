@@ -17,7 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("http1_chunked_bodies_pass_both_ways", &["curl", "nginx", "python3"], chunked),
     ("http1_trailers_pass_both_ways", &["python3"], trailers),
     ("http1_expect_continue_waits_for_the_apps_own_word", &["curl", "nginx"], expect_continue),
-    ("http1_expect_continue_that_is_refused_sends_no_body", &["curl", "nginx"], expect_refused),
+    ("http1_expect_continue_that_is_refused_sends_no_body", &["curl", "python3"], expect_refused),
 ];
 
 const LARGE: usize = 100 * 1000 * 1000;
@@ -125,13 +125,14 @@ fn expect_continue(shop: &Shop) -> Result<(), String> {
     require(stored == bytes, || format!("nginx got {} bytes, not what was sent", stored.len()))
 }
 
+/// The app takes its time to refuse: whoever says 100 in its place has the body by then.
 fn expect_refused(shop: &Shop) -> Result<(), String> {
-    shop.nginx()?;
+    shop.http1_app()?;
     let file = shop.file("unwanted");
     noise(&file, 200_000)?;
     let data = format!("@{}", file.display());
     let asked = ["--http1.1", "--header", "expect: 100-continue", "--expect100-timeout", "40", "--data-binary", &data];
-    let sent = shop.crossing(1, || curl(shop, "web", &asked, &[url(8180, "/small")]))?;
+    let sent = shop.crossing(1, || curl(shop, "web", &asked, &[url(8210, "/unwanted")]))?;
     require(sent.status == 413, || format!("{sent:?}"))?;
     require(sent.uploaded == 0, || format!("{} bytes went out for an answer of 413", sent.uploaded))
 }

@@ -134,8 +134,13 @@ fn by_address(shop: &Shop) -> Result<(), String> {
     shop.postgres()?;
     let as_alice = connection(5432, "disable").replace("user=postgres", "user=alice");
     psql(shop, "web", &connection(5432, "disable"), "drop role if exists alice; create role alice login")?;
-    shop.preserving_source(|| {
-        let said = shop.crossing(1, || psql(shop, "web", &as_alice, "select inet_client_addr()"))?;
-        require(said == "10.10.1.10", || format!("PostgreSQL saw {said}"))
-    })
+    let who = || shop.crossing(1, || psql(shop, "web", &as_alice, "select inet_client_addr()"));
+    let said = who()?;
+    require(said == "fd00:10::1:10", || format!("PostgreSQL saw {said}"))?;
+    let as_alice_v4 = as_alice.replace("host=", &format!("hostaddr={} host=", crate::shop::VIP));
+    let said = psql(shop, "web", &as_alice_v4, "select inet_client_addr()")?;
+    require(said == "10.10.1.10", || format!("PostgreSQL saw {said}"))?;
+    // The control arm: without the caller's address, the server's own rule refuses.
+    let refused = shop.with_traffic_policy("sourceAddress: proxy", "sourceAddress: preserve", || Ok(who()))?;
+    require(refused.is_err_and(|why| why.contains("pg_hba")), || "PostgreSQL let a stranger's address in".to_owned())
 }

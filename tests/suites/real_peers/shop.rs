@@ -159,11 +159,22 @@ impl Shop {
         }
     }
 
-    /// Does something while the service asks that its apps see the caller's own address.
-    pub(crate) fn preserving_source(&self, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-        self.mesh.apply(&format!("{POLICY}  sourceAddress: preserve\n"))?;
+    /// Does something while a TrafficPolicy of the service says `option`; then it says `usual` again.
+    pub(crate) fn with_traffic_policy<T>(
+        &self,
+        option: &str,
+        usual: &str,
+        work: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let policy = |says: &str| {
+            format!(
+                "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrafficPolicy\nmetadata:\n  namespace: shop\n  \
+                 name: peers\nspec:\n  services: [peers]\n  {says}\n"
+            )
+        };
+        self.mesh.apply(&policy(option))?;
         let result = work();
-        self.mesh.apply(POLICY)?;
+        self.mesh.apply(&policy(usual))?;
         result
     }
 
@@ -269,7 +280,7 @@ fn resources() -> String {
     )
 }
 
-pub(crate) const POLICY: &str = "apiVersion: mesh.isthmus.dev/v1alpha1
+const POLICY: &str = "apiVersion: mesh.isthmus.dev/v1alpha1
 kind: ServicePolicy
 metadata:
   namespace: shop

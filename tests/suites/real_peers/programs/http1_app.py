@@ -1,4 +1,5 @@
 # An HTTP/1 server that shows what arrived, byte by byte: no library between the socket and the answer.
+import select
 import socket
 import socketserver
 import sys
@@ -20,6 +21,8 @@ class Connection(socketserver.StreamRequestHandler):
         method, path, _ = request.split(" ", 2)
         fields = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
         trailers = b""
+        if path == "/unwanted":
+            return self.unwanted()
         if fields.get("transfer-encoding") == "chunked":
             body, trailers = self.chunks()
         else:
@@ -59,6 +62,12 @@ class Connection(socketserver.StreamRequestHandler):
 
     def until_close(self):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nthe end is the end")
+        return False
+
+    def unwanted(self):
+        # A body that comes without being asked for comes within this time.
+        came = select.select([self.connection], [], [], 1)[0] and self.connection.recv(1, socket.MSG_PEEK)
+        self.wfile.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % (b"500 Too Early" if came else b"413 Unwanted"))
         return False
 
     def interim(self):
