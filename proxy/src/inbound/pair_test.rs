@@ -18,13 +18,14 @@ async fn a_request_crosses_the_pair_and_the_app_learns_who_called() {
         let (port, _) = app(mirror).await;
         let world = world(Spec::http(port)).await;
         let (web, _) = world.capture(VIP).await;
-        let answer = get(web, "/a?b=c", "").await.unwrap();
+        let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let answer = get(web, "/a?b=c", &format!("{parent}\r\n")).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(answer.contains("GET /a?b=c\n"), "{answer}");
         assert!(answer.contains("host: orders.shop\n"), "{answer}");
         let xfcc = "x-forwarded-client-cert: By=spiffe://shop.example/ns/shop/sa/orders;URI=spiffe://shop.example/ns/shop/sa/web";
         assert!(answer.contains(xfcc), "{answer}");
-        assert!(answer.contains("traceparent: 00-"), "{answer}");
+        assert!(answer.contains(parent), "nobody records it here: the app's span stays the parent: {answer}");
         assert!(answer.to_lowercase().contains("x-kept: yes"), "{answer}");
         assert!(!answer.contains("isthmus"), "nothing that sidecars say reaches an app, and no forgery: {answer}");
     })

@@ -86,7 +86,8 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
 
 async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Response<Body> {
     let grpc = respond::is_grpc(request.headers());
-    let trace = inbound.needs.tracer.hop(request.headers());
+    let tracer = &inbound.needs.tracer;
+    let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
     let answered = match authorize(inbound, &hop, &request) {

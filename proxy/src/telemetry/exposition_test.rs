@@ -57,3 +57,13 @@ fn words_beyond_the_slots_are_counted_together() {
     words.iter().for_each(|word| metrics.accept_error(word));
     assert!(metrics.render().contains("isthmus_accept_errors_total{cause=\"other\"} 16\n"));
 }
+
+#[test]
+fn a_duration_counts_in_the_first_bucket_that_holds_it() {
+    let around = |us: u64| [us.saturating_sub(1), us, us.saturating_add(1)];
+    let powers = (0..64).map(|bits| 1 << bits);
+    for us in powers.chain(BUCKETS_US).chain([0, u64::MAX]).flat_map(around) {
+        let expected = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        assert_eq!(super::super::metrics::bucket(us), expected, "{us}");
+    }
+}

@@ -71,10 +71,31 @@ pub(super) struct Histogram {
 impl Histogram {
     fn observe(&self, elapsed: Duration) {
         let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
-        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.buckets[bucket(us)].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
     }
+}
+
+/// By the number of bits of a duration: the first bucket that one of this length can be in.
+const FIRST_BUCKETS: [u8; 65] = {
+    let mut first = [0; 65];
+    let mut bits = 1;
+    while bits <= 64 {
+        let least = 1 << (bits - 1);
+        let mut bucket = 0;
+        while bucket < BUCKETS_US.len() && BUCKETS_US[bucket] < least {
+            bucket += 1;
+        }
+        first[bits] = bucket as u8;
+        bits += 1;
+    }
+    first
+};
+
+/// The first whose bound is not below `us`: at most two bounds lie between powers of two, and only they are compared.
+pub(super) fn bucket(us: u64) -> usize {
+    let first = usize::from(FIRST_BUCKETS[(u64::BITS - us.leading_zeros()) as usize]);
+    first + BUCKETS_US[first..].iter().take_while(|bound| **bound < us).count()
 }
 
 /// Counters by a word that another crate owns (TLS failures, accept errors). Slots are claimed once and never freed; a

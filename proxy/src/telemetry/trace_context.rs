@@ -1,4 +1,7 @@
 //! W3C trace context, level 1 with level 2's random flag: continued where it is well-formed, else replaced.
+//!
+//! Of a trace that nobody records here, headers that are well-formed stay as they are: the caller's span remains the
+//! parent that the next one names, and nothing is read from the random numbers, formatted or allocated.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -20,11 +23,24 @@ pub struct TraceContext {
     pub span_id: SpanId,
     /// The span that caused this one, if it is known.
     pub parent: Option<SpanId>,
-    /// Whether spans of this trace are recorded. Decided at its root; the others follow.
+    /// Whether spans of this trace are recorded here. Decided at its root; the others follow, where there is a collector.
     pub sampled: bool,
-    random: bool,
+    /// Those that we know, as the next hop gets them.
+    flags: u8,
     /// Vendors' entries, well-formed, passed on as they came.
     pub tracestate: Option<HeaderValue>,
+    headers: Headers,
+}
+
+/// What becomes of the trace headers that a message has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Headers {
+    /// This context's come in their place.
+    Replace,
+    /// They are right as they are, or there are none.
+    Keep,
+    /// They break a rule, and no trace begins here.
+    Remove,
 }
 
 impl TraceContext {
@@ -41,9 +57,28 @@ impl TraceContext {
             span_id,
             parent: None,
             sampled: flags & SAMPLED != 0,
-            random: flags & RANDOM != 0,
+            flags: flags & (SAMPLED | RANDOM),
             tracestate: trace_state::parse(headers.get_all(TRACESTATE)),
+            headers: Headers::Replace,
         })
+    }
+
+    /// The caller's own context, read from `headers`, for a hop that records nothing.
+    pub(super) fn passed_on(mut self, headers: &HeaderMap) -> TraceContext {
+        let same_parent = headers.get(TRACEPARENT).is_some_and(|parent| parent.as_bytes() == self.traceparent());
+        let mut states = headers.get_all(TRACESTATE).iter();
+        let same_state = states.next() == self.tracestate.as_ref() && states.next().is_none();
+        self.headers = if same_parent && same_state { Headers::Keep } else { Headers::Replace };
+        self.sampled = false;
+        self
+    }
+
+    /// No trace: the caller sent none that can be continued, and none begins here.
+    pub(super) fn none(headers: &HeaderMap) -> TraceContext {
+        let clean = !headers.contains_key(TRACEPARENT) && !headers.contains_key(TRACESTATE);
+        let headers = if clean { Headers::Keep } else { Headers::Remove };
+        let (trace_id, span_id) = (TraceId([0; 16]), SpanId([0; 8]));
+        TraceContext { trace_id, span_id, parent: None, sampled: false, flags: 0, tracestate: None, headers }
     }
 
     /// A new trace, with random ids.
@@ -52,17 +87,31 @@ impl TraceContext {
     }
 
     pub(super) fn with_ids(trace_id: TraceId, span_id: SpanId, sampled: bool) -> TraceContext {
-        TraceContext { trace_id, span_id, parent: None, sampled, random: true, tracestate: None }
+        let flags = RANDOM | if sampled { SAMPLED } else { 0 };
+        TraceContext { trace_id, span_id, parent: None, sampled, flags, tracestate: None, headers: Headers::Replace }
     }
 
-    /// The next hop in the same trace: a new span id, whose parent is this one's.
+    /// The next hop in the same trace: a new span id, whose parent is this one's. The same, where nothing is recorded.
     pub fn child(&self) -> TraceContext {
+        if !self.sampled {
+            return self.clone();
+        }
         TraceContext { span_id: SpanId::random(), parent: Some(self.span_id), ..self.clone() }
     }
 
-    /// Replaces whatever trace headers are there with this context's.
+    /// Makes the trace headers this context's: of the message that it was read from, or of a copy of its headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(TRACEPARENT, self.traceparent());
+        match self.headers {
+            Headers::Replace => {}
+            Headers::Keep => return,
+            Headers::Remove => {
+                headers.remove(TRACEPARENT);
+                headers.remove(TRACESTATE);
+                return;
+            }
+        }
+        let parent = HeaderValue::from_bytes(&self.traceparent());
+        headers.insert(TRACEPARENT, parent.unwrap_or_else(|_| unreachable!("hex and dashes are visible ASCII")));
         match &self.tracestate {
             Some(state) => headers.insert(TRACESTATE, state.clone()),
             None => headers.remove(TRACESTATE),
@@ -75,13 +124,12 @@ impl TraceContext {
         self.sampled.then(|| Span::new(self, kind, name, start_ns))
     }
 
-    fn traceparent(&self) -> HeaderValue {
+    fn traceparent(&self) -> [u8; 55] {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&self.trace_id.0, &mut text[3..35]);
         write_hex(&self.span_id.0, &mut text[36..52]);
-        let flags = if self.sampled { SAMPLED } else { 0 } | if self.random { RANDOM } else { 0 };
-        write_hex(&[flags], &mut text[53..55]);
-        HeaderValue::from_bytes(&text).unwrap_or_else(|_| unreachable!("hex and dashes are visible ASCII"))
+        write_hex(&[self.flags], &mut text[53..55]);
+        text
     }
 }
 

@@ -166,6 +166,14 @@ mod any_bytes {
                 }
             }
             let context = TraceContext::parse(&came).unwrap_or_else(|| TraceContext::root(true));
+            let mut passed = came.clone();
+            if let Some(context) = TraceContext::parse(&came) {
+                context.clone().passed_on(&came).write(&mut passed);
+                prop_assert_eq!(TraceContext::parse(&passed), Some(context));
+            } else {
+                TraceContext::none(&came).write(&mut passed);
+                prop_assert!(passed.is_empty());
+            }
             let mut sent = came;
             context.write(&mut sent);
             prop_assert_eq!(TraceContext::parse(&sent), Some(context));

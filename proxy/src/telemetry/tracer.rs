@@ -107,22 +107,35 @@ impl Tracer {
         });
     }
 
-    /// Continues the caller's trace or starts one: the context of the span that the caller is in (`traceparent`), or of
-    /// a new root. Make [`TraceContext::child`] of it for each hop here. Costs no allocation but what `tracestate` needs.
-    pub fn context(&self, headers: &HeaderMap) -> TraceContext {
-        TraceContext::parse(headers).unwrap_or_else(|| self.root())
-    }
-
     /// A context for a connection or request that brought none: its own span will have no parent.
     pub fn root(&self) -> TraceContext {
         let trace_id = TraceId::random();
         TraceContext::with_ids(trace_id, SpanId::random(), self.samples(trace_id))
     }
 
-    /// This hop's own context: a child where the caller sent a usable `traceparent`, else a root without a parent (a
-    /// child of a root that nobody records would have a parent missing from the trace).
+    /// This hop's own context. Where the caller sent a usable `traceparent`, a child of it if it is recorded here, else
+    /// the caller's own, unchanged. Else a root without a parent (a child of a root that nobody records would have a
+    /// parent missing from the trace) for the share of requests that is sampled, and for the others none: an app that
+    /// traces may begin one of its own.
     pub fn hop(&self, headers: &HeaderMap) -> TraceContext {
-        TraceContext::parse(headers).map_or_else(|| self.root(), |caller| caller.child())
+        self.continued(headers).unwrap_or_else(|| {
+            let trace_id = TraceId::random();
+            match self.samples(trace_id) {
+                true => TraceContext::with_ids(trace_id, SpanId::random(), true),
+                false => TraceContext::none(headers),
+            }
+        })
+    }
+
+    /// The same for what a sidecar sent: without a `traceparent` it has decided against a trace already.
+    pub fn next_hop(&self, headers: &HeaderMap) -> TraceContext {
+        self.continued(headers).unwrap_or_else(|| TraceContext::none(headers))
+    }
+
+    fn continued(&self, headers: &HeaderMap) -> Option<TraceContext> {
+        let caller = TraceContext::parse(headers)?;
+        let recorded = caller.sampled && self.shared.exporting.load(Relaxed);
+        Some(if recorded { caller.child() } else { caller.passed_on(headers) })
     }
 
     /// Decides by the trace id's random part, so that proxies with the same ratio decide alike.

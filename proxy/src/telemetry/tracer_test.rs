@@ -30,17 +30,78 @@ fn the_ratio_is_kept_and_bad_ratios_are_harmless() {
     }
 }
 
+fn sent(parent: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", parent.parse().unwrap());
+    headers
+}
+
+const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
 #[test]
 fn a_continued_trace_follows_its_root_whatever_the_ratio() {
     let (tracer, _queue) = Tracer::new(&Metrics::new(1));
-    for (ratio, flags) in [(0.0, "01"), (1.0, "00")] {
-        tracer.configure(target(ratio));
-        let mut headers = HeaderMap::new();
-        let parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
-        headers.insert("traceparent", parent.parse().unwrap());
-        assert_eq!(tracer.hop(&headers).sampled, flags == "01");
-        assert!(tracer.hop(&headers).parent.is_some());
+    tracer.configure(target(0.0));
+    for context in [tracer.hop(&sent(SAMPLED)), tracer.next_hop(&sent(SAMPLED))] {
+        assert!(context.sampled && context.parent.is_some());
+        let mut onward = sent(SAMPLED);
+        context.child().write(&mut onward);
+        assert!(onward["traceparent"].to_str().unwrap().starts_with(&SAMPLED[..36]), "the same trace");
+        assert_ne!(onward["traceparent"], SAMPLED, "and another span");
     }
+    tracer.configure(target(1.0));
+    assert!(!tracer.hop(&sent(UNSAMPLED)).sampled);
+}
+
+#[test]
+fn what_is_not_recorded_passes_unchanged() {
+    let (tracer, _queue) = Tracer::new(&Metrics::new(1));
+    // Sampled by the app, and no collector here: the app's span stays the parent of what follows.
+    for parent in [SAMPLED, UNSAMPLED] {
+        let mut headers = sent(parent);
+        headers.insert("tracestate", "a=b".parse().unwrap());
+        let context = tracer.hop(&headers);
+        assert!(!context.sampled);
+        context.child().write(&mut headers);
+        assert_eq!(
+            (&headers["traceparent"], &headers["tracestate"]),
+            (&parent.parse().unwrap(), &"a=b".parse().unwrap())
+        );
+    }
+}
+
+#[test]
+fn what_is_not_recorded_is_still_made_well_formed() {
+    let (tracer, _queue) = Tracer::new(&Metrics::new(1));
+    let mut later = sent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-more");
+    tracer.hop(&later.clone()).write(&mut later);
+    assert_eq!(later["traceparent"], UNSAMPLED);
+    for broken in ["a=b,,=", "a=1,a=2"] {
+        let mut headers = sent(UNSAMPLED);
+        headers.insert("tracestate", broken.parse().unwrap());
+        tracer.hop(&headers.clone()).write(&mut headers);
+        assert_eq!((&headers["traceparent"], headers.get("tracestate")), (&UNSAMPLED.parse().unwrap(), None));
+    }
+    let mut garbage = sent("garbage");
+    garbage.insert("tracestate", "a=b".parse().unwrap());
+    tracer.hop(&garbage.clone()).child().write(&mut garbage);
+    assert!(garbage.is_empty(), "a trace that cannot be read, and no new one");
+}
+
+#[test]
+fn a_trace_begins_at_the_first_sidecar_or_not_at_all() {
+    let (tracer, _queue) = Tracer::new(&Metrics::new(1));
+    tracer.configure(target(1.0));
+    let mut headers = HeaderMap::new();
+    assert!(tracer.hop(&headers).sampled);
+    let after = tracer.next_hop(&headers);
+    assert!(!after.sampled);
+    after.child().write(&mut headers);
+    assert!(headers.is_empty());
+    tracer.configure(target(0.0));
+    tracer.hop(&headers).child().write(&mut headers);
+    assert!(headers.is_empty(), "not sampled: no header for the app, the wire and the next sidecar to carry");
 }
 
 #[test]
