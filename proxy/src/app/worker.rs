@@ -19,6 +19,7 @@ use crate::inbound::{self, Inbound};
 use crate::listen::{Bound, Gate, Permit, Received, Served, Share, accept, original_destination, shares};
 use crate::outbound::{self, Outbound};
 use crate::reason::Reason;
+use crate::state::Reader;
 use crate::tcp;
 use crate::telemetry::{Direction, Metrics};
 
@@ -183,7 +184,7 @@ impl Worker {
 
     fn outbound(&self, metrics: &Metrics) -> Rc<Outbound> {
         Outbound::new(outbound::Needs {
-            state: self.parts.state.clone(),
+            state: Reader::new(self.parts.state.clone()),
             identity: self.parts.identities.clone(),
             peers: self.parts.peers.clone(),
             metrics: metrics.clone(),
@@ -195,7 +196,7 @@ impl Worker {
 
     fn inbound(&self, metrics: &Metrics) -> Rc<Inbound> {
         Inbound::new(inbound::Needs {
-            state: self.parts.state.clone(),
+            state: Reader::new(self.parts.state.clone()),
             identity: self.parts.identities.clone(),
             metrics: metrics.clone(),
             tracer: self.parts.tracer.for_worker(metrics),

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::http::client::AppClient;
-use crate::state::State;
+use crate::state::Reader;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Metrics, Tracer};
 use crate::tls;
@@ -53,7 +53,8 @@ const APP_DIAL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What the inbound path is given.
 pub struct Needs {
-    pub state: Arc<State>,
+    /// This worker's view.
+    pub state: Reader,
     pub identity: Arc<IdentityStore>,
     /// This worker's handle.
     pub metrics: Metrics,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{Decisions, Inbound, Needs};
 use crate::outbound::pool::{Limits, Peers};
 use crate::outbound::{self, Outbound};
-use crate::state::{AppProtocol, Enforcement, Mesh, State, TlsVersion, Transport};
+use crate::state::{AppProtocol, Enforcement, Mesh, Reader, State, TlsVersion, Transport};
 use crate::telemetry::{Metrics, Tracer};
 
 pub(super) const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -216,7 +216,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     let decisions = Decisions::new();
     let metrics = Metrics::new(1).for_worker(0);
     let inbound = Inbound::new(Needs {
-        state: Arc::clone(&orders_state),
+        state: Reader::new(Arc::clone(&orders_state)),
         identity: orders,
         metrics: metrics.clone(),
         tracer: Tracer::new(&metrics).0,
@@ -226,7 +226,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         stop: stopped.clone(),
     });
     let outbound = Outbound::new(outbound::Needs {
-        state: Arc::clone(&web_state),
+        state: Reader::new(Arc::clone(&web_state)),
         identity: Arc::clone(&web),
         peers: Peers::new(&web, Limits::default()),
         metrics: Metrics::new(1).for_worker(0),

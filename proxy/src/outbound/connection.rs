@@ -17,7 +17,7 @@ use crate::detect::{Peeked, Prefixed, Protocol, peek};
 use crate::http::respond::{is_grpc, refusal};
 use crate::http::server::{serve_http1, serve_http2};
 use crate::reason::Reason;
-use crate::state::{AppProtocol, Destination, Endpoint, Enforcement, Mesh, Service, ServicePort, Workload};
+use crate::state::{AppProtocol, Destination, Endpoint, Enforcement, Service, ServicePort, Snapshot, Workload};
 use crate::tcp::copy::{Copied, copy_both, write_all};
 use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
@@ -27,7 +27,7 @@ const FIRST_BYTES: Duration = Duration::from_secs(24 * 3600);
 
 /// Whom the app called, in one snapshot.
 pub(super) struct Route {
-    pub(super) mesh: Arc<Mesh>,
+    pub(super) mesh: Snapshot,
     pub(super) to: Callee,
     /// `None`: a workload's port that no service declares.
     pub(super) port: Option<Arc<ServicePort>>,

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::http::client::AppClient;
 use crate::reason::Reason;
-use crate::state::State;
+use crate::state::Reader;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Direction, Metrics, Tracer};
 use pool::{Peers, Pool};
@@ -36,7 +36,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the outbound path is given.
 pub struct Needs {
-    pub state: Arc<State>,
+    /// This worker's view.
+    pub state: Reader,
     pub identity: Arc<IdentityStore>,
     /// The mesh connections of all workers.
     pub peers: Arc<Peers>,

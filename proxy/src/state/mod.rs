@@ -1,7 +1,7 @@
 //! What this proxy knows of the mesh: an immutable snapshot that both paths read, and the pure decisions on it.
 //!
-//! `control` is the only writer: it applies deltas aside and publishes a whole [`Mesh`]. A decision takes one clone of
-//! the `Arc` and works on that; no lock is shared with the data path. What is not in the snapshot is asked for with
+//! `control` is the only writer: it applies deltas aside and publishes a whole [`Mesh`]. A decision takes one
+//! [`Snapshot`] from its worker's [`Reader`] and works on that; no lock is shared with the data path. What is not in the snapshot is asked for with
 //! [`State::resolve`], which waits at most [`RESOLVE_DEADLINE`].
 
 pub mod apply;
@@ -9,6 +9,7 @@ pub mod inbound;
 pub mod mesh;
 pub mod policy;
 pub mod ranges;
+pub mod reader;
 pub mod service;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ pub use isthmus_proto::model::{
     SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
 };
 pub use mesh::{Destination, Mesh};
+pub use reader::{Reader, Snapshot};
 pub use service::{Service, Workload};
 
 /// How long a connection waits for the control plane to say what an address is (DESIGN.md, "The path, outbound").
@@ -38,6 +40,8 @@ const DEMAND_QUEUE: usize = 1_024;
 /// The present snapshot, and the way to ask for more.
 pub struct State {
     mesh: ArcSwap<Mesh>,
+    /// Counts up after each change of `mesh`.
+    publications: AtomicU64,
     published: watch::Sender<u64>,
     demand: mpsc::Sender<IpAddr>,
     waiting: AtomicUsize,
@@ -60,6 +64,7 @@ impl State {
         let (demand, demands) = mpsc::channel(DEMAND_QUEUE);
         let state = Self {
             mesh: ArcSwap::from_pointee(Mesh::unknown()),
+            publications: AtomicU64::new(0),
             published: watch::Sender::new(0),
             demand,
             waiting: AtomicUsize::new(0),
@@ -75,14 +80,20 @@ impl State {
         state
     }
 
-    /// One per decision.
+    /// The present snapshot. Workers have a [`Reader`], which costs less.
     pub fn snapshot(&self) -> Arc<Mesh> {
         self.mesh.load_full()
+    }
+
+    /// How often a snapshot was published. What it counts is there to be loaded.
+    fn publications(&self) -> u64 {
+        self.publications.load(Ordering::Acquire)
     }
 
     /// Only `control` calls this.
     pub fn publish(&self, mesh: Mesh) {
         self.mesh.store(Arc::new(mesh));
+        self.publications.fetch_add(1, Ordering::Release);
         self.published.send_modify(|times| *times += 1);
     }
 

@@ -225,6 +225,18 @@ fn the_most_specific_range_wins() {
     }
 }
 
+#[test]
+fn a_reader_has_the_newest_snapshot_and_keeps_what_it_gave() {
+    let (state, _demands) = State::new();
+    let reader = Reader::new(Arc::clone(&state));
+    let before = reader.snapshot();
+    assert!(!before.is_ready() && before.is(&reader.snapshot()));
+    state.publish(known());
+    let after = reader.snapshot();
+    assert!(after.is_ready() && !after.is(&before) && after.is(&reader.snapshot()));
+    assert!(!before.is_ready(), "a decision under way goes on with what it began with");
+}
+
 #[tokio::test(start_paused = true)]
 async fn resolve_asks_once_it_is_unknown_and_returns_with_the_answer() {
     let (state, mut demands) = State::new();
