@@ -15,7 +15,7 @@ use super::world_test::{
 };
 use super::{Decisions, Inbound, Needs};
 use crate::listen::{Gate, accept};
-use crate::state::State;
+use crate::state::{Reader, State};
 use crate::telemetry::{Metrics, Tracer};
 
 /// A callee's sidecar with a listener and an end of its own.
@@ -34,7 +34,7 @@ impl Callee {
         let (stop, stopped) = watch::channel(false);
         let metrics = Metrics::new(1);
         let inbound = Inbound::new(Needs {
-            state,
+            state: Reader::new(state),
             identity: store(&world.ca, &id("orders")),
             metrics: metrics.clone(),
             tracer: Tracer::new(&metrics).0,
