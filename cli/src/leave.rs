@@ -75,6 +75,8 @@ async fn remove(joined: &Joined, config_dir: &Path) -> Result<(), Failure> {
         && machine::unit_path().exists()
     {
         machine::systemctl(&["disable", "--now", unit]).await?;
+        // After a crash the rules stay; with the proxy gone for good they would only refuse.
+        crate::redirect::clear()?;
     }
     for path in &joined.files {
         gone(path, fs::remove_file(path))?;

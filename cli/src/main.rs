@@ -20,6 +20,7 @@ mod operator;
 mod output;
 mod problems;
 mod proxies;
+mod redirect;
 mod span;
 mod token;
 mod version;
@@ -55,6 +56,7 @@ enum Command {
     Proxy(isthmus_proxy::Args),
     /// Run the control plane.
     Control(isthmus_control::Args),
+    Redirect(redirect::Args),
     Version(version::Args),
     Completions(completions::Args),
     Demo(demo::Args),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
             return_idle_memory();
             isthmus_control::run_blocking(&args)
         }
+        Command::Redirect(args) => redirect::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),

@@ -40,6 +40,11 @@ pub enum CaptureError {
         "the rule set changed again and again while capture was being applied; another program rewrites it in a loop"
     )]
     Contended,
+    /// Somebody else has put rules into our table.
+    #[error(
+        "there is more in table inet {TABLE} than isthmus makes; look at it (nft list table inet {TABLE}) and remove it first"
+    )]
+    Foreign,
     /// The program that speaks for the kernel cannot be run.
     #[error("cannot run {program}: {error}; install iptables, or use a kernel with nf_tables (capture.mode: nftables)")]
     NoProgram {

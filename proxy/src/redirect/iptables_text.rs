@@ -23,6 +23,11 @@ const OUTBOUND: Chain = Chain { table: "nat", from: "OUTPUT", name: "ISTHMUS_OUT
 const INBOUND: Chain = Chain { table: "nat", from: "PREROUTING", name: "ISTHMUS_INBOUND" };
 const UDP: Chain = Chain { table: "filter", from: "OUTPUT", name: "ISTHMUS_UDP" };
 
+/// The whole plan as input for `iptables-restore --noflush` and `ip6tables-restore --noflush`.
+pub fn inputs(plan: &Plan) -> [String; 2] {
+    [Family::V4, Family::V6].map(|family| restore(plan, family, "").unwrap_or_default())
+}
+
 /// What brings the rules that `saved` shows to `plan`; nothing where they are.
 pub(super) fn restore(plan: &Plan, family: Family, saved: &str) -> Option<String> {
     let nat = [(&OUTBOUND, &plan.outbound), (&INBOUND, &plan.inbound)];

@@ -65,6 +65,7 @@ pub(super) struct KernelChain {
 pub(super) struct KernelRule {
     pub(super) chain: String,
     pub(super) steps: Vec<Expression>,
+    pub(super) comment: String,
     /// Packets that its counter has seen, where it has one.
     pub(super) packets: Option<u64>,
 }
@@ -175,7 +176,8 @@ pub(super) fn get_rules(table: &str) -> Vec<u8> {
 pub(super) fn read_rule(payload: &[u8]) -> Result<KernelRule, Malformed> {
     let fields = fields(payload)?;
     let steps = fields.get(RULE_EXPRESSIONS);
-    Ok(KernelRule { chain: fields.text(2), steps: decode(steps)?, packets: packets(steps)? })
+    let comment = comment_of(fields.get(RULE_COMMENT));
+    Ok(KernelRule { chain: fields.text(2), steps: decode(steps)?, comment, packets: packets(steps)? })
 }
 
 fn fields(payload: &[u8]) -> Result<Fields<'_>, Malformed> {
@@ -200,8 +202,16 @@ pub(super) fn changed_table(kind: u16, payload: &[u8]) -> Option<String> {
     if of_ours && inet { fields(payload).ok().map(|fields| fields.text(1)) } else { None }
 }
 
+fn comment_of(bytes: &[u8]) -> String {
+    match bytes {
+        [0, _, text @ ..] => String::from_utf8_lossy(text).trim_end_matches('\0').to_owned(),
+        _ => String::new(),
+    }
+}
+
 /// As `nft` keeps a comment: type 0, length, text with its NUL (libnftnl's udata). At most 128 bytes are shown.
 fn comment_bytes(comment: &str) -> Vec<u8> {
-    let length = u8::try_from(comment.len() + 1).expect("comments are our own and short");
-    [&[0, length], comment.as_bytes(), &[0]].concat()
+    let text: String = comment.chars().take(100).collect();
+    let length = u8::try_from(text.len() + 1).unwrap_or(0);
+    if length == 0 { Vec::new() } else { [&[0, length], text.as_bytes(), &[0]].concat() }
 }

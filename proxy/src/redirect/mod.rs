@@ -22,6 +22,7 @@ pub use changes::Changes;
 pub use error::CaptureError;
 pub use exempt::Exemption;
 pub use iptables::{Iptables, Kind};
-pub use nftables::{Applied, Capture, Protection, Standing};
+pub use iptables_text::inputs as iptables_inputs;
+pub use nftables::{Applied, Capture, Protection, Snapshot, Standing};
 pub use plan::{Action, Condition, Plan, Rule, TABLE};
 pub use scope::{InboundPorts, Scope, ScopeError, Udp};

@@ -10,6 +10,7 @@
 use isthmus_netlink::{Family, NetlinkError, Socket};
 
 use super::error::CaptureError;
+use super::expression::Expression;
 use super::message::{self, Batch, Hook, KernelChain, KernelRule, OWNER, PERSIST, Table};
 use super::plan::{PRIORITY, Plan, TABLE};
 use super::rule;
@@ -61,6 +62,10 @@ pub enum Standing {
     Differs { owned: bool, rules: usize, wanted: usize },
 }
 
+/// Rules of ours as they were.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Found);
+
 /// The capture of this network namespace's traffic. What becomes of the rules when this is dropped: see [`Protection`].
 #[derive(Debug)]
 pub struct Capture {
@@ -68,6 +73,7 @@ pub struct Capture {
     protection: Protection,
 }
 
+#[derive(Debug, Clone)]
 struct Found {
     table: Table,
     chains: Vec<KernelChain>,
@@ -128,6 +134,53 @@ impl Capture {
             }
         }
         Err(CaptureError::Contended)
+    }
+
+    /// What is there of ours, to be brought back by [`Capture::restore`]; nothing where nothing is.
+    ///
+    /// # Errors
+    /// [`CaptureError::Foreign`] where there is more than a proxy would have made.
+    pub fn snapshot(&mut self) -> Result<Option<Snapshot>, CaptureError> {
+        let Some(found) = self.found()? else { return Ok(None) };
+        self.refuse_anothers(found.table)?;
+        let foreign_step = |step: &Expression| matches!(step, Expression::Other(_));
+        let foreign = found.chains.iter().any(|chain| chain.hook.is_none())
+            || found.rules.iter().any(|rule| rule.steps.iter().any(foreign_step));
+        if foreign { Err(CaptureError::Foreign) } else { Ok(Some(Snapshot(found))) }
+    }
+
+    /// Puts back what [`Capture::snapshot`] saw, or nothing where it saw nothing, and leaves it unowned, as it was.
+    ///
+    /// # Errors
+    /// See [`CaptureError`].
+    pub fn restore(mut self, snapshot: Option<&Snapshot>) -> Result<(), CaptureError> {
+        let Some(Snapshot(before)) = snapshot else { return self.remove().map(|_| ()) };
+        for _ in 0..ATTEMPTS {
+            let mut batch = Batch::new(self.generation()?);
+            if let Some(table) = self.table()? {
+                self.refuse_anothers(table)?;
+                batch.delete_table(TABLE);
+            }
+            // What persists must have been owned; it is again without an owner when this socket is closed.
+            let persists = before.table.flags & PERSIST != 0;
+            batch.add_table(TABLE, if persists { OWNER | PERSIST } else { before.table.flags });
+            for (chain, hook) in before.chains.iter().filter_map(|chain| Some((chain, chain.hook?))) {
+                batch.add_chain(TABLE, &chain.name, &hook);
+            }
+            for rule in &before.rules {
+                batch.add_rule(TABLE, &rule.chain, &rule.steps, &rule.comment);
+            }
+            match self.socket.transaction(&batch.finish()) {
+                Err(error) if error.errno() == Some(ERESTART) => {}
+                outcome => return outcome.map_err(CaptureError::from_netlink),
+            }
+        }
+        Err(CaptureError::Contended)
+    }
+
+    /// From now on [`Capture::apply`] makes rules that stay, also of what was a trial.
+    pub fn make_lasting(&mut self) {
+        self.protection = Protection::Owned;
     }
 
     /// Compares; changes nothing.
@@ -255,7 +308,12 @@ fn chains(plan: &Plan) -> impl Iterator<Item = ((&'static str, Hook), &Vec<super
 fn wanted(plan: &Plan) -> Vec<KernelRule> {
     let rules = chains(plan).flat_map(|((name, _), rules)| rules.iter().map(move |rule| (name, rule)));
     rules
-        .map(|(name, each)| KernelRule { chain: name.to_owned(), steps: rule::expressions(each), packets: None })
+        .map(|(name, each)| KernelRule {
+            chain: name.to_owned(),
+            steps: rule::expressions(each),
+            comment: each.why.to_owned(),
+            packets: None,
+        })
         .collect()
 }
 
