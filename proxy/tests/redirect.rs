@@ -10,6 +10,8 @@ mod iptables;
 mod rivals;
 #[path = "host/untouched.rs"]
 mod untouched;
+#[path = "host/whole_proxy.rs"]
+mod whole_proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -51,6 +53,7 @@ fn main() -> Outcome {
     use iptables::*;
     use rivals::*;
     use untouched::*;
+    use whole_proxy::*;
     let mut trials = trials![
         outbound_is_captured_with_its_original_destination,
         excluded_ports_and_ranges_are_left_alone,
@@ -65,6 +68,7 @@ fn main() -> Outcome {
         ping_is_left_alone,
         iptables_legacy_captures,
         iptables_nft_captures,
+        rules_stay_after_a_stop_where_asked_for,
     ];
     macro_rules! with_both_hosts {
         ($($name:ident),* $(,)?) => { [$(Trial::test(stringify!($name), $name)),*] };
@@ -73,6 +77,7 @@ fn main() -> Outcome {
         no_plaintext_during_flushes_and_after_a_kill,
         no_plaintext_while_plans_change,
         udp_passes_or_is_dropped_and_counted,
+        known_ports_are_closed_before_the_first_sync,
     ]);
     trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
     trials.push(Trial::test("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));
