@@ -66,6 +66,17 @@ impl Daemon {
         })
     }
 
+    /// Apache with this configuration, one process.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn apache(host: &Host, port: u16, configuration: &str) -> Result<Daemon, Error> {
+        Daemon::start(host, port, |directory| {
+            let file = write_configuration(directory, "apache.conf", configuration)?;
+            Ok(Command::new("apache2").args(["-X".as_ref(), "-f".as_ref(), file.as_os_str()]))
+        })
+    }
+
     /// nghttpd in plain, which serves the files of its directory.
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use isthmus_world::Command;
 use crate::shop::{NAME, Shop};
 
 /// One answer, or the last of several.
-#[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
     /// As curl writes it: `1.0`, `1.1`, `2`.
@@ -21,6 +20,15 @@ pub(crate) struct Got {
     pub(crate) uploaded: u64,
     /// What curl said with `--verbose`.
     pub(crate) said: String,
+}
+
+impl std::fmt::Debug for Got {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text: String = self.text().chars().take(500).collect();
+        let Got { status, version, connects, uploaded, .. } = self;
+        let facts = format!("HTTP/{version} {status}, connects {connects:?}, {uploaded} bytes sent");
+        write!(f, "{facts}, {} bytes of body: {text:?}\n{}", self.body.len(), self.said)
+    }
 }
 
 impl Got {

@@ -31,7 +31,8 @@ fn play(shop: &Shop, server: &Daemon, from: &str, name: &str) -> Result<(), Stri
     let target = format!("{NAME}:8300");
     let done = apps::python_client(shop.host(from), CLIENT, &[&target, name], DEADLINE).map_err(|e| e.to_string())?;
     require(done.status.success(), || {
-        format!("{name}: {}{}\nserver: {}", done.stdout, done.stderr, server.process().last_lines())
+        let last = done.stderr.lines().last().unwrap_or_default();
+        format!("{name}: {last}\n{}{}\nserver: {}", done.stdout, done.stderr, server.process().last_lines())
     })
 }
 

@@ -30,6 +30,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
     (8200, 8200, "nghttpd", "kubernetes.io/h2c"),
     (8210, 8210, "http-python", ""),
     (8220, 8220, "socket", "kubernetes.io/ws"),
+    (8230, 8230, "http-proxy", ""),
     (8300, 8300, "grpc", ""),
     (5432, 5432, "postgres", ""),
     (5433, 5433, "postgres-standby", "postgresql"),
@@ -49,6 +50,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
 
 const NGINX: &str = include_str!("programs/nginx.conf");
 const HAPROXY: &str = include_str!("programs/haproxy.cfg");
+const APACHE: &str = include_str!("programs/apache.conf");
 const HTTP1_APP: &str = include_str!("programs/http1_app.py");
 
 type Kept<T> = OnceLock<Result<T, String>>;
@@ -58,6 +60,7 @@ pub(crate) struct Shop {
     // Dropped in this order: the programs before the namespaces they live in.
     nginx: Kept<Daemon>,
     haproxy: Kept<Daemon>,
+    apache: Kept<Daemon>,
     nghttpd: Kept<Daemon>,
     http1_app: Kept<Daemon>,
     redis: Kept<Daemon>,
@@ -85,6 +88,7 @@ impl Shop {
         Ok(Shop {
             nginx: Kept::new(),
             haproxy: Kept::new(),
+            apache: Kept::new(),
             nghttpd: Kept::new(),
             http1_app: Kept::new(),
             redis: Kept::new(),
@@ -122,7 +126,10 @@ impl Shop {
         let done = self.output(from, command.clone())?;
         match done.status.success() {
             true => Ok(done.stdout),
-            false => Err(format!("{command:?} on {from}: {}\n{}{}", done.status, done.stdout, done.stderr)),
+            false => {
+                let first = done.stderr.lines().next().unwrap_or_default();
+                Err(format!("{first}\n{command:?} on {from}: {}\n{}{}", done.status, done.stdout, done.stderr))
+            }
         }
     }
 
@@ -210,6 +217,11 @@ impl Shop {
 
     pub(crate) fn haproxy(&self) -> Result<&Daemon, String> {
         self.keep(&self.haproxy, |host| Daemon::haproxy(host, 8190, HAPROXY))
+    }
+
+    /// A forward proxy to the host's own loopback.
+    pub(crate) fn apache(&self) -> Result<&Daemon, String> {
+        self.keep(&self.apache, |host| Daemon::apache(host, 8230, APACHE))
     }
 
     pub(crate) fn nghttpd(&self) -> Result<&Daemon, String> {

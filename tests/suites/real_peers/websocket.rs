@@ -24,7 +24,8 @@ fn scene(shop: &Shop, name: &str) -> Result<(), String> {
     let server = shop.websocket()?;
     let done = shop.crossing(1, || play(shop, "web", name))?;
     require(done.status.success(), || {
-        format!("{name}: {}{}\nserver: {}", done.stdout, done.stderr, server.process().last_lines())
+        let last = done.stderr.lines().last().unwrap_or_default();
+        format!("{name}: {last}\n{}{}\nserver: {}", done.stdout, done.stderr, server.process().last_lines())
     })
 }
 
