@@ -24,6 +24,7 @@ struct Seen {
 
 /// One snapshot, in the hands of one worker.
 #[derive(Debug, Clone)]
+#[expect(clippy::redundant_allocation, reason = "the worker's count must not be the one that all threads share")]
 pub struct Snapshot(Rc<Arc<Mesh>>);
 
 impl Deref for Snapshot {
