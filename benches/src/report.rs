@@ -93,7 +93,7 @@ impl Report {
     fn circumstances(&self) -> String {
         let Machine { cpu, cores, kernel, load_average, versions } = &self.machine;
         let mut text = format!(
-            "{} rounds (w4 at most 2) of {} s; {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average:.2}.\n\
+            "{} rounds (fewer where memory and growth are measured) of {} s; {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average:.2}.\n\
              Ratio: ours / theirs, median of the rounds; in brackets the least and the most. A gap under 15 % is a tie.\n\
              Programs: {}.\n",
             self.rounds,

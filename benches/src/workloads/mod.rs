@@ -35,6 +35,7 @@ pub(crate) static ALL: &[&Workload] = &[
     &w6::W6,
     &w6cut::W6_CUT,
     &w7::W7,
+    &w7::W7_MAX,
     &balance::BALANCE,
 ];
 

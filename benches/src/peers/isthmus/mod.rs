@@ -50,10 +50,15 @@ impl Beside {
         }
     }
 
-    /// Applies more resources and waits until every sidecar has them.
-    pub(crate) fn apply(&self, stage: &Stage, name: &str, text: &str) -> Result<(), String> {
-        let file = stage.file(name, text)?.display().to_string();
-        self.operator.command(&["apply", "--wait", "--timeout", "120s", "--request-timeout", "120s", "-f", &file])
+    /// Applies more resources, in files of one directory, and waits until every sidecar has them.
+    pub(crate) fn apply(&self, stage: &Stage, name: &str, files: &[String]) -> Result<(), String> {
+        let dir = stage.path(name);
+        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        for (number, text) in files.iter().enumerate() {
+            stage.file(&format!("{name}/{number}.yaml"), text)?;
+        }
+        let dir = dir.display().to_string();
+        self.operator.command(&["apply", "--wait", "--timeout", "120s", "--request-timeout", "120s", "-f", &dir])
     }
 
     /// The control plane's resident memory in bytes.
