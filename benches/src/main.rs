@@ -54,8 +54,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     // Before any thread exists: a process with threads cannot enter a user namespace.
     privilege::enter().map_err(|error| error.to_string())?;
     machine::raise_descriptor_limit()?;
-    let (programs, missing) = Programs::find(&arguments.contenders())?;
+    let (programs, mut missing) = Programs::find(&arguments.contenders())?;
     let all_asked_for = missing.is_empty() || !arguments.names_contenders();
+    if !arguments.names_contenders() {
+        missing.push("ztunnel, linkerd2-proxy: this program has no configuration for them yet".to_owned());
+    }
     for missing in &missing {
         eprintln!("not measured: {missing}");
     }
