@@ -21,7 +21,8 @@ fn started(shop: &Shop) -> Result<bool, String> {
         eprintln!("SKIPPED: Apache needs real root");
         return Ok(false);
     }
-    (shop.nginx()?, shop.apache()?);
+    shop.nginx()?;
+    shop.apache()?;
     Ok(true)
 }
 

@@ -145,7 +145,9 @@ fn own_case(shop: &Shop) -> Result<(), String> {
 }
 
 fn large_heads(shop: &Shop) -> Result<(), String> {
-    (shop.nginx()?, shop.haproxy()?, shop.http1_app()?);
+    shop.nginx()?;
+    shop.haproxy()?;
+    shop.http1_app()?;
     let large = "h".repeat(60 * 1024);
     let field = format!("x-large: {large}");
     let file = shop.file("headers");
@@ -163,7 +165,8 @@ fn large_heads(shop: &Shop) -> Result<(), String> {
 }
 
 fn http1_0(shop: &Shop) -> Result<(), String> {
-    (shop.nginx()?, shop.http1_app()?);
+    shop.nginx()?;
+    shop.http1_app()?;
     let got = shop.crossing(1, || curl(shop, "web", &["--http1.0"], &[url(8180, "/")]))?;
     require(got.status == 200 && got.text().starts_with("nginx"), || format!("{got:?}"))?;
     // An answer whose length nobody knows: 1.0 has no chunks, its end is the connection's end.

@@ -50,7 +50,8 @@ fn ssl_required(shop: &Shop) -> Result<(), String> {
 }
 
 fn ssl_preferred(shop: &Shop) -> Result<(), String> {
-    (shop.postgres()?, shop.standby()?);
+    shop.postgres()?;
+    shop.standby()?;
     let said = shop.crossing(1, || psql(shop, "web", &connection(5432, "prefer"), ENCRYPTED))?;
     require(said == "t|TLSv1.3", || format!("a server with TLS: {said}"))?;
     // The server without TLS says N, and the client goes on in plain on the same connection.
@@ -114,7 +115,8 @@ const HOSTS: &str = "user=postgres dbname=postgres sslmode=prefer target_session
 const PORT: &str = "select current_setting('port')";
 
 fn failover_by_role(shop: &Shop) -> Result<(), String> {
-    (shop.postgres()?, shop.standby()?);
+    shop.postgres()?;
+    shop.standby()?;
     let both = format!("host={NAME},{NAME} port=5433,5432 {HOSTS}");
     let said = shop.crossing(2, || psql(shop, "web", &both, PORT))?;
     require(said == "5432", || format!("it stayed at the standby: {said}"))
