@@ -28,6 +28,16 @@ pub enum Reason {
     BadInternalHeader,
     /// The message was not HTTP that can be understood in only one way.
     MalformedRequest,
+    /// A body whose end can be read in more than one way: request smuggling.
+    AmbiguousFraming,
+    /// More header bytes or fields than may pass.
+    HeadersTooLarge,
+    /// A request's head did not come in time.
+    RequestTimeout,
+    /// The app's answer was not HTTP that can be understood in only one way.
+    MalformedResponse,
+    /// The caller left inside its request.
+    CallerGone,
     /// A rule or endpoint needs a feature that this proxy lacks.
     UnknownFeature,
     /// The service has no endpoint that can take the request.
@@ -64,6 +74,11 @@ impl Reason {
         Reason::ForbiddenPort,
         Reason::BadInternalHeader,
         Reason::MalformedRequest,
+        Reason::AmbiguousFraming,
+        Reason::HeadersTooLarge,
+        Reason::RequestTimeout,
+        Reason::MalformedResponse,
+        Reason::CallerGone,
         Reason::UnknownFeature,
         Reason::NoEndpoint,
         Reason::ConnectFailed,
@@ -90,6 +105,11 @@ impl Reason {
             Reason::ForbiddenPort => "forbidden-port",
             Reason::BadInternalHeader => "bad-internal-header",
             Reason::MalformedRequest => "malformed-request",
+            Reason::AmbiguousFraming => "ambiguous-framing",
+            Reason::HeadersTooLarge => "headers-too-large",
+            Reason::RequestTimeout => "request-timeout",
+            Reason::MalformedResponse => "malformed-response",
+            Reason::CallerGone => "caller-gone",
             Reason::UnknownFeature => "unknown-feature",
             Reason::NoEndpoint => "no-endpoint",
             Reason::ConnectFailed => "connect-failed",
@@ -113,7 +133,10 @@ impl Reason {
             | Reason::TlsVersion
             | Reason::TlsNotDeclared => 403,
             Reason::NotMyAddress | Reason::ForbiddenPort | Reason::UnknownFeature | Reason::NotRedirected => 403,
-            Reason::BadInternalHeader | Reason::MalformedRequest => 400,
+            Reason::BadInternalHeader | Reason::MalformedRequest | Reason::AmbiguousFraming | Reason::CallerGone => 400,
+            Reason::RequestTimeout => 408,
+            Reason::HeadersTooLarge => 431,
+            Reason::MalformedResponse => 502,
             Reason::DestinationUnknown | Reason::ConnectFailed | Reason::PeerIdentity | Reason::AppUnreachable => 502,
             Reason::NoEndpoint | Reason::Overloaded | Reason::NotReady | Reason::ShuttingDown => 503,
             Reason::Timeout => 504,

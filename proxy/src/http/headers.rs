@@ -19,6 +19,7 @@ pub fn sanitize(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     keep_only_trailers_of_te(headers);
+    keep_only_continue_of_expect(headers);
 }
 
 /// Removes from trailers what must not pass. Trailers never carry framing, routing or identity (RFC 9110 §6.5.1).
@@ -47,14 +48,13 @@ fn is_forwarded_client_cert(name: &str) -> bool {
 }
 
 fn is_suspect(name: &HeaderName) -> bool {
-    *name == TE || must_go(name)
+    *name == TE || *name == EXPECT || must_go(name)
 }
 
 fn must_go(name: &HeaderName) -> bool {
     let text = name.as_str();
     match text.as_bytes()[0] {
         b'c' => *name == CONNECTION,
-        b'e' => *name == EXPECT,
         b'h' => text == "http2-settings",
         b'i' => is_internal(text),
         b'k' => text == "keep-alive",
@@ -77,6 +77,14 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         headers.remove(name);
+    }
+}
+
+/// The only expectation there is; a proxy passes it on (RFC 9110 §10.1.1), and the app's own 100 comes back.
+fn keep_only_continue_of_expect(headers: &mut HeaderMap) {
+    let known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get(EXPECT).is_some_and(|value| !known(value)) {
+        headers.remove(EXPECT);
     }
 }
 

@@ -59,7 +59,8 @@ fn the_host_is_read_in_one_way_or_refused() {
         hosts.iter().fold(builder, |builder, host| builder.header("host", *host)).body(()).unwrap()
     };
     let authority = |mut request: Request<()>| {
-        into_http2(&mut request, "10.0.0.1:80").map(|()| request.uri().authority().unwrap().to_string())
+        into_http2(&mut request, "10.0.0.1:80".parse().unwrap())
+            .map(|()| request.uri().authority().unwrap().to_string())
     };
     assert_eq!(authority(request("/a", &["orders:80"])), Ok("orders:80".into()));
     assert_eq!(authority(request("/a", &[])), Ok("10.0.0.1:80".into()));

@@ -6,14 +6,18 @@
 
 pub mod body;
 pub mod client;
+pub mod exchange;
+pub mod h1;
 pub mod headers;
 pub mod internal;
 pub mod keepalive;
 pub mod respond;
 pub mod server;
 pub mod target;
+pub mod transfer;
 
 pub use body::{Body, BodyError};
+pub use exchange::{Answer, Asked, Caller};
 
 #[cfg(test)]
 #[path = "http_test.rs"]

@@ -1,25 +1,20 @@
-//! The side that faces whoever calls: an app over HTTP/1 or HTTP/2 in plain. Each request goes to one async function;
-//! each HTTP/2 stream runs as its own task on this worker.
-//!
-//! HTTP/1 framing is hyper's, which refuses (400) conflicting lengths, a transfer-encoding that does not end in
-//! `chunked`, and obsolete line folding. `Transfer-Encoding` beside `Content-Length` is read as chunked, passed on as
-//! HTTP/2 (which has only one framing) and ends the connection.
+//! The side that faces whoever calls over HTTP/2: an app in plain, a sidecar over mesh TLS. Each stream is one async
+//! function in a task of its own on this worker. For HTTP/1 see [`super::h1::server`].
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::body::{Body, pump};
+use super::body::Body;
+use super::exchange::{Answer, Asked, Caller, Upload};
+use super::transfer::Transfer;
 
 /// What one HTTP/2 connection may ask of us.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +26,9 @@ pub struct Http2Settings {
     pub max_frame: u32,
 }
 
-/// Request heads up to so many bytes; the 64 KiB that apps may send, and their request line.
-pub const MAX_HEADER_BYTES: u32 = 80 * 1024;
-/// More header fields than this are an attack on somebody's hash table.
-const MAX_HEADERS: usize = 256;
+/// What an HTTP/1 head may hold ([`super::h1::MAX_HEAD`]), counted as HTTP/2 does (32 bytes more per field), and what
+/// sidecars add.
+pub const MAX_HEADER_BYTES: u32 = 96 * 1024;
 
 impl Http2Settings {
     /// Towards apps: default frames, windows of a local connection.
@@ -81,36 +75,11 @@ impl Http2Settings {
     }
 }
 
-/// Serves an app's HTTP/1 connection until it ends. With `stop`, finishes the request in flight and closes.
-pub async fn serve_http1<S, H, F>(stream: S, mut stop: watch::Receiver<bool>, handle: H) -> Result<(), hyper::Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Request<Body>) -> F,
-    F: Future<Output = Response<Body>>,
-{
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = handle(request.map(|incoming| Body::http1(incoming, None)));
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    // The app's own `date` passes through; ours would be a second opinion. A client that half-closes still gets its
-    // answer: the watch for its reset is on the write side.
-    builder.auto_date_header(false).half_close(true).max_headers(MAX_HEADERS).max_buf_size(256 * 1024);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
-}
-
 /// Serves an app's HTTP/2 connection until it ends. With `stop`, sends GOAWAY and finishes what is in flight.
-pub async fn serve_http2<S, H, F>(stream: S, mut stop: watch::Receiver<bool>, handle: H) -> io::Result<()>
+pub async fn serve_http2<S, H>(stream: S, mut stop: watch::Receiver<bool>, handle: H) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Request<Body>) -> F + Clone + 'static,
-    F: Future<Output = Response<Body>> + 'static,
+    H: AsyncFn(Asked<'_>) -> Answer + Clone + 'static,
 {
     let mut connection: h2::server::Connection<S, Bytes> =
         Http2Settings::APP.server().handshake(stream).await.map_err(io::Error::other)?;
@@ -127,7 +96,7 @@ where
         let Some(accepted) = accepted else { return Ok(()) };
         let (request, respond) = accepted.map_err(io::Error::other)?;
         let handle = handle.clone();
-        tokio::task::spawn_local(answer(request, respond, handle));
+        tokio::task::spawn_local(async move { answer(request, respond, handle).await });
     }
 }
 
@@ -139,26 +108,49 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// One HTTP/2 stream: hands the request over, sends back what comes. A reset from the caller ends the work at once.
-pub async fn answer<H, F>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, handle: H)
+pub async fn answer<H>(request: Request<RecvStream>, respond: SendResponse<Bytes>, handle: H)
 where
-    H: FnOnce(Request<Body>) -> F,
-    F: Future<Output = Response<Body>>,
+    H: AsyncFnOnce(Asked<'_>) -> Answer,
 {
-    let work = handle(request.map(Body::http2));
-    let response = tokio::select! {
+    let respond = RefCell::new(respond);
+    let caller = Caller::Http2(&respond);
+    let answer = tokio::select! {
         biased;
-        response = work => response,
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        answer = handle(Asked { request: request.map(Body::http2), raw: None, caller }) => answer,
+        _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
     };
-    let (mut head, body) = response.into_parts();
+    let mut respond = respond.into_inner();
+    let mut upload = Upload(answer.upload);
+    let (mut head, body) = answer.response.into_parts();
     head.version = http::Version::HTTP_2;
     let ends = body.is_empty();
     // An error here is a caller that went away, or a response h2 refuses to send: the stream is reset either way.
-    match respond.send_response(Response::from_parts(head, ()), ends) {
-        Ok(stream) if !ends => {
-            let _ = pump(body, stream).await;
-        }
-        Ok(_) => {}
-        Err(_) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+    let stream = match respond.send_response(Response::from_parts(head, ()), ends) {
+        Ok(stream) => stream,
+        Err(_) => return respond.send_reset(h2::Reason::INTERNAL_ERROR),
+    };
+    if !ends && !send_body(body, stream, &mut upload).await {
+        return;
     }
+    if upload.0.is_some() {
+        tokio::select! {
+            biased;
+            _ = upload.run() => {}
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => {}
+        }
+    }
+}
+
+/// Sends an answer's body while the request's is still read. Returns whether it went to its end.
+async fn send_body(body: Body, stream: h2::SendStream<Bytes>, upload: &mut Upload) -> bool {
+    let mut download = Transfer::into_stream(body, stream);
+    poll_fn(|cx| {
+        // The answer decides; an upload that breaks meanwhile shows in it.
+        if upload.poll(cx).is_err() {
+            upload.0 = None;
+        }
+        download.poll(cx)
+    })
+    .await
+    .is_ok()
 }

@@ -1,5 +1,7 @@
 //! A request's target between HTTP/1 (`Host`, origin-form or absolute-form) and HTTP/2 (`:authority`).
 
+use std::net::SocketAddr;
+
 use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri};
@@ -8,7 +10,7 @@ use crate::reason::Reason;
 
 /// Puts an app's request into the form that HTTP/2 wants: the whole URI, no `Host`. `fallback` is the destination itself,
 /// for HTTP/1.0 clients that name no host.
-pub fn into_http2<B>(request: &mut Request<B>, fallback: &str) -> Result<(), Reason> {
+pub fn into_http2<B>(request: &mut Request<B>, fallback: SocketAddr) -> Result<(), Reason> {
     let authority = authority(request, fallback)?;
     request.headers_mut().remove(HOST);
     let path = path(request.uri());
@@ -51,7 +53,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// RFC 9112 §3.2: more than one `Host` is refused; absolute-form wins over `Host`.
-fn authority<B>(request: &Request<B>, fallback: &str) -> Result<Authority, Reason> {
+fn authority<B>(request: &Request<B>, fallback: SocketAddr) -> Result<Authority, Reason> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -65,7 +67,7 @@ fn authority<B>(request: &Request<B>, fallback: &str) -> Result<Authority, Reaso
             let authority = Authority::try_from(host.as_bytes()).map_err(|_| Reason::MalformedRequest)?;
             refuse_userinfo(authority)
         }
-        _ => Authority::try_from(fallback).map_err(|_| Reason::MalformedRequest),
+        _ => Authority::try_from(fallback.to_string()).map_err(|_| Reason::MalformedRequest),
     }
 }
 

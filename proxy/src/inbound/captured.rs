@@ -15,7 +15,8 @@ use super::tunnel::wire_version;
 use super::{Inbound, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
-use crate::http::server::{serve_http1, serve_http2};
+use crate::http::server::serve_http2;
+use crate::http::{Asked, h1};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, InboundPort, Mesh, TlsVersion, Transport};
@@ -90,19 +91,23 @@ impl Captured<'_> {
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (self.inbound, self.source.ip(), self.destination);
-        let handle = |request| async move { request::from_plain(inbound, source, destination, false, request).await };
-        let stream = Prefixed::new(bytes, stream);
-        serve_http1(stream, inbound.needs.stop.clone(), handle).await.map_err(io::Error::other)
+        let handle = async |asked: Asked<'_>| request::from_plain(inbound, source, destination, false, asked).await;
+        let refused = |reason, error: &h1::HeadError| {
+            inbound.refuse(reason, source, &error.to_string());
+        };
+        match h1::serve(stream, bytes, inbound.needs.stop.clone(), refused, handle).await? {
+            h1::Ended::Closed => Ok(()),
+            // An app's own CONNECT is between it and the proxy that it believes to be there: bytes.
+            h1::Ended::Tunnel(stream, bytes) => Box::pin(self.opaque(bytes, stream)).await,
+        }
     }
 
     async fn http2(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (Rc::clone(self.inbound), self.source.ip(), self.destination);
         let stop = inbound.needs.stop.clone();
-        let handle = move |request| {
-            let inbound = Rc::clone(&inbound);
-            async move { request::from_plain(&inbound, source, destination, true, request).await }
-        };
-        serve_http2(Prefixed::new(bytes, stream), stop, handle).await
+        let handle =
+            async move |asked: Asked<'_>| request::from_plain(&inbound, source, destination, true, asked).await;
+        Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)).await
     }
 
     async fn opaque(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {

@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Inbound, request, tunnel};
 use crate::http::keepalive::{Event, Keepalive};
+use crate::http::Asked;
 use crate::http::server::{Http2Settings, answer, stopped};
 use crate::reason::Reason;
 use crate::telemetry::MeshSide;
@@ -137,7 +138,8 @@ pub(super) async fn serve_stream(
     } else if peer.protocol == MeshProtocol::Hbone {
         refuse_request(&inbound, &peer, respond);
     } else {
-        answer(request, respond, |request| request::from_mesh(&inbound, &peer, came, request)).await;
+        let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, asked).await;
+        answer(request, respond, handle).await;
     }
 }
 

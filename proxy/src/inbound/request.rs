@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
+use http::Request;
 use http::header::HeaderValue;
-use http::{Request, Response};
 use isthmus_certs::SpiffeId;
 
 use super::Inbound;
@@ -15,7 +15,7 @@ use super::mesh::Peer;
 use crate::http::body::Body;
 use crate::http::headers::{FORWARDED_CLIENT_CERT, sanitize};
 use crate::http::internal::{self, Elapsed};
-use crate::http::{respond, target};
+use crate::http::{Answer, Asked, Caller as Asker, respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
@@ -24,25 +24,21 @@ use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 /// address is our own.
 ///
 /// `came`: when the bytes of its head were there.
-pub(super) async fn from_mesh(
-    inbound: &Rc<Inbound>,
-    peer: &Peer,
-    came: Instant,
-    mut request: Request<Body>,
-) -> Response<Body> {
+pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant, asked: Asked<'_>) -> Answer {
+    let Asked { mut request, caller, .. } = asked;
     let grpc = respond::is_grpc(request.headers());
     let port = internal::take_port(request.headers_mut());
     let http2 = internal::take_is_http2(request.headers_mut());
+    let (peer_id, source) = (Some(&peer.identity.id), peer.source.ip());
     let hop = port.and_then(|port| {
         let app = app_address(inbound, peer, port)?;
-        Ok(Hop { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh, http2, came })
+        Ok(Hop { peer: peer_id, source, app, arrived: Arrived::Mesh, http2, came, caller })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
         Err(reason) => {
-            let refusal =
-                inbound.refuse(reason, peer.source.ip(), "a mesh request that names no port of this workload");
-            respond::refusal(refusal.reason, None, grpc)
+            let refusal = inbound.refuse(reason, source, "a mesh request that names no port of this workload");
+            respond::refusal(refusal.reason, None, grpc).into()
         }
     }
 }
@@ -53,12 +49,14 @@ pub(super) async fn from_plain(
     source: IpAddr,
     destination: SocketAddr,
     http2: bool,
-    mut request: Request<Body>,
-) -> Response<Body> {
-    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2, came: Instant::now() };
-    if !http2 && let Err(reason) = target::into_http2(&mut request, &destination.to_string()) {
+    asked: Asked<'_>,
+) -> Answer {
+    let Asked { mut request, caller, .. } = asked;
+    let came = Instant::now();
+    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2, came, caller };
+    if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
-        return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers()));
+        return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
     }
     forward(inbound, hop, request).await
 }
@@ -71,6 +69,7 @@ struct Hop<'a> {
     arrived: Arrived,
     http2: bool,
     came: Instant,
+    caller: Asker<'a>,
 }
 
 /// The address that the peer dialled, if it is still ours, else any of ours: the app is never dialled at loopback.
@@ -84,7 +83,7 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
     ip.map(|ip| SocketAddr::new(ip, port)).ok_or(if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady })
 }
 
-async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Response<Body> {
+async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Answer {
     let grpc = respond::is_grpc(request.headers());
     let tracer = &inbound.needs.tracer;
     let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
@@ -95,8 +94,8 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
         Err(refusal) => Err(refusal),
     };
     let total = hop.came.elapsed();
-    let (mut response, app_time) = match answered {
-        Ok((response, app_time)) => (response, app_time),
+    let (mut answer, app_time) = match answered {
+        Ok((answer, app_time)) => (answer, app_time),
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
             record_span(
@@ -106,29 +105,36 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
                 start_ns,
                 Outcome::refused(reason, decision, response.status().as_u16()),
             );
-            return finish(inbound, response, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
+            return finish(
+                inbound,
+                response.into(),
+                Elapsed::new(total, Default::default()),
+                hop.peer.is_some(),
+                total,
+            );
         }
     };
-    sanitize(response.headers_mut());
-    record_span(inbound, &hop, &trace, start_ns, Outcome::answered(response.status().as_u16(), total, app_time));
+    sanitize(answer.response.headers_mut());
+    let status = answer.response.status().as_u16();
+    record_span(inbound, &hop, &trace, start_ns, Outcome::answered(status, total, app_time));
     // Looked at anew and last: what the span has cost is ours, and not the link's.
     let total = hop.came.elapsed();
-    finish(inbound, response, Elapsed::new(total, app_time), hop.peer.is_some(), total)
+    finish(inbound, answer, Elapsed::new(total, app_time), hop.peer.is_some(), total)
 }
 
 /// The elapsed times go to sidecars only.
 fn finish(
     inbound: &Inbound,
-    mut response: Response<Body>,
+    mut answer: Answer,
     elapsed: Elapsed,
     to_mesh: bool,
     total: std::time::Duration,
-) -> Response<Body> {
-    inbound.needs.metrics.request(Direction::Inbound, response.status().as_u16(), total);
+) -> Answer {
+    inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total);
     if to_mesh {
-        response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
+        answer.response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
     }
-    response
+    answer
 }
 
 fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<(), Refusal> {
@@ -150,7 +156,7 @@ async fn send(
     hop: &Hop<'_>,
     mut request: Request<Body>,
     trace: &TraceContext,
-) -> Result<(Response<Body>, std::time::Duration), Refusal> {
+) -> Result<(Answer, std::time::Duration), Refusal> {
     if let Some(identity) = forwarded_client_cert(inbound, hop.peer) {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity);
     }
@@ -161,19 +167,19 @@ async fn send(
     }
     let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
     let sent = Instant::now();
-    let result = inbound.app.send(hop.app, request, hop.http2).await;
+    let result = inbound.app.send(hop.app, request, hop.http2, hop.caller).await;
     let app_time = sent.elapsed();
     if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
         span.end_ns = inbound.needs.tracer.now_ns();
         span.set("isthmus.time.app_us", micros(app_time));
         match &result {
-            Ok(response) => span.set("http.response.status_code", response.status().as_u16()),
+            Ok(answer) => span.set("http.response.status_code", answer.response.status().as_u16()),
             Err(error) => span.status = Status::Error(error.reason().word()),
         }
         inbound.needs.tracer.record(span);
     }
     match result {
-        Ok(response) => Ok((response, app_time)),
+        Ok(answer) => Ok((answer, app_time)),
         Err(error) => Err(inbound.refuse(error.reason(), hop.source, &error.to_string())),
     }
 }

@@ -15,7 +15,8 @@ use super::{Outbound, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, peek};
 use crate::http::respond::{is_grpc, refusal};
-use crate::http::server::{serve_http1, serve_http2};
+use crate::http::server::serve_http2;
+use crate::http::{Answer, Asked, h1};
 use crate::reason::Reason;
 use crate::state::{AppProtocol, Destination, Endpoint, Enforcement, Service, ServicePort, Snapshot, Workload};
 use crate::tcp::copy::{Copied, copy_both, write_all};
@@ -140,16 +141,19 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
     match peeked.protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
         Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
-            let handle = |request| async move { request::serve(outbound, destination, false, request).await };
-            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
+            let handle = async |asked: Asked<'_>| request::serve(outbound, destination, false, asked).await;
+            let refused = |reason, error: &h1::HeadError| {
+                outbound.refuse(reason, destination, &error.to_string());
+            };
+            match h1::serve(app, peeked.bytes, stop, refused, handle).await? {
+                h1::Ended::Closed => Ok(()),
+                h1::Ended::Tunnel(app, bytes) => Box::pin(stream::serve(outbound, app, bytes, route)).await,
+            }
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
-            let handle = move |request| {
-                let outbound = Rc::clone(&outbound);
-                async move { request::serve(&outbound, destination, true, request).await }
-            };
-            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await
+            let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, true, asked).await;
+            Box::pin(serve_http2(Prefixed::new(peeked.bytes, app), stop, handle)).await
         }
         Protocol::Tls => stream::serve_tls(outbound, app, peeked.bytes, route).await,
         Protocol::Http1 | Protocol::PostgresSsl | Protocol::Opaque => {
@@ -191,19 +195,26 @@ async fn refuse(
     let detail = "nobody in the mesh answers for this address";
     match peeked.protocol {
         Protocol::Http1 => {
-            let handle = |request: ::http::Request<_>| {
+            let handle = async |asked: Asked<'_>| -> Answer {
                 outbound.refuse(reason, destination, detail);
-                std::future::ready(refusal(reason, None, is_grpc(request.headers())))
+                refusal(reason, None, is_grpc(asked.request.headers())).into()
             };
-            serve_http1(Prefixed::new(peeked.bytes, app), stop, handle).await.map_err(io::Error::other)
+            let refused = |reason, error: &h1::HeadError| {
+                outbound.refuse(reason, destination, &error.to_string());
+            };
+            if let h1::Ended::Tunnel(app, _) = h1::serve(app, peeked.bytes, stop, refused, handle).await? {
+                outbound.refuse(reason, destination, detail);
+                tcp::reset(app);
+            }
+            Ok(())
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
-            let handle = move |request: ::http::Request<_>| {
+            let handle = async move |asked: Asked<'_>| -> Answer {
                 outbound.refuse(reason, destination, detail);
-                std::future::ready(refusal(reason, None, is_grpc(request.headers())))
+                refusal(reason, None, is_grpc(asked.request.headers())).into()
             };
-            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await
+            Box::pin(serve_http2(Prefixed::new(peeked.bytes, app), stop, handle)).await
         }
         Protocol::Tls | Protocol::PostgresSsl | Protocol::Opaque => {
             outbound.refuse(reason, destination, detail);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, request};
 
@@ -15,10 +16,12 @@ use super::balance::Tried;
 use super::connection::{Route, Way, way};
 use super::pool::is_unprocessed;
 use super::stream::check_plain;
-use crate::http::body::{Body, pump};
+use crate::http::body::{Body, BodyError};
+use crate::http::exchange::{NoAnswer, over_http2, upload};
+use crate::http::h1::head::parse_request;
 use crate::http::headers::sanitize;
 use crate::http::internal::{DECISION, DENIED, Elapsed, PORT, VERSION, port_value};
-use crate::http::{respond, target};
+use crate::http::{Answer, Asked, Caller, respond, target};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
 use crate::telemetry::{Direction, Kind, MeshSide, Span, Status, TraceContext};
@@ -26,39 +29,40 @@ use crate::telemetry::{Direction, Kind, MeshSide, Span, Status, TraceContext};
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
 
-pub(super) async fn serve(
-    outbound: &Rc<Outbound>,
-    destination: SocketAddr,
-    http2: bool,
-    mut request: Request<Body>,
-) -> Response<Body> {
+pub(super) async fn serve(outbound: &Rc<Outbound>, destination: SocketAddr, http2: bool, asked: Asked<'_>) -> Answer {
     let started = Instant::now();
+    let Asked { mut request, raw, caller } = asked;
     let grpc = respond::is_grpc(request.headers());
     let trace = outbound.needs.tracer.hop(request.headers());
     let start_ns = if trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
-    sanitize(request.headers_mut());
-    let mut hop = Hop { destination, http2, trace, link: None };
-    let answered = match target::into_http2(&mut request, &destination.to_string()) {
-        Ok(()) => route_and_send(outbound, &mut hop, request).await,
+    let mut hop = Hop { destination, http2, caller, trace, link: None };
+    let answered = match into_mesh_form(&mut request, destination) {
+        Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
     };
-    let (response, refused) = match answered {
-        Ok(response) => (response, None),
+    let (answer, refused) = match answered {
+        Ok(answer) => (answer, None),
         Err((reason, detail)) => {
             outbound.refuse(reason, destination, &detail);
-            (respond::refusal(reason, None, grpc), Some(reason))
+            (respond::refusal(reason, None, grpc).into(), Some(reason))
         }
     };
     let elapsed = started.elapsed();
-    outbound.needs.metrics.request(Direction::Outbound, response.status().as_u16(), elapsed);
-    record_span(outbound, &hop, start_ns, elapsed, &response, refused);
-    response
+    outbound.needs.metrics.request(Direction::Outbound, answer.response.status().as_u16(), elapsed);
+    record_span(outbound, &hop, start_ns, elapsed, &answer.response, refused);
+    answer
+}
+
+fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Result<(), Reason> {
+    sanitize(request.headers_mut());
+    target::into_http2(request, destination)
 }
 
 /// What is known of a request on its way.
-struct Hop {
+struct Hop<'a> {
     destination: SocketAddr,
     http2: bool,
+    caller: Caller<'a>,
     trace: TraceContext,
     link: Option<Link>,
 }
@@ -76,16 +80,16 @@ type Failure = (Reason, String);
 
 async fn route_and_send(
     outbound: &Rc<Outbound>,
-    hop: &mut Hop,
+    hop: &mut Hop<'_>,
     request: Request<Body>,
-) -> Result<Response<Body>, Failure> {
+    raw: Option<Bytes>,
+) -> Result<Answer, Failure> {
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
         Way::Outside => return plain(outbound, hop, hop.destination, request).await,
     };
-    let (head, body) = request.into_parts();
-    let mut unsent = Some(body);
+    let mut unsent = Unsent::new(request, raw, hop.destination);
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
     let mut failed = (Reason::NoEndpoint, "no endpoint serves this port".to_owned());
@@ -97,16 +101,16 @@ async fn route_and_send(
             check_plain(&route, None).map_err(|reason| {
                 (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into())
             })?;
-            let Some(body) = unsent.take() else { break };
+            let Some((head, body)) = unsent.take() else { break };
             return plain(outbound, hop, SocketAddr::new(endpoint.ip, port), Request::from_parts(head, body)).await;
         };
-        match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &head, &mut unsent).await {
-            Ok(response) => return Ok(response),
+        match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &mut unsent).await {
+            Ok(answer) => return Ok(answer),
             Err(Missed::Unreachable(reason, detail)) => {
                 tried.add(place);
                 failed = (reason, detail);
             }
-            Err(Missed::Unprocessed(error)) if unsent.is_some() => {
+            Err(Missed::Unprocessed(error)) if unsent.is_whole() => {
                 outbound.pool.forget_closed(endpoint);
                 failed = (Reason::ConnectFailed, error.to_string());
             }
@@ -114,9 +118,56 @@ async fn route_and_send(
                 outbound.pool.forget_closed(endpoint);
                 return Err((Reason::ConnectFailed, format!("the callee's answer was lost: {error}")));
             }
+            Err(Missed::Body(error)) => return Err((error.reason(), error.to_string())),
         }
     }
     Err(failed)
+}
+
+/// A request that may have to be sent again: its head as it came (HTTP/1), or a copy (HTTP/2); its body as far as it is
+/// still here.
+struct Unsent {
+    destination: SocketAddr,
+    head: Option<request::Parts>,
+    again: Again,
+    body: Option<Body>,
+}
+
+enum Again {
+    /// Parsed anew only where another try is needed: the good path copies nothing.
+    Raw(Bytes),
+    Parts(Box<request::Parts>),
+}
+
+impl Unsent {
+    fn new(request: Request<Body>, raw: Option<Bytes>, destination: SocketAddr) -> Unsent {
+        let (head, body) = request.into_parts();
+        let again = match raw {
+            Some(raw) => Again::Raw(raw),
+            None => Again::Parts(Box::new(head.clone())),
+        };
+        Unsent { destination, head: Some(head), again, body: Some(body) }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.body.is_some()
+    }
+
+    fn take(&mut self) -> Option<(request::Parts, Body)> {
+        let body = self.body.take()?;
+        let head = match self.head.take() {
+            Some(head) => head,
+            None => match &self.again {
+                Again::Parts(parts) => (**parts).clone(),
+                Again::Raw(raw) => {
+                    let mut request = parse_request(raw).ok()?.request;
+                    into_mesh_form(&mut request, self.destination).ok()?;
+                    request.into_parts().0
+                }
+            },
+        };
+        Some((head, body))
+    }
 }
 
 /// One endpoint behind its sidecar.
@@ -135,17 +186,19 @@ enum Missed {
     Unprocessed(h2::Error),
     /// Perhaps processed.
     Lost(h2::Error),
+    /// The caller did not send all of it.
+    Body(BodyError),
 }
 
-/// One try: a stream on a mesh connection. The body stays in `unsent` as long as nothing of it was read.
+/// One try: a stream on a mesh connection. What is certainly unprocessed is back in `unsent` afterwards, as far as its body
+/// was held.
 async fn exchange(
     outbound: &Outbound,
-    hop: &mut Hop,
+    hop: &mut Hop<'_>,
     route: &Route,
     to: Target<'_>,
-    head: &request::Parts,
-    unsent: &mut Option<Body>,
-) -> Result<Response<Body>, Missed> {
+    unsent: &mut Unsent,
+) -> Result<Answer, Missed> {
     let acquired = outbound.pool.acquire(to.endpoint, to.peer).await;
     let slot = acquired.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
     if !slot.takes_requests() {
@@ -154,45 +207,52 @@ async fn exchange(
     }
     let link_trace = hop.trace.child();
     let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
-    let request = Request::from_parts(mesh_head(head, hop, to.port, &link_trace), ());
-    let ends = unsent.as_ref().is_none_or(Body::is_empty);
+    let Some((mut head, body)) = unsent.take() else {
+        return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
+    };
+    add_mesh_headers(&mut head, hop, to.port, &link_trace);
+    let ends = body.is_empty();
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
-    // An error here is about the connection: not a byte of the request was sent.
-    let (response, stream) = slot.send_request(request, ends).map_err(Missed::Unprocessed)?;
-    if !ends && let Some(body) = unsent.take() {
-        // Ends with the body or with the stream, whichever is first.
-        tokio::task::spawn_local(pump(body, stream));
-    }
-    let response = response
-        .await
-        .map_err(|error| if is_unprocessed(&error) { Missed::Unprocessed(error) } else { Missed::Lost(error) })?;
+    let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
+        Ok(sent) => sent,
+        Err(error) => {
+            // About the connection: not a byte of the request was sent.
+            unsent.body = Some(body);
+            return Err(Missed::Unprocessed(error));
+        }
+    };
+    let mut upload = upload(body, stream).holding();
+    let response = match over_http2(response, &mut upload, hop.caller).await {
+        Ok(response) => response,
+        Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
+        Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
+            unsent.body = upload.rewind();
+            return Err(Missed::Unprocessed(error));
+        }
+        Err(NoAnswer::Stream(error)) => return Err(Missed::Lost(error)),
+    };
     let took = slot.last_read().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
     clean(&mut response);
-    Ok(response)
+    Ok(Answer { response, upload: upload.into_rest() })
 }
 
-/// The head as the other sidecar gets it. A copy: the original may be needed again.
-fn mesh_head(head: &request::Parts, hop: &Hop, port: u16, trace: &TraceContext) -> request::Parts {
-    let mut copy = Request::new(()).into_parts().0;
-    copy.method = head.method.clone();
-    copy.uri = head.uri.clone();
-    copy.version = http::Version::HTTP_2;
-    copy.headers = head.headers.clone();
-    copy.headers.insert(PORT, port_value(port));
+/// What the other sidecar is told with the head.
+fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: &TraceContext) {
+    head.version = http::Version::HTTP_2;
+    head.headers.insert(PORT, port_value(port));
     if hop.http2 {
-        copy.headers.insert(VERSION, HeaderValue::from_static("2"));
+        head.headers.insert(VERSION, HeaderValue::from_static("2"));
     }
-    trace.write(&mut copy.headers);
-    copy
+    trace.write(&mut head.headers);
 }
 
 fn note_link(
     outbound: &Outbound,
-    hop: &mut Hop,
+    hop: &mut Hop<'_>,
     route: &Route,
     to: Target<'_>,
     took: Duration,
@@ -229,23 +289,23 @@ fn clean(response: &mut Response<Body>) {
 /// To an endpoint without sidecar, or outside: plain, in the version that the app speaks.
 async fn plain(
     outbound: &Rc<Outbound>,
-    hop: &Hop,
+    hop: &Hop<'_>,
     address: SocketAddr,
     mut request: Request<Body>,
-) -> Result<Response<Body>, Failure> {
+) -> Result<Answer, Failure> {
     hop.trace.child().write(request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
-    let sent = outbound.plain.send(address, request, hop.http2).await;
-    let mut response = sent.map_err(|error| (error.reason(), error.to_string()))?;
-    sanitize(response.headers_mut());
-    Ok(response)
+    let sent = outbound.plain.send(address, request, hop.http2, hop.caller).await;
+    let mut answer = sent.map_err(|error| (error.reason(), error.to_string()))?;
+    sanitize(answer.response.headers_mut());
+    Ok(answer)
 }
 
 fn record_span(
     outbound: &Outbound,
-    hop: &Hop,
+    hop: &Hop<'_>,
     start_ns: u64,
     elapsed: Duration,
     response: &Response<Body>,
@@ -276,7 +336,7 @@ fn record_span(
 }
 
 /// From the request leaving this sidecar to the answer being back, without what the callee took.
-fn record_link(outbound: &Outbound, hop: &Hop, trace: &TraceContext, sent_ns: u64) {
+fn record_link(outbound: &Outbound, hop: &Hop<'_>, trace: &TraceContext, sent_ns: u64) {
     let Some(mut span) = trace.span(Kind::Internal, "link", sent_ns) else {
         return;
     };
@@ -288,7 +348,7 @@ fn record_link(outbound: &Outbound, hop: &Hop, trace: &TraceContext, sent_ns: u6
     outbound.needs.tracer.record(span);
 }
 
-fn describe(outbound: &Outbound, hop: &Hop, span: &mut Span) {
+fn describe(outbound: &Outbound, hop: &Hop<'_>, span: &mut Span) {
     if let Some(site) = outbound.needs.state.snapshot().site() {
         span.set("isthmus.site.source", site.to_string());
     }

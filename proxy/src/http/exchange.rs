@@ -1,0 +1,151 @@
+//! A request with whoever waits for its answer, and an answer with what is still sent of its request: the two ends of one
+//! exchange, the same for both versions of HTTP.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+
+use super::body::{Body, BodyError};
+use super::h1::{self, Connection};
+use super::headers::sanitize;
+use super::transfer::Transfer;
+
+/// Interim answers of one request that are passed on. An app that sends more of them talks to itself.
+pub const MAX_INTERIM: usize = 16;
+
+/// A request, and who waits.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    pub request: Request<Body>,
+    /// The head as it came, for HTTP/1: another try can begin from it.
+    pub raw: Option<Bytes>,
+    pub caller: Caller<'a>,
+}
+
+/// Who waits for an answer: takes interim ones (1xx) meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'a> {
+    /// `None`: HTTP/1.0, which knows no interim answers.
+    Http1(Option<&'a Rc<Connection>>),
+    Http2(&'a RefCell<SendResponse<Bytes>>),
+}
+
+impl Caller<'_> {
+    /// Passes an interim answer on, as far as it can be.
+    pub fn interim(&self, status: StatusCode, mut headers: HeaderMap) {
+        sanitize(&mut headers);
+        match self {
+            Caller::Http1(Some(connection)) => h1::server::write_interim(connection, status, &headers),
+            Caller::Http1(None) => {}
+            Caller::Http2(respond) => {
+                let mut response = Response::new(());
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
+                // A caller that went away needs none.
+                let _ = respond.borrow_mut().send_informational(response);
+            }
+        }
+    }
+}
+
+/// An answer; `upload`: what is still to be sent of the request's body.
+#[derive(Debug)]
+pub struct Answer {
+    pub response: Response<Body>,
+    pub upload: Option<Box<Transfer>>,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Answer { response, upload: None }
+    }
+}
+
+/// The request's body on its way, while its answer is awaited.
+#[derive(Debug, Default)]
+pub struct Upload(pub Option<Box<Transfer>>);
+
+impl Upload {
+    /// Moves the body. An error is one of its sender; a receiver that wants no more may still answer.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        let Some(transfer) = &mut self.0 else { return Ok(()) };
+        match transfer.poll(cx) {
+            Poll::Ready(Err(error)) if !error.is_receivers() => Err(error),
+            Poll::Ready(Ok(()) | Err(_)) if transfer.is_holding() => Ok(()),
+            Poll::Ready(Ok(()) | Err(_)) => {
+                self.0 = None;
+                Ok(())
+            }
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Keeps what it sends until the answer began.
+    pub fn holding(self) -> Upload {
+        Upload(self.0.map(|transfer| Box::new(transfer.holding())))
+    }
+
+    /// The whole body, where all that was sent is still held.
+    pub fn rewind(self) -> Option<Body> {
+        match self.0 {
+            Some(transfer) => transfer.rewind(),
+            None => Some(Body::Empty),
+        }
+    }
+
+    /// What is left to send, now that the answer began.
+    pub fn into_rest(self) -> Option<Box<Transfer>> {
+        self.0.and_then(Transfer::into_rest)
+    }
+
+    /// To its end.
+    pub async fn run(&mut self) -> Result<(), BodyError> {
+        poll_fn(|cx| match self.poll(cx) {
+            Ok(()) if self.0.is_some() => Poll::Pending,
+            done => Poll::Ready(done),
+        })
+        .await
+    }
+}
+
+/// Why an HTTP/2 stream brought no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    Stream(h2::Error),
+    /// The request's body broke.
+    Body(BodyError),
+}
+
+/// Sends a request's body into its stream and waits for the answer's head. `holding`: until then the body is kept, so that
+/// [`Upload`] can give it back.
+pub async fn over_http2(
+    mut response: ResponseFuture,
+    upload: &mut Upload,
+    caller: Caller<'_>,
+) -> Result<Response<RecvStream>, NoAnswer> {
+    let mut interim = 0;
+    poll_fn(|cx| {
+        upload.poll(cx).map_err(NoAnswer::Body)?;
+        while let Poll::Ready(Some(early)) = response.poll_informational(cx) {
+            let (head, ()) = early.map_err(NoAnswer::Stream)?.into_parts();
+            interim += 1;
+            if interim <= MAX_INTERIM && head.status != StatusCode::SWITCHING_PROTOCOLS {
+                caller.interim(head.status, head.headers);
+            }
+        }
+        std::pin::Pin::new(&mut response).poll(cx).map_err(NoAnswer::Stream)
+    })
+    .await
+}
+
+/// The body of a request into its stream; nothing, where there is none.
+pub fn upload(body: Body, stream: SendStream<Bytes>) -> Upload {
+    Upload((!body.is_empty()).then(|| Box::new(Transfer::into_stream(body, stream))))
+}

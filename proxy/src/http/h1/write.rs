@@ -1,0 +1,61 @@
+//! Heads on the wire. Names go out in Title-Case: HTTP/1 apps that compare names by case expect the RFCs' spelling.
+
+use bytes::BytesMut;
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+
+/// A request's first line and fields, without the empty line that ends them.
+pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap, out: &mut BytesMut) {
+    let target = uri.path_and_query().map_or("/", |path| path.as_str());
+    out.reserve(method.as_str().len() + target.len() + 12 + size(headers));
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    fields(headers, out);
+}
+
+/// A response's first line and fields, without the empty line that ends them. An HTTP/1.0 client is answered in HTTP/1.1
+/// (RFC 9112 §2.3): the version says what we can, framing and `Connection` follow what the client can.
+pub fn response(status: StatusCode, headers: &HeaderMap, out: &mut BytesMut) {
+    out.reserve(40 + size(headers));
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    fields(headers, out);
+}
+
+/// Fields, each in its own line.
+pub fn fields(headers: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in headers {
+        title_case(name.as_str(), out);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn title_case(name: &str, out: &mut BytesMut) {
+    let start = out.len();
+    out.extend_from_slice(name.as_bytes());
+    let mut first = true;
+    for byte in &mut out[start..] {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
+}
+
+/// What [`fields`] writes, or a little more: one allocation for the whole head.
+fn size(headers: &HeaderMap) -> usize {
+    // The framing's own lines, and the end.
+    const REST: usize = 64;
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + REST
+}
+
+/// Whether the receiver understands chunks.
+pub fn knows_chunks(version: Version) -> bool {
+    version >= Version::HTTP_11
+}
