@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::{Inbound, request, tunnel};
-use crate::http::keepalive::{Event, Keepalive};
 use crate::http::Asked;
+use crate::http::keepalive::{Event, Keepalive};
 use crate::http::server::{Http2Settings, answer, stopped};
 use crate::reason::Reason;
 use crate::telemetry::MeshSide;
