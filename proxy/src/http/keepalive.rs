@@ -20,8 +20,9 @@ const BUSY_LOOK: Duration = Duration::from_secs(1);
 const IDLE_LOOK: Duration = Duration::from_secs(3);
 /// With open streams, a connection that was quiet for so long is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(2);
-/// Without streams. Idle firewalls cut at 240 s (Azure's default), some at 60 s or 120 s.
-const IDLE_PING: Duration = Duration::from_secs(50);
+/// Without streams that are known of: a caller's side counts those whose answer is awaited, and a body may take hours.
+/// Idle firewalls cut at 240 s (Azure's default), some at 60 s.
+const IDLE_PING: Duration = Duration::from_secs(20);
 /// Without a byte in either direction for so long after a ping, the peer is dead.
 const SILENCE: Duration = Duration::from_secs(5);
 /// A stream's window grows up to this: 10 Gbit/s at 13 ms, 1 Gbit/s at 130 ms.
@@ -35,6 +36,8 @@ const MOST_GROWTH_MIB: u32 = 512;
 pub enum Event {
     /// Nobody is there any more.
     Dead,
+    /// A ping was answered. So many bytes went one way meanwhile, or came: what the link holds, where it is full.
+    Pong { held: u64 },
     /// The link holds more than the windows allow.
     Grow(Window),
 }
@@ -62,8 +65,8 @@ pub struct Keepalive {
 
 /// A ping under way.
 struct Sent {
-    /// Bytes read when it was sent.
-    read: u64,
+    /// Bytes read and written when it was sent.
+    seen: (u64, u64),
     /// The last time that anything moved.
     moved: Instant,
 }
@@ -79,12 +82,13 @@ impl Keepalive {
     /// Ready when the connection's task has something to do. To be called whenever that task runs.
     pub fn poll(&mut self, cx: &mut Context<'_>, streams_open: impl Fn() -> bool) -> Poll<Event> {
         loop {
-            if self.pong(cx) {
-                let read = self.ping.take().map_or(0, |ping| self.traffic.bytes_read().wrapping_sub(ping.read));
+            if self.pong(cx)
+                && let Some(ping) = self.ping.take()
+            {
                 self.look_again(BUSY_LOOK);
-                if let Some(window) = self.grown(read) {
-                    return Poll::Ready(Event::Grow(window));
-                }
+                let (came, went) = since(self.counts(), ping.seen);
+                let event = self.grown(came).map_or(Event::Pong { held: came.max(went) }, Event::Grow);
+                return Poll::Ready(event);
             }
             ready!(self.timer.as_mut().poll(cx));
             if self.look(&streams_open) {
@@ -110,9 +114,9 @@ impl Keepalive {
     /// The timer fired. True: the peer is dead.
     fn look(&mut self, streams_open: impl Fn() -> bool) -> bool {
         let now = Instant::now();
-        let seen = (self.traffic.bytes_read(), self.traffic.bytes_written());
-        let came = seen.0.wrapping_sub(self.seen.0);
-        let moved = seen != self.seen;
+        let seen = self.counts();
+        let (came, went) = since(seen, self.seen);
+        let moved = came + went > 0;
         self.seen = seen;
         if came > 0 {
             self.heard = now;
@@ -126,7 +130,7 @@ impl Keepalive {
             return dead;
         }
         // A stream's window each eight seconds: enough that it may be what limits the stream.
-        let much = came >= u64::from(self.window.stream / 8) && self.window.stream < MOST_STREAM;
+        let much = came.max(went) >= u64::from(self.window.stream / 8);
         let quiet = now.duration_since(self.heard);
         let open = quiet < IDLE_PING && streams_open();
         if much || quiet >= IDLE_PING || (quiet >= QUIET && open) {
@@ -136,11 +140,15 @@ impl Keepalive {
         false
     }
 
+    fn counts(&self) -> (u64, u64) {
+        (self.traffic.bytes_read(), self.traffic.bytes_written())
+    }
+
     fn send_ping(&mut self, now: Instant) {
         if let Some(pings) = &mut self.pings
             && pings.send_ping(Ping::opaque()).is_ok()
         {
-            self.ping = Some(Sent { read: self.traffic.bytes_read(), moved: now });
+            self.ping = Some(Sent { seen: self.counts(), moved: now });
         }
     }
 
@@ -159,6 +167,10 @@ impl Keepalive {
         self.window.connection = (self.window.connection * 2).min(MOST_CONNECTION);
         Some(self.window)
     }
+}
+
+fn since(now: (u64, u64), before: (u64, u64)) -> (u64, u64) {
+    (now.0.wrapping_sub(before.0), now.1.wrapping_sub(before.1))
 }
 
 /// By how many MiB the windows of all connections have grown.

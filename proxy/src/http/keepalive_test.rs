@@ -32,10 +32,16 @@ impl Watched {
         (Watched { wire, keepalive, traffic, _sender: sender }, server)
     }
 
+    /// The next that is no pong.
     async fn event(&mut self, streams_open: bool) -> Event {
         poll_fn(|cx| {
-            assert!(Pin::new(&mut self.wire).poll(cx).is_pending(), "the connection itself goes on");
-            self.keepalive.poll(cx, || streams_open)
+            loop {
+                assert!(Pin::new(&mut self.wire).poll(cx).is_pending(), "the connection itself goes on");
+                match self.keepalive.poll(cx, || streams_open) {
+                    Poll::Ready(Event::Pong { .. }) => {}
+                    other => return other,
+                }
+            }
         })
         .await
     }
@@ -54,27 +60,23 @@ async fn a_silent_peer_is_found_within_seconds_while_streams_are_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_asked_once_a_minute_and_no_more() {
+async fn an_idle_connection_is_asked_three_times_a_minute_and_no_more() {
     let (mut watched, server) = Watched::new().await;
     let answering = tokio::spawn(answer_pings(server));
     let before = watched.traffic.bytes_written();
     assert!(timeout(Duration::from_secs(600), watched.event(false)).await.is_err(), "it lives");
     // A ping frame has 17 bytes.
     let pings = (watched.traffic.bytes_written() - before) / 17;
-    assert!((10..=13).contains(&pings), "{pings} pings in ten minutes");
+    assert!((25..=30).contains(&pings), "{pings} pings in ten minutes");
     answering.abort();
-    let started = Instant::now();
-    assert!(answering.await.is_err());
-    drop(timeout(Duration::from_secs(1), std::future::pending::<()>()).await);
-    assert!(started.elapsed() < Duration::from_secs(70));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_goes_away_while_idle_is_found_within_a_minute() {
+async fn a_peer_that_goes_away_while_idle_is_found_within_half_a_minute() {
     let (mut watched, _server) = Watched::new().await;
     let started = Instant::now();
     assert_eq!(watched.event(false).await, Event::Dead);
-    assert!(started.elapsed() <= Duration::from_secs(60), "{:?}", started.elapsed());
+    assert!(started.elapsed() <= Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

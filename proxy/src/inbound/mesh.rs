@@ -118,6 +118,7 @@ fn poll_stream(connection: &mut Wire, keepalive: &mut Keepalive, cx: &mut Contex
                 // Fails while the last change is not acknowledged yet; the next measurement comes.
                 let _ = connection.set_initial_window_size(window.stream);
             }
+            Poll::Ready(Event::Pong { .. }) => {}
             Poll::Ready(Event::Dead) => return Poll::Ready(Next::Dead),
             Poll::Pending => return Poll::Pending,
         }

@@ -10,22 +10,32 @@ use http::{Method, Request, StatusCode};
 use isthmus_certs::ExpectedPeer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use super::mesh::{Peer, serve_stream};
 use super::world_test::{OWN, Spec, VIP, World, app, id, mirror, on_worker, world};
 
 /// A mesh connection as ztunnel makes it: ALPN `h2`, an h2 client, nothing of ours.
-async fn hbone(world: &World) -> SendRequest<Bytes> {
+/// It falls silent when the sender is used.
+async fn hbone(world: &World) -> (SendRequest<Bytes>, oneshot::Sender<()>) {
     let stream = TcpStream::connect(world.mesh).await.unwrap();
     let config = world.web.client_config(&[b"h2"], ExpectedPeer::AnyOf(vec![id("orders")]));
     let connector = tokio_rustls::TlsConnector::from(config);
     let stream = connector.connect(world.mesh.ip().into(), stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let (sender, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let (silence, silent) = oneshot::channel();
     tokio::task::spawn_local(async move {
+        let told = tokio::select! {
+            _ = &mut connection => return,
+            told = silent => told,
+        };
+        if told.is_ok() {
+            std::future::pending::<()>().await;
+        }
         let _ = connection.await;
     });
-    sender.ready().await.unwrap()
+    (sender.ready().await.unwrap(), silence)
 }
 
 fn internal(headers: &http::HeaderMap) -> Vec<&str> {
@@ -42,7 +52,7 @@ async fn a_plain_h2_peer_gets_its_tunnels_and_never_an_internal_header() {
         })
         .await;
         let world = world(Spec::http(port)).await;
-        let mut peer = hbone(&world).await;
+        let (mut peer, _silence) = hbone(&world).await;
         let connect = |authority: String| Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap();
         let (response, mut send) = peer.send_request(connect(format!("{OWN}:{port}")), false).unwrap();
         send.send_data("bytes".into(), false).unwrap();
@@ -62,12 +72,31 @@ async fn a_request_of_a_plain_h2_peer_is_refused_whatever_headers_it_brings() {
     on_worker(async {
         let (port, accepted) = app(mirror).await;
         let world = world(Spec::http(port)).await;
-        let mut peer = hbone(&world).await;
+        let (mut peer, _silence) = hbone(&world).await;
         let request = Request::get("http://orders.shop/").header("isthmus-port", port).body(()).unwrap();
         let (response, _) = peer.send_request(request, true).unwrap();
         let response = response.await.unwrap();
         assert_eq!((response.status(), internal(response.headers())), (StatusCode::BAD_REQUEST, vec![]));
         assert_eq!(accepted.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_falls_silent_is_given_up() {
+    on_worker(async {
+        let world = world(Spec::http(1)).await;
+        let (peer, driving) = hbone(&world).await;
+        // Its socket stays open, and nobody reads it any more.
+        driving.send(()).unwrap();
+        tokio::time::pause();
+        let is_given_up = || world.orders.metrics.render().contains("{event=\"peer-silent\"} 1\n");
+        let started = tokio::time::Instant::now();
+        while !is_given_up() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert!(started.elapsed().as_secs() <= 30, "{:?}", started.elapsed());
+        drop(peer);
     })
     .await;
 }

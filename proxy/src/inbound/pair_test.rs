@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::world_test::{
     Spec, VIP, app, exchange, get, id, identity, mirror, on_worker, publish_inbound, world, world_of,
 };
+use crate::outbound::pool::Limits;
 use crate::state::{AppProtocol, Enforcement};
 
 #[tokio::test]
@@ -165,7 +166,7 @@ async fn rotations_under_load_cost_no_request() {
         }
         rotations.await.unwrap();
         assert_eq!(done.get(), 2_000);
-        while world.outbound.mesh_connections() > 1 {
+        while world.outbound.mesh_connections() > Limits::default().per_peer {
             tokio::task::yield_now().await;
         }
     })
@@ -191,7 +192,7 @@ async fn what_is_open_goes_back_to_nothing() {
                 tokio::task::yield_now().await;
             }
         }
-        assert!(world.outbound.mesh_connections() <= 1);
+        assert!(world.outbound.mesh_connections() <= Limits::default().per_peer);
         assert_eq!(world.inbound.app_connections(), 0);
         let _ = (&world.web_state, &world.stop, &world.orders.metrics);
     })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::balance::{Tried, pick};
-use crate::state::{Endpoint, SiteName};
+use crate::state::{Endpoint, Order, SiteName};
 
 const FAMILY: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
@@ -22,11 +22,13 @@ fn the_own_site_comes_first_and_each_gets_its_turn() {
     let here: SiteName = "dc1".parse().unwrap();
     let all =
         [endpoint("azure", 1, true), endpoint("dc1", 2, true), endpoint("dc1", 3, true), endpoint("dc1", 4, false)];
-    let chosen = |turn, tried| pick(&all, 80, Some(&here), FAMILY, turn, tried).map(|(_, place, port)| (place, port));
+    let order = Order::new(&all, Some(&here));
+    let chosen = |turn, tried| pick(&all, &order, 80, FAMILY, turn, tried).map(|(_, place, port)| (place, port));
     let none = Tried::default();
     assert_eq!(
-        [chosen(0, none), chosen(1, none), chosen(2, none)],
-        [Some((1, 8080)), Some((2, 8080)), Some((1, 8080))]
+        [chosen(0, none), chosen(1, none), chosen(2, none), chosen(3, none)],
+        [Some((1, 8080)), Some((2, 8080)), Some((1, 8080)), Some((1, 8080))],
+        "the fourth does not serve: the next one has its turn"
     );
     let mut tried = Tried::default();
     tried.add(1);
@@ -35,8 +37,8 @@ fn the_own_site_comes_first_and_each_gets_its_turn() {
     assert_eq!(chosen(0, tried), Some((0, 8080)), "the other site, once the own one has none left");
     tried.add(0);
     assert_eq!(chosen(0, tried), None);
-    assert_eq!(pick(&all, 81, Some(&here), FAMILY, 0, none).map(|(_, place, _)| place), None);
-    tried.add(1_000);
+    assert_eq!(pick(&all, &order, 81, FAMILY, 0, none).map(|(_, place, _)| place), None);
+    (0..100).for_each(|place| tried.add(place));
 }
 
 #[test]
@@ -48,7 +50,8 @@ fn the_callers_family_is_kept_where_an_endpoint_has_both() {
     };
     let all = [v6("azure"), endpoint("azure", 1, true)];
     let chosen = |family: &str, all: &[Arc<Endpoint>]| {
-        let chosen = pick(all, 80, Some(&here), family.parse().unwrap(), 7, Tried::default());
+        let order = Order::new(all, Some(&here));
+        let chosen = pick(all, &order, 80, family.parse().unwrap(), 7, Tried::default());
         chosen.map(|(_, place, _)| place)
     };
     assert_eq!(chosen("10.96.0.10", &all), Some(1));
@@ -59,4 +62,22 @@ fn the_callers_family_is_kept_where_an_endpoint_has_both() {
         Some(0),
         "the own site before the family"
     );
+}
+
+#[test]
+fn of_ten_thousand_endpoints_each_gets_the_same() {
+    let here: SiteName = "dc1".parse().unwrap();
+    let far = (0..5_000).map(|_| endpoint("azure", 1, true));
+    let all: Vec<_> = far.chain((0..5_000).map(|_| endpoint("dc1", 2, true))).collect();
+    let order = Order::new(&all, Some(&here));
+    let mut times = vec![0; all.len()];
+    for turn in 0..20_000 {
+        let (_, place, _) = pick(&all, &order, 80, FAMILY, turn, Tried::default()).unwrap();
+        times[place] += 1;
+    }
+    let mut tried = Tried::default();
+    tried.add(9_000);
+    let after = pick(&all, &order, 80, FAMILY, 4_000, tried).map(|(_, place, _)| place);
+    assert_eq!(after, Some(9_001), "what was tried is passed over, however long the list");
+    assert!(times[..5_000].iter().all(|times| *times == 0) && times[5_000..].iter().all(|times| *times == 4));
 }

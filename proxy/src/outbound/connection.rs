@@ -53,7 +53,8 @@ impl Route {
     pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
         match &self.to {
             Callee::Service(service) => {
-                pick(&service.endpoints, self.destination.port(), self.mesh.site(), self.destination.ip(), turn, tried)
+                let (endpoints, to) = (&service.endpoints, self.destination);
+                service.with_order(self.mesh.site(), |order| pick(endpoints, order, to.port(), to.ip(), turn, tried))
             }
             Callee::Workload(workload) => {
                 (tried == Tried::default()).then(|| (&workload.endpoint, 0, self.destination.port()))

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod inbound;
 pub mod mesh;
+pub mod order;
 pub mod policy;
 pub mod ranges;
 pub mod reader;
@@ -27,6 +28,7 @@ pub use isthmus_proto::model::{
     SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
 };
 pub use mesh::{Destination, Mesh};
+pub use order::Order;
 pub use reader::{Reader, Snapshot};
 pub use service::{Service, Workload};
 

@@ -1,9 +1,11 @@
 //! Services and workloads as the outbound path uses them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use isthmus_proto::model::{self, Endpoint, ServiceName, ServicePort, Understood};
+use isthmus_proto::model::{self, Endpoint, ServiceName, ServicePort, SiteName, Understood};
+
+use super::order::Order;
 
 /// A port that was looked up by its number.
 #[derive(Debug, Clone)]
@@ -25,6 +27,7 @@ pub struct Service {
     /// Endpoints that need a feature which this build lacks. They get no traffic.
     pub unusable_endpoints: usize,
     ports: Ports,
+    order: OnceLock<Order>,
 }
 
 /// A workload that is addressed directly, by its own address.
@@ -56,6 +59,14 @@ impl Service {
         self.ports.get(number)
     }
 
+    /// Gives `choose` the endpoints by how near they are to `own_site`. A proxy's site changes when it is configured anew,
+    /// and then until the service is: for that time the order is made each time. No `Arc`: its count would be shared by
+    /// all workers, for each request.
+    pub fn with_order<T>(&self, own_site: Option<&SiteName>, choose: impl FnOnce(&Order) -> T) -> T {
+        let order = self.order.get_or_init(|| Order::new(&self.endpoints, own_site));
+        if order.is_of(own_site) { choose(order) } else { choose(&Order::new(&self.endpoints, own_site)) }
+    }
+
     /// The declared ports that can be used.
     pub fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
         self.ports.0.iter().filter_map(|(_, port)| port.as_ref())
@@ -79,6 +90,7 @@ impl From<model::Service> for Service {
             unusable_endpoints: all - endpoints.len(),
             endpoints,
             ports: Ports::new(s.ports),
+            order: OnceLock::new(),
         }
     }
 }

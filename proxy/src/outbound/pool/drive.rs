@@ -20,6 +20,10 @@ use crate::http::keepalive::{Event, Keepalive};
 /// A connection that was lost is made anew after at most this, apart from others who lost the same peer.
 const RECONNECT_WITHIN: Duration = Duration::from_millis(500);
 
+/// A link that holds so much between a ping and its pong is long and full. Bytes and not time: a busy process takes longer
+/// over a pong than many links do.
+const LONG: u64 = 1 << 20;
+
 pub(super) fn spawn<G: 'static>(pool: &Rc<Pool>, peer: &Arc<Peer>, link: Arc<Link>, wire: Wire, open: G) {
     tokio::task::spawn_local(run(Rc::downgrade(pool), Arc::clone(peer), link, wire, open));
 }
@@ -33,10 +37,13 @@ pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, m
             }
             match keepalive.poll(cx, || link.busy.load(Ordering::Relaxed) > 0) {
                 Poll::Ready(Event::Grow(window)) => {
+                    link.note_long();
                     wire.set_target_window_size(window.connection);
                     // Fails while the last change is not acknowledged yet; the next measurement comes.
                     let _ = wire.set_initial_window_size(window.stream);
                 }
+                Poll::Ready(Event::Pong { held }) if held >= LONG => link.note_long(),
+                Poll::Ready(Event::Pong { .. }) => {}
                 Poll::Ready(Event::Dead) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }

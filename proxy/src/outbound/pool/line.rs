@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -20,9 +20,7 @@ use super::{Pool, dial};
 const BORROWED: usize = 8;
 /// A worker with so many streams at once on a borrowed connection is not idle: it makes its own.
 const OWN_FROM: usize = 4;
-/// A round trip from which a second connection helps: there, one lost packet stops everything for long.
-const LONG: Duration = Duration::from_millis(3);
-/// Streams at once from which a long link gets a second connection.
+/// Streams at once from which a long link gets a second connection: there, one lost packet stops everything for long.
 const STRIPE_FROM: usize = 8;
 /// Below this many streams no peer is asked how many it takes.
 const SURELY_ROOM: usize = 8;
@@ -146,13 +144,14 @@ impl Line {
 
     /// Whether another connection, not yet there, would be better for the streams to come.
     fn wants_company(&self, busy: usize) -> bool {
-        let striped = self.link.round_trip >= LONG && busy >= STRIPE_FROM;
+        let striped = self.link.is_long() && busy >= STRIPE_FROM;
         let borrowed = !self.own && self.mine.get() + 1 >= OWN_FROM;
         striped || borrowed
     }
 }
 
-/// The right to one stream on a mesh connection; counted as long as it lives.
+/// The right to one stream on a mesh connection; counted as long as it lives. Best kept as long as the stream: while it
+/// is, a silent peer is found within seconds, and others know how busy the connection is.
 pub struct Slot {
     line: Rc<Line>,
 }

@@ -98,8 +98,8 @@ pub(super) struct Link {
     pub(super) generation: u64,
     pub(super) protocol: MeshProtocol,
     pub(super) last_read: LastRead,
-    /// How long the TCP handshake took.
-    pub(super) round_trip: Duration,
+    /// The link was seen to hold much at once.
+    long: AtomicBool,
     /// Unix seconds after which it takes no new streams.
     pub(super) until: u64,
     /// Unix seconds from which its successor is wanted.
@@ -111,9 +111,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(worker: usize, generation: u64, of: LinkFacts) -> Link {
-        let LinkFacts { protocol, last_read, round_trip, until, successor_at } = of;
-        let (busy, closed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Link { worker, generation, protocol, last_read, round_trip, until, successor_at, busy, closed }
+        let LinkFacts { protocol, last_read, until, successor_at } = of;
+        let (busy, closed, long) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Link { worker, generation, protocol, last_read, until, successor_at, long, busy, closed }
     }
 
     /// It takes no new streams.
@@ -124,13 +124,20 @@ impl Link {
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
+
+    pub(super) fn is_long(&self) -> bool {
+        self.long.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_long(&self) {
+        self.long.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What the handshake showed.
 pub(super) struct LinkFacts {
     pub(super) protocol: MeshProtocol,
     pub(super) last_read: LastRead,
-    pub(super) round_trip: Duration,
     pub(super) until: u64,
     pub(super) successor_at: u64,
 }

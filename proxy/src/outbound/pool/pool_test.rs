@@ -1,10 +1,11 @@
-//! Pools of several workers against sidecars that are only as much of one as a test needs. Time is paused: TLS over
-//! loopback passes while the clock stands, and what waits for the clock waits no real second.
+//! Pools of several workers against sidecars that are only as much of one as a test needs. Time is paused only where
+//! nothing but time has to pass ([`pass`]): a paused clock runs ahead of a loopback that is busy.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::peers::PeerState;
 use super::{ConnectError, Limits, Peers, Pool, Slot};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
@@ -147,13 +149,20 @@ async fn on_worker<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(timeout(HOUR, test)).await.expect("the test ends in time")
 }
 
+/// Lets time go by at once.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    sleep(time).await;
+    tokio::time::resume();
+}
+
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         sleep(Duration::from_millis(10)).await;
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn once_connected_nobody_waits_and_a_new_snapshot_finds_the_same_connection() {
     on_worker(async {
         let world = World::new();
@@ -173,7 +182,7 @@ async fn once_connected_nobody_waits_and_a_new_snapshot_finds_the_same_connectio
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_idle_worker_borrows_a_busy_one_makes_its_own_and_the_process_keeps_its_limit() {
     on_worker(async {
         let world = World::new();
@@ -234,7 +243,7 @@ fn streams_run_on_a_connection_of_another_thread() {
     borrower.join().unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_failure_is_the_answer_for_everybody_who_comes_shortly_after() {
     on_worker(async {
         let world = World::new();
@@ -246,14 +255,14 @@ async fn a_failure_is_the_answer_for_everybody_who_comes_shortly_after() {
         }
         assert!(world.counted("isthmus_mesh_events_total{event=\"dial-failed\"} 1\n"), "one attempt");
         assert!(world.counted("isthmus_mesh_events_total{event=\"failed-fast\"} 2\n"));
-        sleep(Duration::from_millis(600)).await;
+        pass(Duration::from_millis(600)).await;
         assert!(acquire(&pool, &to).await.is_err());
         assert!(world.counted("isthmus_mesh_events_total{event=\"dial-failed\"} 2\n"), "then it is tried again");
     })
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_dead_peer_is_tried_less_and_less_often_and_found_when_it_is_back() {
     on_worker(async {
         let world = World::new();
@@ -268,33 +277,33 @@ async fn a_dead_peer_is_tried_less_and_less_often_and_found_when_it_is_back() {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let gone = endpoint(closed);
         assert!(acquire(&pool, &gone).await.is_err());
-        sleep(Duration::from_secs(240)).await;
+        pass(Duration::from_secs(240)).await;
         let attempts = (1..40).find(|n| world.counted(&format!("{{event=\"dial-failed\"}} {n}\n"))).unwrap();
         assert!((8..=24).contains(&attempts), "{attempts} attempts in four minutes");
     })
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_nobody_uses_is_closed_and_not_kept_warm() {
     on_worker(async {
         let world = World::new();
         let far = far(&world).await;
         let (pool, to) = (world.worker(), far.endpoint());
         drop(acquire(&pool, &to).await.unwrap());
-        sleep(Duration::from_secs(290)).await;
+        pass(Duration::from_secs(290)).await;
         assert_eq!(pool.open(), 1, "kept for those who come back");
-        sleep(Duration::from_secs(30)).await;
+        pass(Duration::from_secs(30)).await;
         assert_eq!(pool.open(), 0);
         assert!(world.counted("idle-closed"));
         far.break_all();
-        sleep(Duration::from_secs(60)).await;
+        pass(Duration::from_secs(60)).await;
         assert_eq!(far.accepted.get(), 1);
     })
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_new_certificate_brings_a_new_connection_before_the_old_one_goes() {
     on_worker(async {
         let world = World::new();
@@ -310,7 +319,7 @@ async fn a_new_certificate_brings_a_new_connection_before_the_old_one_goes() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn other_roots_end_what_was_trusted_under_the_old_ones() {
     on_worker(async {
         let world = World::new();
@@ -329,7 +338,7 @@ async fn other_roots_end_what_was_trusted_under_the_old_ones() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn after_goaway_the_next_stream_takes_another_connection_and_those_open_finish() {
     on_worker(async {
         let world = World::new();
@@ -342,9 +351,88 @@ async fn after_goaway_the_next_stream_takes_another_connection_and_those_open_fi
         let next = acquire(&pool, &to).await.unwrap();
         assert_eq!(get(&next, "/").await.unwrap(), 200);
         assert_eq!(far.accepted.get(), 2);
+        pass(Duration::from_secs(60)).await;
         assert_eq!(answer.await.unwrap().status(), 200);
         drop(held);
         until(|| pool.open() == 1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_link_gets_a_second_connection_and_streams_spread_over_both() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            held.push(acquire(&pool, &to).await.unwrap());
+        }
+        pass(Duration::from_secs(5)).await;
+        assert_eq!(far.accepted.get(), 1, "on a short way one carries them all");
+        held.clear();
+        // As if a megabyte had been under way at once.
+        let peer = Arc::clone(&pool.locals.borrow().values().next().unwrap().peer);
+        peer.lock().connections[0].link.note_long();
+        for _ in 0..9 {
+            held.push(acquire(&pool, &to).await.unwrap());
+        }
+        until(|| peer.lock().connections.len() == 2).await;
+        for _ in 0..9 {
+            held.push(acquire(&pool, &to).await.unwrap());
+        }
+        let busy = |state: &PeerState| {
+            state.connections.iter().map(|one| one.link.busy.load(Ordering::Relaxed)).collect::<Vec<_>>()
+        };
+        assert_eq!(busy(&peer.lock()), [9, 9]);
+        for _ in 0..50 {
+            held.push(acquire(&pool, &to).await.unwrap());
+        }
+        assert_eq!(far.accepted.get(), 2);
+    })
+    .await;
+}
+
+/// Passes bytes on until it is frozen; then nothing moves, and nothing is closed.
+async fn relay(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (freeze, frozen) = tokio::sync::watch::channel(false);
+    spawn_local(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(to).await.unwrap();
+            let mut frozen = frozen.clone();
+            frozen.mark_unchanged();
+            spawn_local(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = frozen.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (address, freeze)
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_given_up_within_seconds_and_replaced() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (address, freeze) = relay(far.address).await;
+        let (pool, to) = (world.worker(), endpoint(address));
+        let slot = acquire(&pool, &to).await.unwrap();
+        freeze.send_replace(true);
+        let started = tokio::time::Instant::now();
+        tokio::time::pause();
+        assert!(get(&slot, "/").await.is_err());
+        tokio::time::resume();
+        assert!(started.elapsed() <= Duration::from_secs(10), "{:?}", started.elapsed());
+        assert!(world.counted("isthmus_mesh_events_total{event=\"peer-silent\"} 1\n"));
+        // The way is open again for who comes anew.
+        until(|| far.accepted.get() == 2).await;
+        assert_eq!(get(&acquire(&pool, &to).await.unwrap(), "/").await.unwrap(), 200);
     })
     .await;
 }
@@ -375,7 +463,7 @@ async fn middlebox(to: SocketAddr, most: usize) -> (SocketAddr, Rc<Cell<usize>>)
     (address, swallowed)
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_hello_that_is_dropped_on_the_way_is_sent_again_small_and_reported() {
     on_worker(async {
         let world = World::new();
@@ -392,10 +480,9 @@ async fn a_hello_that_is_dropped_on_the_way_is_sent_again_small_and_reported() {
         far.break_all();
         until(|| far.accepted.get() == 2).await;
         assert_eq!(swallowed.get(), 1, "not tried again for a while");
-        let later = sleep(Duration::from_secs(601));
-        tokio::pin!(later);
-        while !matches!(timeout(Duration::from_secs(60), later.as_mut()).await, Ok(())) {
+        for _ in 0..11 {
             until(|| pool.try_acquire(&to).is_some()).await;
+            pass(Duration::from_secs(60)).await;
         }
         far.break_all();
         until(|| swallowed.get() == 2).await;
@@ -403,7 +490,7 @@ async fn a_hello_that_is_dropped_on_the_way_is_sent_again_small_and_reported() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_peer_that_is_silent_whatever_the_hello_is_no_middlebox() {
     on_worker(async {
         let world = World::new();
@@ -417,7 +504,7 @@ async fn a_peer_that_is_silent_whatever_the_hello_is_no_middlebox() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_peer_with_plain_h2_takes_tunnels_only() {
     on_worker(async {
         let world = World::new();

@@ -14,12 +14,19 @@ use super::peers::{Connection, PeerState};
 use super::{Pool, dial};
 
 const LOOK: Duration = Duration::from_secs(1);
+/// Changes come in crowds, one for each peer after a rotation: they are looked at together.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// Runs as long as the pool is there.
 pub(super) async fn keep(pool: Weak<Pool>, mut changed: watch::Receiver<u64>) {
     loop {
         tokio::select! {
-            told = changed.changed() => if told.is_err() { return },
+            told = changed.changed() => {
+                if told.is_err() {
+                    return;
+                }
+                sleep(SETTLE).await;
+            }
             () = sleep(LOOK) => {}
         }
         let Some(pool) = pool.upgrade() else { return };
@@ -47,9 +54,10 @@ impl Pool {
             target.local.wanted.set(target.local.wanted.get() || wanted);
             wanted
         });
+        let (unix, generation) = (self.peers.identity.now().as_secs(), self.peers.identity.generation());
         for local in locals {
             local.refresh(self);
-            match self.decide(&local) {
+            match self.decide(&local, unix, generation) {
                 Todo::Nothing => {}
                 Todo::Dial => {
                     if dial::begin(self, &local.peer).is_ok() {
@@ -61,9 +69,7 @@ impl Pool {
         }
     }
 
-    fn decide(&self, local: &Rc<Local>) -> Todo {
-        let unix = self.peers.identity.now().as_secs();
-        let generation = self.peers.identity.generation();
+    fn decide(&self, local: &Rc<Local>, unix: u64, generation: u64) -> Todo {
         let now = Instant::now();
         let is_ended = |connection: &Connection| connection.link.is_closed() || connection.link.until < unix;
         if local.peer.lock().connections.iter().any(is_ended) {
