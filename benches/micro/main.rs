@@ -16,8 +16,8 @@ use isthmus_world::find;
 
 /// By this word the program knows that it is the one under callgrind.
 const RUN: &str = "__run";
-const FEW: u64 = 1_000;
-const MANY: u64 = 11_000;
+const FEW: u64 = 100;
+const MANY: u64 = 1_100;
 
 fn main() -> ExitCode {
     // `cargo bench` adds `--bench`, which says nothing here.
