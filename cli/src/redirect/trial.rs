@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use isthmus_proxy::redirect::{Capture, Plan, Protection, Snapshot};
+use isthmus_proxy::redirect::{Capture, CaptureError, Plan, Protection, Snapshot, Standing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
@@ -155,13 +155,19 @@ impl Trial {
         })?;
         listener.set_nonblocking(true).map_err(|e| Failure::plain(e.to_string()))?;
         let before = match Capture::open(Protection::Trial).and_then(|mut capture| capture.snapshot()) {
-            Ok(before) => before,
-            Err(error) if backend == Some(Backend::Iptables) => {
-                let _ = error; // No nf_tables: nothing of ours in it.
-                None
-            }
-            Err(error) => return Err(failed(error)),
+            // No nf_tables, and nothing of ours in it.
+            Err(CaptureError::Unsupported(_)) => None,
+            before => before.map_err(failed)?,
         };
+        // iptables' rules could not be brought back.
+        if let Ok(mut rules @ Rules::Iptables(_)) = Rules::open(backend, Protection::Trial)
+            && rules.standing(&plan).map_err(failed)? != Standing::Absent
+        {
+            return Err(Failure::new(
+                "an earlier apply is in force by iptables",
+                "isthmus redirect remove, then try again",
+            ));
+        }
         let (rules, _) = Rules::apply(backend, Protection::Trial, &plan).map_err(failed)?;
         Ok(Trial { listener, rules, before, plan })
     }

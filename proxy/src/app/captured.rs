@@ -65,18 +65,25 @@ impl Captured {
             *ports = self.known.ports().to_vec();
         }
         let plan = Plan::new(&self.scope);
-        let heard = self.heard.take();
-        let began = Instant::now();
+        // With nf_tables every change is heard; without one the rules are as we left them.
+        let told = matches!(self.rules, Rules::Nftables(..)) && self.heard.is_none();
+        if told && self.applied.as_ref() == Some(&plan) {
+            return self.count_udp();
+        }
+        let heard = self.heard.unwrap_or_else(Instant::now);
         let applied = match self.apply(&plan) {
             Err(CaptureError::Unsupported(error)) if self.fallback && self.applied.is_none() => {
                 self.rules = iptables_instead(&error)?;
-                self.apply(&plan)?
+                self.apply(&plan)
             }
-            applied => applied?,
+            applied => applied,
         };
+        // What failed is tried again at the next look, as long as it takes.
+        self.heard = applied.is_err().then_some(heard);
+        let applied = applied?;
         let disturbed = applied != Applied::AsItWas && self.applied.as_ref() == Some(&plan);
         if disturbed {
-            let exposed = heard.unwrap_or(began).elapsed();
+            let exposed = heard.elapsed();
             self.metrics.capture_restored(exposed);
             tracing::warn!(
                 exposed_ms = exposed.as_secs_f64() * 1000.0,
@@ -86,6 +93,10 @@ impl Captured {
             self.tell_first(applied, mesh.version);
         }
         self.applied = Some(plan);
+        self.count_udp()
+    }
+
+    fn count_udp(&mut self) -> Result<(), CaptureError> {
         if self.scope.udp != Udp::Pass
             && let Rules::Nftables(capture, _) = &mut self.rules
         {
@@ -145,9 +156,9 @@ impl Captured {
 }
 
 fn nftables() -> Result<Rules, CaptureError> {
-    // Heard first, so that no change is missed.
-    let changes = Changes::open()?;
-    Ok(Rules::Nftables(Capture::open(Protection::Owned)?, changes))
+    let capture = Capture::open(Protection::Owned)?;
+    // Before anything is applied, so that no change is missed.
+    Ok(Rules::Nftables(capture, Changes::open()?))
 }
 
 fn iptables_instead(error: &impl std::fmt::Display) -> Result<Rules, CaptureError> {

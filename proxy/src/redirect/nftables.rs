@@ -211,7 +211,11 @@ impl Capture {
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> Result<u32, CaptureError> {
-        let answers = self.socket.ask(message::get_generation()).map_err(CaptureError::from_netlink)?;
+        let answers = self.socket.ask(message::get_generation()).map_err(|error| match error.errno() {
+            // Nobody there who understands: a kernel without nf_tables (nfnetlink_rcv_msg).
+            Some(EINVAL) => CaptureError::Unsupported(error),
+            _ => CaptureError::from_netlink(error),
+        })?;
         let generation = answers.first().map(|(_, payload)| message::read_generation(payload)).transpose();
         let generation = generation.map_err(|error| CaptureError::from_netlink(error.into()))?;
         generation.flatten().ok_or(CaptureError::Kernel(NetlinkError::NoAnswer))
