@@ -28,6 +28,7 @@ use crate::inbound::Decisions;
 use crate::listen::{BindError, Bound, bind};
 use crate::outbound::pool::{Limits, Peers};
 use crate::redirect::Exemption;
+use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Metrics, Tracer, run_exporter};
@@ -83,7 +84,10 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let (state, demands) = State::new();
     let metrics = Metrics::new(config.workers);
     let (tracer, spans) = Tracer::new(&metrics);
-    let parts = Arc::new(Parts::new(config, &start, state, metrics, tracer));
+    let source = source_routing(&config);
+    metrics.source_preserved(source.is_some());
+    let parts = Parts::new(config, &start, state, metrics, tracer);
+    let parts = Arc::new(Parts { source_mark: source.as_ref().map(|_| SOURCE_MARK), ..parts });
     let ports = Ports::bind(&parts.config)?;
     let listening = ports.listening();
     let stop = CancellationToken::new();
@@ -122,6 +126,20 @@ fn control_ended(ended: Result<Result<(), control::ControlError>, tokio::task::J
     match ended {
         Ok(Err(error)) => RunError::Control(error),
         Ok(Ok(())) | Err(_) => RunError::ControlEnded,
+    }
+}
+
+/// What `sourceAddress: preserve` needs of the host. Without it apps see this proxy's address, which is said once.
+fn source_routing(config: &Config) -> Option<SourceRouting> {
+    if config.capture.mode == Mode::None {
+        return None;
+    }
+    match SourceRouting::permitted().map_err(Into::into).and_then(|()| SourceRouting::open()) {
+        Ok(routing) => Some(routing),
+        Err(error) => {
+            tracing::warn!(%error, "apps see this proxy's address instead of their callers': CAP_NET_ADMIN in its network namespace is needed");
+            None
+        }
     }
 }
 
@@ -194,6 +212,8 @@ struct Parts {
     tracer: Tracer,
     decisions: Arc<Decisions>,
     readiness: Arc<Readiness>,
+    /// Where apps may be dialled from their callers' addresses.
+    source_mark: Option<u32>,
 }
 
 impl Parts {
@@ -201,7 +221,17 @@ impl Parts {
         let identities = start.identities().clone();
         let readiness = Readiness::new(state.clone(), identities.clone());
         let peers = Peers::new(&identities, Limits::default());
-        Parts { config, state, identities, peers, metrics, tracer, decisions: Decisions::new(), readiness }
+        Parts {
+            config,
+            state,
+            identities,
+            peers,
+            metrics,
+            tracer,
+            decisions: Decisions::new(),
+            readiness,
+            source_mark: None,
+        }
     }
 }
 

@@ -202,6 +202,7 @@ impl Worker {
             tracer: self.parts.tracer.for_worker(metrics),
             decisions: self.parts.decisions.clone(),
             mark: mark(&self.parts.config),
+            source_mark: self.parts.source_mark,
             own_ports: self.own_ports.clone(),
             stop: self.stop.clone(),
         })

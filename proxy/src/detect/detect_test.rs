@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::client_hello::{self, Parsed};
 use super::hello_bytes::{client_hello, client_hello_message, in_records, server_hello, server_hello_message};
 use super::{
-    HTTP2_PREFACE, LONGEST_PREFIX, POSTGRES_SSL_REQUEST, Protocol, Verdict, WireVersion, classify, server_hello,
+    HTTP2_PREFACE, LONGEST_PREFIX, POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Protocol, Verdict, WireVersion,
+    classify, server_hello,
 };
 
 fn verdict(bytes: &[u8]) -> Option<Protocol> {
@@ -30,7 +31,20 @@ fn first_bytes_tell_what_is_spoken() {
         (b"*1\r\n$4\r\nPING\r\n", Protocol::Opaque),
         (b"\x16\x03\x01\x00\x00\x01", Protocol::Opaque),
         (b"\x15\x03\x01\x00\x02\x02\x28", Protocol::Opaque),
-        (b"\x00\x00\x00\x08\x04\xd2\x16\x30", Protocol::Opaque),
+        (POSTGRES_GSS_REQUEST, Protocol::PostgresGss),
+        (b"\x00\x00\x00\x08\x04\xd2\x16\x31", Protocol::Opaque),
+        // TDS prelogin, MQTT, AMQP, Kafka, MongoDB, memcached, a Redis array, LDAP, SOCKS: nothing of HTTP or TLS.
+        (b"\x12\x01\x00\x2f\x00\x00\x01\x00", Protocol::Opaque),
+        (b"\x10\x1a\x00\x04MQTT", Protocol::Opaque),
+        (b"AMQP\x00\x00\x09\x01", Protocol::Opaque),
+        (b"\x00\x00\x00\x23\x00\x12\x00\x04", Protocol::Opaque),
+        (b"\x3a\x00\x00\x00\x01\x00\x00\x00", Protocol::Opaque),
+        (b"get k1 k2\r\n", Protocol::Opaque),
+        (b"\x30\x0c\x02\x01\x01\x60", Protocol::Opaque),
+        (b"\x05\x01\x00", Protocol::Opaque),
+        (b"GET / /\x00\x01", Protocol::Http1),
+        (b"POST \x00\x00", Protocol::Opaque),
+        (b"PUT 0 0 10 5\r\n", Protocol::Opaque),
     ];
     for (bytes, protocol) in cases {
         assert_eq!(verdict(bytes), Some(*protocol), "{:?}", String::from_utf8_lossy(bytes));

@@ -10,7 +10,7 @@ pub mod server_hello;
 pub mod version;
 
 pub use client_hello::ClientHello;
-pub use peek::{Peeked, Prefixed, peek};
+pub use peek::{Peeked, Prefixed, Seen, peek, peek_into};
 pub use server_hello::ServerHello;
 pub use version::WireVersion;
 
@@ -32,6 +32,8 @@ pub enum Protocol {
     Tls,
     /// PostgreSQL's SSLRequest: one byte comes back before the ClientHello.
     PostgresSsl,
+    /// PostgreSQL's GSSENCRequest: one byte comes back, and an SSLRequest may follow.
+    PostgresGss,
     /// Anything else, and anything silent.
     Opaque,
 }
@@ -47,6 +49,9 @@ pub enum Verdict {
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length 8, then 80877103: "SSLRequest" in PostgreSQL's protocol documentation.
 pub const POSTGRES_SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
+/// Length 8, then 80877104: "GSSENCRequest". A server without GSSAPI answers it like an SSLRequest, and is then asked
+/// for TLS or plain on the same connection.
+pub const POSTGRES_GSS_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 0xd2, 0x16, 0x30];
 /// No more bytes than this are ever needed for a verdict.
 pub const LONGEST_PREFIX: usize = 24;
 
@@ -86,6 +91,7 @@ pub fn classify(bytes: &[u8]) -> Verdict {
     let candidates = [
         literal(bytes, HTTP2_PREFACE, Protocol::Http2),
         literal(bytes, POSTGRES_SSL_REQUEST, Protocol::PostgresSsl),
+        literal(bytes, POSTGRES_GSS_REQUEST, Protocol::PostgresGss),
         tls(bytes),
         http1(bytes),
     ];

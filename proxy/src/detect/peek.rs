@@ -27,24 +27,47 @@ pub struct Peeked {
     pub ended: bool,
 }
 
+/// Why a peek ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// There is a verdict.
+    Spoken(Protocol),
+    /// The client closed its side before it said enough.
+    Ended,
+    /// It said nothing, or too little, for so long.
+    Silent,
+}
+
 /// Reads until there is a verdict, the client ends, or `limit` is over (then: opaque).
 pub async fn peek<R: AsyncRead + Unpin>(reader: &mut R, limit: Duration) -> io::Result<Peeked> {
-    let mut bytes = BytesMut::with_capacity(FIRST_READ);
-    let read = tokio::time::timeout(limit, read_verdict(reader, &mut bytes)).await;
-    let (protocol, ended) = match read {
-        Ok(seen) => seen?,
-        Err(_) => (Protocol::Opaque, false),
+    let mut bytes = BytesMut::new();
+    let (protocol, ended) = match peek_into(reader, &mut bytes, limit).await? {
+        Seen::Spoken(protocol) => (protocol, false),
+        Seen::Ended => (Protocol::Opaque, true),
+        Seen::Silent => (Protocol::Opaque, false),
     };
     Ok(Peeked { protocol, bytes, ended })
 }
 
-async fn read_verdict<R: AsyncRead + Unpin>(reader: &mut R, bytes: &mut BytesMut) -> io::Result<(Protocol, bool)> {
+/// Goes on with what was read before. Cancel safe: what was read is in `bytes`.
+pub async fn peek_into<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bytes: &mut BytesMut,
+    limit: Duration,
+) -> io::Result<Seen> {
+    tokio::time::timeout(limit, read_verdict(reader, bytes)).await.unwrap_or(Ok(Seen::Silent))
+}
+
+async fn read_verdict<R: AsyncRead + Unpin>(reader: &mut R, bytes: &mut BytesMut) -> io::Result<Seen> {
     loop {
+        if bytes.is_empty() {
+            bytes.reserve(FIRST_READ);
+        }
         if reader.read_buf(bytes).await? == 0 {
-            return Ok((Protocol::Opaque, true));
+            return Ok(Seen::Ended);
         }
         if let Verdict::Known(protocol) = classify(bytes) {
-            return Ok((protocol, false));
+            return Ok(Seen::Spoken(protocol));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use isthmus_proto::model::hint::by_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,14 +15,14 @@ use super::authorize::{Caller, Refusal};
 use super::tunnel::wire_version;
 use super::{Inbound, request};
 use crate::detect::peek::DETECTION_LIMIT;
-use crate::detect::{POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
+use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
 use crate::http::server::serve_http2;
 use crate::http::{Asked, h1};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, InboundPort, Mesh, TlsVersion, Transport};
+use crate::tcp;
 use crate::tcp::copy::{Copied, copy_both, write_all};
-use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
@@ -45,14 +46,16 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: 
     }
     let port = mesh.inbound_port(destination.port());
     let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination };
-    let Ok(peeked) = first_bytes(&mut stream, port.protocol).await else {
+    // Of a port that no service declares, its number alone may speak.
+    let protocol = if port.declared { port.protocol } else { by_port(destination.port()).protocol };
+    let Ok(peeked) = first_bytes(&mut stream, protocol).await else {
         return;
     };
     let ended = match peeked.protocol {
         Protocol::Http1 => captured.http1(peeked.bytes, stream).await,
         Protocol::Http2 => captured.http2(peeked.bytes, stream).await,
         Protocol::Tls => captured.tls(peeked.bytes, stream).await,
-        Protocol::PostgresSsl => captured.postgres(peeked.bytes, stream).await,
+        Protocol::PostgresSsl | Protocol::PostgresGss => captured.postgres(peeked.bytes, stream).await,
         Protocol::Opaque => captured.opaque(peeked.bytes, stream).await,
     };
     if let Err(error) = ended {
@@ -110,13 +113,13 @@ impl Captured<'_> {
         Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)).await
     }
 
-    async fn opaque(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
+    async fn opaque(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
         if self.authorize(Arrived::Plain).is_err() {
             tcp::reset(stream);
             return Ok(());
         }
-        let app = self.dial(&stream).await?;
-        self.copy(bytes, BytesMut::new(), &stream, &app).await
+        let mut app = self.dial(&stream).await?;
+        self.copy(bytes, BytesMut::new(), &mut stream, &mut app).await
     }
 
     async fn tls(&self, mut held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
@@ -133,11 +136,11 @@ impl Captured<'_> {
         }
         let mut app = self.dial(&stream).await?;
         if self.port.policy.transport == Transport::Permissive || !self.enforced() {
-            return self.copy(held, BytesMut::new(), &stream, &app).await;
+            return self.copy(held, BytesMut::new(), &mut stream, &mut app).await;
         }
         let minimum = wire_version(self.port.policy.min_tls_version);
         match gate::open(&mut stream, held, &mut app, minimum).await {
-            Ok(gate) => self.copy(gate.to_server, gate.to_client, &stream, &app).await,
+            Ok(gate) => self.copy(gate.to_server, gate.to_client, &mut stream, &mut app).await,
             Err(GateError::ServerVersion(version)) => {
                 // The same engine says no, so that the record names the same rule.
                 let _ = self.authorize(self.app_tls(version));
@@ -155,38 +158,52 @@ impl Captured<'_> {
         Arrived::AppTls { version: TlsVersion::from_wire(version.0), declared }
     }
 
-    /// SSLRequest, one byte back, then TLS or plain. Bytes that came with the request were not asked for yet: whoever
-    /// sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
+    /// SSLRequest, one byte back, then TLS or plain; a GSSENCRequest may come before. Bytes that came with a request were
+    /// not asked for yet: whoever sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
     async fn postgres(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
-        let tls = self.app_tls(WireVersion::TLS1_3);
-        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.authorize(tls).is_err() {
+        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.authorize(self.app_tls(WireVersion::TLS1_3)).is_err() {
             tcp::reset(stream);
             return Ok(());
         }
         let mut app = self.dial(&stream).await?;
-        let mut answer = [0u8; 1];
-        tokio::time::timeout(GATE_DEADLINE, async {
-            app.write_all(&bytes).await?;
-            app.read_exact(&mut answer).await
-        })
-        .await??;
+        let mut answer = ask_postgres(&mut app, &bytes).await?;
+        if bytes[..] == *POSTGRES_GSS_REQUEST && answer == *b"N" {
+            stream.write_all(&answer).await?;
+            let next = peek(&mut stream, GATE_DEADLINE).await?;
+            if next.protocol != Protocol::PostgresSsl || next.bytes.len() > POSTGRES_SSL_REQUEST.len() {
+                return self.postgres_plain(next.bytes, BytesMut::new(), stream, app).await;
+            }
+            answer = ask_postgres(&mut app, &next.bytes).await?;
+        }
         if answer == *b"S" {
             // The app accepts each connection anew; this one continues.
             stream.write_all(&answer).await?;
             return self.postgres_tls(stream, app).await;
         }
+        // `G` included: what GSSAPI encrypts is no TLS, and counts as plaintext.
+        self.postgres_plain(BytesMut::new(), BytesMut::from(&answer[..]), stream, app).await
+    }
+
+    async fn postgres_plain(
+        &self,
+        to_app: BytesMut,
+        to_caller: BytesMut,
+        mut stream: TcpStream,
+        mut app: TcpStream,
+    ) -> io::Result<()> {
         if self.authorize(Arrived::Plain).is_err() {
+            tcp::reset(app);
             tcp::reset(stream);
             return Ok(());
         }
-        self.copy(BytesMut::new(), BytesMut::from(&answer[..]), &stream, &app).await
+        self.copy(to_app, to_caller, &mut stream, &mut app).await
     }
 
     async fn postgres_tls(&self, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
         let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
         let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
         match gate::open(&mut stream, BytesMut::new(), &mut app, minimum).await {
-            Ok(gate) => self.copy(gate.to_server, gate.to_client, &stream, &app).await,
+            Ok(gate) => self.copy(gate.to_server, gate.to_client, &mut stream, &mut app).await,
             Err(error) => self.shut(error, stream),
         }
     }
@@ -204,7 +221,8 @@ impl Captured<'_> {
     }
 
     async fn dial(&self, caller: &TcpStream) -> io::Result<TcpStream> {
-        let dialled = dial(self.destination, self.inbound.dial).await;
+        let reached = super::app::reach(self.inbound, self.destination, self.source, self.port);
+        let dialled = Box::pin(reached).await;
         if let Err(error) = &dialled {
             tcp::mark_reset(caller);
             let detail = format!("the app at {} cannot be reached: {error}", self.destination);
@@ -213,7 +231,13 @@ impl Captured<'_> {
         dialled
     }
 
-    async fn copy(&self, to_app: BytesMut, to_caller: BytesMut, stream: &TcpStream, app: &TcpStream) -> io::Result<()> {
+    async fn copy(
+        &self,
+        to_app: BytesMut,
+        to_caller: BytesMut,
+        stream: &mut TcpStream,
+        app: &mut TcpStream,
+    ) -> io::Result<()> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
         drop((to_app, to_caller));
@@ -222,4 +246,15 @@ impl Captured<'_> {
         self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
         result
     }
+}
+
+/// A request for encryption is answered with one byte.
+async fn ask_postgres(app: &mut TcpStream, request: &[u8]) -> io::Result<[u8; 1]> {
+    let mut answer = [0u8; 1];
+    tokio::time::timeout(GATE_DEADLINE, async {
+        app.write_all(request).await?;
+        app.read_exact(&mut answer).await
+    })
+    .await??;
+    Ok(answer)
 }

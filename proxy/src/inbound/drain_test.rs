@@ -40,6 +40,7 @@ impl Callee {
             tracer: Tracer::new(&metrics).0,
             decisions: Decisions::new(),
             mark: None,
+            source_mark: None,
             own_ports: vec![port],
             stop: stopped,
         });

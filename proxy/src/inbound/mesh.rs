@@ -79,6 +79,11 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
         };
         match accepted {
             Next::Stream((request, respond)) => {
+                // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
+                if request.method() == Method::CONNECT {
+                    tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
+                    continue;
+                }
                 let came = peer.last_read.get();
                 let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
                 tokio::task::spawn_local(stream);
@@ -125,7 +130,7 @@ fn poll_stream(connection: &mut Wire, keepalive: &mut Keepalive, cx: &mut Contex
     }
 }
 
-/// A plain CONNECT is always a tunnel; everything else is a request, where the peer may send one.
+/// A request, where the peer may send one. A plain CONNECT is always a tunnel and does not come here.
 pub(super) async fn serve_stream(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
@@ -134,14 +139,22 @@ pub(super) async fn serve_stream(
     respond: SendResponse<Bytes>,
 ) {
     let _open = inbound.needs.metrics.stream(MeshSide::Server);
-    if request.method() == Method::CONNECT {
-        tunnel::serve(&inbound, &peer, request, respond).await;
-    } else if peer.protocol == MeshProtocol::Hbone {
+    if peer.protocol == MeshProtocol::Hbone {
         refuse_request(&inbound, &peer, respond);
     } else {
         let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, asked).await;
         answer(request, respond, handle).await;
     }
+}
+
+pub(super) async fn serve_tunnel(
+    inbound: Rc<Inbound>,
+    peer: Rc<Peer>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let _open = inbound.needs.metrics.stream(MeshSide::Server);
+    tunnel::serve(&inbound, &peer, request, respond).await;
 }
 
 /// A request on a connection that is for tunnels only. Nothing of it is read: what looks like an internal header there

@@ -5,6 +5,7 @@
 //! Refuses: callers that policy does not allow, plaintext and app TLS that the port's transport does not take,
 //! addresses that are not this workload's, the proxy's own ports, internal headers that are not as they must be.
 
+mod app;
 pub mod authorize;
 pub mod captured;
 pub mod decisions;
@@ -42,6 +43,9 @@ mod mesh_test;
 #[path = "pair_test.rs"]
 mod pair_test;
 #[cfg(test)]
+#[path = "stream_test.rs"]
+mod stream_test;
+#[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;
 #[cfg(test)]
@@ -63,6 +67,8 @@ pub struct Needs {
     pub decisions: Arc<Decisions>,
     /// SO_MARK of our own connections, where capture exempts by mark.
     pub mark: Option<u32>,
+    /// SO_MARK of connections to the app that speak from a caller's address; none where the host does not let us.
+    pub source_mark: Option<u32>,
     /// The proxy's own listening ports: no peer may reach them through a tunnel.
     pub own_ports: Vec<u16>,
     /// Becomes true when the proxy stops: finish what is in flight, take nothing new.

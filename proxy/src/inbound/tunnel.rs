@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -20,52 +21,89 @@ use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, InboundPort, TlsVersion, Transport};
+use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
 use crate::tcp::stream_io::{BorrowedTcp, StreamIo};
 use crate::tcp::tunnel::{copy_tunnel, send_all};
-use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
 use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
-pub(super) async fn serve(
+/// A tunnel whose app is connected and whose gate, if any, is open.
+struct Tunnel {
+    app: SocketAddr,
+    stream: TcpStream,
+    from_peer: RecvStream,
+    to_peer: SendStream<Bytes>,
+    copied: Copied,
+}
+
+pub(super) async fn serve(inbound: &Inbound, peer: &Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
+    let Some(mut tunnel) = Box::pin(begin(inbound, peer, request, respond)).await else {
+        return;
+    };
+    let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    tokio::select! {
+        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, &tunnel.copied) => {
+            if let Err(error) = ended {
+                tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
+            }
+        }
+        () = no_longer_allowed(inbound, peer, tunnel.app.port()) => {
+            // Dropping the stream's halves resets it; the app learns by RST as well.
+            tcp::mark_reset(&tunnel.stream);
+        }
+    }
+    inbound.needs.metrics.bytes(Direction::Inbound, tunnel.copied.received.get(), tunnel.copied.sent.get());
+}
+
+/// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
+async fn begin(
     inbound: &Inbound,
     peer: &Peer,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
-    let app = match authorized_address(inbound, peer, &request) {
-        Ok(app) => app,
-        Err(refusal) => return refuse(&mut respond, peer, &refusal),
+) -> Option<Tunnel> {
+    let (app, port) = match authorized_address(inbound, peer, &request) {
+        Ok(authorized) => authorized,
+        Err(refusal) => {
+            refuse(&mut respond, peer, &refusal);
+            return None;
+        }
     };
-    let stream = match dial(app, inbound.dial).await {
+    let mut stream = match super::app::reach(inbound, app, peer.source, &port).await {
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            return refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            return None;
         }
     };
-    let Ok(to_peer) = respond.send_response(Response::new(()), false) else {
-        return;
-    };
-    let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let mut to_peer = respond.send_response(Response::new(()), false).ok()?;
+    let mut from_peer = request.into_body();
     let copied = Copied::default();
-    tokio::select! {
-        ended = carry(inbound, app, &stream, request.into_body(), to_peer, &copied) => {
-            if let Err(error) = ended {
+    if let Some(minimum) = minimum_tls(&port) {
+        let enforced = inbound.needs.state.snapshot().enforcement() == Enforcement::Enforce;
+        let gate = Gate { inbound, minimum, enforced };
+        match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
+            Ok(Passed::Settled) => return None,
+            Ok(Passed::Open) => {}
+            Err(error) => {
                 tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
+                return None;
             }
         }
-        () = no_longer_allowed(inbound, peer, app.port()) => {
-            // Dropping the stream's halves resets it; the app learns by RST as well.
-            tcp::mark_reset(&stream);
-        }
     }
-    inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
+    Some(Tunnel { app, stream, from_peer, to_peer, copied })
 }
 
 /// `ip:port` of this workload, and a caller that may go there.
-fn authorized_address(inbound: &Inbound, peer: &Peer, request: &Request<RecvStream>) -> Result<SocketAddr, Refusal> {
+fn authorized_address(
+    inbound: &Inbound,
+    peer: &Peer,
+    request: &Request<RecvStream>,
+) -> Result<(SocketAddr, Arc<InboundPort>), Refusal> {
     let source = peer.source.ip();
     let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
     let Ok(app) = authority.parse::<SocketAddr>() else {
@@ -81,8 +119,9 @@ fn authorized_address(inbound: &Inbound, peer: &Peer, request: &Request<RecvStre
         let detail = format!("{} asks for {app}, which is not this workload's address", peer.identity.id);
         return Err(inbound.refuse(Reason::NotMyAddress, source, &detail));
     }
-    inbound.authorize(&mesh, app.port(), mesh.inbound().port(app.port()), caller(peer), None)?;
-    Ok(app)
+    let port = mesh.inbound_port(app.port());
+    inbound.authorize(&mesh, app.port(), &port, caller(peer), None)?;
+    Ok((app, port))
 }
 
 fn caller(peer: &Peer) -> Caller<'_> {
@@ -104,26 +143,6 @@ fn refuse(respond: &mut SendResponse<Bytes>, peer: &Peer, refusal: &Refusal) {
         // our own would overtake it.
         let _ = respond.send_response(response, true);
     }
-}
-
-async fn carry(
-    inbound: &Inbound,
-    app: SocketAddr,
-    stream: &TcpStream,
-    mut from_peer: RecvStream,
-    mut to_peer: SendStream<Bytes>,
-    copied: &Copied,
-) -> io::Result<()> {
-    let mesh = inbound.needs.state.snapshot();
-    let port = mesh.inbound().port(app.port());
-    if let Some(minimum) = minimum_tls(port) {
-        let enforced = mesh.enforcement() == Enforcement::Enforce;
-        let gate = Gate { inbound, minimum, enforced };
-        if gate.pass(stream, &mut from_peer, &mut to_peer, copied).await? == Passed::Settled {
-            return Ok(());
-        }
-    }
-    copy_tunnel(stream, &mut to_peer, std::future::ready(Ok::<_, io::Error>(from_peer)), copied).await
 }
 
 /// The version that app TLS inside a tunnel must have, where the port is declared TLS and not left open.

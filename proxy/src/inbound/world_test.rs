@@ -55,6 +55,8 @@ pub(super) struct Spec {
     /// Service accounts that may call; `None`: all.
     pub(super) allow: Option<Vec<&'static str>>,
     pub(super) options: model::TrafficOptions,
+    /// The app's port at a second endpoint, which comes after the first.
+    pub(super) second: Option<u16>,
 }
 
 impl Spec {
@@ -67,6 +69,7 @@ impl Spec {
             enforcement: Enforcement::Enforce,
             allow: None,
             options: model::TrafficOptions::default(),
+            second: None,
         }
     }
 }
@@ -158,13 +161,14 @@ pub(super) fn publish_outbound(state: &State, mesh_port: Option<u16>, expected: 
     publish_endpoints(state, &[mesh_port], expected, spec);
 }
 
-/// A service with one endpoint for each port of a sidecar; `None`: one without.
+/// A service with one endpoint for each port of a sidecar (`None`: one without) and each port of the app.
 pub(super) fn publish_endpoints(state: &State, mesh_ports: &[Option<u16>], expected: &SpiffeId, spec: &Spec) {
-    let endpoint = |mesh_port: &Option<u16>| {
+    let app_ports = || [spec.app_port].into_iter().chain(spec.second);
+    let endpoint = |(mesh_port, app_port): (Option<u16>, u16)| {
         Ok(model::Endpoint {
             site: Some("dc1".parse().unwrap()),
             ip: OWN,
-            target_ports: [(80, spec.app_port)].into(),
+            target_ports: [(80, app_port)].into(),
             workload: Some("shop/orders".parse().unwrap()),
             mesh: mesh_port.map(|port| model::MeshPeer { port, identities: vec![expected.clone()] }),
         })
@@ -184,7 +188,7 @@ pub(super) fn publish_endpoints(state: &State, mesh_ports: &[Option<u16>], expec
                 options: spec.options,
             }),
         )],
-        endpoints: mesh_ports.iter().map(endpoint).collect(),
+        endpoints: mesh_ports.iter().flat_map(|mesh| app_ports().map(|app| endpoint((*mesh, app)))).collect(),
     };
     let name = service.name.clone();
     let address = model::Address { ip: VIP.ip(), target: model::Target::Service(name.clone()) };
@@ -222,6 +226,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         tracer: Tracer::new(&metrics).0,
         decisions: Arc::clone(&decisions),
         mark: None,
+        source_mark: None,
         own_ports: vec![mesh.port(), 15001],
         stop: stopped.clone(),
     });

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
 use super::balance::{Tried, pick};
+use super::first::{First, detect};
+use super::tunnel::Reached;
 use super::{Outbound, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, peek};
@@ -18,7 +21,9 @@ use crate::http::respond::{is_grpc, refusal};
 use crate::http::server::serve_http2;
 use crate::http::{Answer, Asked, h1};
 use crate::reason::Reason;
-use crate::state::{AppProtocol, Destination, Endpoint, Enforcement, Service, ServicePort, Snapshot, Workload};
+use crate::state::{
+    AppProtocol, Connect, Destination, Endpoint, Enforcement, Service, ServicePort, Snapshot, Workload,
+};
 use crate::tcp::copy::{Copied, copy_both, write_all};
 use crate::tcp::{self, dial};
 use crate::telemetry::Direction;
@@ -62,24 +67,46 @@ impl Route {
         }
     }
 
-    fn protocol(&self) -> AppProtocol {
-        self.port.as_ref().map_or(AppProtocol::Detect, |port| port.protocol)
+    /// Of a port that nobody declares, its number alone may speak.
+    pub(super) fn protocol(&self) -> AppProtocol {
+        self.port.as_ref().map_or_else(|| by_port(self.destination.port()).protocol, |port| port.protocol)
+    }
+
+    pub(super) fn connect(&self) -> Connect {
+        self.port.as_ref().map_or_else(|| by_port(self.destination.port()).connect, |port| port.options.connect)
     }
 }
 
-pub(super) async fn serve(outbound: &Rc<Outbound>, mut app: TcpStream, source: SocketAddr, destination: SocketAddr) {
+/// A connection that became a tunnel: all that is left of its beginning. Everything else has ended by itself.
+pub(super) type Carried = Option<(TcpStream, Reached)>;
+
+pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
     tcp::prepare(&app);
     let _open = outbound.needs.metrics.connection(Direction::Outbound);
-    let ended = match way(outbound, destination).await {
-        Way::Outside => pass_through(outbound, &app, destination).await,
-        Way::Refused(reason) => refuse(outbound, app, destination, reason).await,
-        Way::Route(route) => match first_bytes(&mut app, route.protocol()).await {
-            Ok(peeked) => serve_mesh(outbound, app, peeked, route).await,
-            Err(error) => Err(error),
-        },
+    // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
+    let ended = match Box::pin(begin(outbound, app, destination)).await {
+        Ok(Some((mut app, reached))) => reached.carry(outbound, &mut app).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
     };
     if let Err(error) = ended {
         tracing::debug!(%source, %destination, "the app's connection ended: {error}");
+    }
+}
+
+async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Carried> {
+    let route = match way(outbound, destination).await {
+        Way::Outside => return pass_through(outbound, app, destination).await.map(|()| None),
+        Way::Refused(reason) => return refuse(outbound, app, destination, reason).await.map(|()| None),
+        Way::Route(route) => route,
+    };
+    match first_bytes(outbound, &mut app, &route).await? {
+        First::App(peeked) => serve_mesh(outbound, app, peeked, route).await,
+        First::Opened(bytes, opened) => stream::serve_opened(outbound, app, bytes, route, *opened).await,
+        First::Server(first, reached) => {
+            write_all(&app, &first).await?;
+            Ok(Some((app, *reached)))
+        }
     }
 }
 
@@ -114,30 +141,31 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
 }
 
 /// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
-async fn first_bytes(app: &mut TcpStream, declared: AppProtocol) -> io::Result<Peeked> {
-    match declared {
+async fn first_bytes(outbound: &Outbound, app: &mut TcpStream, route: &Route) -> io::Result<First> {
+    let peeked = match route.protocol() {
         AppProtocol::ServerFirst | AppProtocol::Tcp | AppProtocol::Postgres => {
-            Ok(Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false })
+            Peeked { protocol: Protocol::Opaque, bytes: BytesMut::new(), ended: false }
         }
-        AppProtocol::Detect => peek(app, DETECTION_LIMIT).await,
-        AppProtocol::Tls => peek(app, FIRST_BYTES).await,
+        AppProtocol::Detect => return Box::pin(detect(outbound, app, route)).await,
+        AppProtocol::Tls => peek(app, FIRST_BYTES).await?,
         AppProtocol::Http | AppProtocol::Http2 => {
             let mut peeked = peek(app, FIRST_BYTES).await?;
             // What is no HTTP gets its 400 from the HTTP parser.
             if peeked.protocol == Protocol::Opaque && !peeked.bytes.is_empty() {
                 peeked.protocol = Protocol::Http1;
             }
-            Ok(peeked)
+            peeked
         }
-    }
+    };
+    Ok(First::App(peeked))
 }
 
-async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<()> {
+async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<Carried> {
     let stop = outbound.needs.stop.clone();
     let destination = route.destination;
     if peeked.ended && peeked.bytes.is_empty() && route.protocol() != AppProtocol::Detect {
         // The client was to speak first, and left instead: there is nothing to carry.
-        return Ok(());
+        return Ok(None);
     }
     match peeked.protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
@@ -147,36 +175,41 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
                 outbound.refuse(reason, destination, &error.to_string());
             };
             match h1::serve(app, peeked.bytes, stop, refused, handle).await? {
-                h1::Ended::Closed => Ok(()),
+                h1::Ended::Closed => Ok(None),
                 h1::Ended::Tunnel(app, bytes) => Box::pin(stream::serve(outbound, app, bytes, route)).await,
             }
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
             let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, true, asked).await;
-            Box::pin(serve_http2(Prefixed::new(peeked.bytes, app), stop, handle)).await
+            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await.map(|()| None)
         }
         Protocol::Tls => stream::serve_tls(outbound, app, peeked.bytes, route).await,
-        Protocol::Http1 | Protocol::PostgresSsl | Protocol::Opaque => {
+        Protocol::Http1 | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
             stream::serve(outbound, app, peeked.bytes, route).await
         }
     }
 }
 
 /// Bytes for somebody outside the mesh: nothing is read before, nothing is held.
-async fn pass_through(outbound: &Outbound, app: &TcpStream, destination: SocketAddr) -> io::Result<()> {
-    let far = match dial(destination, outbound.dial).await {
+async fn pass_through(outbound: &Outbound, mut app: TcpStream, destination: SocketAddr) -> io::Result<()> {
+    let mut far = match dial(destination, outbound.dial).await {
         Ok(far) => far,
         Err(error) => {
-            tcp::mark_reset(app);
+            tcp::reset(app);
             return Err(error);
         }
     };
-    copy(outbound, app, &far, &[]).await
+    copy(outbound, &mut app, &mut far, &[]).await
 }
 
 /// Copies until both ended; `prefix` was read from the app already.
-pub(super) async fn copy(outbound: &Outbound, app: &TcpStream, far: &TcpStream, prefix: &[u8]) -> io::Result<()> {
+pub(super) async fn copy(
+    outbound: &Outbound,
+    app: &mut TcpStream,
+    far: &mut TcpStream,
+    prefix: &[u8],
+) -> io::Result<()> {
     write_all(far, prefix).await?;
     let copied = Copied::default();
     let result = copy_both(app, far, &copied).await;
@@ -217,7 +250,7 @@ async fn refuse(
             };
             Box::pin(serve_http2(Prefixed::new(peeked.bytes, app), stop, handle)).await
         }
-        Protocol::Tls | Protocol::PostgresSsl | Protocol::Opaque => {
+        Protocol::Tls | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
             outbound.refuse(reason, destination, detail);
             tcp::reset(app);
             Ok(())

@@ -6,9 +6,12 @@
 
 pub mod balance;
 pub mod connection;
+mod first;
 pub mod pool;
+mod postgres;
 pub mod request;
 pub mod stream;
+mod tunnel;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -30,6 +33,9 @@ use pool::{Peers, Pool};
 #[cfg(test)]
 #[path = "balance_test.rs"]
 mod balance_test;
+#[cfg(test)]
+#[path = "size_test.rs"]
+mod size_test;
 
 /// A connection attempt across a link: three SYNs.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,13 +66,16 @@ pub struct Outbound {
     dial: DialOptions,
     /// Whose turn it is, for balancing.
     turn: Cell<usize>,
+    /// Who speaks first where.
+    verdicts: first::Verdicts,
 }
 
 impl Outbound {
     pub fn new(needs: Needs) -> Rc<Outbound> {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
-        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn: Cell::new(0), needs })
+        let (turn, verdicts) = (Cell::new(0), first::Verdicts::default());
+        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn, verdicts, needs })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.

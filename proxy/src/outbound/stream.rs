@@ -1,80 +1,147 @@
 //! A connection whose bytes we do not read: one tunnel to one endpoint. Its data leaves with the CONNECT, so that a new
-//! connection across a link costs one round trip. A refusal reaches the app as RST.
+//! connection across a link costs one round trip; where the service asks for `connect: confirm`, nothing is taken from
+//! the app before the callee's was reached. A refusal reaches the app as RST, never as FIN; a PostgreSQL client that
+//! may try another host is told so in its own words.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
-use h2::client::ResponseFuture;
-use http::header::HeaderName;
-use http::{Method, Request, Response, StatusCode, Uri};
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::Outbound;
 use super::balance::Tried;
-use super::connection::{Route, copy};
-use super::pool::{Slot, is_unprocessed};
+use super::connection::{Carried, Route, copy};
+use super::postgres;
+use super::tunnel::{Opened, Prefix, TunnelError, open};
 use crate::detect::WireVersion;
-use crate::http::internal::{DECISION, DENIED};
+use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, check_required};
-use crate::state::{Endpoint, Enforcement, MeshPeer, TlsVersion, Transport};
-use crate::tcp::copy::Copied;
-use crate::tcp::tunnel::copy_tunnel;
-use crate::tcp::{self, dial};
-use crate::telemetry::{Direction, MeshSide};
+use crate::state::{AppProtocol, Connect, Endpoint, Enforcement, ProxyProtocol, TlsVersion, Transport};
+use crate::tcp::copy::write_all;
+use crate::tcp::{self, dial, proxy_protocol};
 use crate::tls::gate;
 
 /// Tries on other endpoints or connections, while nothing was lost.
 const ATTEMPTS: usize = 3;
 
-/// Why a tunnel is not.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TunnelError {
-    #[error("the callee's sidecar refused: {word} (decision {decision})")]
-    Refused { reason: Reason, word: String, decision: String },
-    #[error("the stream to the callee broke before its answer: {0}")]
-    Stream(h2::Error),
-    #[error(transparent)]
-    Io(#[from] io::Error),
+/// A way to the callee's app.
+enum Far {
+    Mesh(Box<Opened>),
+    /// An endpoint without sidecar.
+    Plain(TcpStream, SocketAddr),
 }
 
 /// Opaque bytes; `held` was read from the app already.
-pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, held: BytesMut, route: Route) -> io::Result<()> {
-    let held = held.freeze();
+pub(super) async fn serve(
+    outbound: &Rc<Outbound>,
+    mut app: TcpStream,
+    held: BytesMut,
+    route: Route,
+) -> io::Result<Carried> {
+    let mut prefix = Prefix::new(held);
+    if route.connect() == Connect::Early && route.protocol() != AppProtocol::ServerFirst {
+        prefix.take_early(&mut app).await?;
+    }
+    serve_attempts(outbound, app, prefix, route, None).await
+}
+
+/// The same on a tunnel that was opened while the app was silent, and that the app has said nothing to yet.
+pub(super) async fn serve_opened(
+    outbound: &Rc<Outbound>,
+    app: TcpStream,
+    held: BytesMut,
+    route: Route,
+    mut opened: Opened,
+) -> io::Result<Carried> {
+    let prefix = Prefix::new(held);
+    match opened.send(&prefix) {
+        Ok(()) => serve_attempts(outbound, app, prefix, route, Some(opened)).await,
+        Err(error) => end(outbound, app, &route, &error).await.map(|()| None),
+    }
+}
+
+async fn serve_attempts(
+    outbound: &Rc<Outbound>,
+    mut app: TcpStream,
+    mut prefix: Prefix,
+    route: Route,
+    mut opened: Option<Opened>,
+) -> io::Result<Carried> {
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
-    let mut failed = (Reason::NoEndpoint, "no endpoint serves this port".to_owned());
+    let mut failed = TunnelError::Refused {
+        reason: Reason::NoEndpoint,
+        word: "no endpoint serves this port".to_owned(),
+        decision: "none".to_owned(),
+    };
     for _ in 0..ATTEMPTS {
-        let Some((endpoint, place, port)) = route.pick(turn, tried) else {
-            break;
-        };
-        let Some(peer) = &endpoint.mesh else {
-            return plain(outbound, app, held, &route, endpoint, port).await;
-        };
-        match open(outbound, endpoint, peer, port, &held).await {
-            Ok((_slot, response, to_peer)) => {
-                let tunnel = Tunnel { outbound, app: &app, response, to_peer };
-                match tunnel.run().await {
-                    // Nothing of it was processed, and all that was sent is still held.
-                    Err(Ended::Unsent(error)) => {
-                        outbound.pool.forget_closed(endpoint);
-                        failed = (Reason::ConnectFailed, error.to_string());
+        let far = match opened.take() {
+            Some(opened) => Ok(Far::Mesh(Box::new(opened))),
+            None => match route.pick(turn, tried) {
+                None => break,
+                Some(to) => {
+                    let far = reach(outbound, to, &prefix).await;
+                    if far.is_err() {
+                        tried.add(to.1);
                     }
-                    Err(Ended::For(error)) => return end(outbound, &app, &route, error),
-                    Ok(()) => return Ok(()),
+                    far
+                }
+            },
+        };
+        match far {
+            Ok(Far::Plain(far, address)) => {
+                return plain(outbound, app, prefix, &route, far, address).await.map(|()| None);
+            }
+            Ok(Far::Mesh(opened)) => {
+                let (endpoint, place) = (Arc::clone(&opened.endpoint), opened.place);
+                match opened.begin(&mut app, &mut prefix, route.connect()).await {
+                    Ok(reached) => return Ok(Some((app, reached))),
+                    Err(error) if error.may_try_another() => {
+                        match &error {
+                            TunnelError::Stream(_) => outbound.pool.forget_closed(&endpoint),
+                            _ => tried.add(place),
+                        }
+                        failed = error;
+                    }
+                    Err(error) => return end(outbound, app, &route, &error).await.map(|()| None),
                 }
             }
-            Err((reason, detail)) => {
-                tried.add(place);
-                failed = (reason, detail);
-            }
+            Err((reason, word)) => failed = TunnelError::Refused { reason, word, decision: "none".to_owned() },
         }
     }
-    outbound.refuse(failed.0, route.destination, &failed.1);
+    end(outbound, app, &route, &failed).await.map(|()| None)
+}
+
+/// A tunnel that was asked for, or a connection to an endpoint without sidecar.
+async fn reach(
+    outbound: &Rc<Outbound>,
+    to: (&Arc<Endpoint>, usize, u16),
+    prefix: &Prefix,
+) -> Result<Far, (Reason, String)> {
+    if let Some(peer) = &to.0.mesh {
+        return open(outbound, to, peer, prefix).await.map(|opened| Far::Mesh(Box::new(opened)));
+    }
+    let address = SocketAddr::new(to.0.ip, to.2);
+    match dial(address, outbound.dial).await {
+        Ok(far) => Ok(Far::Plain(far, address)),
+        Err(error) => Err((Reason::ConnectFailed, format!("{address}: {error}"))),
+    }
+}
+
+/// There is no way to the app.
+async fn end(outbound: &Rc<Outbound>, app: TcpStream, route: &Route, error: &TunnelError) -> io::Result<()> {
+    if let Some(reason) = error.reason() {
+        outbound.refuse(reason, route.destination, &error.to_string());
+        let unreached = matches!(reason, Reason::AppUnreachable | Reason::ConnectFailed | Reason::NoEndpoint);
+        if unreached && route.protocol() == AppProtocol::Postgres && route.connect() == Connect::Confirm {
+            return Box::pin(postgres::cannot_connect_now(app, reason)).await;
+        }
+    }
     tcp::reset(app);
     Ok(())
 }
@@ -85,7 +152,7 @@ pub(super) async fn serve_tls(
     mut app: TcpStream,
     mut held: BytesMut,
     route: Route,
-) -> io::Result<()> {
+) -> io::Result<Carried> {
     let minimum = minimum_tls(&route);
     let checked = gate::read_client_hello(&mut app, &mut held, minimum.unwrap_or(WireVersion(0))).await;
     match checked {
@@ -97,7 +164,7 @@ pub(super) async fn serve_tls(
                 outbound.refuse(reason, route.destination, &error.to_string());
             }
             tcp::reset(app);
-            return Ok(());
+            return Ok(None);
         }
     }
     serve(outbound, app, held, route).await
@@ -119,123 +186,20 @@ fn wire_version(version: TlsVersion) -> WireVersion {
     }
 }
 
-/// Sends CONNECT and the held bytes with it.
-async fn open(
-    outbound: &Outbound,
-    endpoint: &Arc<Endpoint>,
-    peer: &MeshPeer,
-    port: u16,
-    held: &Bytes,
-) -> Result<(Slot, ResponseFuture, h2::SendStream<Bytes>), (Reason, String)> {
-    let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
-    let broken = |error: h2::Error| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
-    if !held.is_empty() {
-        // Bounded by what detection read: no need to wait for the window.
-        to_peer.send_data(held.clone(), false).map_err(broken)?;
-    }
-    Ok((slot, response, to_peer))
-}
-
-fn connect_request(endpoint: &Endpoint, port: u16) -> Result<Request<()>, (Reason, String)> {
-    let authority = SocketAddr::new(endpoint.ip, port).to_string();
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = Uri::try_from(authority).map_err(|error| (Reason::NoEndpoint, error.to_string()))?;
-    Ok(request)
-}
-
-/// A tunnel that was asked for; the answer is under way.
-struct Tunnel<'a> {
-    outbound: &'a Outbound,
-    app: &'a TcpStream,
-    response: ResponseFuture,
-    to_peer: h2::SendStream<Bytes>,
-}
-
-enum Ended {
-    /// Certainly not processed, and nothing sent that is not held.
-    Unsent(h2::Error),
-    For(TunnelError),
-}
-
-impl Tunnel<'_> {
-    async fn run(mut self) -> Result<(), Ended> {
-        let _open = self.outbound.needs.metrics.stream(MeshSide::Client);
-        // As long as the app says no more, another try costs it nothing.
-        let early = tokio::select! {
-            biased;
-            answer = &mut self.response => Some(answer),
-            _ = self.app.readable() => None,
-        };
-        let from_peer = match early {
-            Some(Err(error)) if is_unprocessed(&error) => return Err(Ended::Unsent(error)),
-            Some(answer) => Answer::Here(Some(answered(answer))),
-            None => Answer::Coming(self.response),
-        };
-        let copied = Copied::default();
-        let result = copy_tunnel(self.app, &mut self.to_peer, from_peer.stream(), &copied).await;
-        self.outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
-        result.map_err(Ended::For)
-    }
-}
-
-enum Answer {
-    Here(Option<Result<RecvStream, TunnelError>>),
-    Coming(ResponseFuture),
-}
-
-impl Answer {
-    async fn stream(self) -> Result<RecvStream, TunnelError> {
-        match self {
-            Answer::Here(answer) => answer.unwrap_or(Err(TunnelError::Io(io::ErrorKind::BrokenPipe.into()))),
-            Answer::Coming(response) => answered(response.await),
-        }
-    }
-}
-
-fn answered(answer: Result<Response<RecvStream>, h2::Error>) -> Result<RecvStream, TunnelError> {
-    let response = answer.map_err(TunnelError::Stream)?;
-    if response.status() == StatusCode::OK {
-        return Ok(response.into_body());
-    }
-    let text = |name: HeaderName| {
-        response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("none").to_owned()
-    };
-    let word = text(DENIED);
-    let reason = Reason::ALL.iter().copied().find(|reason| reason.word() == word).unwrap_or(Reason::ConnectFailed);
-    Err(TunnelError::Refused { reason, word, decision: text(DECISION) })
-}
-
-/// A tunnel that ended before its time. The app's connection was marked for RST already.
-fn end(outbound: &Outbound, app: &TcpStream, route: &Route, error: TunnelError) -> io::Result<()> {
-    tcp::mark_reset(app);
-    match error {
-        TunnelError::Refused { reason, .. } => {
-            outbound.refuse(reason, route.destination, &error.to_string());
-            Ok(())
-        }
-        TunnelError::Stream(_) => {
-            outbound.refuse(Reason::ConnectFailed, route.destination, &error.to_string());
-            Ok(())
-        }
-        TunnelError::Io(error) => Err(error),
-    }
-}
-
 /// An endpoint without sidecar. The sender is the only one who can hold the service's transport there.
 async fn plain(
     outbound: &Rc<Outbound>,
     mut app: TcpStream,
-    held: Bytes,
+    prefix: Prefix,
     route: &Route,
-    endpoint: &Endpoint,
-    port: u16,
+    mut far: TcpStream,
+    address: SocketAddr,
 ) -> io::Result<()> {
-    let address = SocketAddr::new(endpoint.ip, port);
-    let tls = crate::detect::client_hello::parse(&held);
-    let newest = match &tls {
-        crate::detect::client_hello::Parsed::Hello(hello, _) => Some(hello.newest),
+    let held = prefix.into_bytes();
+    let newest = match client_hello::parse(&held) {
+        Parsed::Hello(hello, _) => Some(hello.newest),
+        // The gate will see which; without TLS it stays shut.
+        _ if route.protocol() == AppProtocol::Postgres && minimum_tls(route).is_some() => Some(WireVersion::TLS1_3),
         _ => None,
     };
     if let Err(reason) = check_plain(route, newest) {
@@ -243,21 +207,21 @@ async fn plain(
         tcp::reset(app);
         return Ok(());
     }
-    let mut far = match dial(address, outbound.dial).await {
-        Ok(far) => far,
-        Err(error) => {
-            outbound.refuse(Reason::ConnectFailed, address, &error.to_string());
-            tcp::reset(app);
-            return Ok(());
-        }
-    };
+    if route.port.as_ref().is_some_and(|port| port.options.proxy_protocol == ProxyProtocol::V2) {
+        far.write_all(&proxy_protocol::header(app.peer_addr()?, address)).await?;
+    }
     let (Some(_), Some(minimum)) = (newest, minimum_tls(route)) else {
-        return copy(outbound, &app, &far, &held).await;
+        return copy(outbound, &mut app, &mut far, &held).await;
     };
-    match gate::open(&mut app, BytesMut::from(&held[..]), &mut far, minimum).await {
+    let held = BytesMut::from(&held[..]);
+    let opened = match route.protocol() {
+        AppProtocol::Postgres => postgres::open_gate(&mut app, held, &mut far, minimum).await,
+        _ => gate::open(&mut app, held, &mut far, minimum).await,
+    };
+    match opened {
         Ok(gate) => {
-            crate::tcp::copy::write_all(&app, &gate.to_client).await?;
-            copy(outbound, &app, &far, &gate.to_server).await
+            write_all(&app, &gate.to_client).await?;
+            copy(outbound, &mut app, &mut far, &gate.to_server).await
         }
         Err(error) => {
             if let Some(reason) = error.reason() {
@@ -279,7 +243,7 @@ pub(super) fn check_plain(route: &Route, tls: Option<WireVersion>) -> Result<(),
     let arrived = match tls {
         Some(version) => Arrived::AppTls {
             version: TlsVersion::from_wire(version.0),
-            declared: port.protocol == crate::state::AppProtocol::Tls,
+            declared: matches!(port.protocol, AppProtocol::Tls | AppProtocol::Postgres),
         },
         None => Arrived::Plain,
     };

@@ -16,6 +16,7 @@ mod plan;
 mod program;
 mod rule;
 mod scope;
+pub mod source;
 mod text;
 
 pub use changes::Changes;

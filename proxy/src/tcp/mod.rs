@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod dial;
+pub mod proxy_protocol;
 pub mod stream_io;
 pub mod tunnel;
 

@@ -13,7 +13,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 #[tokio::test]
 async fn each_direction_ends_for_itself_and_every_byte_is_counted() {
-    let ((mut left, near), (far, mut right)) = (pair().await, pair().await);
+    let ((mut left, mut near), (mut far, mut right)) = (pair().await, pair().await);
     let copied = Copied::default();
     let script = async {
         left.write_all(&[7; 100_000]).await.unwrap();
@@ -28,17 +28,17 @@ async fn each_direction_ends_for_itself_and_every_byte_is_counted() {
         left.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"still here");
     };
-    let (result, ()) = tokio::join!(copy_both(&near, &far, &copied), script);
+    let (result, ()) = tokio::join!(copy_both(&mut near, &mut far, &copied), script);
     result.unwrap();
     assert_eq!((copied.sent.get(), copied.received.get()), (100_000, 10));
 }
 
 #[tokio::test]
 async fn a_reset_of_one_side_is_a_reset_of_the_other() {
-    let ((mut left, near), (far, right)) = (pair().await, pair().await);
+    let ((mut left, mut near), (mut far, right)) = (pair().await, pair().await);
     let copying = async {
         let copied = Copied::default();
-        let result = copy_both(&near, &far, &copied).await;
+        let result = copy_both(&mut near, &mut far, &copied).await;
         drop((near, far));
         result
     };

@@ -1,105 +1,229 @@
 //! Copies between a TCP connection and one HTTP/2 stream, which is how opaque bytes travel between two sidecars.
 //! FIN is END_STREAM, RST is RST_STREAM, in both directions; flow control holds both ways, so that a slow reader at one
 //! end stops the writer at the other.
+//!
+//! Both directions are one state machine of a few words, polled together: an idle tunnel holds no buffer, no timer and
+//! no second task.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
-use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::copy::{Copied, write_all};
+use super::copy::{Copied, TURN};
 
 /// Reads grow from the first to the second while the connection fills them, so that many small connections stay small.
 const SMALL_READ: usize = 4 * 1024;
 const LARGE_READ: usize = 256 * 1024;
+/// DATA frames that one writev takes at most, and their bytes.
+const FRAMES: usize = 32;
+const GATHERED: usize = 1024 * 1024;
 
 /// Copies both ways until both directions ended. An error of either side becomes RST on the TCP side and RST_STREAM on
-/// the other. `copied.sent` counts what went from TCP into the stream. The stream's own direction may come later: data
-/// leaves with a tunnel's headers, before the answer is there.
-pub async fn copy_tunnel<E: From<io::Error>>(
-    tcp: &TcpStream,
+/// the other. `copied.sent` counts what went from TCP into the stream.
+pub async fn copy_tunnel(
+    tcp: &mut TcpStream,
     to_stream: &mut SendStream<Bytes>,
-    from_stream: impl Future<Output = Result<RecvStream, E>>,
+    mut from_stream: RecvStream,
     copied: &Copied,
-) -> Result<(), E> {
-    let down = async {
-        let mut stream = from_stream.await?;
-        stream_to_tcp(&mut stream, tcp, &copied.received).await.map_err(E::from)
+) -> io::Result<()> {
+    let result = {
+        let (read, write) = tcp.split();
+        let mut up = Up { tcp: read, stream: to_stream, unsent: Bytes::new(), size: SMALL_READ, ended: false };
+        let mut down = Down { tcp: write, frames: VecDeque::new(), gathered: 0, ended: Ended::No };
+        poll_fn(|cx| {
+            let down = down.poll(&mut from_stream, &copied.received, cx)?;
+            let up = up.poll(&copied.sent, down.is_ready(), cx)?;
+            if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     };
-    let up = async { tcp_to_stream(tcp, to_stream, &copied.sent).await.map_err(E::from) };
-    let result = tokio::try_join!(up, down);
     if result.is_err() {
         super::mark_reset(tcp);
         to_stream.send_reset(h2::Reason::CANCEL);
     }
-    result.map(|_| ())
+    result
 }
 
-async fn tcp_to_stream(tcp: &TcpStream, stream: &mut SendStream<Bytes>, count: &Cell<u64>) -> io::Result<()> {
-    let mut size = SMALL_READ;
-    loop {
-        readable_or_reset(tcp, stream).await?;
-        let mut buffer = BytesMut::with_capacity(size);
-        match tcp.try_read_buf(&mut buffer) {
-            Ok(0) => {
-                stream.send_data(Bytes::new(), true).map_err(into_io)?;
-                return Ok(());
+/// From TCP into the stream.
+struct Up<'a> {
+    tcp: ReadHalf<'a>,
+    stream: &'a mut SendStream<Bytes>,
+    /// What was read and has no room in the peer's windows yet.
+    unsent: Bytes,
+    /// Of the next read.
+    size: usize,
+    ended: bool,
+}
+
+impl Up<'_> {
+    fn poll(&mut self, count: &Cell<u64>, deaf: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut carried = 0;
+        loop {
+            ready!(poll_send(self.stream, &mut self.unsent, cx)).map_err(into_io)?;
+            if self.ended {
+                return Poll::Ready(Ok(()));
             }
-            Ok(read) => {
-                size = if read == size { (size * 4).min(LARGE_READ) } else { read.next_power_of_two().max(SMALL_READ) };
-                send_all(stream, buffer.freeze()).await.map_err(into_io)?;
-                count.set(count.get() + read as u64);
+            if carried >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            let Poll::Ready(bytes) = self.poll_read(cx)? else {
+                // Where nothing is awaited from the stream itself, its RST_STREAM has to be looked for.
+                if deaf && let Poll::Ready(reset) = self.stream.poll_reset(cx) {
+                    return Poll::Ready(Err(reset.map_or_else(into_io, |reason| into_io(reason.into()))));
+                }
+                return Poll::Pending;
+            };
+            carried += bytes.len();
+            count.set(count.get() + bytes.len() as u64);
+            if bytes.is_empty() {
+                self.stream.send_data(bytes, true).map_err(into_io)?;
+                self.ended = true;
+            } else {
+                self.unsent = bytes;
+            }
+        }
+    }
+
+    /// Empty at the end. A buffer exists only once there is something to read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        ready!(self.tcp.as_ref().poll_read_ready(cx))?;
+        let mut buffer = BytesMut::with_capacity(self.size);
+        let read = ready!(pin!(self.tcp.read_buf(&mut buffer)).poll(cx))?;
+        self.size = if read >= self.size {
+            (self.size * 4).min(LARGE_READ)
+        } else {
+            read.next_power_of_two().clamp(SMALL_READ, LARGE_READ)
+        };
+        Poll::Ready(Ok(buffer.freeze()))
+    }
+}
+
+/// From the stream to TCP.
+struct Down<'a> {
+    tcp: WriteHalf<'a>,
+    /// Received and not written; the peer's window is given back only after.
+    frames: VecDeque<Bytes>,
+    gathered: usize,
+    ended: Ended,
+}
+
+#[derive(PartialEq)]
+enum Ended {
+    No,
+    /// The stream has; what it gave is not written yet.
+    Stream,
+    Both,
+}
+
+impl Down<'_> {
+    fn poll(&mut self, stream: &mut RecvStream, count: &Cell<u64>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut carried = 0;
+        loop {
+            let more = self.gather(stream, cx)?;
+            if self.frames.is_empty() {
+                match self.ended {
+                    Ended::Both => return Poll::Ready(Ok(())),
+                    Ended::Stream => {
+                        ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+                        self.ended = Ended::Both;
+                    }
+                    Ended::No => {
+                        // Nothing is kept while idle.
+                        self.frames = VecDeque::new();
+                        return Poll::Pending;
+                    }
+                }
+                continue;
+            }
+            let wrote = ready!(self.poll_write(cx))?;
+            self.consume(wrote);
+            // What waits here is bounded by the stream's window: only now may the peer send more.
+            let _ = stream.flow_control().release_capacity(wrote);
+            count.set(count.get() + wrote as u64);
+            carried += wrote;
+            if more && carried >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes what the stream has. `true`: there may be more at once.
+    fn gather(&mut self, stream: &mut RecvStream, cx: &mut Context<'_>) -> io::Result<bool> {
+        while self.ended == Ended::No {
+            if self.frames.len() >= FRAMES || self.gathered >= GATHERED {
+                return Ok(true);
+            }
+            match stream.poll_data(cx) {
+                Poll::Ready(Some(bytes)) => {
+                    let bytes = bytes.map_err(into_io)?;
+                    if !bytes.is_empty() {
+                        self.gathered += bytes.len();
+                        self.frames.push_back(bytes);
+                    }
+                }
+                Poll::Ready(None) => self.ended = Ended::Stream,
+                Poll::Pending => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.frames.len() == 1 {
+            return Pin::new(&mut self.tcp).poll_write(cx, &self.frames[0]);
+        }
+        let mut slices = [io::IoSlice::new(&[]); FRAMES];
+        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+            *slice = io::IoSlice::new(frame);
+        }
+        let filled = self.frames.len().min(FRAMES);
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, &slices[..filled])
+    }
+
+    fn consume(&mut self, mut wrote: usize) {
+        self.gathered -= wrote;
+        while let Some(frame) = self.frames.front_mut() {
+            if wrote < frame.len() {
+                frame.advance(wrote);
+                return;
+            }
+            wrote -= frame.len();
+            self.frames.pop_front();
         }
     }
 }
 
-/// Waits for bytes, or for the peer's RST_STREAM: an idle tunnel must end when the other side's connection did.
-async fn readable_or_reset(tcp: &TcpStream, stream: &mut SendStream<Bytes>) -> io::Result<()> {
-    tokio::select! {
-        biased;
-        ready = tcp.readable() => ready,
-        reset = poll_fn(|cx| stream.poll_reset(cx)) => Err(match reset {
-            Ok(reason) => io::Error::new(io::ErrorKind::ConnectionReset, reason.description()),
-            Err(error) => into_io(error),
-        }),
-    }
-}
-
 /// Sends as the peer's windows allow: h2 would queue without bound.
-pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
+fn poll_send(stream: &mut SendStream<Bytes>, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
         let room = match stream.capacity() {
-            0 => match poll_fn(|cx| stream.poll_capacity(cx)).await {
+            0 => match ready!(stream.poll_capacity(cx)) {
                 Some(room) => room?,
                 // The stream was closed under us.
-                None => return Err(h2::Reason::CANCEL.into()),
+                None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
             },
             room => room,
         };
         let part = bytes.split_to(room.min(bytes.len()));
         stream.send_data(part, false)?;
     }
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-async fn stream_to_tcp(stream: &mut RecvStream, tcp: &TcpStream, count: &Cell<u64>) -> io::Result<()> {
-    while let Some(bytes) = stream.data().await {
-        let bytes = bytes.map_err(into_io)?;
-        write_all(tcp, &bytes).await?;
-        count.set(count.get() + bytes.len() as u64);
-        // Only now may the peer send more: what waits here is bounded by the stream's window.
-        let _ = stream.flow_control().release_capacity(bytes.len());
-    }
-    SockRef::from(tcp).shutdown(Shutdown::Write)
+pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
+    poll_fn(|cx| poll_send(stream, &mut bytes, cx)).await
 }
 
 pub(crate) fn into_io(error: h2::Error) -> io::Error {

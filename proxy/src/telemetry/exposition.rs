@@ -120,6 +120,7 @@ impl Metrics {
         let exposed = std::time::Duration::from_micros(process.capture_exposed_micros.load(Relaxed));
         page.single(names::CAPTURE_EXPOSED, exposed.as_secs_f64());
         page.single(names::CAPTURE_UDP_DROPPED, process.capture_udp_dropped.load(Relaxed));
+        page.single(names::SOURCE_PRESERVED, process.source_preserved.load(Relaxed));
         page.single(names::READY, process.ready.load(Relaxed));
         page.family(names::BUILD);
         page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);

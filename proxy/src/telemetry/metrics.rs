@@ -162,6 +162,7 @@ pub(super) struct Process {
     pub(super) capture_restored: AtomicU64,
     pub(super) capture_exposed_micros: AtomicU64,
     pub(super) capture_udp_dropped: AtomicU64,
+    pub(super) source_preserved: AtomicI64,
 }
 
 /// A handle to the counters; cheap to clone. Each worker holds its own, from [`Metrics::for_worker`].
@@ -311,6 +312,11 @@ impl Metrics {
     /// The capture rules have dropped so many UDP packets.
     pub fn capture_udp_dropped(&self, packets: u64) {
         self.process.capture_udp_dropped.store(packets, Relaxed);
+    }
+
+    /// Whether apps may be dialled from their callers' addresses.
+    pub fn source_preserved(&self, preserved: bool) {
+        self.process.source_preserved.store(i64::from(preserved), Relaxed);
     }
 
     /// What readiness answers.

@@ -93,5 +93,9 @@ pub(super) const CAPTURE_EXPOSED: Family = counter(
 );
 pub(super) const CAPTURE_UDP_DROPPED: Family =
     gauge("isthmus_capture_udp_dropped_packets", "Outgoing UDP packets dropped since the capture rules last changed.");
+pub(super) const SOURCE_PRESERVED: Family = gauge(
+    "isthmus_source_address_preserved",
+    "1 when apps may be dialled from their callers' addresses, 0 where the host does not permit it.",
+);
 pub(super) const READY: Family = gauge("isthmus_ready", "1 when readiness is answered with 200, else 0.");
 pub(super) const BUILD: Family = gauge("isthmus_build_info", "Always 1; the version is in the label.");
