@@ -8,6 +8,8 @@ mod host;
 mod iptables;
 #[path = "host/rivals.rs"]
 mod rivals;
+#[path = "host/source.rs"]
+mod source;
 #[path = "host/untouched.rs"]
 mod untouched;
 #[path = "host/whole_proxy.rs"]
@@ -52,6 +54,7 @@ fn main() -> Outcome {
     }
     use iptables::*;
     use rivals::*;
+    use source::*;
     use untouched::*;
     use whole_proxy::*;
     let mut trials = trials![
@@ -66,6 +69,7 @@ fn main() -> Outcome {
         removal_leaves_the_rule_set_as_it_was,
         unprotected_rules_come_back_at_once,
         ping_is_left_alone,
+        an_app_sees_its_callers_address_and_its_answers_come_back,
         iptables_legacy_captures,
         iptables_nft_captures,
         rules_stay_after_a_stop_where_asked_for,

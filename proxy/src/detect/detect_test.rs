@@ -116,6 +116,32 @@ proptest! {
         prop_assert!(matches!(server_hello::parse(&answer), Parsed::Hello(_, _)));
     }
 
+    /// What the fuzz target `hello` asserts, on hellos that were damaged in one place.
+    #[test]
+    fn a_damaged_hello_is_read_the_same_by_every_longer_read(
+        size in 1usize..300,
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        more in proptest::collection::vec(any::<u8>(), 0..50),
+    ) {
+        let messages = [client_hello_message(&[0x0304, 0x0303], 0x0303, Some("orders")), server_hello_message(0x0304, false)];
+        for message in messages {
+            let mut bytes = in_records(&message, size);
+            let at = place.index(bytes.len());
+            bytes[at] = byte;
+            bytes.extend(&more);
+            if let Parsed::Hello(hello, length) = client_hello::parse(&bytes) {
+                prop_assert!(length <= bytes.len());
+                prop_assert_eq!(client_hello::parse(&bytes[..length - 1]), Parsed::Incomplete);
+                prop_assert_eq!(client_hello::parse(&bytes[..length]), Parsed::Hello(hello, length));
+            }
+            if let Parsed::Hello(hello, length) = server_hello::parse(&bytes) {
+                prop_assert!(length <= bytes.len());
+                prop_assert_eq!(server_hello::parse(&bytes[..length]), Parsed::Hello(hello, length));
+            }
+        }
+    }
+
     #[test]
     fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = client_hello::parse(&bytes);

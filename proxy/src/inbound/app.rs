@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Inbound;
 use crate::state::{InboundPort, ProxyProtocol, SourceAddress};
-use crate::tcp::{DialOptions, dial, dial_with, proxy_protocol};
+use crate::tcp::{DialOptions, dial, dial_from, proxy_protocol};
 
 /// Connects to `app` for `caller`, whose port is of no meaning to anybody behind the caller's own sidecar.
 pub(super) async fn reach(
@@ -26,17 +26,7 @@ pub(super) async fn reach(
     let own = |ip: IpAddr| ip.is_loopback() || inbound.needs.state.snapshot().is_own_address(ip);
     let mut stream = match mark {
         Some(mark) if caller.is_ipv4() == app.is_ipv4() && !own(caller.ip()) => {
-            let options = DialOptions { mark: Some(mark), ..inbound.dial };
-            let from = SocketAddr::new(caller.ip(), 0);
-            dial_with(app, options, |socket| {
-                if from.is_ipv4() {
-                    socket.set_ip_transparent_v4(true)?;
-                } else {
-                    socket.set_ip_transparent_v6(true)?;
-                }
-                socket.bind(&from.into())
-            })
-            .await?
+            dial_from(caller.ip(), app, DialOptions { mark: Some(mark), ..inbound.dial }).await?
         }
         _ => dial(app, inbound.dial).await?,
     };

@@ -72,7 +72,7 @@ async fn begin(
             return None;
         }
     };
-    let mut stream = match super::app::reach(inbound, app, peer.source, &port).await {
+    let stream = match super::app::reach(inbound, app, peer.source, &port).await {
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");

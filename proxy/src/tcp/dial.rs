@@ -1,7 +1,7 @@
 //! Dials with the options of the path.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -43,4 +43,18 @@ pub async fn dial_with(
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection attempt"))??;
     super::prepare(&stream);
     Ok(stream)
+}
+
+/// [`dial`] from an address that need not be on this host, as far as the other end can tell. Needs CAP_NET_ADMIN, and a
+/// way back for what is answered (`redirect::source`).
+pub async fn dial_from(source: IpAddr, address: SocketAddr, options: DialOptions) -> io::Result<TcpStream> {
+    dial_with(address, options, |socket| {
+        if source.is_ipv4() {
+            socket.set_ip_transparent_v4(true)?;
+        } else {
+            socket.set_ip_transparent_v6(true)?;
+        }
+        socket.bind(&SocketAddr::new(source, 0).into())
+    })
+    .await
 }

@@ -10,7 +10,7 @@ pub mod stream_io;
 pub mod tunnel;
 
 pub use copy::{Copied, copy_both};
-pub use dial::{DialOptions, dial, dial_with};
+pub use dial::{DialOptions, dial, dial_from, dial_with};
 
 use std::time::Duration;
 
