@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
+use crate::id::TrustDomain;
 use crate::leaf;
 
 /// A rotation needs two. More than this is a mistake, and each one costs signature checks per handshake.
@@ -148,11 +149,24 @@ impl Roots {
     }
 }
 
-/// The CA flag, and keyCertSign in a key usage that is present (RFC 5280 §4.2.1.3), which webpki does not look at.
+/// The CA flag, a name that a signer may bear, and keyCertSign in a key usage that is present (RFC 5280 §4.2.1.3), which webpki does not look at.
 pub(crate) fn signs_certificates(cert: &x509_parser::certificate::X509Certificate<'_>) -> bool {
     let ca = matches!(cert.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
     let usage = matches!(cert.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign());
-    ca && usage
+    ca && usage && has_signers_name(cert)
+}
+
+/// X509-SVID §3.2: the SPIFFE id of a signing certificate has no path. A company's own CA has no SPIFFE id at all.
+fn has_signers_name(cert: &x509_parser::certificate::X509Certificate<'_>) -> bool {
+    let Ok(uris) = leaf::uris(cert) else {
+        return false;
+    };
+    let mut ids = uris.iter().filter_map(|uri| uri.strip_prefix("spiffe://"));
+    match (ids.next(), ids.next()) {
+        (None, _) => true,
+        (Some(id), None) => TrustDomain::parse(id).is_ok(),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 impl PartialEq for TrustBundle {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::test_mesh::{Forge, HOUR, Mesh, NOW_MS, at};
+use crate::mesh_test::{Forge, HOUR, Mesh, NOW_MS, at};
 
 #[test]
 fn fingerprints_are_64_hex_digits() {

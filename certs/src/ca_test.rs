@@ -7,7 +7,7 @@ use super::*;
 use crate::csr;
 use crate::key::PrivateKey;
 use crate::leaf;
-use crate::test_mesh::{HOUR, Mesh, NOW_MS, td};
+use crate::mesh_test::{HOUR, Mesh, NOW_MS, td};
 use crate::verify::{Role, verify_chain};
 
 const NOW: u64 = NOW_MS as u64 / 1000;

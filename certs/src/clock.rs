@@ -33,6 +33,25 @@ impl Clock for SystemClock {
     }
 }
 
+/// How long something lasts, or how far two clocks are apart, in the two units that matter: `17 m 3 s`, `3 h 0 m`,
+/// `2 d 4 h`.
+pub fn span_in_words(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} m {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} m"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
+}
+
+/// `clock skew 17 m 3 s: this machine is ahead of the control plane`. `skew_ms` is this machine's clock minus the
+/// control plane's. The same words wherever skew is met, so that one search finds them all.
+pub fn skew_in_words(skew_ms: i64) -> String {
+    let side = if skew_ms > 0 { "ahead of" } else { "behind" };
+    format!("clock skew {}: this machine is {side} the control plane", span_in_words(skew_ms.unsigned_abs()))
+}
+
 /// A clock that stands still until it is moved. Clones share their time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicI64>);
@@ -77,3 +96,7 @@ impl std::fmt::Debug for TlsClock {
         f.write_str("TlsClock")
     }
 }
+
+#[cfg(test)]
+#[path = "clock_test.rs"]
+mod clock_test;

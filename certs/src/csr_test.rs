@@ -1,7 +1,7 @@
 use rcgen::{CertificateParams, KeyPair, SanType};
 
 use super::*;
-use crate::test_mesh::{HOUR, Mesh};
+use crate::mesh_test::{HOUR, Mesh};
 
 fn signed_by(key: &impl rcgen::SigningKey, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::test_mesh::{Forge, HOUR, Mesh, at};
+use crate::mesh_test::{Forge, HOUR, Mesh, at};
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
@@ -80,7 +80,7 @@ fn state_that_cannot_be_used_says_why() {
     let now = crate::Clock::now(&mesh.clock);
     mesh.identity(&mesh.id("web"), HOUR).save(dir).unwrap();
     let refused = |trust_domain: &str, seconds: u64| {
-        let trust_domain = crate::test_mesh::td(trust_domain);
+        let trust_domain = crate::mesh_test::td(trust_domain);
         WorkloadIdentity::load(dir, &trust_domain, at(now.as_secs() + seconds)).unwrap_err().to_string()
     };
     assert!(refused("shop.example", 3601).contains("expired"));

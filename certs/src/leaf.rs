@@ -88,10 +88,12 @@ fn not_a_ca(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
     }
 }
 
-/// X509-SVID §4.3: key usage is present, signs, and signs neither certificates nor CRLs.
+/// X509-SVID §4.3: key usage is present and critical, signs, and signs neither certificates nor CRLs.
 fn end_point_usages(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
-    let usage = cert.key_usage().map_err(|_| PeerError::Malformed)?.ok_or(PeerError::BadKeyUsage)?.value;
-    let ok = usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign();
+    let extension = cert.key_usage().map_err(|_| PeerError::Malformed)?.ok_or(PeerError::BadKeyUsage)?;
+    let usage = extension.value;
+    let signs_for_itself = usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign();
+    let ok = extension.critical && signs_for_itself;
     if ok { Ok(()) } else { Err(PeerError::BadKeyUsage) }
 }
 

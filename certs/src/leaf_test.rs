@@ -1,7 +1,7 @@
 use rcgen::{BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 
 use super::*;
-use crate::test_mesh::{Forge, Mesh};
+use crate::mesh_test::{Forge, Mesh};
 
 const WEB: &str = "spiffe://shop.example/ns/shop/sa/web";
 
@@ -12,7 +12,7 @@ fn forged(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Result<PeerIden
 #[test]
 fn reads_what_was_issued() {
     let mesh = Mesh::new("shop.example");
-    let identity = mesh.identity(&mesh.id("web"), crate::test_mesh::HOUR);
+    let identity = mesh.identity(&mesh.id("web"), crate::mesh_test::HOUR);
     let peer = peer_identity(&identity.chain).unwrap();
     assert_eq!(peer.id.as_str(), WEB);
     assert_eq!((peer.serial, peer.not_after), (identity.serial, identity.not_after));

@@ -17,21 +17,24 @@ pub mod id;
 pub mod identity;
 pub mod key;
 pub mod leaf;
+#[cfg(test)]
+#[path = "mesh_test.rs"]
+mod mesh_test;
 pub mod peer_error;
 pub mod pem;
 mod private_file;
 pub mod rotation;
 pub mod store;
-mod template;
 #[cfg(test)]
-mod test_mesh;
+mod svid_test;
+mod template;
 pub mod tls;
 pub mod token;
 pub mod verify;
 
 pub use bundle::{BundleError, RootFingerprint, TrustBundle};
 pub use ca::{CaError, CertificateAuthority, Issued};
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, SystemClock, skew_in_words, span_in_words};
 pub use csr::{CsrError, PublicKeyInfo};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use identity::{IdentityError, WorkloadIdentity};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::test_mesh::{HOUR, Mesh};
+use crate::mesh_test::{HOUR, Mesh};
 
 #[test]
 fn what_was_written_is_read() {

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::test_mesh::{HOUR, Mesh};
+use crate::mesh_test::{HOUR, Mesh};
 
 #[test]
 fn replacing_counts_and_tells() {

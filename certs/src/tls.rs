@@ -15,7 +15,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::bundle::RootFingerprint;
+use crate::bundle::{RootFingerprint, TrustBundle};
 use crate::clock::TlsClock;
 use crate::id::SpiffeId;
 use crate::peer_error::PeerError;
@@ -40,6 +40,11 @@ pub enum ExpectedPeer {
     /// First contact: a chain that contains the root with this fingerprint, ending at this identity. No client
     /// certificate is shown.
     PinnedRoot(RootFingerprint, SpiffeId),
+    /// Only to compare clocks, after a handshake failed over a certificate's dates: the root and the identity are checked
+    /// as ever, the dates against themselves. No certificate is shown, and nothing secret may be sent.
+    ClockProbe(TrustBundle, SpiffeId),
+    /// The same where only the root's fingerprint is known.
+    PinnedClockProbe(RootFingerprint, SpiffeId),
 }
 
 /// The one crypto provider of the mesh: AWS-LC, hybrid key exchange first (draft-ietf-tls-ecdhe-mlkem). Pass it on
@@ -158,6 +163,14 @@ impl CheckServer {
     fn check(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
         match &self.expected {
             ExpectedPeer::PinnedRoot(pin, id) => verify::verify_pinned(chain, pin, id, now).map(drop),
+            ExpectedPeer::PinnedClockProbe(pin, id) => {
+                verify::verify_pinned(chain, pin, id, verify::when_it_held(chain, now)?).map(drop)
+            }
+            ExpectedPeer::ClockProbe(bundle, id) => {
+                let when = verify::when_it_held(chain, now)?;
+                let peer = verify::verify_chain(chain, bundle, id.trust_domain(), Role::Server, when)?;
+                if peer.id == *id { Ok(()) } else { Err(PeerError::WrongIdentity) }
+            }
             ExpectedPeer::AnyOf(ids) => {
                 let bundle = self.store.bundle();
                 let peer = verify::verify_chain(chain, &bundle, self.store.trust_domain(), Role::Server, now)?;

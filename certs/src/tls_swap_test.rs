@@ -2,8 +2,8 @@
 
 use super::tls_test::{ALPN, any_of, call};
 use super::*;
+use crate::mesh_test::{HOUR, Handshake, Mesh};
 use crate::peer_identity;
-use crate::test_mesh::{HOUR, Handshake, Mesh};
 
 #[test]
 fn a_new_certificate_is_shown_at_the_next_handshake_and_old_connections_live() {

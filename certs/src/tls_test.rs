@@ -3,7 +3,7 @@ use std::time::Duration;
 use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::*;
-use crate::test_mesh::{Forge, HOUR, Handshake, Mesh, td};
+use crate::mesh_test::{Forge, HOUR, Handshake, Mesh, td};
 use crate::{PrivateKey, TrustBundle, WorkloadIdentity, peer_identity};
 
 pub(super) const ALPN: &[&[u8]] = &[b"isthmus/1", b"h2"];

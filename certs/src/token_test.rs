@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::test_mesh::{Mesh, td};
+use crate::mesh_test::{Mesh, td};
 
 fn token() -> JoinToken {
     let root = Mesh::new("shop.example").ca.bundle().fingerprints()[0];

@@ -50,6 +50,13 @@ pub fn verify_pinned(
     if leaf.identity.id == *expected { Ok(leaf.identity) } else { Err(PeerError::WrongIdentity) }
 }
 
+/// The moment nearest to `now` at which the leaf held, by its own word: for comparing clocks, and nothing else.
+pub(crate) fn when_it_held(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<UnixTime, PeerError> {
+    let leaf = Leaf::parse(chain.first().ok_or(PeerError::NoCertificate)?)?.identity;
+    let (from, to) = (leaf.not_before, leaf.not_after);
+    if from > to { Err(PeerError::Malformed) } else { Ok(now.clamp(from, to)) }
+}
+
 /// Also returns the root that the chain ends at.
 pub(crate) fn anchored<'b>(
     leaf: &CertificateDer<'_>,

@@ -1,7 +1,7 @@
 use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 use super::*;
-use crate::test_mesh::{Forge, HOUR, Mesh, NOW_MS, at, td};
+use crate::mesh_test::{Forge, HOUR, Mesh, NOW_MS, at, td};
 
 const WEB: &str = "spiffe://shop.example/ns/shop/sa/web";
 const NOW: u64 = NOW_MS as u64 / 1000;

@@ -26,12 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-#[path = "e2e/enrol.rs"]
-mod enrol;
-#[path = "e2e/operate.rs"]
-mod operate;
-#[path = "e2e/stream.rs"]
-mod stream;
+#[path = "e2e/enrol_test.rs"]
+mod enrol_test;
+#[path = "e2e/operate_test.rs"]
+mod operate_test;
+#[path = "e2e/stream_test.rs"]
+mod stream_test;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// Nothing here takes longer than milliseconds; a hang should be a failure with a name.

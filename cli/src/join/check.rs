@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{Clock, ExpectedPeer, IdentityStore, JoinToken, SpiffeId, SystemClock};
+use isthmus_certs::{Clock, ExpectedPeer, IdentityStore, JoinToken, SpiffeId, SystemClock, skew_in_words};
 use isthmus_proto::identity::v1::EnrollRequest;
 use isthmus_proto::identity::v1::identity_client::IdentityClient;
 use tokio::time::timeout;
@@ -28,7 +28,8 @@ pub(super) struct Found {
 pub(super) async fn control_plane(token: &JoinToken) -> Result<Found, Failure> {
     let clock = SystemClock;
     let store = IdentityStore::new(token.trust_domain.clone(), Arc::new(clock));
-    let expected = ExpectedPeer::PinnedRoot(token.root, SpiffeId::control_plane(&token.trust_domain));
+    // Whatever our clock says: that is what is to be found out.
+    let expected = ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
     let tls = store.client_config(&[b"h2"], expected);
     let began = tokio::time::Instant::now();
     let stream = connect::dial(&token.address, tls, LIMIT).await.map_err(|e| explain(e, token))?;
@@ -67,11 +68,8 @@ fn server_time_ms(status: &Status) -> Option<i64> {
 }
 
 fn skewed(skew_ms: i64) -> Failure {
-    let (seconds, side) = (skew_ms.unsigned_abs() / 1000, if skew_ms > 0 { "ahead of" } else { "behind" });
     Failure::new(
-        format!(
-            "this machine's clock is {seconds} s {side} the control plane's; 300 s is the most that certificates bear"
-        ),
+        format!("{}; 5 m is the most that certificates bear", skew_in_words(skew_ms)),
         "set the clock: `timedatectl set-ntp true` where systemd is, or start chronyd; then join again",
     )
 }

@@ -9,7 +9,8 @@ pub mod tokens;
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
 use arc_swap::ArcSwap;
-use isthmus_certs::{CertificateAuthority, PublicKeyInfo, SpiffeId, csr};
+use isthmus_certs::ca::BACKDATE;
+use isthmus_certs::{CertificateAuthority, PublicKeyInfo, SpiffeId, csr, skew_in_words};
 use isthmus_proto::identity::v1::enroll_request::Proof;
 use isthmus_proto::identity::v1::identity_server::Identity;
 use isthmus_proto::identity::v1::{Certificate, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
@@ -53,7 +54,7 @@ impl Identity for Identities {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let peer = required_identity(request.extensions().get::<Peer>())?;
         let request = request.into_inner();
-        self.check_clock(request.client_time_unix_ms)?;
+        self.check_clock_of_holder(request.client_time_unix_ms, &peer.id)?;
         self.check_identity(&peer.id)?;
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let certificate = self.issue(&key, &peer.id)?;
@@ -64,6 +65,8 @@ impl Identity for Identities {
 
 impl Identities {
     fn enroll_now(&self, request: &EnrollRequest) -> Result<EnrollResponse, Status> {
+        // Before the proof: whoever could not even shake hands over a wrong clock asks without one.
+        self.check_clock(request.client_time_unix_ms)?;
         let Some(Proof::JoinToken(secret)) = &request.proof else {
             return Err(Status::invalid_argument(
                 "no proof of identity that this control plane knows; send a join token",
@@ -71,7 +74,6 @@ impl Identities {
         };
         let now_ms = self.ledger.clock().now_ms();
         let token = tokens::find(&**self.ledger.store(), secret, now_ms)?;
-        self.check_clock(request.client_time_unix_ms)?;
         let id = self.workload_of(&token)?;
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         tokens::spend(&**self.ledger.store(), &token, &key, now_ms)?;
@@ -114,12 +116,19 @@ impl Identities {
         if client_ms == 0 || skew.abs() <= MAX_SKEW_MS {
             return Ok(());
         }
-        let side = if skew > 0 { "ahead of" } else { "behind" };
-        Err(Status::failed_precondition(format!(
-            "clock-skew: the clock of this machine is {} {side} the control plane's; set it (chronyc makestep, or \
-             timedatectl set-ntp true), then try again: the join token is still good",
-            in_words(skew.unsigned_abs())
-        )))
+        Err(skewed(skew))
+    }
+
+    /// Whoever holds a certificate is refused a new one only where it could not use it: an outage is worse than skew.
+    fn check_clock_of_holder(&self, client_ms: i64, id: &SpiffeId) -> Result<(), Status> {
+        let skew = client_ms - self.ledger.clock().now_ms();
+        if client_ms == 0 || skew.abs() <= MAX_SKEW_MS {
+            return Ok(());
+        }
+        let lifetime = self.ledger.world().mesh.leaf_lifetime;
+        let usable = skew > -millis(BACKDATE) && skew < millis(lifetime);
+        tracing::warn!(%id, usable, "renewal: {}", skew_in_words(skew));
+        if usable { Ok(()) } else { Err(skewed(skew)) }
     }
 
     fn issue(&self, key: &PublicKeyInfo, id: &SpiffeId) -> Result<Certificate, Status> {
@@ -138,13 +147,15 @@ impl Identities {
     }
 }
 
-fn in_words(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
-        (days, hours, ..) => format!("{days} d {hours} h"),
-    }
+fn skewed(skew_ms: i64) -> Status {
+    Status::failed_precondition(format!(
+        "{}; set it (chronyc makestep, or timedatectl set-ntp true), then try again: the join token is still good",
+        skew_in_words(skew_ms)
+    ))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Work that waits for the disk, off the threads that serve connections. Once begun it ends, whoever stops waiting.

@@ -27,6 +27,8 @@ pub struct Proxy {
     pub last_seen_unix_ms: i64,
     pub serial: String,
     pub not_after_unix_ms: i64,
+    /// Its clock minus ours, when it last said hello. The time on the way counts as if it were ahead of us.
+    pub skew_ms: i64,
     /// The keys of its view, to tell whom a change concerns.
     keys: BTreeSet<ResourceKey>,
     /// The latest revision at which the view that was sent was still the right one; at least `sent`.
@@ -95,6 +97,7 @@ impl Registry {
             last_seen_unix_ms: now_ms,
             serial: peer.serial.to_string(),
             not_after_unix_ms: i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000),
+            skew_ms: 0,
             keys: old.as_ref().map(|old| old.keys.clone()).unwrap_or_default(),
             covers: 0,
             stream,
@@ -157,6 +160,11 @@ impl Seat<'_> {
         }
         drop(proxies);
         self.registry.changed();
+    }
+
+    /// What its clock says, minus ours.
+    pub fn clock(&self, skew_ms: i64) {
+        self.update(|proxy| proxy.skew_ms = skew_ms);
     }
 
     pub fn sent(&self, version: u64, keys: BTreeSet<ResourceKey>) {

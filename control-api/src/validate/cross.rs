@@ -125,8 +125,8 @@ fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trus
     check_floor(found, resource, "spec.defaults.", (Some(transport), Some(min_tls)), &mesh.floor);
     if mesh.leaf_lifetime < Duration::from_secs(30 * 60) {
         found.warnings.push(format!(
-            "MeshConfig mesh: certificates live {} s, less than 30 minutes: clocks may then no longer differ by up to \
-             5 minutes",
+            "MeshConfig mesh: certificates live {} s, less than 30 minutes: that clocks may differ by up to 5 minutes \
+             is then no longer promised",
             mesh.leaf_lifetime.as_secs()
         ));
     }

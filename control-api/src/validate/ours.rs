@@ -45,15 +45,16 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     mesh
 }
 
-/// At least two seconds, so that a certificate can be used at all; at most a year, the issuing CA's own life.
+/// At least a minute, which leaves half of it for a renewal to be tried again; at most a month, because a certificate
+/// outlives what it was issued for.
 fn lifetime(field: &Field) -> Option<Duration> {
     let lifetime = field.duration()?;
-    if lifetime < Duration::from_secs(2) {
-        field.fault("is shorter than 2s: a certificate would expire before it could be used");
+    if lifetime < Duration::from_secs(60) {
+        field.fault("is shorter than 60s: renewals start at half of it and need time to be tried again");
         return None;
     }
-    if lifetime > Duration::from_secs(365 * 86_400) {
-        field.fault("is longer than 365d, the life of the issuing CA");
+    if lifetime > Duration::from_secs(30 * 86_400) {
+        field.fault("is longer than 30d: a certificate should not outlive its reason by months");
         return None;
     }
     Some(lifetime)

@@ -138,6 +138,48 @@ async fn a_control_plane_with_another_root_is_refused_before_anything_is_sent() 
     assert!(proxy.identities.current().is_none());
 }
 
+/// A clock that runs as another one does, and is wrong.
+struct Wrong(Arc<dyn Clock>, i64);
+
+impl Clock for Wrong {
+    fn now_ms(&self) -> i64 {
+        self.0.now_ms() + self.1
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_skew_is_named_and_not_met_as_a_tls_error() {
+    // The control plane's own certificate began ten minutes ago and lives for an hour.
+    for (off_ms, words) in [
+        (-1_023_000, "clock skew 17 m 3 s: this machine is behind the control plane"),
+        (7_200_000, "clock skew 2 h 0 m: this machine is ahead of the control plane"),
+        (400_000, "clock skew 6 m 40 s: this machine is ahead of the control plane"),
+    ] {
+        let control = ControlPlane::start(HOUR);
+        let wrong: Arc<dyn Clock> = Arc::new(Wrong(Arc::clone(&control.clock), off_ms));
+        let start = Start::prepare(settings(&control, None), wrong).unwrap();
+        let token = start.token().unwrap().clone();
+        let (dialer, key) = (control.dialer(), isthmus_certs::csr::new_key().unwrap());
+        let error = enroll::enroll(&start, &dialer, &token, &key).await.err().unwrap();
+        let probe = || ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+        let error = skew::named(error, &dialer, start.identities(), probe).await;
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!error.is_final(), "a clock can be set");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_the_clock_trusts_nobody_else() {
+    let control = ControlPlane::start(HOUR);
+    let other = ControlPlane::start(HOUR);
+    let wrong: Arc<dyn Clock> = Arc::new(Wrong(Arc::clone(&control.clock), -7_200_000));
+    let start = Start::prepare(settings(&control, None), wrong).unwrap();
+    let token = start.token().unwrap().clone();
+    let probe = ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+    let reached = connect::channel(&other.dialer(), start.identities().client_config(connect::ALPN, probe)).await;
+    assert!(matches!(reached.err(), Some(ControlError::Peer { peer: PeerError::UntrustedRoot, .. })));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_spent_token_is_a_clear_error_and_not_tried_again() {
     let control = ControlPlane::start(HOUR);

@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::skew::warn_if_skewed;
+use super::skew::{self, warn_if_skewed};
 use super::{ControlError, Dialer, Start, connect};
 use crate::telemetry::Metrics;
 
@@ -34,6 +34,8 @@ pub(super) async fn until_enrolled(start: &Start, dialer: &Dialer, metrics: &Met
             }
             Err(error) => error,
         };
+        let probe = || ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+        let error = skew::named(error, dialer, start.identities(), probe).await;
         metrics.certificate_renewal(false);
         if error.is_final() {
             return Err(error);
@@ -45,7 +47,7 @@ pub(super) async fn until_enrolled(start: &Start, dialer: &Dialer, metrics: &Met
     }
 }
 
-async fn enroll(
+pub(super) async fn enroll(
     start: &Start,
     dialer: &Dialer,
     token: &JoinToken,

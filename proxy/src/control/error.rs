@@ -34,6 +34,8 @@ pub enum ControlError {
     Refused(Status),
     #[error("the control plane did not answer within {0} s")]
     Timeout(u64),
+    #[error("{0}")]
+    ClockSkew(String),
     #[error("the control plane's answer cannot be used: {0}")]
     BadAnswer(String),
     #[error("the control plane's certificate for us cannot be used: {0}")]
@@ -62,6 +64,7 @@ impl ControlError {
             Self::Peer { peer, .. } => !matches!(peer, PeerError::Expired | PeerError::NotYetValid),
             Self::Unreachable { .. }
             | Self::Timeout(_)
+            | Self::ClockSkew(_)
             | Self::BadAnswer(_)
             | Self::Identity(_)
             | Self::StreamEnded => false,

@@ -188,6 +188,10 @@ impl Identity for Service {
     ) -> Result<Response<id_wire::EnrollResponse>, Status> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let request = request.into_inner();
+        let skew = request.client_time_unix_ms - self.clock.now_ms();
+        if skew.abs() > 300_000 {
+            return Err(Status::failed_precondition(isthmus_certs::skew_in_words(skew)));
+        }
         let Some(Proof::JoinToken(given)) = request.proof else {
             return Err(Status::unauthenticated("no proof"));
         };

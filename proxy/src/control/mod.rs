@@ -81,6 +81,13 @@ impl Context {
         let expected = ExpectedPeer::AnyOf(vec![SpiffeId::control_plane(self.identities.trust_domain())]);
         connect::channel(&self.dialer, self.identities.client_config(connect::ALPN, expected)).await
     }
+
+    /// The error, or the clock skew behind it.
+    async fn named(&self, error: ControlError) -> ControlError {
+        let control_plane = SpiffeId::control_plane(self.identities.trust_domain());
+        let probe = || ExpectedPeer::ClockProbe(self.identities.bundle(), control_plane);
+        skew::named(error, &self.dialer, &self.identities, probe).await
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ async fn renew_until_done(context: &Context, current: &Arc<WorkloadIdentity>) {
     loop {
         let error = match renew(context, current).await {
             Ok(()) => return,
-            Err(error) => error,
+            Err(error) => context.named(error).await,
         };
         failures += 1;
         context.metrics.certificate_renewal(false);

@@ -42,7 +42,7 @@ pub(super) async fn keep_current(context: &Context, mut demands: Demands) {
             retry = FIRST_RETRY;
         }
         let wait = retry.mul_f64(0.5 + 0.5 * rand::random::<f64>());
-        let (error, version) = (session.error, context.state.snapshot().version);
+        let (error, version) = (context.named(session.error).await, context.state.snapshot().version);
         warn!("discovery: disconnected ({error}), serving version {version}, trying again in {} ms", wait.as_millis());
         pause(context, &mut sync, &mut demands, wait).await;
         retry = (retry * 2).min(LONGEST_RETRY);
