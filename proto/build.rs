@@ -2,8 +2,12 @@
 
 use std::error::Error;
 
-const FILES: [&str; 3] =
-    ["isthmus/identity/v1/identity.proto", "isthmus/discovery/v1/discovery.proto", "isthmus/admin/v1/admin.proto"];
+const FILES: [&str; 4] = [
+    "isthmus/identity/v1/identity.proto",
+    "isthmus/discovery/v1/discovery.proto",
+    "isthmus/admin/v1/admin.proto",
+    "isthmus/admin/v1/authority.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -143,7 +143,9 @@ fn an_authority_survives_a_restart_with_its_files_private() {
     let dir = dir.path().join("state/ca");
     let mesh = Mesh::new("shop.example");
     let clock: Arc<dyn Clock> = Arc::new(mesh.clock.clone());
-    let load = || CertificateAuthority::load_or_generate(&dir, &td("shop.example"), clock.clone()).unwrap();
+    let load = || {
+        CertificateAuthority::load_or_generate(&dir, &td("shop.example"), Arc::new(PlainVault), clock.clone()).unwrap()
+    };
     let first = load();
     let leaf = first.issue(&proven(), &mesh.id("web"), HOUR, &[]).unwrap();
     let second = load();
@@ -165,7 +167,7 @@ fn damaged_or_foreign_state_is_named_and_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let clock: Arc<dyn Clock> = Arc::new(crate::ManualClock::at_ms(NOW_MS));
-    let load = |name: &str| CertificateAuthority::load_or_generate(dir, &td(name), clock.clone());
+    let load = |name: &str| CertificateAuthority::load_or_generate(dir, &td(name), Arc::new(PlainVault), clock.clone());
     let first = load("shop.example").unwrap();
     let refused = load("other.example").unwrap_err();
     assert!(matches!(refused, CaError::TrustDomain { .. }), "{refused}");
@@ -186,7 +188,8 @@ fn damaged_or_foreign_state_is_named_and_not_replaced() {
 
     // An issuing CA of another mesh.
     let other = tempfile::tempdir().unwrap();
-    CertificateAuthority::load_or_generate(other.path(), &td("shop.example"), clock.clone()).unwrap();
+    CertificateAuthority::load_or_generate(other.path(), &td("shop.example"), Arc::new(PlainVault), clock.clone())
+        .unwrap();
     std::fs::copy(other.path().join("issuing.pem"), &issuing).unwrap();
     let refused = load("shop.example").unwrap_err().to_string();
     assert!(refused.contains("did not sign"), "{refused}");

@@ -63,7 +63,8 @@ impl PrivateKey {
         &self.public
     }
 
-    fn sign_der(&self, message: &[u8]) -> Option<Vec<u8>> {
+    /// ECDSA with SHA-256, signature in DER. `None` if the library failed.
+    pub fn sign_der(&self, message: &[u8]) -> Option<Vec<u8>> {
         // AWS-LC ignores the argument and uses its own random source.
         let signature = self.pair.sign(&SystemRandom::new(), message).ok()?;
         Some(signature.as_ref().to_vec())

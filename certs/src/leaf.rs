@@ -154,6 +154,18 @@ impl Serial {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// Hex digits as [`Display`](fmt::Display) writes them; colons between pairs, as OpenSSL has them, are passed over.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let even = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+        let pairs = even.as_bytes().chunks_exact(2).map(std::str::from_utf8);
+        let bytes = pairs.map(|pair| u8::from_str_radix(pair.ok()?, 16).ok()).collect::<Option<Vec<u8>>>()?;
+        Self::from_bytes(&bytes).filter(|serial| serial.len > 0)
+    }
 }
 
 impl fmt::Display for Serial {

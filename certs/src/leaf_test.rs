@@ -101,6 +101,13 @@ fn serials_have_one_text_form() {
     assert_eq!(Serial::from_bytes(&[0, 1]), Serial::from_bytes(&[1]));
     assert_eq!(serial(&[0xff; 20]).map(|s| s.len()), Some(40));
     assert_eq!(serial(&[0xff; 21]), None);
+    let parsed = |text: &str| Serial::parse(text).map(|s| s.to_string());
+    assert_eq!(parsed("AB:01").as_deref(), Some("ab01"));
+    assert_eq!(parsed("b01").as_deref(), Some("0b01"));
+    assert_eq!(parsed(&"ff".repeat(20)), Some("ff".repeat(20)));
+    for bad in ["", "0", "xyz", "+1", "ab 01", &"ff".repeat(21)] {
+        assert_eq!(parsed(bad), None, "{bad:?}");
+    }
 }
 
 proptest::proptest! {

@@ -1,7 +1,7 @@
 //! SPIFFE identities, certificates, trust bundles, verifiers and rotation timing. No network IO.
 //!
 //! In the order in which a workload meets it: [`token`] (what it is given) · [`csr`] (what it asks with) · [`ca`] (who
-//! answers) · [`identity`] and [`store`] (what it holds) · [`tls`] (how it is used, with [`verify`] and [`leaf`]
+//! answers, with keys in a [`vault`]) · [`identity`] and [`store`] (what it holds) · [`tls`] (how it is used, with [`verify`] and [`leaf`]
 //! deciding who a peer is and [`peer_error`] saying why not) · [`rotation`] (when to ask again).
 //!
 //! What it refuses: every identity that is not `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`, every
@@ -23,6 +23,7 @@ mod mesh_test;
 pub mod peer_error;
 pub mod pem;
 mod private_file;
+pub mod revocation;
 pub mod rotation;
 pub mod store;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod svid_test;
 mod template;
 pub mod tls;
 pub mod token;
+pub mod vault;
 pub mod verify;
 
 pub use bundle::{BundleError, RootFingerprint, TrustBundle};
@@ -41,6 +43,7 @@ pub use identity::{IdentityError, WorkloadIdentity};
 pub use key::{KeyError, PrivateKey, PublicKey};
 pub use leaf::{PeerIdentity, Serial, peer_identity};
 pub use peer_error::PeerError;
+pub use revocation::Revocations;
 pub use store::{IdentityStore, Subscription};
 pub use tls::{ClientAuth, ExpectedPeer, provider};
 pub use token::{JoinToken, SecretHash, TokenError};

@@ -23,6 +23,8 @@ pub enum PeerError {
     Expired,
     /// A certificate in the chain begins later, by our clock.
     NotYetValid,
+    /// A certificate, or everything its identity was issued, that an operator has revoked.
+    Revoked,
     /// A good certificate of somebody else than the one we expected.
     WrongIdentity,
     /// Key usage or extended key usage does not allow this.
@@ -42,7 +44,7 @@ pub enum PeerError {
 }
 
 impl PeerError {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoCertificate,
         Self::Malformed,
         Self::NotSpiffe,
@@ -50,6 +52,7 @@ impl PeerError {
         Self::UntrustedRoot,
         Self::Expired,
         Self::NotYetValid,
+        Self::Revoked,
         Self::WrongIdentity,
         Self::BadKeyUsage,
         Self::CaAsLeaf,
@@ -70,6 +73,7 @@ impl PeerError {
             Self::UntrustedRoot => "untrusted-root",
             Self::Expired => "expired",
             Self::NotYetValid => "not-yet-valid",
+            Self::Revoked => "revoked",
             Self::WrongIdentity => "wrong-identity",
             Self::BadKeyUsage => "bad-key-usage",
             Self::CaAsLeaf => "ca-as-leaf",
@@ -95,6 +99,7 @@ impl PeerError {
                 "the peer's certificate has ended: can it reach the control plane, and do both clocks agree?"
             }
             Self::NotYetValid => "the peer's certificate begins in our future: compare both clocks",
+            Self::Revoked => "the peer's identity was revoked: if that was a mistake, let it join with a new token",
             Self::WrongIdentity => "somebody else answers at this address: is the endpoint list current?",
             Self::BadKeyUsage => "the peer's certificate may not be used for this",
             Self::CaAsLeaf => "the peer shows a CA's certificate as its own",
@@ -144,6 +149,7 @@ impl PeerError {
             E::Expired | E::ExpiredContext { .. } => Self::Expired,
             E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
             E::UnknownIssuer => Self::UntrustedRoot,
+            E::Revoked => Self::Revoked,
             E::NotValidForName | E::NotValidForNameContext { .. } => Self::WrongIdentity,
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self::BadKeyUsage,
             E::BadSignature
@@ -178,6 +184,7 @@ impl PeerError {
             Self::Expired => CertificateError::Expired,
             Self::NotYetValid => CertificateError::NotValidYet,
             Self::UntrustedRoot => CertificateError::UnknownIssuer,
+            Self::Revoked => CertificateError::Revoked,
             Self::BadKeyUsage => CertificateError::InvalidPurpose,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })

@@ -7,6 +7,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::key::{KeyError, PrivateKey};
+use crate::vault::Kept;
 
 /// Certificates and at most one key.
 #[derive(Debug, Default)]
@@ -56,6 +57,13 @@ fn section(text: &mut String, label: &str, der: &[u8]) {
     text.push_str(&format!("-----END {label}-----\n"));
 }
 
+/// A certificate request, as openssl writes it.
+pub fn request(der: &[u8]) -> String {
+    let mut text = String::new();
+    section(&mut text, "CERTIFICATE REQUEST", der);
+    text
+}
+
 /// Reads what [`write()`] wrote. Text between sections is ignored, as openssl does.
 pub fn parse(text: &[u8]) -> Result<PemParts, PemError> {
     let mut parts = PemParts::default();
@@ -76,6 +84,46 @@ pub fn parse(text: &[u8]) -> Result<PemParts, PemError> {
         }
     }
     Ok(parts)
+}
+
+/// Certificates, then one section of any label: a CA's file.
+pub(crate) fn write_kept(certificates: &[CertificateDer<'_>], kept: Option<&Kept>) -> Zeroizing<String> {
+    let bytes: usize = certificates.iter().map(|c| c.len()).sum::<usize>() + kept.map_or(0, |k| k.body.len());
+    let mut text = Zeroizing::new(String::with_capacity(bytes * 2 + 128 * (certificates.len() + 1)));
+    for certificate in certificates {
+        section(&mut text, "CERTIFICATE", certificate);
+    }
+    if let Some(kept) = kept {
+        section(&mut text, &kept.label, &kept.body);
+    }
+    text
+}
+
+/// Reads what [`write_kept`] wrote: any number of certificates, at most one section of another label.
+pub(crate) fn parse_kept(text: &[u8]) -> Result<(Vec<CertificateDer<'static>>, Option<Kept>), PemError> {
+    let text = std::str::from_utf8(text).map_err(|_| PemError::NotPem)?;
+    let (mut certificates, mut found) = (Vec::new(), None);
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) else {
+            continue;
+        };
+        let end = format!("-----END {label}-----");
+        let mut body = Zeroizing::new(String::with_capacity(text.len()));
+        loop {
+            match lines.next().ok_or(PemError::NotPem)? {
+                line if line == end => break,
+                line => body.push_str(line.trim_end()),
+            }
+        }
+        let der = Zeroizing::new(STANDARD.decode(body.as_bytes()).map_err(|_| PemError::NotPem)?);
+        match label {
+            "CERTIFICATE" => certificates.push(CertificateDer::from(der.to_vec())),
+            _ if found.is_some() => return Err(PemError::TwoKeys),
+            label => found = Some(Kept { label: label.to_owned(), body: der }),
+        }
+    }
+    Ok((certificates, found))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::id::TrustDomain;
 use crate::identity::{IdentityError, WorkloadIdentity};
 use crate::peer_error::PeerError;
+use crate::revocation::Revocations;
 
 type Hook = dyn Fn(u64) + Send + Sync;
 
@@ -30,6 +31,7 @@ pub struct IdentityStore {
 pub(crate) struct Held {
     pub(crate) identity: Option<Arc<WorkloadIdentity>>,
     pub(crate) bundle: TrustBundle,
+    pub(crate) revocations: Arc<Revocations>,
     generation: u64,
     /// As rustls wants it: the chain alone, and the chain with its root.
     plain: Option<Arc<CertifiedKey>>,
@@ -43,7 +45,7 @@ pub struct Subscription(#[expect(dead_code, reason = "held for its drop")] Arc<H
 impl IdentityStore {
     /// Without an identity, and trusting nobody: every handshake fails until [`replace`](Self::replace).
     pub fn new(trust_domain: TrustDomain, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let held = Held::new(None, TrustBundle::empty(), 0);
+        let held = Held::new(None, TrustBundle::empty(), Arc::default(), 0);
         Arc::new(Self { trust_domain, clock, held: ArcSwap::from_pointee(held), hooks: Mutex::default() })
     }
 
@@ -86,15 +88,38 @@ impl IdentityStore {
         }
         identity.generation = before.generation + 1;
         let bundle = identity.bundle.clone();
-        Ok(self.publish(hooks, Held::new(Some(Arc::new(identity)), bundle, before.generation + 1)))
+        Ok(self.publish(
+            hooks,
+            Held::new(Some(Arc::new(identity)), bundle, before.revocations.clone(), before.generation + 1),
+        ))
     }
 
     /// Trusts `bundle` from the next handshake on; returns the new generation.
     pub fn set_bundle(&self, bundle: TrustBundle) -> u64 {
         let hooks = self.writer();
         let before = self.held.load();
-        let held = Held::new(before.identity.clone(), bundle, before.generation + 1);
+        let held = Held::new(before.identity.clone(), bundle, before.revocations.clone(), before.generation + 1);
         self.publish(hooks, held)
+    }
+
+    /// Refuses these from the next handshake on, and tells subscribers, who end what is open. False, and nothing changes,
+    /// if a later set is held already.
+    pub fn revoke(&self, revocations: Revocations) -> bool {
+        let hooks = self.writer();
+        let before = self.held.load();
+        if revocations.epoch < before.revocations.epoch {
+            return false;
+        }
+        if revocations != *before.revocations {
+            let (identity, bundle) = (before.identity.clone(), before.bundle.clone());
+            let held = Held::new(identity, bundle, Arc::new(revocations), before.generation + 1);
+            self.publish(hooks, held);
+        }
+        true
+    }
+
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.held.load().revocations.clone()
     }
 
     /// Calls `hook` with the generation after each change, on the thread that made it. It must not block and must not
@@ -124,14 +149,19 @@ impl IdentityStore {
 }
 
 impl Held {
-    fn new(identity: Option<Arc<WorkloadIdentity>>, bundle: TrustBundle, generation: u64) -> Self {
+    fn new(
+        identity: Option<Arc<WorkloadIdentity>>,
+        bundle: TrustBundle,
+        revocations: Arc<Revocations>,
+        generation: u64,
+    ) -> Self {
         let certified = |chain, identity: &WorkloadIdentity| CertifiedKey::new(chain, Arc::new(identity.key.clone()));
         let plain = identity.as_deref().map(|i| Arc::new(certified(i.chain.clone(), i)));
         let with_root = identity.as_deref().map(|i| {
             let root = Some(&i.root).filter(|root| !i.chain.contains(root));
             Arc::new(certified(i.chain.iter().chain(root).cloned().collect(), i))
         });
-        Self { identity, bundle, generation, plain, with_root }
+        Self { identity, bundle, revocations, generation, plain, with_root }
     }
 
     pub(crate) fn certified(&self, with_root: bool) -> Option<Arc<CertifiedKey>> {

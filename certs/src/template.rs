@@ -49,6 +49,15 @@ pub(crate) fn ca_params(
     Ok(params)
 }
 
+/// What a request for an intermediate says: a name for people, and the trust domain.
+pub(crate) fn ca_request(trust_domain: &TrustDomain) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "Isthmus intermediate CA");
+    params.subject_alt_names = vec![SanType::URI(trust_domain.uri().try_into()?)];
+    Ok(params)
+}
+
 pub(crate) fn leaf_params(
     id: &SpiffeId,
     dns_names: &[&str],

@@ -172,8 +172,11 @@ impl CheckServer {
                 if peer.id == *id { Ok(()) } else { Err(PeerError::WrongIdentity) }
             }
             ExpectedPeer::AnyOf(ids) => {
-                let bundle = self.store.bundle();
-                let peer = verify::verify_chain(chain, &bundle, self.store.trust_domain(), Role::Server, now)?;
+                let held = self.store.held();
+                let peer = verify::verify_chain(chain, &held.bundle, self.store.trust_domain(), Role::Server, now)?;
+                if held.revocations.cover(&peer) {
+                    return Err(PeerError::Revoked);
+                }
                 if ids.contains(&peer.id) { Ok(()) } else { Err(PeerError::WrongIdentity) }
             }
         }
@@ -238,8 +241,12 @@ impl ClientCertVerifier for CheckClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let chain = whole(leaf, intermediates);
-        verify::verify_chain(&chain, &self.store.bundle(), self.store.trust_domain(), Role::Client, now)
+        let held = self.store.held();
+        let peer = verify::verify_chain(&chain, &held.bundle, self.store.trust_domain(), Role::Client, now)
             .map_err(PeerError::into_rustls)?;
+        if held.revocations.cover(&peer) {
+            return Err(PeerError::Revoked.into_rustls());
+        }
         Ok(ClientCertVerified::assertion())
     }
 

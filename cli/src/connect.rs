@@ -11,6 +11,7 @@ use isthmus_certs::{
     ExpectedPeer, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle, WorkloadIdentity, pem,
 };
 use isthmus_proto::admin::v1::admin_client::AdminClient;
+use isthmus_proto::admin::v1::authority_client::AuthorityClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -37,11 +38,7 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
-        let operator = Operator::find(args)?;
-        let tls = operator_tls(&operator)?;
-        let stream = dial(&operator.address, tls, args.request_timeout).await.map_err(|e| e.for_operator(&operator))?;
-        let channel = channel(stream).await?;
-        Ok(Self { client: AdminClient::new(channel), limit: args.request_timeout })
+        Ok(Self { client: AdminClient::new(operator_channel(args).await?), limit: args.request_timeout })
     }
 
     /// One request, within the operator's time limit.
@@ -49,14 +46,45 @@ impl Admin {
         &mut self,
         request: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        match timeout(self.limit, request(&mut self.client)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(refused(&status)),
-            Err(_) => Err(Failure::timed_out(
-                format!("the control plane did not answer within {:?}", self.limit),
-                "ask again, or give it longer with --request-timeout",
-            )),
-        }
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
+/// The same port, for what concerns identities and who signs them.
+pub(crate) struct Authority {
+    client: AuthorityClient<Channel>,
+    limit: Duration,
+}
+
+impl Authority {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        Ok(Self { client: AuthorityClient::new(operator_channel(args).await?), limit: args.request_timeout })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut AuthorityClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
+async fn operator_channel(args: &OperatorArgs) -> Result<Channel, Failure> {
+    let operator = Operator::find(args)?;
+    let tls = operator_tls(&operator)?;
+    let stream = dial(&operator.address, tls, args.request_timeout).await.map_err(|e| e.for_operator(&operator))?;
+    channel(stream).await
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+    match timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(refused(&status)),
+        Err(_) => Err(Failure::timed_out(
+            format!("the control plane did not answer within {limit:?}"),
+            "ask again, or give it longer with --request-timeout",
+        )),
     }
 }
 

@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod audit;
+mod ca;
+mod certs;
 mod completions;
 mod connect;
 mod delete;
@@ -13,6 +16,7 @@ mod demo;
 mod documents;
 mod failure;
 mod get;
+mod identity;
 mod join;
 mod kinds;
 mod leave;
@@ -50,6 +54,10 @@ enum Command {
     Get(WithOperator<get::Args>),
     Delete(WithOperator<delete::Args>),
     Token(WithOperator<token::Args>),
+    Certs(WithOperator<certs::Args>),
+    Identity(WithOperator<identity::Args>),
+    Ca(WithOperator<ca::Args>),
+    Audit(WithOperator<audit::Args>),
     Join(join::Args),
     Leave(leave::Args),
     /// Run the sidecar of this machine or pod.
@@ -81,6 +89,10 @@ fn main() -> ExitCode {
         Command::Get(c) => get::run(c.args, &c.operator),
         Command::Delete(c) => delete::run(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
+        Command::Certs(c) => certs::run(c.args, &c.operator),
+        Command::Identity(c) => identity::run(c.args, &c.operator),
+        Command::Ca(c) => ca::run(c.args, &c.operator),
+        Command::Audit(c) => audit::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Proxy(args) => {

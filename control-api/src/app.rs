@@ -1,9 +1,12 @@
 //! Wiring: the one place that knows everybody. Store and CA first, then sockets, then services, then time.
 
-use crate::admin::{self, MAX_APPLY, Operators};
-use crate::authority::{self, Own};
+use crate::admin::{self, MAX_APPLY, Operators, Overseer};
+use crate::audit::AuditLog;
+use crate::authority::rotation::Rotation;
+use crate::authority::{self, Authorities, Own};
 use crate::config::Config;
-use crate::identity::{ENROLLING_AT_ONCE, Identities, tokens};
+use crate::identity::issuer::Issuer;
+use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
 use crate::ledger::Ledger;
 use crate::pages::{self, Pages};
@@ -12,8 +15,9 @@ use crate::push::registry::Registry;
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
 use crate::store::{EmbeddedStore, Store};
-use isthmus_certs::{ClientAuth, Clock, RootFingerprint, SystemClock, TrustDomain};
+use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
 use isthmus_proto::admin::v1::admin_server::AdminServer;
+use isthmus_proto::admin::v1::authority_server::AuthorityServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
 use std::fs::DirBuilder;
@@ -37,6 +41,7 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Open calls may end; then they are ended.
 const DRAIN: Duration = Duration::from_secs(10);
+const AUDIT_DIR: &str = "audit";
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// Why the control plane could not start or go on.
@@ -48,6 +53,10 @@ pub enum ControlError {
     Store(#[from] crate::store::StoreError),
     #[error("{0}")]
     Authority(String),
+    #[error(transparent)]
+    Audit(#[from] crate::audit::AuditError),
+    #[error(transparent)]
+    Revocation(#[from] crate::identity::revocation::RevokeError),
     #[error("cannot listen on {address}: {source}; is another control plane running?")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("trustDomain: {0}")]
@@ -80,6 +89,7 @@ impl Control {
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let (ledger, own) = open_aside(&config, &clock).await?;
+        let own = Arc::new(own);
         let proxies = listen(config.listen.proxies).await?;
         let operators = listen(config.listen.operators).await?;
         let metrics = listen(config.listen.metrics).await?;
@@ -92,9 +102,8 @@ impl Control {
             servers: tokio::task::JoinSet::new(),
             shutdown,
         };
-        let authority = own.authority.load_full();
         let address = at_port(&config.advertise, control.operators.port());
-        let made = authority::write_operator(&authority, &config.state_dir, &address, &*clock);
+        let made = authority::write_operator(&own.issuer, &config.state_dir, &address, &*clock);
         if let Some(path) = made.map_err(ControlError::Authority)? {
             tracing::info!(path = %path.display(), "operator credentials written; keep them secret");
         }
@@ -109,13 +118,14 @@ impl Control {
             ledger: ledger.clone(),
             registry: registry.clone(),
             advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
-            root: RootFingerprint::of(authority.root()),
+            issuer: own.issuer.clone(),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
         };
+        let state_dir = config.state_dir.clone();
+        let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.serve_proxies(proxies, push, &own);
-        control.serve_operators(operators, admin, &own);
-        let own = Arc::new(own);
+        control.serve_operators(operators, admin, &own, Arc::new(rotation));
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
@@ -131,7 +141,7 @@ impl Control {
     fn serve_proxies(&mut self, listener: TcpListener, push: Push, own: &Own) {
         let identities = Identities {
             ledger: self.ledger.clone(),
-            authority: own.authority.clone(),
+            issuer: own.issuer.clone(),
             enrolling: Arc::new(Semaphore::new(ENROLLING_AT_ONCE)),
         };
         let gate = Gate {
@@ -149,7 +159,7 @@ impl Control {
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 
-    fn serve_operators(&mut self, listener: TcpListener, admin: Operators, own: &Own) {
+    fn serve_operators(&mut self, listener: TcpListener, admin: Operators, own: &Arc<Own>, rotation: Arc<Rotation>) {
         let gate = Gate {
             listener,
             tls: own.store.server_config(&[b"h2"], ClientAuth::Required),
@@ -157,10 +167,12 @@ impl Control {
             connections: OPERATOR_CONNECTIONS,
         };
         // The YAML, and a little for what is around it.
+        let overseer = Overseer { operators: admin.clone(), own: own.clone(), rotation };
         let service = AdminServer::new(admin).max_decoding_message_size(MAX_APPLY + (1 << 20));
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
-        self.servers.spawn(server().add_service(service).serve_with_incoming_shutdown(incoming, ends));
+        let router = server().add_service(service).add_service(AuthorityServer::new(overseer));
+        self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
@@ -214,10 +226,24 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), Co
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state_dir)?;
     // The store first: its lock keeps a second control plane from making a second CA.
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.join("store.redb"))?);
-    let authority = authority::load(dir, &trust_domain, clock.clone()).map_err(ControlError::Authority)?;
-    let roots_der = authority.bundle().roots().iter().map(|root| root.to_vec()).collect();
-    let own = Own::new(authority, dir, clock.clone()).map_err(ControlError::Authority)?;
-    let ledger = Ledger::open(store, Trust { trust_domain, roots_der }, clock)?;
+    let audit = AuditLog::open(&dir.join(AUDIT_DIR), store.clone(), clock.clone())?;
+    let vault = authority::vault(&config.authority).map_err(ControlError::Authority)?;
+    let authorities = Authorities::load(dir, &trust_domain, vault, clock.clone()).map_err(ControlError::Authority)?;
+    let issuer = Arc::new(Issuer::new(Arc::new(authorities), Arc::new(audit))?);
+    let (tokens, revocations) = restore::catch_up(&issuer, &*store)?;
+    if tokens + revocations > 0 {
+        tracing::warn!(
+            tokens,
+            revocations,
+            "the store is older than the audit log: what was used up or revoked stays so"
+        );
+    }
+    let own = Own::new(issuer.clone(), clock.clone()).map_err(ControlError::Authority)?;
+    let revocations = revocation::in_force(&revocation::list(&*store)?, clock.now().as_secs());
+    own.store.revoke(revocations.clone());
+    let roots_der = issuer.authorities().bundle().roots().iter().map(|root| root.to_vec()).collect();
+    let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations) };
+    let ledger = Ledger::open(store, trust, clock)?;
     Ok((Arc::new(ledger), own))
 }
 

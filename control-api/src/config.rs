@@ -20,8 +20,52 @@ pub struct Config {
     /// A directory of YAML files to keep applied. Absent: resources come from the admin API alone.
     #[serde(default)]
     pub resources: Option<PathBuf>,
+    /// Where the CA's keys are.
+    #[serde(default)]
+    pub authority: Authority,
     #[serde(default)]
     pub log: Log,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Authority {
+    pub keys: Keys,
+    /// Where older keys still are, while a rotation moves from there to `keys`.
+    pub former_keys: Vec<Keys>,
+}
+
+/// `keys: { file: { passphraseFile: … } }` or `keys: { pkcs11: { module: …, token: …, pinFile: … } }`. A change takes
+/// effect with the next root: `isthmus ca rotate start`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Keys {
+    File(FileKeys),
+    Pkcs11(TokenKeys),
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FileKeys {
+    /// A passphrase or a key file, mode 0600, that seals the CA's keys at rest. Absent: their mode alone protects them.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenKeys {
+    /// The vendor's library, as `/usr/lib/softhsm/libsofthsm2.so`.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// A file with the user's PIN, mode 0600.
+    pub pin_file: PathBuf,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Keys::File(FileKeys::default())
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

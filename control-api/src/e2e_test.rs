@@ -26,10 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+#[path = "e2e/audit_test.rs"]
+mod audit_test;
 #[path = "e2e/enrol_test.rs"]
 mod enrol_test;
 #[path = "e2e/operate_test.rs"]
 mod operate_test;
+#[path = "e2e/rotation_test.rs"]
+mod rotation_test;
 #[path = "e2e/stream_test.rs"]
 mod stream_test;
 
@@ -86,6 +90,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         advertise: "127.0.0.1:15012".to_string(),
         listen: Listen { proxies: any, operators: any, metrics: any },
         resources: None,
+        authority: Default::default(),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

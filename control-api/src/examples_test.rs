@@ -11,7 +11,11 @@ use std::sync::Arc;
 #[test]
 fn the_two_sites_example_is_sound() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/two-sites");
-    let trust = Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![] };
+    let trust = Trust {
+        trust_domain: TrustDomain::parse("shop.example").unwrap(),
+        roots_der: vec![],
+        revocations: Default::default(),
+    };
     let ledger = Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap();
     let report = sync(&ledger, &dir).unwrap();
     assert_eq!(report.problems, []);

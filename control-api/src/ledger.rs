@@ -80,7 +80,7 @@ pub struct Committed {
 
 pub struct Ledger {
     store: Arc<dyn Store>,
-    trust: Trust,
+    trust: Mutex<Arc<Trust>>,
     clock: Arc<dyn Clock>,
     writer: Mutex<()>,
     world: watch::Sender<Arc<World>>,
@@ -95,7 +95,7 @@ impl Ledger {
         let world = read_world(store.load()?, &trust)?;
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
-        let failed = AtomicBool::new(false);
+        let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
         Ok(Ledger { store, trust, clock, writer, world, committed, failed })
     }
 
@@ -116,8 +116,28 @@ impl Ledger {
         &self.clock
     }
 
-    pub fn trust(&self) -> &Trust {
-        &self.trust
+    /// Whom the mesh trusts, and whom no longer.
+    pub fn trust(&self) -> Arc<Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes other roots or revocations, under a revision of their own, so that it can be told who has them.
+    pub fn retrust(&self, change: impl FnOnce(&mut Trust)) -> Result<u64, StoreError> {
+        let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = self.world();
+        let mut trust = Trust::clone(&self.trust());
+        change(&mut trust);
+        let nothing = Change::default();
+        let revision = self.commit(world.revision, &nothing)?;
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+        self.publish(&world, world.resources.clone(), world.mesh.clone(), &nothing, revision);
+        Ok(revision)
+    }
+
+    fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
+        self.store.commit(after, change).inspect_err(|error| {
+            self.failed.fetch_or(matches!(error, StoreError::Io(_)), Ordering::Relaxed);
+        })
     }
 
     /// The store has failed; what is published still holds, and nothing new can be written.
@@ -139,7 +159,7 @@ impl Ledger {
         let mut change = Change::default();
         let mut next = world.resources.clone();
         plan(&world, proposal, &mut outcome, &mut change, &mut next);
-        let found = cross::check(&next, &self.trust.trust_domain);
+        let found = cross::check(&next, &self.trust().trust_domain);
         outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
         outcome.warnings.extend(relevant(found.warnings, proposal));
         let mesh = cross::mesh_config(&next);
@@ -150,9 +170,7 @@ impl Ledger {
             return Ok(outcome);
         }
         change.vips = vips;
-        outcome.revision = self.store.commit(world.revision, &change).inspect_err(|error| {
-            self.failed.fetch_or(matches!(error, StoreError::Io(_)), Ordering::Relaxed);
-        })?;
+        outcome.revision = self.commit(world.revision, &change)?;
         self.publish(&world, next, mesh, &change, outcome.revision);
         Ok(outcome)
     }
@@ -171,7 +189,7 @@ impl Ledger {
         for put in &change.puts {
             meta.insert(put.key.clone(), Meta { revision, origin: put.origin.clone() });
         }
-        let index = Index::build(&resources, &vips, &self.trust, &before.index);
+        let index = Index::build(&resources, &vips, &self.trust(), &before.index);
         let changed = Arc::new(index.changed_since(&before.index));
         {
             let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,12 +2,13 @@
 //!
 //! In the order in which a change travels: [`source`] and [`admin`] (where it comes from) · [`validate`] (is it sound) ·
 //! [`ledger`] (the one writer) · [`store`] (where it rests) · [`index`] (what each proxy should see) · [`push`] (how it
-//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (our own), [`serve`] (sockets and
-//! TLS), `app` (wiring).
+//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`audit`] (what was
+//! issued and refused), [`serve`] (sockets and TLS), `app` (wiring).
 #![forbid(unsafe_code)]
 
 pub mod admin;
 mod app;
+pub mod audit;
 pub mod authority;
 pub mod config;
 pub mod identity;

@@ -10,8 +10,12 @@ use std::path::Path;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
-const FILES: [&str; 3] =
-    ["isthmus/identity/v1/identity.proto", "isthmus/discovery/v1/discovery.proto", "isthmus/admin/v1/admin.proto"];
+const FILES: [&str; 4] = [
+    "isthmus/identity/v1/identity.proto",
+    "isthmus/discovery/v1/discovery.proto",
+    "isthmus/admin/v1/admin.proto",
+    "isthmus/admin/v1/authority.proto",
+];
 
 fn lines(files: &[FileDescriptorProto]) -> BTreeSet<String> {
     let mut out = BTreeSet::new();

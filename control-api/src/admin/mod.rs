@@ -1,16 +1,21 @@
 //! The Admin service, for operators and pipelines. Served on a port where TLS admits operators alone.
 
+mod certificates;
+mod overseer;
 mod resources;
 mod tokens;
 mod wait;
 mod watch;
 
+pub use overseer::Overseer;
+
+use crate::audit::{Event, What};
+use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
 use crate::ledger::{Ledger, Outcome, Proposal, Writer};
 use crate::push::registry::Registry;
 use crate::serve::{Peer, required_identity};
 use crate::validate;
-use isthmus_certs::RootFingerprint;
 use isthmus_proto::admin::v1::admin_server::Admin;
 use isthmus_proto::admin::v1::*;
 use std::sync::Arc;
@@ -29,7 +34,7 @@ pub struct Operators {
     pub registry: Arc<Registry>,
     /// `host:port` for join tokens.
     pub advertise: String,
-    pub root: RootFingerprint,
+    pub issuer: Arc<Issuer>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -40,7 +45,7 @@ impl Admin for Operators {
     type WaitInForceStream = ReceiverStream<Result<InForce, Status>>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let operator = operator(&request)?;
+        let operator = operator(self, &request)?;
         let ApplyRequest { documents, dry_run } = request.into_inner();
         let ledger = self.ledger.clone();
         let outcome = blocking(move || apply_now(&ledger, &documents, dry_run)).await?;
@@ -54,7 +59,7 @@ impl Admin for Operators {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let operator = operator(&request)?;
+        let operator = operator(self, &request)?;
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
         let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
         let ledger = self.ledger.clone();
@@ -68,7 +73,7 @@ impl Admin for Operators {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         let key = resources::read_ref(request.into_inner().resource.unwrap_or_default());
         let world = self.ledger.world();
         let found = resources::stored(&world, &key)?;
@@ -77,7 +82,7 @@ impl Admin for Operators {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         let ListRequest { kind, namespace } = request.into_inner();
         let world = self.ledger.world();
         let wanted = world.resources.keys().filter(|key| resources::matches(key, &kind, &namespace));
@@ -87,7 +92,7 @@ impl Admin for Operators {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         Ok(Response::new(watch::start(self, request.into_inner())))
     }
 
@@ -95,7 +100,7 @@ impl Admin for Operators {
         &self,
         request: Request<WaitInForceRequest>,
     ) -> Result<Response<Self::WaitInForceStream>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         wait::start(self, request.into_inner().revision).map(Response::new)
     }
 
@@ -103,10 +108,17 @@ impl Admin for Operators {
         &self,
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<CreateJoinTokenResponse>, Status> {
-        let operator = operator(&request)?;
+        let operator = operator(self, &request)?;
         let request = request.into_inner();
         let this = self.clone();
-        let created = blocking(move || tokens::create(&this, &request)).await?;
+        let by = operator.clone();
+        let created = blocking(move || {
+            let created = tokens::create(&this, &request)?;
+            let (who, workload) = (created.spiffe_id.clone(), request.workload);
+            this.log(What::TokenCreated, by, Event { who, workload, proof: token(&created.id), ..Event::default() })?;
+            Ok(created)
+        })
+        .await?;
         tracing::info!(operator, token = created.id, id = created.spiffe_id, "join token created");
         Ok(Response::new(created))
     }
@@ -115,7 +127,7 @@ impl Admin for Operators {
         &self,
         request: Request<ListJoinTokensRequest>,
     ) -> Result<Response<ListJoinTokensResponse>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         let this = self.clone();
         blocking(move || tokens::list(&this)).await.map(Response::new)
     }
@@ -124,26 +136,47 @@ impl Admin for Operators {
         &self,
         request: Request<RevokeJoinTokenRequest>,
     ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
-        let operator = operator(&request)?;
+        let operator = operator(self, &request)?;
         let id = request.into_inner().id;
         tracing::info!(operator, token = id, "join token revoked");
         let this = self.clone();
-        blocking(move || tokens::revoke(&this, &id)).await.map(Response::new)
+        let revoked = blocking(move || {
+            let done = tokens::revoke(&this, &id)?;
+            this.log(What::TokenRevoked, operator, Event { proof: token(&id), ..Event::default() })?;
+            Ok(done)
+        });
+        revoked.await.map(Response::new)
     }
 
     async fn list_proxies(
         &self,
         request: Request<ListProxiesRequest>,
     ) -> Result<Response<ListProxiesResponse>, Status> {
-        operator(&request)?;
+        operator(self, &request)?;
         let proxies = self.registry.list().into_iter().map(resources::proxy).collect();
         Ok(Response::new(ListProxiesResponse { proxies }))
     }
 }
 
-/// Who asks. The port admits operators alone; asking again here keeps that true should the service move.
-fn operator<T>(request: &Request<T>) -> Result<String, Status> {
+impl Operators {
+    /// What an operator did to identities, on record before it is answered.
+    fn log(&self, what: What, operator: String, event: Event) -> Result<(), Status> {
+        let written = self.issuer.audit().append(Event { what, operator, ..event });
+        written.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+fn token(id: &str) -> String {
+    format!("join-token {id}")
+}
+
+/// Who asks. The port admits operators alone; asking again here keeps that true should the service move, and ends an open
+/// connection whose certificate was revoked meanwhile.
+fn operator<T>(this: &Operators, request: &Request<T>) -> Result<String, Status> {
     let peer = required_identity(request.extensions().get::<Peer>())?;
+    if this.ledger.trust().revocations.cover(&peer) {
+        return Err(Status::permission_denied(format!("the certificate of {} was revoked", peer.id)));
+    }
     match peer.id.operator_name() {
         Some(name) => Ok(name.to_string()),
         None => Err(Status::permission_denied(format!("{} is not an operator", peer.id))),

@@ -3,7 +3,7 @@
 use super::Operators;
 use crate::identity::tokens::{self, DEFAULT_TTL, MAX_TTL, unavailable};
 use crate::store::{TokenRecord, TokenState};
-use isthmus_certs::JoinToken;
+use isthmus_certs::{JoinToken, RootFingerprint};
 use isthmus_proto::admin::v1 as wire;
 use std::time::Duration;
 use tonic::Status;
@@ -26,7 +26,8 @@ pub(super) fn create(
             "there is no Workload `{workload}`; it reads <namespace>/<name> and must be applied first"
         ))
     })?;
-    let token = JoinToken::generate(&this.advertise, &this.ledger.trust().trust_domain, this.root)
+    let root = RootFingerprint::of(this.issuer.authorities().own().root());
+    let token = JoinToken::generate(&this.advertise, &this.ledger.trust().trust_domain, root)
         .map_err(|error| Status::internal(error.to_string()))?;
     let now_ms = this.ledger.clock().now_ms();
     let record = tokens::create(&**this.ledger.store(), &token, workload, id.as_str(), now_ms, ttl)?;

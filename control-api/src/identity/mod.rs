@@ -1,16 +1,22 @@
 //! The Identity service: who gets which certificate.
 //!
-//! Enroll: token → clock → workload → CSR → the token is spent, durably → a certificate for the one identity that the
+//! Enroll: clock → token → workload → CSR → the token is spent, durably → a certificate for the one identity that the
 //! token was made for. Renew: the certificate on the connection → the same identity again. Nothing but the key is taken
-//! from a CSR. Every refusal says what to do.
+//! from a CSR. Every issuance and every refusal is in the audit log ([`issuer`]), and every refusal says what to do.
 
+pub mod issuer;
+pub mod register;
+pub mod restore;
+pub mod revocation;
 pub mod tokens;
 
+use crate::audit::{Event, What};
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
-use arc_swap::ArcSwap;
+use issuer::{IssueError, Issuer};
 use isthmus_certs::ca::BACKDATE;
-use isthmus_certs::{CertificateAuthority, PublicKeyInfo, SpiffeId, csr, skew_in_words};
+use isthmus_certs::token::split_secret;
+use isthmus_certs::{PeerIdentity, PublicKeyInfo, SpiffeId, csr, skew_in_words};
 use isthmus_proto::identity::v1::enroll_request::Proof;
 use isthmus_proto::identity::v1::identity_server::Identity;
 use isthmus_proto::identity::v1::{Certificate, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
@@ -29,7 +35,7 @@ const ENROLL_WAITS: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Identities {
     pub ledger: Arc<Ledger>,
-    pub authority: Arc<ArcSwap<CertificateAuthority>>,
+    pub issuer: Arc<Issuer>,
     pub enrolling: Arc<Semaphore>,
 }
 
@@ -43,28 +49,53 @@ impl Identity for Identities {
             .map_err(|_| Status::resource_exhausted("too many workloads are enrolling at once; try again in a moment"))?
             .map_err(|_| Status::unavailable("the control plane is stopping; try again"))?;
         let this = self.clone();
-        let done = blocking(move || this.enroll_now(&request)).await;
-        match &done {
-            Ok(response) => tracing::info!(workload = response.workload, ?from, "enrolled"),
-            Err(status) => tracing::warn!(reason = status.message(), ?from, "enrolment refused"),
-        }
-        done.map(Response::new)
+        let from = from.map(|address| address.to_string()).unwrap_or_default();
+        blocking(move || {
+            let done = this.enroll_now(&request, &from);
+            match &done {
+                Ok(response) => tracing::info!(workload = response.workload, from, "enrolled"),
+                Err(status) => this.note_refusal(status, proof_of(&request), String::new(), from),
+            }
+            done
+        })
+        .await
+        .map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let from = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let peer = required_identity(request.extensions().get::<Peer>())?;
         let request = request.into_inner();
-        self.check_clock_of_holder(request.client_time_unix_ms, &peer.id)?;
-        self.check_identity(&peer.id)?;
-        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let certificate = self.issue(&key, &peer.id)?;
-        tracing::info!(id = %peer.id, old_serial = %peer.serial, "renewed");
-        Ok(Response::new(RenewResponse { certificate: Some(certificate) }))
+        let this = self.clone();
+        let renewed = blocking(move || {
+            let done = this.renew_now(&request, &peer, &from);
+            match &done {
+                Ok(_) => tracing::info!(id = %peer.id, old_serial = %peer.serial, "renewed"),
+                Err(status) => this.note_refusal(status, proof_of_holder(&peer), peer.id.to_string(), from),
+            }
+            done
+        });
+        Ok(Response::new(RenewResponse { certificate: Some(renewed.await?) }))
     }
 }
 
+/// How the audit log names a proof. The secret half of a token is not in it.
+fn proof_of(request: &EnrollRequest) -> String {
+    match &request.proof {
+        Some(Proof::JoinToken(secret)) => match split_secret(secret) {
+            Ok((id, _)) => format!("join-token {id}"),
+            Err(_) => "join-token".to_string(),
+        },
+        None => "none".to_string(),
+    }
+}
+
+fn proof_of_holder(peer: &PeerIdentity) -> String {
+    format!("certificate {}", peer.serial)
+}
+
 impl Identities {
-    fn enroll_now(&self, request: &EnrollRequest) -> Result<EnrollResponse, Status> {
+    fn enroll_now(&self, request: &EnrollRequest, from: &str) -> Result<EnrollResponse, Status> {
         // Before the proof: whoever could not even shake hands over a wrong clock asks without one.
         self.check_clock(request.client_time_unix_ms)?;
         let Some(Proof::JoinToken(secret)) = &request.proof else {
@@ -75,10 +106,38 @@ impl Identities {
         let now_ms = self.ledger.clock().now_ms();
         let token = tokens::find(&**self.ledger.store(), secret, now_ms)?;
         let id = self.workload_of(&token)?;
+        self.check_not_revoked(&id, &token)?;
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         tokens::spend(&**self.ledger.store(), &token, &key, now_ms)?;
-        let certificate = self.issue(&key, &id)?;
+        let event = Event {
+            what: What::Enrolled,
+            workload: token.workload.clone(),
+            proof: proof_of(request),
+            from: from.to_string(),
+            ..Event::default()
+        };
+        let certificate = self.issue(&key, &id, event)?;
         Ok(EnrollResponse { certificate: Some(certificate), workload: token.workload })
+    }
+
+    fn renew_now(&self, request: &RenewRequest, peer: &PeerIdentity, from: &str) -> Result<Certificate, Status> {
+        self.check_clock_of_holder(request.client_time_unix_ms, &peer.id)?;
+        self.check_identity(&peer.id)?;
+        if self.ledger.trust().revocations.cover(peer) {
+            return Err(Status::permission_denied(format!(
+                "certificate {} of {} was revoked; to let it in again, let it join with a new token",
+                peer.serial, peer.id
+            )));
+        }
+        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (proof, from) = (proof_of_holder(peer), from.to_string());
+        self.issue(&key, &peer.id, Event { what: What::Renewed, proof, from, ..Event::default() })
+    }
+
+    fn note_refusal(&self, status: &Status, proof: String, who: String, from: String) {
+        let reason = status.message().to_string();
+        tracing::warn!(reason, proof, who, from, "refused");
+        self.issuer.audit().refused(Event { who, proof, from, reason, ..Event::default() });
     }
 
     /// The token's workload must still be who it was when the token was made.
@@ -94,6 +153,22 @@ impl Identities {
                 token.workload
             ))),
         }
+    }
+
+    /// A revoked identity comes back by a token that was made after it, and by none from before.
+    fn check_not_revoked(&self, id: &SpiffeId, token: &crate::store::TokenRecord) -> Result<(), Status> {
+        let revocations = &self.ledger.trust().revocations;
+        let Some(until) = revocations.identities.get(id) else { return Ok(()) };
+        if token.created_unix_ms / 1000 <= i64::try_from(*until).unwrap_or(i64::MAX) {
+            return Err(Status::unauthenticated(format!(
+                "{id} was revoked after join token {} was made; create a new one if it may come back",
+                token.id
+            )));
+        }
+        if revocations.cover_identity(id, self.ledger.clock().now()) {
+            return Err(Status::unavailable(format!("{id} was revoked this very second; try again in the next")));
+        }
+        Ok(())
     }
 
     fn check_identity(&self, id: &SpiffeId) -> Result<(), Status> {
@@ -131,16 +206,20 @@ impl Identities {
         if usable { Ok(()) } else { Err(skewed(skew)) }
     }
 
-    fn issue(&self, key: &PublicKeyInfo, id: &SpiffeId) -> Result<Certificate, Status> {
-        let authority = self.authority.load();
+    fn issue(&self, key: &PublicKeyInfo, id: &SpiffeId, event: Event) -> Result<Certificate, Status> {
         let lifetime = self.ledger.world().mesh.leaf_lifetime;
-        let issued = authority.issue(key, id, lifetime, &[]).map_err(|error| {
+        let issued = self.issuer.issue(key, id, lifetime, event).map_err(|error| {
             tracing::error!(%error, "could not issue");
-            Status::internal(format!("the control plane could not issue a certificate: {error}"))
+            match error {
+                IssueError::Audit(error) => Status::unavailable(error.to_string()),
+                IssueError::Ca(error) => {
+                    Status::internal(format!("the control plane could not issue a certificate: {error}"))
+                }
+            }
         })?;
         Ok(Certificate {
             chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
-            roots_der: authority.bundle().roots().iter().map(|der| der.to_vec()).collect(),
+            roots_der: self.issuer.authorities().bundle().roots().iter().map(|der| der.to_vec()).collect(),
             spiffe_id: id.to_string(),
             server_time_unix_ms: self.ledger.clock().now_ms(),
         })

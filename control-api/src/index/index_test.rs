@@ -42,7 +42,11 @@ subsets: [{ addresses: [{ ip: 10.20.9.9 }], ports: [{ name: pg, port: 15432 }] }
 "#;
 
 pub(super) fn trust() -> Trust {
-    Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![vec![1]] }
+    Trust {
+        trust_domain: TrustDomain::parse("shop.example").unwrap(),
+        roots_der: vec![vec![1]],
+        revocations: Default::default(),
+    }
 }
 
 pub(super) fn set(yaml: &str) -> Set {

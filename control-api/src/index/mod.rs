@@ -21,9 +21,9 @@ use crate::validate::ResourceRef;
 use crate::validate::cross::{self, Set};
 use crate::validate::resource::{MeshConfig, Resource, Spec, Workload};
 use endpoints::Endpoints;
-use isthmus_certs::{SpiffeId, TrustDomain};
+use isthmus_certs::{Revocations, SpiffeId, TrustDomain};
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName};
+use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, write_revocations};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ mod index_test;
 pub struct Trust {
     pub trust_domain: TrustDomain,
     pub roots_der: Vec<Vec<u8>>,
+    pub revocations: Arc<Revocations>,
 }
 
 pub type Vips = BTreeMap<ResourceRef, Vec<IpAddr>>;
@@ -245,6 +246,7 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         roots_der: trust.roots_der.clone(),
         telemetry: Some(wire::Telemetry { otlp_endpoint: mesh.otlp.clone(), sampling_ratio: mesh.sampling }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
+        revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
         ..wire::Mesh::default()
     };
     for resource in set.values() {

@@ -80,6 +80,9 @@ pub(super) async fn run(
             changed = worlds.changed() => {
                 changed.map_err(|_| Status::unavailable("the control plane is stopping; reconnect"))?;
                 dirty = true;
+                if push.ledger.trust().revocations.cover(peer) {
+                    return Err(Status::permission_denied(format!("certificate {} was revoked", peer.serial)));
+                }
             }
             permit = outgoing.reserve(), if dirty && free => {
                 let Ok(permit) = permit else { return Ok(()) };

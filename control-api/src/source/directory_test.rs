@@ -11,7 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 fn ledger() -> Ledger {
-    let trust = Trust { trust_domain: TrustDomain::parse("shop.example").unwrap(), roots_der: vec![] };
+    let trust = Trust {
+        trust_domain: TrustDomain::parse("shop.example").unwrap(),
+        roots_der: vec![],
+        revocations: Default::default(),
+    };
     Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap()
 }
 

@@ -84,6 +84,23 @@ fn a_token_changes_only_from_what_was_seen() {
 }
 
 #[test]
+fn a_fact_changes_only_from_what_was_seen() {
+    each_store(|store| {
+        let (first, second) = (json!({ "n": 1 }), json!({ "n": 2 }));
+        assert!(store.swap_fact("revoked/a", None, Some(&first)).unwrap());
+        assert!(!store.swap_fact("revoked/a", None, Some(&second)).unwrap());
+        assert!(store.swap_fact("revoked/b", None, Some(&second)).unwrap());
+        assert!(store.swap_fact("revokee", None, Some(&second)).unwrap());
+        let names: Vec<_> = store.facts("revoked/").unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["revoked/a", "revoked/b"]);
+        assert!(store.swap_fact("revoked/a", Some(&first), Some(&second)).unwrap());
+        assert_eq!(store.fact("revoked/a").unwrap(), Some(second.clone()));
+        assert!(store.swap_fact("revoked/a", Some(&second), None).unwrap());
+        assert_eq!(store.fact("revoked/a").unwrap(), None);
+    });
+}
+
+#[test]
 fn an_embedded_store_holds_what_it_held_when_it_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");

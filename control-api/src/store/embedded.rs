@@ -6,6 +6,7 @@ use crate::validate::ResourceRef;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::OpenOptions;
@@ -13,13 +14,15 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Raised when a build that does not know it would misread the file.
-const FORMAT: u64 = 1;
+/// Raised when a build that does not know it would misread the file. 2: facts, without which an older build would
+/// serve who was revoked.
+const FORMAT: u64 = 2;
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const RESOURCES: TableDefinition<&str, &[u8]> = TableDefinition::new("resources");
 const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
 const TOKENS: TableDefinition<&str, &[u8]> = TableDefinition::new("tokens");
+const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
 
 pub struct EmbeddedStore(Database);
 
@@ -44,13 +47,14 @@ impl EmbeddedStore {
             let mut meta = transaction.open_table(META).map_err(io)?;
             let found = meta.get("format").map_err(io)?.map(|found| found.value());
             match found {
-                None => drop(meta.insert("format", FORMAT).map_err(io)?),
                 Some(found) if found > FORMAT => return Err(StoreError::Format { found, known: FORMAT }),
-                Some(_) => {}
+                Some(FORMAT) => {}
+                None | Some(_) => drop(meta.insert("format", FORMAT).map_err(io)?),
             }
             transaction.open_table(RESOURCES).map_err(io)?;
             transaction.open_table(VIPS).map_err(io)?;
             transaction.open_table(TOKENS).map_err(io)?;
+            transaction.open_table(FACTS).map_err(io)?;
         }
         transaction.commit().map_err(io)
     }
@@ -67,6 +71,32 @@ impl EmbeddedStore {
             rows.push((key.value().to_string(), read(key.value(), value.value())?));
         }
         Ok(rows)
+    }
+}
+
+impl EmbeddedStore {
+    /// Compare and set, in one transaction.
+    fn swap<T: PartialEq + Serialize + DeserializeOwned>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+        name: &str,
+        seen: Option<&T>,
+        new: Option<&T>,
+    ) -> Result<bool, StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        {
+            let mut table = transaction.open_table(table).map_err(io)?;
+            let found: Option<T> = table.get(name).map_err(io)?.map(|value| read(name, value.value())).transpose()?;
+            if found.as_ref() != seen {
+                return Ok(false);
+            }
+            match new {
+                Some(record) => drop(table.insert(name, write(record)?.as_slice()).map_err(io)?),
+                None => drop(table.remove(name).map_err(io)?),
+            }
+        }
+        transaction.commit().map_err(io)?;
+        Ok(true)
     }
 }
 
@@ -110,21 +140,32 @@ impl Store for EmbeddedStore {
     }
 
     fn swap_token(&self, id: &str, seen: Option<&TokenRecord>, new: Option<&TokenRecord>) -> Result<bool, StoreError> {
-        let transaction = self.0.begin_write().map_err(io)?;
-        {
-            let mut table = transaction.open_table(TOKENS).map_err(io)?;
-            let found: Option<TokenRecord> =
-                table.get(id).map_err(io)?.map(|value| read(id, value.value())).transpose()?;
-            if found.as_ref() != seen {
-                return Ok(false);
+        self.swap(TOKENS, id, seen, new)
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<Value>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(FACTS).map_err(io)?;
+        let found = table.get(name).map_err(io)?;
+        found.map(|value| read(name, value.value())).transpose()
+    }
+
+    fn facts(&self, prefix: &str) -> Result<Vec<(String, Value)>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(FACTS).map_err(io)?;
+        let mut rows = Vec::new();
+        for row in table.range(prefix..).map_err(io)? {
+            let (name, value) = row.map_err(io)?;
+            if !name.value().starts_with(prefix) {
+                break;
             }
-            match new {
-                Some(record) => drop(table.insert(id, write(record)?.as_slice()).map_err(io)?),
-                None => drop(table.remove(id).map_err(io)?),
-            }
+            rows.push((name.value().to_string(), read(name.value(), value.value())?));
         }
-        transaction.commit().map_err(io)?;
-        Ok(true)
+        Ok(rows)
+    }
+
+    fn swap_fact(&self, name: &str, seen: Option<&Value>, new: Option<&Value>) -> Result<bool, StoreError> {
+        self.swap(FACTS, name, seen, new)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store that dies with the process: for tests and simulations.
 
 use super::{Change, Contents, Store, StoreError, StoredResource, TokenRecord};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,7 @@ pub struct MemoryStore(Mutex<Held>);
 struct Held {
     contents: Contents,
     tokens: BTreeMap<String, TokenRecord>,
+    facts: BTreeMap<String, Value>,
 }
 
 impl MemoryStore {
@@ -67,6 +69,28 @@ impl Store for MemoryStore {
         match new {
             Some(record) => tokens.insert(id.to_string(), record.clone()),
             None => tokens.remove(id),
+        };
+        Ok(true)
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<Value>, StoreError> {
+        Ok(self.held().facts.get(name).cloned())
+    }
+
+    fn facts(&self, prefix: &str) -> Result<Vec<(String, Value)>, StoreError> {
+        let held = self.held();
+        let found = held.facts.iter().filter(|(name, _)| name.starts_with(prefix));
+        Ok(found.map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+
+    fn swap_fact(&self, name: &str, seen: Option<&Value>, new: Option<&Value>) -> Result<bool, StoreError> {
+        let facts = &mut self.held().facts;
+        if facts.get(name) != seen {
+            return Ok(false);
+        }
+        match new {
+            Some(value) => facts.insert(name.to_string(), value.clone()),
+            None => facts.remove(name),
         };
         Ok(true)
     }

@@ -11,6 +11,7 @@ pub use memory::MemoryStore;
 
 use crate::validate::ResourceRef;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -37,6 +38,15 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Replaces a token's record if it still is what the caller saw; false if not. `None` means absent on either side.
     fn swap_token(&self, id: &str, seen: Option<&TokenRecord>, new: Option<&TokenRecord>) -> Result<bool, StoreError>;
+
+    /// What the identity service must not forget, `<kind>/<name>` → JSON: revocations, bindings, heads.
+    fn fact(&self, name: &str) -> Result<Option<Value>, StoreError>;
+
+    /// All facts whose names begin with `prefix`, by name.
+    fn facts(&self, prefix: &str) -> Result<Vec<(String, Value)>, StoreError>;
+
+    /// As [`swap_token`](Self::swap_token), for a fact.
+    fn swap_fact(&self, name: &str, seen: Option<&Value>, new: Option<&Value>) -> Result<bool, StoreError>;
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use isthmus_certs::{SpiffeId, TrustDomain};
+use isthmus_certs::{Revocations, Serial, SpiffeId, TrustDomain};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -214,8 +214,17 @@ prop_compose! {
             roots_der,
             telemetry: Ok(Telemetry { otlp, sampling_ratio }),
             leaf_lifetime: leaf.map(Duration::from_secs),
+            revocations: revoked(leaf),
         }
     }
+}
+
+/// Follows from another arbitrary value; what matters is that it comes back as it went.
+fn revoked(seed: Option<u64>) -> Revocations {
+    let Some(seed) = seed else { return Revocations::default() };
+    let id = SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/a{seed}")).unwrap();
+    let serial = Serial::from_bytes(&seed.to_be_bytes()).unwrap();
+    Revocations { epoch: seed + 1, serials: [serial].into(), identities: [(id, seed)].into() }
 }
 
 fn site_pair() -> impl Strategy<Value = (SiteName, SiteName)> {

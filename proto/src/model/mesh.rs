@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use isthmus_certs::TrustDomain;
+use isthmus_certs::{Revocations, Serial, SpiffeId, TrustDomain};
 
 use super::error::{each, each_message, parse, unknown_value};
 use super::{ModelError, SiteName, Understood};
@@ -26,6 +26,7 @@ pub struct Mesh {
     pub telemetry: Understood<Telemetry>,
     /// What a newly issued leaf lives for, where the control plane says so.
     pub leaf_lifetime: Option<Duration>,
+    pub revocations: Revocations,
 }
 
 /// Whether refusals are carried out or only counted.
@@ -90,6 +91,7 @@ impl TryFrom<wire::Mesh> for Mesh {
                 0 => None,
                 seconds => Some(Duration::from_secs(seconds.into())),
             },
+            revocations: read_revocations(m.revocations.unwrap_or_default()).map_err(|e| e.within("revocations"))?,
         })
     }
 }
@@ -107,7 +109,35 @@ impl From<Mesh> for wire::Mesh {
             roots_der: m.roots_der,
             telemetry: m.telemetry.ok().map(Into::into),
             leaf_lifetime_seconds: m.leaf_lifetime.map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
+            revocations: (m.revocations != Revocations::default()).then(|| write_revocations(&m.revocations)),
         }
+    }
+}
+
+/// One that cannot be read fails the whole snapshot: left out, it would let somebody in.
+fn read_revocations(r: wire::Revocations) -> Result<Revocations, ModelError> {
+    let mut read = Revocations { epoch: r.epoch, ..Revocations::default() };
+    for serial in r.serials {
+        let serial = Serial::from_bytes(&serial).ok_or_else(|| ModelError::new("serials", "longer than 20 bytes"))?;
+        read.serials.insert(serial);
+    }
+    for identity in r.identities {
+        let id = SpiffeId::parse(&identity.spiffe_id).map_err(|e| ModelError::new("identities", e))?;
+        read.identities.insert(id, identity.issued_until_unix_s);
+    }
+    Ok(read)
+}
+
+/// As the control plane sends them.
+pub fn write_revocations(r: &Revocations) -> wire::Revocations {
+    let identity = |(id, until): (&SpiffeId, &u64)| wire::RevokedIdentity {
+        spiffe_id: id.as_str().to_owned(),
+        issued_until_unix_s: *until,
+    };
+    wire::Revocations {
+        epoch: r.epoch,
+        serials: r.serials.iter().map(|serial| serial.as_bytes().to_vec()).collect(),
+        identities: r.identities.iter().map(identity).collect(),
     }
 }
 

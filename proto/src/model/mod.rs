@@ -21,7 +21,7 @@ pub use delta::{Body, Delta, Resource, ResourceKey};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy};
-pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry};
+pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_revocations};
 pub use name::{ServiceName, SiteName, WorkloadName};
 pub use options::{Connect, HeaderNames, ProxyProtocol, SourceAddress, TrafficOptions};
 pub use rule::{Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Rule, RuleMode};

@@ -59,6 +59,15 @@ fn mesh() -> wire::Resource {
     resource(ResourceKey::Mesh, wire::resource::Body::Mesh(mesh))
 }
 
+/// The mesh with a certificate revoked.
+fn mesh_revoking(serial: isthmus_certs::Serial, epoch: u64) -> wire::Resource {
+    let mut resource = mesh();
+    let Some(wire::resource::Body::Mesh(mesh)) = &mut resource.body else { panic!("a mesh") };
+    mesh.revocations =
+        Some(wire::Revocations { epoch, serials: vec![serial.as_bytes().to_vec()], identities: Vec::new() });
+    resource
+}
+
 fn inbound(workload: &str) -> wire::Resource {
     let policy = wire::PortPolicy {
         transport: wire::Transport::MeshOnly.into(),
@@ -299,6 +308,32 @@ async fn certificates_are_renewed_again_and_again_each_with_a_new_key() {
         before = now;
     }
     assert_eq!(control.lifetime, Duration::from_secs(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_roll_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = Some(dir.path().join("state"));
+    let mut control = ControlPlane::start(HOUR);
+    let first = proxy(&control, settings(&control, state_dir.clone()));
+    let (mut session, _) = synced(&mut control, 6).await;
+    let serial = isthmus_certs::Serial::from_bytes(&[0xab, 1]).unwrap();
+    session.delta(delta(7, vec![mesh_revoking(serial, 9)], false)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 7 }));
+    assert!(first.identities.revocations().serials.contains(&serial));
+    // A control plane that was restored from an older backup.
+    session.delta(delta(8, vec![mesh()], false)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 8 }));
+    assert_eq!(first.identities.revocations().epoch, 9);
+    first.shutdown.cancel();
+    first.running.await.unwrap().unwrap();
+
+    let without = Settings { token: None, ..settings(&control, state_dir.clone()) };
+    let start = Start::prepare(without.clone(), Arc::clone(&control.clock)).unwrap();
+    assert!(start.identities().revocations().serials.contains(&serial), "with no control plane asked");
+    std::fs::write(state_dir.unwrap().join("revoked.json"), "{").unwrap();
+    let error = Start::prepare(without, Arc::clone(&control.clock)).err().unwrap().to_string();
+    assert!(error.contains("revoked.json") && error.contains("is damaged"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

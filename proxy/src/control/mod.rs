@@ -8,6 +8,7 @@ mod connect;
 mod enroll;
 mod error;
 mod renew;
+mod revoked;
 mod skew;
 mod start;
 mod stream;

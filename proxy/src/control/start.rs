@@ -5,11 +5,14 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use isthmus_certs::{Clock, IdentityError, IdentityStore, JoinToken, PeerError, TrustDomain, WorkloadIdentity};
+use isthmus_certs::{
+    Clock, IdentityError, IdentityStore, JoinToken, PeerError, Revocations, TrustDomain, WorkloadIdentity,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{ControlError, Dialer};
+use super::{ControlError, Dialer, revoked};
 use crate::tcp::DialOptions;
 
 const RECORD_FILE: &str = "enrolled.json";
@@ -34,6 +37,8 @@ pub struct Start {
     address: String,
     identities: Arc<IdentityStore>,
     workload: Option<String>,
+    /// The epoch of the revocations that are on disk.
+    kept_revocations: AtomicU64,
 }
 
 /// What is kept beside the identity. No secret.
@@ -69,7 +74,25 @@ impl Start {
         }
         let from_token = || settings.token.as_ref().map(|token| token.address.clone());
         let address = settings.address.clone().or_else(from_token).or(recorded_address);
-        Ok(Self { address: address.ok_or(ControlError::NoAddress)?, settings, identities, workload })
+        let kept = match &settings.state_dir {
+            Some(dir) => {
+                let unusable = |reason| ControlError::StateDir { path: dir.join(revoked::FILE), reason };
+                revoked::read(dir).map_err(unusable)?
+            }
+            None => Revocations::default(),
+        };
+        let kept_revocations = AtomicU64::new(kept.epoch);
+        identities.revoke(kept);
+        let address = address.ok_or(ControlError::NoAddress)?;
+        Ok(Self { address, settings, identities, workload, kept_revocations })
+    }
+
+    pub(super) fn state_dir(&self) -> Option<&Path> {
+        self.settings.state_dir.as_deref()
+    }
+
+    pub(super) fn kept_revocations(&self) -> &AtomicU64 {
+        &self.kept_revocations
     }
 
     /// Where the identity is and will be: hand it to both paths.
@@ -161,16 +184,19 @@ impl Held {
 }
 
 impl Record {
-    /// Written aside, made durable, then renamed: a crash leaves the old one or the new one.
     fn write(&self, dir: &Path) -> Result<(), String> {
         let text = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
-        let io = |e: std::io::Error| e.to_string();
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let aside = dir.join(format!(".{RECORD_FILE}.new"));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside).map_err(io)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
-        fs::rename(&aside, dir.join(RECORD_FILE)).map_err(io)?;
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+        write_private(dir, RECORD_FILE, &text)
     }
+}
+
+/// Written aside, made durable, then renamed: a crash leaves the old one or the new one.
+pub(super) fn write_private(dir: &Path, name: &str, text: &[u8]) -> Result<(), String> {
+    let io = |e: std::io::Error| e.to_string();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    let aside = dir.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside).map_err(io)?;
+    file.write_all(text).and_then(|()| file.sync_all()).map_err(io)?;
+    fs::rename(&aside, dir.join(name)).map_err(io)?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::skew::warn_if_skewed;
 use super::sync::{Answer, Sync};
-use super::{Context, ControlError};
+use super::{Context, ControlError, revoked};
 use crate::state::{Demands, Mesh};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -138,7 +138,11 @@ async fn converse(
     loop {
         let done = tokio::select! {
             message = stream.hear.message() => match message {
-                Ok(Some(message)) => take(context, sync, message, &stream.say, synced),
+                Ok(Some(message)) => {
+                    let taken = take(context, sync, message, &stream.say, synced);
+                    revoked::keep(context).await;
+                    taken
+                }
                 Ok(None) => Err(ControlError::StreamEnded),
                 Err(status) => Err(ControlError::Refused(status)),
             },
@@ -180,6 +184,7 @@ fn take(
     if let Some(mesh) = outcome.publish {
         *synced = true;
         trust_roots(context, &mesh)?;
+        revoked::take(context, &mesh);
         context.metrics.control_version(mesh.version);
         context.state.publish(mesh);
     }

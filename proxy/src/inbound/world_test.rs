@@ -128,6 +128,7 @@ fn mesh_body(spec: &Spec) -> Body {
         roots_der: Vec::new(),
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
+        revocations: Default::default(),
     }))
 }
 

@@ -138,6 +138,11 @@ impl Mesh {
     }
 
     /// What a new leaf is to live for, where the control plane says so.
+    /// Who is refused though its certificate says otherwise; `None`: not told.
+    pub fn revocations(&self) -> Option<&isthmus_certs::Revocations> {
+        self.told().map(|m| &m.revocations)
+    }
+
     pub fn leaf_lifetime(&self) -> Option<Duration> {
         self.told().and_then(|m| m.leaf_lifetime)
     }

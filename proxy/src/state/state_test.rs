@@ -40,6 +40,7 @@ fn mesh() -> Resource {
         roots_der: vec![],
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
+        revocations: Default::default(),
     };
     Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(mesh))) }
 }

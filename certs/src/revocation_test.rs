@@ -1,0 +1,69 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::mesh_test::{HOUR, Handshake, Mesh, NOW_MS};
+use crate::{ClientAuth, ExpectedPeer, IdentityStore, PeerError, peer_identity};
+
+const NOW: u64 = NOW_MS as u64 / 1000;
+
+fn handshake(client: &Arc<IdentityStore>, server: &Arc<IdentityStore>, expected: &SpiffeId) -> Handshake {
+    let client = client.client_config(&[b"h2"], ExpectedPeer::AnyOf(vec![expected.clone()]));
+    Handshake::run(client, server.server_config(&[b"h2"], ClientAuth::Required))
+}
+
+fn by_serial(serial: Serial, epoch: u64) -> Revocations {
+    Revocations { epoch, serials: [serial].into(), ..Revocations::default() }
+}
+
+#[test]
+fn an_identity_is_out_up_to_its_moment_and_in_after_it() {
+    let mesh = Mesh::new("shop.example");
+    let web = mesh.id("web");
+    let before = peer_identity(&mesh.identity(&web, HOUR).chain).unwrap();
+    let revoked = Revocations { epoch: 1, identities: [(web.clone(), NOW)].into(), ..Revocations::default() };
+    assert!(revoked.cover(&before), "issued in the very second");
+    mesh.clock.advance(std::time::Duration::from_secs(1));
+    let after = peer_identity(&mesh.identity(&web, HOUR).chain).unwrap();
+    assert!(!revoked.cover(&after));
+    let other = peer_identity(&mesh.identity(&mesh.id("orders"), HOUR).chain).unwrap();
+    assert!(!revoked.cover(&other));
+}
+
+#[test]
+fn a_revoked_peer_is_refused_in_the_handshake_on_either_side() {
+    let mesh = Mesh::new("shop.example");
+    let (web, orders) = (mesh.store("web"), mesh.store("orders"));
+    handshake(&web, &orders, &mesh.id("orders")).assert_ok();
+    assert!(orders.revoke(by_serial(web.current().unwrap().serial, 7)));
+    let refused = handshake(&web, &orders, &mesh.id("orders"));
+    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::Revoked)));
+    let refused = handshake(&orders, &web, &mesh.id("web"));
+    assert_eq!(refused.reasons().0, Some(PeerError::Revoked));
+    // A new certificate of the same identity is another one.
+    web.replace(mesh.identity(&mesh.id("web"), HOUR)).unwrap();
+    handshake(&web, &orders, &mesh.id("orders")).assert_ok();
+}
+
+#[test]
+fn revocations_never_roll_back() {
+    let mesh = Mesh::new("shop.example");
+    let (web, orders) = (mesh.store("web"), mesh.store("orders"));
+    let serial = web.current().unwrap().serial;
+    assert!(orders.revoke(by_serial(serial, 7)));
+    assert!(!orders.revoke(Revocations { epoch: 6, ..Revocations::default() }), "an older control plane");
+    assert!(!orders.revoke(Revocations::default()), "one that knows nothing");
+    assert_eq!(orders.revocations().epoch, 7);
+    assert!(!handshake(&web, &orders, &mesh.id("orders")).ok());
+    // The same or a later epoch may leave out what has ended meanwhile.
+    assert!(orders.revoke(Revocations { epoch: 7, ..Revocations::default() }));
+}
+
+#[test]
+fn who_subscribes_is_told() {
+    let mesh = Mesh::new("shop.example");
+    let orders = mesh.store("orders");
+    let (send, told) = std::sync::mpsc::channel();
+    let _subscription = orders.subscribe(move |generation| send.send(generation).unwrap());
+    orders.revoke(by_serial(orders.current().unwrap().serial, 1));
+    assert_eq!(told.try_recv(), Ok(orders.generation()));
+}

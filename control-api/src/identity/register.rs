@@ -1,0 +1,95 @@
+//! Which certificates are alive, and who holds them. Read from the audit log at start, kept up to date by the issuer.
+
+use crate::audit::{AuditError, AuditLog, Event, What, segments};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Longer than any certificate lives that a rotation or a revocation has to reckon with: operators' 180 days.
+const LOOK_BACK_MS: i64 = 181 * 86_400_000;
+const CERTIFICATE: &str = "certificate ";
+
+/// One certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub who: String,
+    /// `<namespace>/<name>`; empty for the control plane and operators.
+    pub workload: String,
+    pub serial: String,
+    /// SHA-256 of its root.
+    pub root: String,
+    pub issued_unix_ms: i64,
+    pub not_after_unix_s: u64,
+    pub proof: String,
+    /// The one that it was renewed from.
+    parent: String,
+    /// A newer one of the same holder is in use.
+    superseded: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Register(Mutex<BTreeMap<String, Holding>>);
+
+impl Register {
+    pub(super) fn read(&self, audit: &AuditLog) -> Result<(), AuditError> {
+        let since = audit.now_ms() - LOOK_BACK_MS;
+        segments::recent(audit.dir(), since, |entry| self.note(entry.at.0, &entry.event))?;
+        Ok(())
+    }
+
+    /// Takes an issuance in; everything else passes.
+    pub fn note(&self, at_ms: i64, event: &Event) {
+        if !matches!(event.what, What::Enrolled | What::Renewed | What::Issued) || event.serial.is_empty() {
+            return;
+        }
+        let mut held = self.held();
+        let parent = event.proof.strip_prefix(CERTIFICATE).unwrap_or_default().to_string();
+        let workload = match held.get(&parent) {
+            Some(parent) if event.workload.is_empty() => parent.workload.clone(),
+            _ => event.workload.clone(),
+        };
+        let same_holder = |other: &Holding| match event.what {
+            // Also an answer that was lost: whoever asks again with the old one does not have the other.
+            What::Renewed => other.serial == parent || (other.parent == parent && !parent.is_empty()),
+            What::Enrolled => other.workload == workload,
+            _ => other.who == event.who,
+        };
+        held.values_mut().filter(|other| same_holder(other)).for_each(|other| other.superseded = true);
+        let holding = Holding {
+            who: event.who.clone(),
+            workload,
+            serial: event.serial.clone(),
+            root: event.root.clone(),
+            issued_unix_ms: at_ms,
+            not_after_unix_s: event.not_after_unix_s,
+            proof: event.proof.clone(),
+            parent,
+            superseded: false,
+        };
+        held.insert(event.serial.clone(), holding);
+        let now_s = u64::try_from(at_ms / 1000).unwrap_or(0);
+        // Now and then, so that it does not grow with the mesh's age.
+        if held.len().is_multiple_of(64) {
+            held.retain(|_, holding| holding.not_after_unix_s >= now_s);
+        }
+    }
+
+    /// Those in use and not ended at `now_ms`.
+    pub fn live(&self, now_ms: i64) -> Vec<Holding> {
+        let now_s = u64::try_from(now_ms / 1000).unwrap_or(0);
+        let held = self.held();
+        held.values().filter(|h| !h.superseded && h.not_after_unix_s >= now_s).cloned().collect()
+    }
+
+    /// The certificate of this serial, if it was issued here and has not been forgotten.
+    pub fn of_serial(&self, serial: &str) -> Option<Holding> {
+        self.held().get(serial).cloned()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Holding>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "register_test.rs"]
+mod register_test;
