@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
-pub const REFERENCE: &str = "ISTHMUS PKCS11 KEY";
+pub(super) const REFERENCE: &str = "ISTHMUS PKCS11 KEY";
 
 /// prime256v1, as DER writes it.
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -29,7 +29,7 @@ const RAW_SIGNATURE: usize = 64;
 
 /// One token, logged in to.
 #[derive(Clone)]
-pub struct TokenVault(Arc<Token>);
+pub(super) struct TokenVault(Arc<Token>);
 
 struct Token {
     module: PathBuf,
@@ -48,7 +48,7 @@ struct TokenKey {
 
 impl TokenVault {
     /// Opens the token of this label. The PIN is that of its user, not of its security officer.
-    pub fn open(module: &Path, label: &str, pin: Zeroizing<String>) -> Result<Self, String> {
+    pub(super) fn open(module: &Path, label: &str, pin: Zeroizing<String>) -> Result<Self, String> {
         let failed = |what: &str, error: &dyn fmt::Display| format!("PKCS#11 {}: {what}: {error}", module.display());
         let context = Pkcs11::new(module).map_err(|error| failed("cannot be loaded", &error))?;
         match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {

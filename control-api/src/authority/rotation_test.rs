@@ -63,11 +63,10 @@ fn whoever_has_not_acknowledged_the_new_root_is_named() {
 fn whoever_hangs_on_the_old_root_is_named_and_the_control_plane_is_not() {
     let mut seen = seen(7);
     seen.holdings = vec![holding("shop/web", OLD), holding("shop/db", "new")];
-    seen.holdings.push(Holding {
-        who: "spiffe://shop.example/ns/isthmus-system/sa/control".to_string(),
-        workload: String::new(),
-        ..holding("x/y", OLD)
-    });
+    let mut control = holding("x/y", OLD);
+    control.who = "spiffe://shop.example/ns/isthmus-system/sa/control".to_string();
+    control.workload = String::new();
+    seen.holdings.push(control);
     let token = |id: &str, state| TokenRecord {
         id: id.to_string(),
         secret_sha256: [0; 32],

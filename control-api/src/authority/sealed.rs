@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
-pub const SEALED: &str = "ISTHMUS SEALED KEY";
+pub(super) const SEALED: &str = "ISTHMUS SEALED KEY";
 
 const FORMAT: u8 = 1;
 const SALT: usize = 16;
@@ -39,7 +39,7 @@ pub(super) struct Cost {
 
 /// Seals with one secret.
 #[derive(Clone)]
-pub struct SealedVault(Arc<Secret>);
+pub(super) struct SealedVault(Arc<Secret>);
 
 struct Secret {
     passphrase: Zeroizing<Vec<u8>>,
@@ -62,7 +62,7 @@ struct SealedKey {
 
 impl SealedVault {
     /// Takes the whole file but for white space at its end. Refused where others could read it, or where it says little.
-    pub fn from_file(path: &Path) -> Result<Self, String> {
+    pub(super) fn from_file(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         let file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;

@@ -1,5 +1,5 @@
 //! A mesh connection, accepted: TLS, the peer's identity, then HTTP/2 whose every stream is authorized for itself and runs
-//! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under way finish.
+//! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under way finish, unless the peer is revoked.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -66,9 +66,12 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
     let drain = drain(inbound, peer);
     tokio::pin!(drain);
     let mut keepalive = Keepalive::new(connection.ping_pong(), peer.last_read.clone());
+    let mut revoked = inbound.revoked.when(&peer.identity);
     loop {
         let accepted = tokio::select! {
             biased;
+            // Its streams end with the connection.
+            () = revoked.as_mut() => Next::Revoked,
             accepted = poll_fn(|cx| poll_stream(&mut connection, &mut keepalive, cx)) => accepted,
             () = drain.as_mut(), if !draining => {
                 draining = true;
@@ -93,6 +96,11 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
                 return;
             }
             Next::End(None) => return,
+            Next::Revoked => {
+                inbound.needs.metrics.mesh_event("peer-revoked");
+                tracing::warn!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection ended: the peer was revoked");
+                return;
+            }
             Next::Dead => {
                 inbound.needs.metrics.mesh_event("peer-silent");
                 tracing::info!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection given up: the peer answers no ping");
@@ -106,6 +114,7 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
 enum Next {
     Stream(Stream),
     End(Option<h2::Error>),
+    Revoked,
     Dead,
 }
 

@@ -140,6 +140,40 @@ async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
     .await;
 }
 
+#[tokio::test]
+async fn a_live_connection_ends_when_its_peer_is_revoked() {
+    on_worker(async {
+        let (port, _) = app(|mut stream: TcpStream| async move {
+            let mut bytes = [0; 64];
+            while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+        })
+        .await;
+        let world = world(Spec::http(port)).await;
+        let (mut peer, _silence) = hbone(&world).await;
+        let connect = || Request::builder().method(Method::CONNECT).uri(format!("{OWN}:{port}")).body(()).unwrap();
+        let (response, _send) = peer.send_request(connect(), false).unwrap();
+        let mut open = response.await.unwrap().into_body();
+        let revoked = isthmus_certs::Revocations {
+            epoch: 1,
+            serials: [world.web.current().unwrap().serial].into(),
+            ..Default::default()
+        };
+        assert!(world.inbound.needs.identity.revoke(revoked));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), open.data()).await.unwrap();
+        assert!(!matches!(ended, Some(Ok(_))), "the tunnel ended");
+        let again = TcpStream::connect(world.mesh).await.unwrap();
+        let config = world.web.client_config(&[b"h2"], ExpectedPeer::AnyOf(vec![id("orders")]));
+        let connector = tokio_rustls::TlsConnector::from(config);
+        // TLS 1.3: the client learns of the refusal when it reads.
+        let refused = match connector.connect(world.mesh.ip().into(), again).await {
+            Ok(mut stream) => stream.read_u8().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(refused.is_err(), "and no new one begins");
+    })
+    .await;
+}
+
 fn size_of_future<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
     std::mem::size_of::<F>()
 }

@@ -80,6 +80,7 @@ pub struct Inbound {
     needs: Needs,
     app: Rc<AppClient>,
     server_config: Arc<rustls::ServerConfig>,
+    revoked: Arc<tls::Revoked>,
     dial: DialOptions,
 }
 
@@ -87,7 +88,8 @@ impl Inbound {
     pub fn new(needs: Needs) -> Rc<Inbound> {
         let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
         let server_config = needs.identity.server_config(tls::mesh::PROTOCOLS, ClientAuth::Required);
-        Rc::new(Inbound { app: AppClient::new(dial), server_config, dial, needs })
+        let revoked = tls::Revoked::of(&needs.identity);
+        Rc::new(Inbound { app: AppClient::new(dial), server_config, revoked, dial, needs })
     }
 
     /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.

@@ -5,11 +5,13 @@
 
 pub mod gate;
 pub mod mesh;
+pub mod revoked;
 pub mod socket;
 pub mod stamped;
 
 pub use gate::{Gate, GateError};
 pub use mesh::{HandshakeError, MeshPeerId, MeshProtocol, accept, connect};
+pub use revoked::Revoked;
 pub use stamped::{LastRead, Stamped};
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         None => ConnectError::Handshake(address, Arc::new(HandshakeError::Timeout)),
     })?;
     let (until, successor_at) = ends(pool, &identity);
-    let facts = LinkFacts { protocol, last_read, until, successor_at };
+    let facts = LinkFacts { protocol, identity, last_read, until, successor_at };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
 }
 

@@ -1,5 +1,5 @@
 //! Drives one mesh connection until it ends: by GOAWAY and its last stream, by its last handle, or because the peer is
-//! silent. The task stays on the worker that dialled; streams of other workers go through it.
+//! silent or revoked. The task stays on the worker that dialled; streams of other workers go through it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -30,7 +30,15 @@ pub(super) fn spawn<G: 'static>(pool: &Rc<Pool>, peer: &Arc<Peer>, link: Arc<Lin
 
 pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, mut wire: Wire, open: G) {
     let mut keepalive = Keepalive::new(wire.ping_pong(), link.last_read.clone());
+    let watch = pool.upgrade().map(|pool| Arc::clone(&pool.peers.revoked));
+    let mut revoked = watch.map(|watch| watch.when(&link.identity));
+    let mut is_revoked = false;
     let ended = poll_fn(|cx| {
+        if revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready()) {
+            // Its streams end with the connection.
+            is_revoked = true;
+            return Poll::Ready(None);
+        }
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut wire).poll(cx) {
                 return Poll::Ready(Some(ended));
@@ -54,13 +62,14 @@ pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, m
     match &ended {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(peer = %address, "mesh connection ended: {error}"),
+        None if is_revoked => tracing::warn!(peer = %address, id = %link.identity.id, "mesh connection ended: revoked"),
         None => tracing::warn!(peer = %address, "mesh connection given up: the peer answers no ping"),
     }
     let was_in_use = peer.remove(&link);
     drop(open);
     let Some(pool) = pool.upgrade() else { return };
     if ended.is_none() {
-        pool.metrics.mesh_event("peer-silent");
+        pool.metrics.mesh_event(if is_revoked { "peer-revoked" } else { "peer-silent" });
     }
     if was_in_use {
         peer.lock().retry_at = Some(Instant::now() + RECONNECT_WITHIN.mul_f64(rand::rng().random_range(0.0..1.0)));

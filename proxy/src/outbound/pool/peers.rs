@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::HashMap;
 use h2::client::SendRequest;
-use isthmus_certs::{IdentityStore, SpiffeId, Subscription, TrustBundle};
+use isthmus_certs::{IdentityStore, PeerIdentity, SpiffeId, Subscription, TrustBundle};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ConnectError;
 use crate::state::SiteName;
-use crate::tls::{LastRead, MeshProtocol};
+use crate::tls::{LastRead, MeshProtocol, Revoked};
 
 /// Peers remembered at once; beyond that those without connections are forgotten.
 const MAX_PEERS: usize = 4_096;
@@ -56,6 +56,7 @@ pub struct Peers {
     /// Told whenever a list of connections changed, so that every worker lets go of what is no longer in it.
     changed: watch::Sender<u64>,
     workers: AtomicUsize,
+    pub(super) revoked: Arc<Revoked>,
     _on_rotation: Subscription,
 }
 
@@ -97,6 +98,7 @@ pub(super) struct Link {
     /// Of our own certificate and bundle.
     pub(super) generation: u64,
     pub(super) protocol: MeshProtocol,
+    pub(super) identity: PeerIdentity,
     pub(super) last_read: LastRead,
     /// The link was seen to hold much at once.
     long: AtomicBool,
@@ -111,9 +113,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(worker: usize, generation: u64, of: LinkFacts) -> Link {
-        let LinkFacts { protocol, last_read, until, successor_at } = of;
+        let LinkFacts { protocol, identity, last_read, until, successor_at } = of;
         let (busy, closed, long) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Link { worker, generation, protocol, last_read, until, successor_at, long, busy, closed }
+        Link { worker, generation, protocol, identity, last_read, until, successor_at, long, busy, closed }
     }
 
     /// It takes no new streams.
@@ -137,6 +139,7 @@ impl Link {
 /// What the handshake showed.
 pub(super) struct LinkFacts {
     pub(super) protocol: MeshProtocol,
+    pub(super) identity: PeerIdentity,
     pub(super) last_read: LastRead,
     pub(super) until: u64,
     pub(super) successor_at: u64,
@@ -158,6 +161,7 @@ impl Peers {
                 bundle: Mutex::new(identity.bundle()),
                 changed: watch::Sender::new(0),
                 workers: AtomicUsize::new(0),
+                revoked: Revoked::of(identity),
                 _on_rotation: on_rotation,
             }
         })
