@@ -121,6 +121,7 @@ fn mesh_of(services: u32) -> Arc<Mesh> {
         roots_der: Vec::new(),
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
+        revocations: Default::default(),
     };
     let mut upserts = vec![Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(world))) }];
     for number in 0..services {

@@ -17,7 +17,9 @@ impl Revoked {
     pub fn of(identity: &Arc<IdentityStore>) -> Arc<Revoked> {
         let (tell, changed) = watch::channel(identity.generation());
         // Nobody left to tell is no failure.
-        let hook = identity.subscribe(move |generation| drop(tell.send(generation)));
+        let hook = identity.subscribe(move |generation| {
+            let _ = tell.send(generation);
+        });
         Arc::new(Revoked { identity: Arc::clone(identity), changed, _hook: hook })
     }
 
