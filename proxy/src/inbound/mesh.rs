@@ -111,6 +111,7 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
 }
 
 /// What a mesh connection does next.
+#[expect(clippy::large_enum_variant, reason = "lives for one turn of a loop; a box would be an allocation per stream")]
 enum Next {
     Stream(Stream),
     End(Option<h2::Error>),

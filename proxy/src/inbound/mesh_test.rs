@@ -49,7 +49,7 @@ fn internal(headers: &http::HeaderMap) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_plain_h2_peer_gets_its_tunnels_and_never_an_internal_header() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let (port, _) = app(|mut stream: TcpStream| async move {
             let mut bytes = [0; 5];
             stream.read_exact(&mut bytes).await.unwrap();
@@ -68,13 +68,13 @@ async fn a_plain_h2_peer_gets_its_tunnels_and_never_an_internal_header() {
         let (response, _) = peer.send_request(connect(format!("{OWN}:15001")), false).unwrap();
         let response = response.await.unwrap();
         assert_eq!((response.status(), internal(response.headers())), (StatusCode::FORBIDDEN, vec![]));
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_request_of_a_plain_h2_peer_is_refused_whatever_headers_it_brings() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let (port, accepted) = app(mirror).await;
         let world = world(Spec::http(port)).await;
         let (mut peer, _silence) = hbone(&world).await;
@@ -83,13 +83,13 @@ async fn a_request_of_a_plain_h2_peer_is_refused_whatever_headers_it_brings() {
         let response = response.await.unwrap();
         assert_eq!((response.status(), internal(response.headers())), (StatusCode::BAD_REQUEST, vec![]));
         assert_eq!(accepted.get(), 0);
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_caller_that_falls_silent_is_given_up() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let world = world(Spec::http(1)).await;
         let (peer, driving) = hbone(&world).await;
         // Its socket stays open, and nobody reads it any more.
@@ -102,13 +102,13 @@ async fn a_caller_that_falls_silent_is_given_up() {
         }
         assert!(started.elapsed().as_secs() <= 30, "{:?}", started.elapsed());
         drop(peer);
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let (port, _) = app(|mut stream: TcpStream| async move {
             let mut byte = [0];
             while stream.read_exact(&mut byte).await.is_ok() {
@@ -136,7 +136,7 @@ async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
         assert!(brief.now().as_secs() > end);
         send.send_data("x".into(), false).unwrap();
         assert_eq!(body.data().await.unwrap().unwrap(), "x");
-    })
+    }))
     .await;
 }
 
@@ -183,7 +183,7 @@ fn size_of_future<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize 
 /// across an await, and either boxes the rare branch or raises the budget here, in the open.
 #[tokio::test]
 async fn the_futures_of_connections_and_streams_stay_within_their_budgets() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let world = world(Spec::http(1)).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -205,6 +205,6 @@ async fn the_futures_of_connections_and_streams_stay_within_their_budgets() {
         ];
         let over: Vec<_> = budgets.iter().filter(|(_, bytes, most)| bytes > most).collect();
         assert!(over.is_empty(), "futures (name, bytes, budget) over their budgets: {over:?}");
-    })
+    }))
     .await;
 }

@@ -168,3 +168,6 @@ impl Drop for OpenHere {
 #[cfg(test)]
 #[path = "pool_test.rs"]
 mod pool_test;
+#[cfg(test)]
+#[path = "way_test.rs"]
+mod way_test;

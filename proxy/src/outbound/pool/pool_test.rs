@@ -13,7 +13,6 @@ use isthmus_certs::{
     CertificateAuthority, ClientAuth, Clock as _, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock,
     TrustDomain, WorkloadIdentity,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -26,7 +25,7 @@ use crate::tcp::DialOptions;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-struct World {
+pub(super) struct World {
     ca: CertificateAuthority,
     identity: Arc<IdentityStore>,
     far: Arc<IdentityStore>,
@@ -47,7 +46,7 @@ fn issue(ca: &CertificateAuthority, who: &SpiffeId, lifetime: Duration) -> Workl
 const HOUR: Duration = Duration::from_secs(3_600);
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         let domain = TrustDomain::parse("shop.example").unwrap();
         let ca = CertificateAuthority::generate(&domain, Arc::new(SystemClock)).unwrap();
         let store = |account| {
@@ -60,27 +59,27 @@ impl World {
         World { ca, identity, far, peers, metrics: Metrics::new(1) }
     }
 
-    fn worker(&self) -> Rc<Pool> {
+    pub(super) fn worker(&self) -> Rc<Pool> {
         Pool::new(Arc::clone(&self.peers), self.metrics.clone(), DialOptions::default())
     }
 
-    fn counted(&self, event: &str) -> bool {
+    pub(super) fn counted(&self, event: &str) -> bool {
         self.metrics.render().contains(event)
     }
 }
 
 /// A sidecar that answers each request with 200, `/held` after a minute.
-struct Far {
-    address: SocketAddr,
-    accepted: Rc<Cell<usize>>,
+pub(super) struct Far {
+    pub(super) address: SocketAddr,
+    pub(super) accepted: Rc<Cell<usize>>,
     connections: Rc<RefCell<Vec<AbortHandle>>>,
 }
 
-async fn far(world: &World) -> Far {
+pub(super) async fn far(world: &World) -> Far {
     far_with(world, tls::mesh::PROTOCOLS).await
 }
 
-async fn far_with(world: &World, protocols: &[&[u8]]) -> Far {
+pub(super) async fn far_with(world: &World, protocols: &[&[u8]]) -> Far {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, connections): (Rc<Cell<usize>>, Rc<RefCell<Vec<AbortHandle>>>) = Default::default();
@@ -116,16 +115,16 @@ async fn serve(stream: TcpStream, config: Arc<rustls::ServerConfig>) {
 }
 
 impl Far {
-    fn endpoint(&self) -> Arc<Endpoint> {
+    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
         endpoint(self.address)
     }
 
-    fn break_all(&self) {
+    pub(super) fn break_all(&self) {
         self.connections.borrow_mut().drain(..).for_each(|serving| serving.abort());
     }
 }
 
-fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
+pub(super) fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         site: None,
         ip: address.ip(),
@@ -135,28 +134,28 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     })
 }
 
-async fn acquire(pool: &Rc<Pool>, endpoint: &Arc<Endpoint>) -> Result<Slot, ConnectError> {
+pub(super) async fn acquire(pool: &Rc<Pool>, endpoint: &Arc<Endpoint>) -> Result<Slot, ConnectError> {
     pool.acquire(endpoint, endpoint.mesh.as_ref().unwrap()).await
 }
 
-async fn get(slot: &Slot, path: &str) -> Result<StatusCode, h2::Error> {
+pub(super) async fn get(slot: &Slot, path: &str) -> Result<StatusCode, h2::Error> {
     let request = Request::get(format!("http://orders.shop{path}")).body(()).unwrap();
     let (response, _) = slot.send_request(request, true)?;
     Ok(response.await?.status())
 }
 
-async fn on_worker<T>(test: impl Future<Output = T>) -> T {
+pub(super) async fn on_worker<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(timeout(HOUR, test)).await.expect("the test ends in time")
 }
 
 /// Lets time go by at once.
-async fn pass(time: Duration) {
+pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     sleep(time).await;
     tokio::time::resume();
 }
 
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         sleep(Duration::from_millis(10)).await;
     }
@@ -390,131 +389,6 @@ async fn a_long_link_gets_a_second_connection_and_streams_spread_over_both() {
             held.push(acquire(&pool, &to).await.unwrap());
         }
         assert_eq!(far.accepted.get(), 2);
-    })
-    .await;
-}
-
-/// Passes bytes on until it is frozen; then nothing moves, and nothing is closed.
-async fn relay(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (freeze, frozen) = tokio::sync::watch::channel(false);
-    spawn_local(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let mut far = TcpStream::connect(to).await.unwrap();
-            let mut frozen = frozen.clone();
-            frozen.mark_unchanged();
-            spawn_local(async move {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    _ = frozen.changed() => std::future::pending().await,
-                }
-            });
-        }
-    });
-    (address, freeze)
-}
-
-#[tokio::test]
-async fn a_peer_that_falls_silent_is_given_up_within_seconds_and_replaced() {
-    on_worker(async {
-        let world = World::new();
-        let far = far(&world).await;
-        let (address, freeze) = relay(far.address).await;
-        let (pool, to) = (world.worker(), endpoint(address));
-        let slot = acquire(&pool, &to).await.unwrap();
-        freeze.send_replace(true);
-        let started = tokio::time::Instant::now();
-        tokio::time::pause();
-        assert!(get(&slot, "/").await.is_err());
-        tokio::time::resume();
-        assert!(started.elapsed() <= Duration::from_secs(10), "{:?}", started.elapsed());
-        assert!(world.counted("isthmus_mesh_events_total{event=\"peer-silent\"} 1\n"));
-        // The way is open again for who comes anew.
-        until(|| far.accepted.get() == 2).await;
-        assert_eq!(get(&acquire(&pool, &to).await.unwrap(), "/").await.unwrap(), 200);
-    })
-    .await;
-}
-
-/// Passes bytes on, but for first flights larger than `most`: those it swallows, as some middleboxes do.
-async fn middlebox(to: SocketAddr, most: usize) -> (SocketAddr, Rc<Cell<usize>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let swallowed = Rc::new(Cell::new(0));
-    let count = Rc::clone(&swallowed);
-    spawn_local(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let count = Rc::clone(&count);
-            spawn_local(async move {
-                let mut flight = vec![0; 16 * 1024];
-                let Ok(length) = near.read(&mut flight).await else { return };
-                if length > most {
-                    count.set(count.get() + 1);
-                    let _ = near.read(&mut [0; 1]).await;
-                    return;
-                }
-                let Ok(mut far) = TcpStream::connect(to).await else { return };
-                let _ = far.write_all(&flight[..length]).await;
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-            });
-        }
-    });
-    (address, swallowed)
-}
-
-#[tokio::test]
-async fn a_hello_that_is_dropped_on_the_way_is_sent_again_small_and_reported() {
-    on_worker(async {
-        let world = World::new();
-        let far = far(&world).await;
-        let (address, swallowed) = middlebox(far.address, 1_200).await;
-        let (pool, to) = (world.worker(), endpoint(address));
-        let slot = acquire(&pool, &to).await.unwrap();
-        assert_eq!(get(&slot, "/").await.unwrap(), 200);
-        assert_eq!(swallowed.get(), 1);
-        let reported = "isthmus_mesh_handshakes_failed_total{side=\"client\",reason=\"hello_dropped\"} 1\n";
-        assert!(world.counted(reported));
-        drop(slot);
-        // The next one knows it, until the memory fades.
-        far.break_all();
-        until(|| far.accepted.get() == 2).await;
-        assert_eq!(swallowed.get(), 1, "not tried again for a while");
-        for _ in 0..11 {
-            until(|| pool.try_acquire(&to).is_some()).await;
-            pass(Duration::from_secs(60)).await;
-        }
-        far.break_all();
-        until(|| swallowed.get() == 2).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_peer_that_is_silent_whatever_the_hello_is_no_middlebox() {
-    on_worker(async {
-        let world = World::new();
-        let (address, swallowed) = middlebox("127.0.0.1:9".parse().unwrap(), 0).await;
-        let (pool, to) = (world.worker(), endpoint(address));
-        let error = acquire(&pool, &to).await.map(drop).unwrap_err();
-        assert_eq!((error.reason(), swallowed.get()), (Reason::Timeout, 2));
-        assert!(!world.counted("hello_dropped"));
-        assert!(world.counted("reason=\"silent\"} 1\n"));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_peer_with_plain_h2_takes_tunnels_only() {
-    on_worker(async {
-        let world = World::new();
-        let ours = far(&world).await;
-        let ztunnel = far_with(&world, &[b"h2"]).await;
-        let pool = world.worker();
-        assert!(acquire(&pool, &ours.endpoint()).await.unwrap().takes_requests(), "isthmus/1 is offered first");
-        assert!(!acquire(&pool, &ztunnel.endpoint()).await.unwrap().takes_requests());
-        let other = far_with(&world, &[b"http/1.1"]).await;
-        assert_eq!(acquire(&pool, &other.endpoint()).await.map(drop).unwrap_err().reason(), Reason::PeerIdentity);
     })
     .await;
 }
