@@ -18,7 +18,7 @@ fn failures(metrics: &Metrics) -> u64 {
     let text = metrics.render();
     let line =
         text.lines().find_map(|line| line.strip_prefix("isthmus_accept_errors_total{cause=\"too-many-files\"} "));
-    line.map_or(0, |count| count.parse().unwrap())
+    line.map_or(0, |count| count.parse().expect("a count"))
 }
 
 #[test]
