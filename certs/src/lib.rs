@@ -12,6 +12,7 @@ pub mod ca;
 mod ca_signer;
 pub mod clock;
 pub mod csr;
+pub mod foreign;
 mod hex;
 pub mod id;
 pub mod identity;

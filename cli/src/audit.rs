@@ -27,7 +27,7 @@ enum What {
     #[command(after_help = "EXAMPLES:\n  \
         isthmus audit verify                                  ask the control plane\n  \
         isthmus audit verify --head 4211:9f86d081884c…        and it must still hold what was there then\n  \
-        isthmus audit verify --dir /var/lib/isthmus/control/audit  look at the files, without a control plane")]
+        isthmus audit verify --dir /var/lib/isthmus-control/audit  look at the files, without a control plane")]
     Verify {
         /// NUMBER:HASH, as an earlier verification printed it. Keep it elsewhere: it also proves the end of the log.
         #[arg(long, value_name = "HEAD")]

@@ -40,6 +40,14 @@ enum What {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Let a workload that enrolled by a certificate enrol once more with another key, because its machine lost the first.
+    #[command(after_help = "EXAMPLES:\n  isthmus identity release shop/orders")]
+    Release {
+        /// NAMESPACE/NAME of the Workload.
+        workload: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// List what was ever revoked.
     #[command(after_help = "EXAMPLES:\n  isthmus identity revocations\n  isthmus identity revocations --json")]
     Revocations {
@@ -54,6 +62,9 @@ pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
             let request =
                 wire::RevokeRequest { serial: serial.unwrap_or_default(), spiffe_id: id.unwrap_or_default(), reason };
             finish(connect::block_on(revoke(request, output.format(), operator)), output.format())
+        }
+        What::Release { workload, output } => {
+            finish(connect::block_on(release(workload, output.format(), operator)), output.format())
         }
         What::Revocations { output } => finish(connect::block_on(list(output.format(), operator)), output.format()),
     }
@@ -76,6 +87,17 @@ async fn revoke(request: wire::RevokeRequest, format: Format, operator: &Operato
             );
             println!("who has been told: isthmus get proxies");
         }
+    }
+    Ok(())
+}
+
+async fn release(workload: String, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
+    let mut authority = Authority::connect(operator).await?;
+    let request = wire::ReleaseRequest { workload: workload.clone() };
+    authority.call(async |client| client.release(request).await).await?;
+    match format {
+        Format::Json => println!("{}", json!({ "ok": true, "workload": workload })),
+        Format::Table | Format::Yaml => println!("{workload} may enrol once more, with another key"),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::audit::AuditLog;
 use crate::authority::rotation::Rotation;
 use crate::authority::{self, Authorities, Own};
 use crate::config::Config;
+use crate::identity::attest::certificate::CompanyCas;
 use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
@@ -53,6 +54,8 @@ pub enum ControlError {
     Store(#[from] crate::store::StoreError),
     #[error("{0}")]
     Authority(String),
+    #[error("attestation: {0}")]
+    Attestation(String),
     #[error(transparent)]
     Audit(#[from] crate::audit::AuditError),
     #[error(transparent)]
@@ -88,6 +91,7 @@ impl Control {
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
+        let companies = CompanyCas::read(&config.attestation.certificates).map_err(ControlError::Attestation)?;
         let (ledger, own) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         let proxies = listen(config.listen.proxies).await?;
@@ -124,7 +128,7 @@ impl Control {
         };
         let state_dir = config.state_dir.clone();
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
-        control.serve_proxies(proxies, push, &own);
+        control.serve_proxies(proxies, push, &own, Arc::new(companies));
         control.serve_operators(operators, admin, &own, Arc::new(rotation));
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
@@ -138,10 +142,11 @@ impl Control {
         Ok(control)
     }
 
-    fn serve_proxies(&mut self, listener: TcpListener, push: Push, own: &Own) {
+    fn serve_proxies(&mut self, listener: TcpListener, push: Push, own: &Own, companies: Arc<CompanyCas>) {
         let identities = Identities {
             ledger: self.ledger.clone(),
             issuer: own.issuer.clone(),
+            companies,
             enrolling: Arc::new(Semaphore::new(ENROLLING_AT_ONCE)),
         };
         let gate = Gate {

@@ -2,6 +2,7 @@
 
 use isthmus_certs::TrustDomain;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -23,8 +24,29 @@ pub struct Config {
     /// Where the CA's keys are.
     #[serde(default)]
     pub authority: Authority,
+    /// By what workloads may enrol, beside join tokens.
+    #[serde(default)]
+    pub attestation: Attestation,
     #[serde(default)]
     pub log: Log,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Attestation {
+    /// Machine certificates of a company's own CAs.
+    pub certificates: Vec<CompanyCa>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompanyCa {
+    /// As machines name it when they enrol.
+    pub name: String,
+    /// Its roots, PEM.
+    pub roots: PathBuf,
+    /// DNS name in the machine's certificate → `<namespace>/<name>` of its Workload. Nobody else comes in.
+    pub workloads: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+#[path = "e2e/attest_test.rs"]
+mod attest_test;
 #[path = "e2e/audit_test.rs"]
 mod audit_test;
 #[path = "e2e/enrol_test.rs"]
@@ -91,15 +93,29 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         listen: Listen { proxies: any, operators: any, metrics: any },
         resources: None,
         authority: Default::default(),
+        attestation: attestation(dir),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()
 }
 
+/// What a test has put into the directory before it starts the control plane.
+fn attestation(dir: &Path) -> crate::config::Attestation {
+    let roots = dir.join("corp.pem");
+    let workloads = [("VM-Web.corp.example".to_string(), "shop/web".to_string())].into();
+    let company = crate::config::CompanyCa { name: "corp".to_string(), roots, workloads };
+    crate::config::Attestation { certificates: if company.roots.exists() { vec![company] } else { Vec::new() } }
+}
+
 impl World {
     /// A control plane with the mesh applied.
     async fn start() -> World {
-        let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::at_ms(NOW_MS));
+        Self::start_with(tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same in a directory that holds something already.
+    async fn start_with(dir: tempfile::TempDir) -> World {
+        let clock = ManualClock::at_ms(NOW_MS);
         let shutdown = CancellationToken::new();
         let control = start_in(dir.path(), &clock, &shutdown).await;
         let world = World { dir, control, clock, shutdown };

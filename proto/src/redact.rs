@@ -9,6 +9,7 @@ impl fmt::Debug for EnrollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proof = match &self.proof {
             Some(Proof::JoinToken(_)) => "JoinToken([redacted])",
+            Some(Proof::Certificate(_)) => "Certificate",
             None => "none",
         };
         f.debug_struct("EnrollRequest")
@@ -23,6 +24,7 @@ impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Proof::JoinToken(_) => f.write_str("JoinToken([redacted])"),
+            Proof::Certificate(proof) => f.debug_tuple("Certificate").field(proof).finish(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The Authority service: identities from the operator's side. Beside [`super::Operators`], for the same callers.
 
 use super::{Operators, certificates, operator};
-use crate::audit::{Head, ReadError, segments};
+use crate::audit::{Event, Head, ReadError, What, segments};
 use crate::authority::Own;
 use crate::authority::rotation::Rotation;
+use crate::identity::attest;
 use crate::identity::blocking;
 use crate::identity::revocation::{self, RevokeError, Target};
-use isthmus_certs::{Serial, SpiffeId};
+use isthmus_certs::{Clock, Serial, SpiffeId};
 use isthmus_proto::admin::v1::authority_server::Authority;
 use isthmus_proto::admin::v1::*;
 use std::path::Path;
@@ -89,6 +90,21 @@ impl Authority for Overseer {
             epoch: record.epoch,
         });
         Ok(Response::new(ListRevocationsResponse { revocations: revocations.collect() }))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        let operator = operator(&self.operators, &request)?;
+        let (this, workload) = (self.operators.clone(), request.into_inner().workload);
+        let released = blocking(move || {
+            if this.ledger.world().index.identity_of(&workload).is_none() {
+                return Err(Status::not_found(format!("there is no Workload `{workload}`")));
+            }
+            // On record first: what lets a machine in again is not done in silence.
+            this.log(What::Released, operator, Event { workload: workload.clone(), ..Event::default() })?;
+            attest::release(&**this.ledger.store(), &workload, this.ledger.clock().now_ms())?;
+            Ok(ReleaseResponse {})
+        });
+        released.await.map(Response::new)
     }
 
     async fn rotate(&self, request: Request<RotateRequest>) -> Result<Response<RotateResponse>, Status> {

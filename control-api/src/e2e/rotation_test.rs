@@ -127,7 +127,7 @@ async fn a_revoked_identity_comes_back_only_by_a_token_made_afterwards() {
     let (web, unused) = (world.join("shop/web").await, world.token("shop/web").await);
     world.revoke("", web.id.as_str()).await;
     let refused = world.enroll(&unused, &csr::new_key().unwrap()).await.unwrap_err();
-    assert!(refused.message().contains("was revoked after join token"), "{refused}");
+    assert!(refused.message().contains("was revoked after join-token"), "{refused}");
     world.renew(&web).await.expect_err("all that it was issued is out");
     world.clock.advance(Duration::from_secs(2));
     let token = world.token("shop/web").await;

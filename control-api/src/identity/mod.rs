@@ -1,9 +1,10 @@
 //! The Identity service: who gets which certificate.
 //!
-//! Enroll: clock → token → workload → CSR → the token is spent, durably → a certificate for the one identity that the
-//! token was made for. Renew: the certificate on the connection → the same identity again. Nothing but the key is taken
+//! Enroll: clock → proof ([`attest`]) → workload → revoked? → CSR → the proof is used up, durably → a certificate for the one
+//! identity that the proof names. Renew: the certificate on the connection → the same identity again. Nothing but the key is taken
 //! from a CSR. Every issuance and every refusal is in the audit log ([`issuer`]), and every refusal says what to do.
 
+pub mod attest;
 pub mod issuer;
 pub mod register;
 pub mod restore;
@@ -13,11 +14,11 @@ pub mod tokens;
 use crate::audit::{Event, What};
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
+use attest::certificate::CompanyCas;
+use attest::{Attested, Once};
 use issuer::{IssueError, Issuer};
 use isthmus_certs::ca::BACKDATE;
-use isthmus_certs::token::split_secret;
 use isthmus_certs::{PeerIdentity, PublicKeyInfo, SpiffeId, csr, skew_in_words};
-use isthmus_proto::identity::v1::enroll_request::Proof;
 use isthmus_proto::identity::v1::identity_server::Identity;
 use isthmus_proto::identity::v1::{Certificate, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ const ENROLL_WAITS: Duration = Duration::from_secs(5);
 pub struct Identities {
     pub ledger: Arc<Ledger>,
     pub issuer: Arc<Issuer>,
+    pub companies: Arc<CompanyCas>,
     pub enrolling: Arc<Semaphore>,
 }
 
@@ -54,7 +56,7 @@ impl Identity for Identities {
             let done = this.enroll_now(&request, &from);
             match &done {
                 Ok(response) => tracing::info!(workload = response.workload, from, "enrolled"),
-                Err(status) => this.note_refusal(status, proof_of(&request), String::new(), from),
+                Err(status) => this.note_refusal(status, attest::name_of(&request), String::new(), from),
             }
             done
         })
@@ -79,17 +81,6 @@ impl Identity for Identities {
     }
 }
 
-/// How the audit log names a proof. The secret half of a token is not in it.
-fn proof_of(request: &EnrollRequest) -> String {
-    match &request.proof {
-        Some(Proof::JoinToken(secret)) => match split_secret(secret) {
-            Ok((id, _)) => format!("join-token {id}"),
-            Err(_) => "join-token".to_string(),
-        },
-        None => "none".to_string(),
-    }
-}
-
 fn proof_of_holder(peer: &PeerIdentity) -> String {
     format!("certificate {}", peer.serial)
 }
@@ -98,26 +89,21 @@ impl Identities {
     fn enroll_now(&self, request: &EnrollRequest, from: &str) -> Result<EnrollResponse, Status> {
         // Before the proof: whoever could not even shake hands over a wrong clock asks without one.
         self.check_clock(request.client_time_unix_ms)?;
-        let Some(Proof::JoinToken(secret)) = &request.proof else {
-            return Err(Status::invalid_argument(
-                "no proof of identity that this control plane knows; send a join token",
-            ));
-        };
-        let now_ms = self.ledger.clock().now_ms();
-        let token = tokens::find(&**self.ledger.store(), secret, now_ms)?;
-        let id = self.workload_of(&token)?;
-        self.check_not_revoked(&id, &token)?;
+        let (store, now_ms) = (&**self.ledger.store(), self.ledger.clock().now_ms());
+        let attested = attest::attest(request, store, &self.companies, now_ms)?;
+        let id = self.workload_of(&attested)?;
+        self.check_not_revoked(&id, &attested)?;
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        tokens::spend(&**self.ledger.store(), &token, &key, now_ms)?;
+        attest::use_up(&attested, store, &key, now_ms)?;
         let event = Event {
             what: What::Enrolled,
-            workload: token.workload.clone(),
-            proof: proof_of(request),
+            workload: attested.workload.clone(),
+            proof: attested.proof,
             from: from.to_string(),
             ..Event::default()
         };
         let certificate = self.issue(&key, &id, event)?;
-        Ok(EnrollResponse { certificate: Some(certificate), workload: token.workload })
+        Ok(EnrollResponse { certificate: Some(certificate), workload: attested.workload })
     }
 
     fn renew_now(&self, request: &RenewRequest, peer: &PeerIdentity, from: &str) -> Result<Certificate, Status> {
@@ -140,29 +126,36 @@ impl Identities {
         self.issuer.audit().refused(Event { who, proof, from, reason, ..Event::default() });
     }
 
-    /// The token's workload must still be who it was when the token was made.
-    fn workload_of(&self, token: &crate::store::TokenRecord) -> Result<SpiffeId, Status> {
-        match self.ledger.world().index.identity_of(&token.workload) {
-            Some(id) if id.as_str() == token.spiffe_id => Ok(id.clone()),
-            Some(id) => Err(Status::failed_precondition(format!(
-                "the join token was made for {}, but Workload {} is {id} now; create a new token",
-                token.spiffe_id, token.workload
+    /// The workload must be there, and for a token still be who it was when the token was made.
+    fn workload_of(&self, attested: &Attested) -> Result<SpiffeId, Status> {
+        let (world, workload) = (self.ledger.world(), &attested.workload);
+        match (world.index.identity_of(workload), &attested.once) {
+            (Some(id), Once::Token(token)) if id.as_str() != token.spiffe_id => {
+                Err(Status::failed_precondition(format!(
+                    "the join token was made for {}, but Workload {workload} is {id} now; create a new token",
+                    token.spiffe_id
+                )))
+            }
+            (Some(id), _) => Ok(id.clone()),
+            (None, Once::Token(_)) => Err(Status::failed_precondition(format!(
+                "Workload {workload} does not exist any more; apply it, then create a new token"
             ))),
-            None => Err(Status::failed_precondition(format!(
-                "Workload {} does not exist any more; apply it, then create a new token",
-                token.workload
+            (None, Once::FirstKey) => Err(Status::failed_precondition(format!(
+                "Workload {workload}, which this proof is for, does not exist; apply it"
             ))),
         }
     }
 
-    /// A revoked identity comes back by a token that was made after it, and by none from before.
-    fn check_not_revoked(&self, id: &SpiffeId, token: &crate::store::TokenRecord) -> Result<(), Status> {
+    /// A revoked identity comes back by what an operator allowed after it: a new token, a release.
+    fn check_not_revoked(&self, id: &SpiffeId, attested: &Attested) -> Result<(), Status> {
         let revocations = &self.ledger.trust().revocations;
         let Some(until) = revocations.identities.get(id) else { return Ok(()) };
-        if token.created_unix_ms / 1000 <= i64::try_from(*until).unwrap_or(i64::MAX) {
+        if attested.allowed_unix_ms / 1000 <= i64::try_from(*until).unwrap_or(i64::MAX) {
             return Err(Status::unauthenticated(format!(
-                "{id} was revoked after join token {} was made; create a new one if it may come back",
-                token.id
+                "{id} was revoked after {} was allowed; if it may come back: `isthmus token create {workload}`, or `isthmus \
+                 identity release {workload}`",
+                attested.proof,
+                workload = attested.workload
             )));
         }
         if revocations.cover_identity(id, self.ledger.clock().now()) {
