@@ -27,9 +27,7 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
         if said.protocol.is_none() && declared.protocol != AppProtocol::Detect {
             said.protocol = Some(declared.protocol);
         }
-        if said.options == TrafficOptions::default() {
-            said.options = declared.options;
-        }
+        merge(&mut said.options, declared.options);
         if !said.services.contains(&declared.service.as_str()) {
             said.services.push(&declared.service);
         }
@@ -49,4 +47,21 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
         }
     };
     by_port.into_iter().map(port).collect()
+}
+
+/// Option by option, what was said first counts.
+fn merge(said: &mut TrafficOptions, more: TrafficOptions) {
+    let unsaid = TrafficOptions::default();
+    if said.connect == unsaid.connect {
+        said.connect = more.connect;
+    }
+    if said.source_address == unsaid.source_address {
+        said.source_address = more.source_address;
+    }
+    if said.proxy_protocol == unsaid.proxy_protocol {
+        said.proxy_protocol = more.proxy_protocol;
+    }
+    if said.header_names == unsaid.header_names {
+        said.header_names = more.header_names;
+    }
 }

@@ -47,9 +47,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("websocket_messages_of_4_mb_pass", UPGRADE),
     ("websocket_close_codes_pass_both_ways", UPGRADE),
     ("websocket_subprotocol_and_compression_are_negotiated_end_to_end", UPGRADE),
-    ("postgres_libpq_goes_on_when_a_host_is_gone", "`connect: confirm` is not carried out: libpq is told too early"),
-    ("postgres_rules_by_source_address_see_the_caller", "`sourceAddress: preserve` is not carried out"),
-    ("mariadb_on_a_port_that_says_nothing_is_waited_for_once", "no verdict is remembered"),
+    ("postgres_rules_by_source_address_see_the_caller", "`sourceAddress: proxy` was not seen to be carried out"),
 ];
 const UPGRADE: &str = "Upgrade is not carried";
 
