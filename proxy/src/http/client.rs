@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
+use h2::ext::Protocol;
 use http::Request;
 
 use super::body::{Body, BodyError};
@@ -30,6 +31,14 @@ pub enum AppError {
 }
 
 impl AppError {
+    /// What the app reset the stream with.
+    pub fn reset(&self) -> Option<h2::Reason> {
+        match self {
+            AppError::Http2(error) if error.is_reset() && error.is_remote() => error.reason(),
+            _ => None,
+        }
+    }
+
     pub fn reason(&self) -> Reason {
         match self {
             AppError::Dial(_, error) | AppError::Http1(_, ExchangeError::Dial(error))
@@ -71,12 +80,13 @@ impl AppClient {
         address: SocketAddr,
         request: Request<Body>,
         http2: bool,
+        upgrade: Option<&Protocol>,
         caller: Caller<'_>,
     ) -> Result<Answer, AppError> {
         if http2 {
             self.send_http2(address, request, caller).await
         } else {
-            send(&self.http1, address, request, caller).await.map_err(|error| AppError::Http1(address, error))
+            send(&self.http1, address, request, upgrade, caller).await.map_err(|error| AppError::Http1(address, error))
         }
     }
 
@@ -100,7 +110,7 @@ impl AppClient {
         let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
         let mut upload = upload(body, stream);
         match over_http2(response, &mut upload, caller).await {
-            Ok(response) => Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest() }),
+            Ok(response) => Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest(), reset: None }),
             Err(NoAnswer::Stream(error)) => Err(AppError::Http2(error)),
             Err(NoAnswer::Body(error)) => Err(AppError::Body(error)),
         }

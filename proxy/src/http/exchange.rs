@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -26,6 +27,8 @@ pub struct Asked<'a> {
     pub request: Request<Body>,
     /// The head as it came, for HTTP/1: another try can begin from it.
     pub raw: Option<Bytes>,
+    /// An HTTP/1 client wants to change to this; the request's body is then what it will send after that.
+    pub upgrade: Option<Protocol>,
     pub caller: Caller<'a>,
 }
 
@@ -60,11 +63,13 @@ impl Caller<'_> {
 pub struct Answer {
     pub response: Response<Body>,
     pub upload: Option<Box<Transfer>>,
+    /// What a caller in HTTP/2 gets in place of the response: the app's own reset.
+    pub reset: Option<h2::Reason>,
 }
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
-        Answer { response, upload: None }
+        Answer { response, upload: None, reset: None }
     }
 }
 

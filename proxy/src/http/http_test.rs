@@ -69,7 +69,7 @@ fn the_host_is_read_in_one_way_or_refused() {
     assert_eq!(authority(request("/a", &["u@a"])), Err(Reason::MalformedRequest));
     assert_eq!(authority(request("/a", &["a b"])), Err(Reason::MalformedRequest));
     let mut back = Request::get("http://orders:80/a?b").body(()).unwrap();
-    into_http1(&mut back).unwrap();
+    into_http1(&mut back, false).unwrap();
     assert_eq!(
         (back.uri().to_string(), &back.headers()["host"]),
         ("/a?b".into(), &"orders:80".parse::<HeaderValue>().unwrap())

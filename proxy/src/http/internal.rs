@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::reason::Reason;
@@ -12,6 +13,12 @@ use crate::reason::Reason;
 pub const PORT: HeaderName = HeaderName::from_static("isthmus-port");
 /// The HTTP version that the caller's app speaks, where it is not HTTP/1: the callee's app is spoken to likewise.
 pub const VERSION: HeaderName = HeaderName::from_static("isthmus-version");
+/// The method of an HTTP/1 request that wants to change its protocol and is not GET: RFC 8441 has CONNECT in its place.
+pub const METHOD: HeaderName = HeaderName::from_static("isthmus-method");
+/// On a 200 to such a request: the app agreed with 101. Without it the app answered as to any other request.
+pub const UPGRADED: HeaderName = HeaderName::from_static("isthmus-upgraded");
+/// The caller's app names the whole URI in its request line, as to a forward proxy; the callee's app gets it likewise.
+pub const ABSOLUTE: HeaderName = HeaderName::from_static("isthmus-absolute");
 /// How long the callee took: `total=<us>;app=<us>`.
 pub const ELAPSED: HeaderName = HeaderName::from_static("isthmus-elapsed");
 /// The word of a refusal. Passed on to the app.
@@ -48,6 +55,22 @@ pub fn port_value(port: u16) -> HeaderValue {
 /// Whether the caller's app speaks HTTP/2; taken out of the request.
 pub fn take_is_http2(headers: &mut HeaderMap) -> bool {
     headers.remove(VERSION).is_some_and(|value| value.as_bytes() == b"2")
+}
+
+/// Whether the request line shall name the whole URI; taken out of the request.
+pub fn take_is_absolute(headers: &mut HeaderMap) -> bool {
+    headers.remove(ABSOLUTE).is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// The method of a request that wants to change its protocol; taken out of the request.
+pub fn take_method(headers: &mut HeaderMap) -> Result<Method, Reason> {
+    match headers.remove(METHOD) {
+        None => Ok(Method::GET),
+        Some(value) => match Method::from_bytes(value.as_bytes()) {
+            Ok(method) if method != Method::CONNECT => Ok(method),
+            _ => Err(Reason::BadInternalHeader),
+        },
+    }
 }
 
 /// The callee's own measurement of a request.

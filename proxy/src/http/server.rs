@@ -56,7 +56,9 @@ impl Http2Settings {
             .initial_window_size(self.stream_window)
             .initial_connection_window_size(self.connection_window)
             .max_frame_size(self.max_frame)
-            .max_send_buffer_size(self.max_frame as usize);
+            .max_send_buffer_size(self.max_frame as usize)
+            // WebSockets (RFC 8441).
+            .enable_connect_protocol();
         builder
     }
 
@@ -116,10 +118,13 @@ where
     let caller = Caller::Http2(&respond);
     let answer = tokio::select! {
         biased;
-        answer = handle(Asked { request: request.map(Body::http2), raw: None, caller }) => answer,
+        answer = handle(Asked { request: request.map(Body::http2), raw: None, upgrade: None, caller }) => answer,
         _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
     };
     let mut respond = respond.into_inner();
+    if let Some(reason) = answer.reset {
+        return respond.send_reset(reason);
+    }
     let mut upload = Upload(answer.upload);
     let (mut head, body) = answer.response.into_parts();
     head.version = http::Version::HTTP_2;

@@ -24,15 +24,16 @@ pub fn into_http2<B>(request: &mut Request<B>, fallback: SocketAddr) -> Result<(
     Ok(())
 }
 
-/// Puts a request into the form that an HTTP/1 app wants: origin-form, and one `Host`.
-pub fn into_http1<B>(request: &mut Request<B>) -> Result<(), Reason> {
+/// Puts a request into the form that an HTTP/1 app wants: origin-form, or `absolute` as to a forward proxy, and one `Host`.
+pub fn into_http1<B>(request: &mut Request<B>, absolute: bool) -> Result<(), Reason> {
     let authority = request.uri().authority().cloned();
     if let Some(authority) = authority {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::MalformedRequest)?;
         request.headers_mut().insert(HOST, host);
     }
-    let path = path(request.uri());
-    *request.uri_mut() = Uri::from(path);
+    if !absolute {
+        *request.uri_mut() = Uri::from(path(request.uri()));
+    }
     *request.version_mut() = http::Version::HTTP_11;
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request, Response, StatusCode};
 use isthmus_certs::PeerIdentity;
@@ -83,7 +84,8 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
         match accepted {
             Next::Stream((request, respond)) => {
                 // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
-                if request.method() == Method::CONNECT {
+                // Extended CONNECT (RFC 8441) is a request.
+                if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
                     tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
                     continue;
                 }

@@ -37,6 +37,9 @@ mod drain_test;
 #[path = "hostile_test.rs"]
 mod hostile_test;
 #[cfg(test)]
+#[path = "http_test.rs"]
+mod http_test;
+#[cfg(test)]
 #[path = "mesh_test.rs"]
 mod mesh_test;
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! One request to the app: internal headers read and removed, authorized, the caller's identity and trace added, sent to
 //! the app at its own address, the answer sent back with how long it took.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::Request;
+use h2::ext::Protocol;
 use http::header::HeaderValue;
+use http::{Request, StatusCode};
 use isthmus_certs::SpiffeId;
 
 use super::Inbound;
 use super::authorize::{Caller, Refusal};
 use super::mesh::Peer;
 use crate::http::body::Body;
+use crate::http::h1::head::is_upgrade;
 use crate::http::headers::{FORWARDED_CLIENT_CERT, sanitize};
 use crate::http::internal::{self, Elapsed};
 use crate::http::{Answer, Asked, Caller as Asker, respond, target};
@@ -30,9 +33,13 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
     let port = internal::take_port(request.headers_mut());
     let http2 = internal::take_is_http2(request.headers_mut());
     let (peer_id, source) = (Some(&peer.identity.id), peer.source.ip());
+    let absolute = internal::take_is_absolute(request.headers_mut());
+    let upgrade = if http2 { Ok(None) } else { take_upgrade(&mut request) };
     let hop = port.and_then(|port| {
-        let app = app_address(inbound, peer, port)?;
-        Ok(Hop { peer: peer_id, source, app, arrived: Arrived::Mesh, http2, came, caller })
+        let (app, upgrade) = (app_address(inbound, peer, port)?, upgrade?);
+        let arrived = Arrived::Mesh;
+        let reset = Cell::new(None);
+        Ok(Hop { peer: peer_id, source, app, arrived, http2, absolute, upgrade, came, caller, reset })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
@@ -51,9 +58,10 @@ pub(super) async fn from_plain(
     http2: bool,
     asked: Asked<'_>,
 ) -> Answer {
-    let Asked { mut request, caller, .. } = asked;
-    let came = Instant::now();
-    let hop = Hop { peer: None, source, app: destination, arrived: Arrived::Plain, http2, came, caller };
+    let Asked { mut request, upgrade, caller, .. } = asked;
+    let (came, arrived, reset) = (Instant::now(), Arrived::Plain, Cell::new(None));
+    let absolute = !http2 && request.uri().authority().is_some();
+    let hop = Hop { peer: None, source, app: destination, arrived, http2, absolute, upgrade, came, caller, reset };
     if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
@@ -68,8 +76,25 @@ struct Hop<'a> {
     app: SocketAddr,
     arrived: Arrived,
     http2: bool,
+    /// The request line shall name the whole URI.
+    absolute: bool,
+    /// What the caller's app wants to change to.
+    upgrade: Option<Protocol>,
     came: Instant,
     caller: Asker<'a>,
+    /// What the app reset its stream with.
+    reset: Cell<Option<h2::Reason>>,
+}
+
+/// RFC 8441: the protocol, which a peer may spell as it likes, and the method that CONNECT stands for.
+fn take_upgrade<B>(request: &mut Request<B>) -> Result<Option<Protocol>, Reason> {
+    let method = internal::take_method(request.headers_mut())?;
+    let Some(protocol) = request.extensions_mut().remove::<Protocol>() else { return Ok(None) };
+    if !is_upgrade(protocol.as_str()) {
+        return Err(Reason::MalformedRequest);
+    }
+    *request.method_mut() = method;
+    Ok(Some(protocol))
 }
 
 /// The address that the peer dialled, if it is still ours, else any of ours: the app is never dialled at loopback.
@@ -105,13 +130,9 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
                 start_ns,
                 Outcome::refused(reason, decision, response.status().as_u16()),
             );
-            return finish(
-                inbound,
-                response.into(),
-                Elapsed::new(total, Default::default()),
-                hop.peer.is_some(),
-                total,
-            );
+            let mut answer = Answer::from(response);
+            answer.reset = hop.reset.get();
+            return finish(inbound, answer, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
         }
     };
     sanitize(answer.response.headers_mut());
@@ -132,6 +153,11 @@ fn finish(
 ) -> Answer {
     inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total);
     if to_mesh {
+        if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // HTTP/2 has no 101: success of CONNECT says the same (RFC 8441 §5).
+            *answer.response.status_mut() = StatusCode::OK;
+            answer.response.headers_mut().insert(internal::UPGRADED, HeaderValue::from_static("1"));
+        }
         answer.response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
     }
     answer
@@ -163,11 +189,12 @@ async fn send(
     let app_trace = trace.child();
     app_trace.write(request.headers_mut());
     if !hop.http2 {
-        target::into_http1(&mut request).map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
+        target::into_http1(&mut request, hop.absolute)
+            .map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
     }
     let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
     let sent = Instant::now();
-    let result = inbound.app.send(hop.app, request, hop.http2, hop.caller).await;
+    let result = inbound.app.send(hop.app, request, hop.http2, hop.upgrade.as_ref(), hop.caller).await;
     let app_time = sent.elapsed();
     if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
         span.end_ns = inbound.needs.tracer.now_ns();
@@ -180,7 +207,10 @@ async fn send(
     }
     match result {
         Ok(answer) => Ok((answer, app_time)),
-        Err(error) => Err(inbound.refuse(error.reason(), hop.source, &error.to_string())),
+        Err(error) => {
+            hop.reset.set(error.reset());
+            Err(inbound.refuse(error.reason(), hop.source, &error.to_string()))
+        }
     }
 }
 

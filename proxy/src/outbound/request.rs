@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use http::header::HeaderValue;
-use http::{Request, Response, request};
+use http::{Method, Request, Response, StatusCode, request};
 
 use super::Outbound;
 use super::balance::Tried;
@@ -17,10 +18,10 @@ use super::connection::{Route, Way, way};
 use super::pool::is_unprocessed;
 use super::stream::check_plain;
 use crate::http::body::{Body, BodyError};
-use crate::http::exchange::{NoAnswer, over_http2, upload};
+use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
 use crate::http::h1::head::parse_request;
 use crate::http::headers::sanitize;
-use crate::http::internal::{DECISION, DENIED, Elapsed, PORT, VERSION, port_value};
+use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PORT, UPGRADED, VERSION, port_value};
 use crate::http::{Answer, Asked, Caller, respond, target};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
@@ -31,11 +32,12 @@ const ATTEMPTS: usize = 4;
 
 pub(super) async fn serve(outbound: &Rc<Outbound>, destination: SocketAddr, http2: bool, asked: Asked<'_>) -> Answer {
     let started = Instant::now();
-    let Asked { mut request, raw, caller } = asked;
+    let Asked { mut request, raw, upgrade, caller } = asked;
     let grpc = respond::is_grpc(request.headers());
     let trace = outbound.needs.tracer.hop(request.headers());
     let start_ns = if trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
-    let mut hop = Hop { destination, http2, caller, trace, link: None };
+    let absolute = !http2 && request.uri().authority().is_some();
+    let mut hop = Hop { destination, http2, absolute, upgrade, caller, trace, link: None, reset: None };
     let answered = match into_mesh_form(&mut request, destination) {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -44,7 +46,9 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, destination: SocketAddr, http
         Ok(answer) => (answer, None),
         Err((reason, detail)) => {
             outbound.refuse(reason, destination, &detail);
-            (respond::refusal(reason, None, grpc).into(), Some(reason))
+            let mut answer = Answer::from(respond::refusal(reason, None, grpc));
+            answer.reset = hop.reset;
+            (answer, Some(reason))
         }
     };
     let elapsed = started.elapsed();
@@ -55,6 +59,10 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, destination: SocketAddr, http
 
 fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Result<(), Reason> {
     sanitize(request.headers_mut());
+    if *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
+        // On a mesh connection it would be a tunnel, to where the app likes.
+        return Err(Reason::MalformedRequest);
+    }
     target::into_http2(request, destination)
 }
 
@@ -62,9 +70,15 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
 struct Hop<'a> {
     destination: SocketAddr,
     http2: bool,
+    /// The request line names the whole URI: the app believes that it speaks to a proxy.
+    absolute: bool,
+    /// What the app wants to change to.
+    upgrade: Option<Protocol>,
     caller: Caller<'a>,
     trace: TraceContext,
     link: Option<Link>,
+    /// The callee's app reset the stream: a caller in HTTP/2 gets the same.
+    reset: Option<h2::Reason>,
 }
 
 /// How long the way between the two sidecars took, and which it was.
@@ -222,22 +236,45 @@ async fn exchange(
             return Err(Missed::Unprocessed(error));
         }
     };
-    let mut upload = upload(body, stream).holding();
+    // What follows a change of protocol waits for the answer.
+    let mut later = None;
+    let mut upload = if hop.upgrade.is_some() {
+        later = Some((body, stream));
+        Upload::default()
+    } else {
+        upload_into(body, stream).holding()
+    };
     let response = match over_http2(response, &mut upload, hop.caller).await {
         Ok(response) => response,
         Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
         Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
-            unsent.body = upload.rewind();
+            unsent.body = match later {
+                Some((body, _)) => Some(body),
+                None => upload.rewind(),
+            };
             return Err(Missed::Unprocessed(error));
         }
-        Err(NoAnswer::Stream(error)) => return Err(Missed::Lost(error)),
+        Err(NoAnswer::Stream(error)) => {
+            hop.reset = error.is_reset().then(|| error.reason()).flatten();
+            return Err(Missed::Lost(error));
+        }
     };
     let took = slot.last_read().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
+    let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
     clean(&mut response);
-    Ok(Answer { response, upload: upload.into_rest() })
+    if let Some((body, mut stream)) = later {
+        if agreed {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            upload = upload_into(body, stream);
+        } else {
+            // The answer is on its way already, and its end is the stream's.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
+    }
+    Ok(Answer { response, upload: upload.into_rest(), reset: None })
 }
 
 /// What the other sidecar is told with the head.
@@ -246,6 +283,18 @@ fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: 
     head.headers.insert(PORT, port_value(port));
     if hop.http2 {
         head.headers.insert(VERSION, HeaderValue::from_static("2"));
+    }
+    if hop.absolute {
+        head.headers.insert(ABSOLUTE, HeaderValue::from_static("1"));
+    }
+    if let Some(protocol) = &hop.upgrade {
+        let method = std::mem::replace(&mut head.method, Method::CONNECT);
+        if method != Method::GET
+            && let Ok(method) = HeaderValue::from_str(method.as_str())
+        {
+            head.headers.insert(METHOD, method);
+        }
+        head.extensions.insert(protocol.clone());
     }
     trace.write(&mut head.headers);
 }
@@ -295,9 +344,9 @@ async fn plain(
 ) -> Result<Answer, Failure> {
     hop.trace.child().write(request.headers_mut());
     if !hop.http2 {
-        target::into_http1(&mut request).map_err(|reason| (reason, "no valid host".to_owned()))?;
+        target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
-    let sent = outbound.plain.send(address, request, hop.http2, hop.caller).await;
+    let sent = outbound.plain.send(address, request, hop.http2, hop.upgrade.as_ref(), hop.caller).await;
     let mut answer = sent.map_err(|error| (error.reason(), error.to_string()))?;
     sanitize(answer.response.headers_mut());
     Ok(answer)

@@ -264,6 +264,12 @@ impl Connection {
         self.settle();
     }
 
+    /// The other side learns that nothing more comes, and may go on.
+    pub(super) fn end_output(&self) {
+        self.never_again();
+        let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+    }
+
     pub(super) fn is_reading(&self) -> bool {
         self.reading.get()
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use foldhash::HashMap;
+use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::head::{self, HeadError, ResponseHead};
 use super::incoming::Incoming;
 use super::outgoing::{Delimited, Outgoing};
-use super::{Connection, write};
+use super::{Connection, Framing, write};
 use crate::http::body::{Body, BodyError};
 use crate::http::client::Open;
 use crate::http::exchange::{Answer, Caller, MAX_INTERIM, Upload};
@@ -121,9 +122,12 @@ pub async fn send(
     home: &Rc<Home>,
     address: SocketAddr,
     request: Request<Body>,
+    upgrade: Option<&Protocol>,
     caller: Caller<'_>,
 ) -> Result<Answer, ExchangeError> {
     let (mut head, body) = request.into_parts();
+    // What follows a change of protocol waits for the 101.
+    let (body, after) = if upgrade.is_some() { (Body::Empty, Some(body)) } else { (body, None) };
     let delimited = delimit(&mut head, &body);
     let mut body = Some(body);
     loop {
@@ -133,12 +137,23 @@ pub async fn send(
             Some(connection) => connection,
             None => home.dial(address).await?,
         };
-        let out = Outgoing::new(&connection, delimited, |out| write_head(&head, delimited, out));
+        let out = Outgoing::new(&connection, delimited, |out| write_head(&head, delimited, upgrade, out));
         let transfer = Transfer::new(body.take().unwrap_or_default(), Sink::Http1(out));
         let transfer = if fresh { transfer } else { transfer.holding() };
         let mut upload = Upload(Some(Box::new(transfer)));
         match answer(&connection, &head.method, &mut upload, caller).await {
-            Ok(answer) => return Ok(Answer { response: answer, upload: upload.into_rest() }),
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let Some(after) = after.filter(|_| upgrade.is_some()) else {
+                    return Err(ExchangeError::Answer(HeadError::Malformed("101, and nobody asked for it")));
+                };
+                let out = Outgoing::new(&connection, Delimited::Close, |_| {});
+                return Ok(Answer {
+                    response,
+                    upload: Some(Box::new(Transfer::new(after, Sink::Http1(out)))),
+                    reset: None,
+                });
+            }
+            Ok(response) => return Ok(Answer { response, upload: upload.into_rest(), reset: None }),
             // The app closed a kept connection while we took it. Nothing came back, so the request may go again, if
             // doing it twice is doing it once (RFC 9110 §9.2.2), or if not a byte of it was taken.
             Err(ExchangeError::Closed) if !fresh => {
@@ -165,7 +180,8 @@ async fn answer(
         let head = read_head(connection, method, upload).await?;
         let status = head.response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            break;
+            let incoming = Incoming::new(connection, Framing::UntilClose);
+            return Ok(head.response.map(|()| Body::http1(incoming)));
         }
         if status.is_informational() {
             caller.interim(status, head.response.into_parts().0.headers);
@@ -237,8 +253,11 @@ fn delimit(head: &mut request::Parts, body: &Body) -> Delimited {
     }
 }
 
-fn write_head(head: &request::Parts, delimited: Delimited, out: &mut BytesMut) {
+fn write_head(head: &request::Parts, delimited: Delimited, upgrade: Option<&Protocol>, out: &mut BytesMut) {
     write::request(&head.method, &head.uri, &head.headers, out);
+    if let Some(protocol) = upgrade {
+        write::upgrade(protocol.as_str(), out);
+    }
     if delimited == Delimited::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }

@@ -6,7 +6,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use h2::ext::Protocol;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -49,6 +52,8 @@ pub struct RequestHead {
     pub framing: Framing,
     /// Whether the client wants to ask again on this connection.
     pub keep_alive: bool,
+    /// The protocol that the client would rather speak, where a proxy can carry it.
+    pub upgrade: Option<Protocol>,
 }
 
 /// A response's head.
@@ -103,12 +108,13 @@ pub fn parse_request(head: &Bytes) -> Result<RequestHead, HeadError> {
     if seen.expect && version == Version::HTTP_10 {
         headers.remove(EXPECT); // RFC 9110 §10.1.1
     }
+    let upgrade = (seen.upgrade && framing == Framing::None && version == Version::HTTP_11).then(|| upgrade(&headers));
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.version_mut() = version;
     *request.headers_mut() = headers;
-    Ok(RequestHead { request, framing, keep_alive })
+    Ok(RequestHead { request, framing, keep_alive, upgrade: upgrade.flatten() })
 }
 
 /// `asked`: the request's method, which decides whether a body follows.
@@ -142,6 +148,7 @@ struct Seen {
     lengths: Lengths,
     connection: bool,
     expect: bool,
+    upgrade: bool,
 }
 
 fn read_fields(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Seen), HeadError> {
@@ -160,6 +167,8 @@ fn read_fields(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<(HeaderM
             seen.connection = true;
         } else if name == EXPECT {
             seen.expect = true;
+        } else if name == UPGRADE {
+            seen.upgrade = true;
         }
         headers.append(name, value);
     }
@@ -196,6 +205,21 @@ fn keeps_alive(version: Version, headers: &HeaderMap, connection: bool) -> bool 
     }
     let named = |token: &[u8]| names(headers, token);
     !named(b"close") && (by_default || named(b"keep-alive"))
+}
+
+/// RFC 9110 §7.8. `h2c` would be a second HTTP inside the first, past everybody who reads it: the request goes on as it
+/// is, which is an answer that every client understands.
+fn upgrade(headers: &HeaderMap) -> Option<Protocol> {
+    let mut values = headers.get_all(UPGRADE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let token = value.to_str().ok()?;
+    (is_upgrade(token) && names(headers, b"upgrade")).then(|| Protocol::from(token))
+}
+
+/// One protocol by name, `websocket` or `SPDY/3.1`, and not HTTP itself.
+pub fn is_upgrade(token: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/+".contains(&byte);
+    (1..=32).contains(&token.len()) && token.bytes().all(plain) && !token.eq_ignore_ascii_case("h2c")
 }
 
 /// Whether `Connection` names `token`.

@@ -98,6 +98,9 @@ impl Outgoing {
         flushed.map_err(|_| BodyError::ReceiverGone)?;
         if self.ended && !self.done {
             self.done = true;
+            if self.delimited == Delimited::Close {
+                self.connection.end_output();
+            }
             self.connection.end_writing();
         }
         Poll::Ready(Ok(()))

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
+use h2::ext::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use tokio::net::TcpStream;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::head::{self, HeadError, RequestHead};
 use super::incoming::Incoming;
 use super::outgoing::{Delimited, Outgoing};
-use super::{Connection, write};
+use super::{Connection, Framing, write};
 use crate::http::body::Body;
 use crate::http::exchange::{Answer, Asked, Caller, Upload};
 use crate::http::respond;
@@ -94,12 +95,13 @@ where
     H: AsyncFn(Asked<'_>) -> Answer,
 {
     let (method, version) = (head.request.method().clone(), head.request.version());
-    let asked = Exchange { method, version, keep_alive: head.keep_alive };
-    let body = Body::http1(Incoming::new(connection, head.framing));
+    let asked = Exchange { method, version, keep_alive: head.keep_alive, upgrade: head.upgrade.clone() };
+    let framing = if head.upgrade.is_some() { Framing::UntilClose } else { head.framing };
+    let body = Body::http1(Incoming::new(connection, framing));
     let caller = Caller::Http1((version == Version::HTTP_11).then_some(connection));
     let answer = tokio::select! {
         biased;
-        answer = handle(Asked { request: head.request.map(|()| body), raw: Some(raw), caller }) => answer,
+        answer = handle(Asked { request: head.request.map(|()| body), raw: Some(raw), upgrade: head.upgrade, caller }) => answer,
         () = connection.gone() => return Ok(false),
     };
     let stopping = is_ready(stopped).await;
@@ -116,6 +118,7 @@ struct Exchange {
     method: Method,
     version: Version,
     keep_alive: bool,
+    upgrade: Option<Protocol>,
 }
 
 /// Writes an answer while the rest of the request is still read. Returns whether the connection can carry another request.
@@ -125,6 +128,14 @@ async fn answer_with(
     answer: Answer,
     stopping: bool,
 ) -> io::Result<bool> {
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        change_protocol(connection, asked, answer).await?;
+        return Ok(false);
+    }
+    if asked.upgrade.is_some() {
+        // Declined, and nothing after the head was read: it is the next request.
+        connection.end_reading();
+    }
     let mut upload = Upload(answer.upload);
     // A request that is not read to its end, and that nobody reads on, leaves its rest in the way of the next.
     let unread = connection.is_reading() && upload.0.is_none();
@@ -163,6 +174,35 @@ async fn answer_with(
         connection.close().await;
     }
     Ok(keep)
+}
+
+/// 101, then bytes both ways until both have ended.
+async fn change_protocol(connection: &Rc<Connection>, asked: &Exchange, answer: Answer) -> io::Result<()> {
+    let Some(protocol) = &asked.upgrade else {
+        return Err(io::Error::other("a change of protocol that nobody asked for"));
+    };
+    let (head, body) = answer.response.into_parts();
+    let out = Outgoing::new(connection, Delimited::Close, |out| {
+        write::response(head.status, &head.headers, out);
+        write::upgrade(protocol.as_str(), out);
+        out.extend_from_slice(b"\r\n");
+    });
+    let mut upload = Upload(answer.upload);
+    let mut download = Transfer::new(body, Sink::Http1(out));
+    let both = async {
+        poll_fn(|cx| {
+            if let Err(error) = upload.poll(cx) {
+                return Poll::Ready(Err(error));
+            }
+            download.poll(cx)
+        })
+        .await?;
+        upload.run().await
+    };
+    tokio::select! {
+        ended = both => ended.map_err(io::Error::other),
+        () = connection.gone() => Ok(()),
+    }
 }
 
 fn is_bodiless(status: StatusCode) -> bool {
@@ -209,7 +249,7 @@ async fn refuse(
         return Ok(Ended::Closed);
     };
     refused(reason, error);
-    let asked = Exchange { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
+    let asked = Exchange { method: Method::GET, version: Version::HTTP_11, keep_alive: false, upgrade: None };
     let response: Response<Body> = respond::refusal(reason, None, false);
     answer_with(connection, &asked, response.into(), true).await?;
     Ok(Ended::Closed)

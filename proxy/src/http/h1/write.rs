@@ -9,6 +9,11 @@ pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap, out: &mut BytesM
     out.reserve(method.as_str().len() + target.len() + 12 + size(headers));
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
+    if let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) {
+        for part in [scheme, "://", authority.as_str()] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     fields(headers, out);
@@ -24,6 +29,13 @@ pub fn response(status: StatusCode, headers: &HeaderMap, out: &mut BytesMut) {
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
     fields(headers, out);
+}
+
+/// The fields that ask for, or agree to, another protocol.
+pub fn upgrade(protocol: &str, out: &mut BytesMut) {
+    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+    out.extend_from_slice(protocol.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Fields, each in its own line.
