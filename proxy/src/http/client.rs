@@ -68,6 +68,11 @@ impl AppClient {
         Rc::new(AppClient { options, http1, http2: RefCell::default(), open })
     }
 
+    /// Connections that one caller's requests have for themselves.
+    pub fn home_of_one(&self) -> Rc<Home> {
+        Home::of_one(self.options, Rc::clone(&self.open))
+    }
+
     /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.open.get()
@@ -81,12 +86,14 @@ impl AppClient {
         request: Request<Body>,
         http2: bool,
         upgrade: Option<&Protocol>,
+        own: Option<&Rc<Home>>,
         caller: Caller<'_>,
     ) -> Result<Answer, AppError> {
         if http2 {
             self.send_http2(address, request, caller).await
         } else {
-            send(&self.http1, address, request, upgrade, caller).await.map_err(|error| AppError::Http1(address, error))
+            let home = own.unwrap_or(&self.http1);
+            send(home, address, request, upgrade, caller).await.map_err(|error| AppError::Http1(address, error))
         }
     }
 
@@ -103,7 +110,7 @@ impl AppClient {
         };
         let mut sender = match ready {
             Some(sender) => sender,
-            None => self.dial_http2(address).await?.ready().await.map_err(AppError::Http2)?,
+            None => Box::pin(self.dial_http2(address)).await?.ready().await.map_err(AppError::Http2)?,
         };
         let (head, body) = request.into_parts();
         let ends = body.is_empty();

@@ -3,7 +3,10 @@
 //!
 //! A typical message has none of all these: one pass over the names finds that out and allocates nothing.
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 
 /// Says whom the caller is, to the app. From an app itself it is a forgery.
 pub const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -32,6 +35,14 @@ pub fn sanitize_trailers(trailers: &mut HeaderMap) {
     for name in doomed {
         trailers.remove(name);
     }
+}
+
+/// Credentials that the receiver takes for its whole connection (RFC 4559 §6): NTLM and Negotiate.
+pub fn are_connection_bound(headers: &HeaderMap) -> bool {
+    [AUTHORIZATION, PROXY_AUTHORIZATION].iter().flat_map(|name| headers.get_all(name)).any(|value| {
+        let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
 }
 
 /// `isthmus-…`, and every spelling that some app's server folds into the same variable: CGI and WSGI turn `-` into `_`.

@@ -19,6 +19,10 @@ pub const METHOD: HeaderName = HeaderName::from_static("isthmus-method");
 pub const UPGRADED: HeaderName = HeaderName::from_static("isthmus-upgraded");
 /// The caller's app names the whole URI in its request line, as to a forward proxy; the callee's app gets it likewise.
 pub const ABSOLUTE: HeaderName = HeaderName::from_static("isthmus-absolute");
+/// Which tie a request belongs to (see `outbound/pin.rs`): 16 hex digits.
+pub const PIN: HeaderName = HeaderName::from_static("isthmus-pin");
+/// The `:protocol` of the stream that holds a tie.
+pub const PIN_PROTOCOL: &str = "isthmus-pin";
 /// How long the callee took: `total=<us>;app=<us>`.
 pub const ELAPSED: HeaderName = HeaderName::from_static("isthmus-elapsed");
 /// The word of a refusal. Passed on to the app.
@@ -71,6 +75,20 @@ pub fn take_method(headers: &mut HeaderMap) -> Result<Method, Reason> {
             _ => Err(Reason::BadInternalHeader),
         },
     }
+}
+
+/// Takes the tie's id out of a mesh request. Repeated or malformed is a refusal.
+pub fn take_pin(headers: &mut HeaderMap) -> Result<Option<u64>, Reason> {
+    let mut values = headers.get_all(PIN).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return if headers.contains_key(PIN) { Err(Reason::BadInternalHeader) } else { Ok(None) };
+    };
+    let digits = value.as_bytes();
+    let lower = digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let id = std::str::from_utf8(digits).ok().filter(|_| lower && digits.len() == 16);
+    let id = id.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or(Reason::BadInternalHeader)?;
+    headers.remove(PIN);
+    Ok(Some(id))
 }
 
 /// The callee's own measurement of a request.

@@ -20,5 +20,8 @@ pub use body::{Body, BodyError};
 pub use exchange::{Answer, Asked, Caller};
 
 #[cfg(test)]
+#[path = "abuse_test.rs"]
+mod abuse_test;
+#[cfg(test)]
 #[path = "http_test.rs"]
 mod http_test;

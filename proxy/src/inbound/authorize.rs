@@ -69,11 +69,14 @@ impl Inbound {
     /// A refusal that no policy decided: counted, and said in the log.
     pub(super) fn refuse(&self, reason: Reason, source: IpAddr, detail: &str) -> Refusal {
         self.needs.metrics.refused(reason, Direction::Inbound);
-        tracing::info!(reason = reason.word(), caller_address = %source, "refused: {detail}");
+        if let Some(left_out) = self.log.may_say(reason) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::info!(reason = reason.word(), caller_address = %source, left_out, "refused: {detail}");
+        }
         Refusal { reason, decision: None }
     }
 
-    /// Says it to the operator: one log line, one record. Returns the id that both carry.
+    /// Says it to the operator: one record, and one log line where they are not flooded. Returns the id that both carry.
     fn explain(
         &self,
         decision: &Decision<'_>,
@@ -100,24 +103,31 @@ impl Inbound {
             rule: decision.rule,
             would_allow: service.and_then(|service| explain::yaml_that_would_allow(decision, facts, service)),
         };
-        tracing::info!(
-            decision = record.id,
-            reason = record.reason,
-            enforced,
-            caller = record.caller.as_deref().unwrap_or("none"),
-            caller_address = record.caller_address,
-            port = record.port,
-            method = record.method.as_deref(),
-            path = record.path.as_deref(),
-            policy = record.policy.as_deref(),
-            rule = record.rule,
-            would_allow = record.would_allow.as_deref(),
-            "refused: {}",
-            record.because,
-        );
+        if let Some(left_out) = self.log.may_say(reason) {
+            say(&record, left_out);
+        }
         self.needs.decisions.record(record);
         id
     }
+}
+
+fn say(record: &Record, left_out: u64) {
+    tracing::info!(
+        decision = record.id,
+        reason = record.reason,
+        enforced,
+        caller = record.caller.as_deref().unwrap_or("none"),
+        caller_address = record.caller_address,
+        port = record.port,
+        method = record.method.as_deref(),
+        path = record.path.as_deref(),
+        policy = record.policy.as_deref(),
+        rule = record.rule,
+        would_allow = record.would_allow.as_deref(),
+        left_out = (left_out > 0).then_some(left_out),
+        "refused: {}",
+        record.because,
+    );
 }
 
 fn because(decision: &Decision<'_>, inbound_port: &InboundPort) -> String {

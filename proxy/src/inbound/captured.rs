@@ -2,6 +2,7 @@
 //! HTTP gets an answer that says why not, everything else that is refused gets RST. The app's own TLS passes a gate
 //! where the port is HttpsOnly.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -94,7 +95,9 @@ impl Captured<'_> {
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (self.inbound, self.source.ip(), self.destination);
-        let handle = async |asked: Asked<'_>| request::from_plain(inbound, source, destination, false, asked).await;
+        let pin = OnceCell::new();
+        let handle =
+            async |asked: Asked<'_>| request::from_plain(inbound, source, destination, false, &pin, asked).await;
         let refused = |reason, error: &h1::HeadError| {
             inbound.refuse(reason, source, &error.to_string());
         };
@@ -108,8 +111,9 @@ impl Captured<'_> {
     async fn http2(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (Rc::clone(self.inbound), self.source.ip(), self.destination);
         let stop = inbound.needs.stop.clone();
-        let handle =
-            async move |asked: Asked<'_>| request::from_plain(&inbound, source, destination, true, asked).await;
+        let handle = async move |asked: Asked<'_>| {
+            request::from_plain(&inbound, source, destination, true, &OnceCell::new(), asked).await
+        };
         Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)).await
     }
 

@@ -222,3 +222,67 @@ async fn a_reset_of_the_app_keeps_its_code_and_a_refused_stream_is_sent_again() 
     })
     .await;
 }
+
+/// An app that takes a whole connection for the user who named himself on it, as servers with NTLM do. Says who it
+/// believes to speak to.
+async fn believing(mut stream: TcpStream) {
+    let mut user = "nobody".to_owned();
+    let mut bytes = vec![0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+        let head = String::from_utf8_lossy(&bytes[..count]).into_owned();
+        assert!(!head.to_lowercase().contains("isthmus"), "{head}");
+        if let Some(name) = head.lines().find_map(|line| line.strip_prefix("Authorization: NTLM ")) {
+            user = name.to_owned();
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{user};", user.len() + 1);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+async fn who(client: &mut TcpStream, field: &str) -> String {
+    client.write_all(format!("GET / HTTP/1.1\r\nHost: o\r\n{field}\r\n").as_bytes()).await.unwrap();
+    let answer = read_to(client, ";").await;
+    answer[answer.find("\r\n\r\n").unwrap() + 4..answer.len() - 1].to_owned()
+}
+
+#[tokio::test]
+async fn two_users_never_share_a_session_that_is_bound_to_a_connection() {
+    on_worker(async {
+        let (port, accepted) = app(believing).await;
+        let world = world(Spec::http(port)).await;
+        let (mut alice, mut bob, mut eve) = (connect(&world).await, connect(&world).await, connect(&world).await);
+        assert_eq!(who(&mut alice, "").await, "nobody");
+        assert_eq!(who(&mut alice, "Authorization: NTLM alice\r\n").await, "alice");
+        assert_eq!(who(&mut bob, "Authorization: NTLM bob\r\n").await, "bob");
+        for _ in 0..5 {
+            assert_eq!(who(&mut alice, "").await, "alice", "the session goes on");
+            assert_eq!(who(&mut eve, "").await, "nobody", "and is nobody else's");
+            assert_eq!(who(&mut bob, "").await, "bob");
+        }
+        assert_eq!(accepted.get(), 3, "one shared, and one for each user");
+        // When a user's connection ends, so does the app's: nobody gets it after him.
+        drop((alice, bob));
+        while world.inbound.app_connections() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(who(&mut eve, "").await, "nobody");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn past_any_sidecar_a_session_is_its_connections_own_as_well() {
+    on_worker(async {
+        let (port, _) = app(believing).await;
+        let spec = Spec { transport: crate::state::Transport::Permissive, ..Spec::http(port) };
+        let world = world(spec).await;
+        let to = world.capture_inbound(std::net::SocketAddr::new(super::world_test::OWN, port)).await;
+        let (mut alice, mut eve) = (TcpStream::connect(to).await.unwrap(), TcpStream::connect(to).await.unwrap());
+        assert_eq!(who(&mut alice, "Authorization: NTLM alice\r\n").await, "alice");
+        assert_eq!(who(&mut eve, "").await, "nobody");
+        assert_eq!(who(&mut alice, "").await, "alice");
+        drop(alice);
+        assert_eq!(who(&mut eve, "").await, "nobody");
+    })
+    .await;
+}

@@ -1,6 +1,7 @@
 //! A mesh connection, accepted: TLS, the peer's identity, then HTTP/2 whose every stream is authorized for itself and runs
 //! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under way finish, unless the peer is revoked.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
@@ -16,8 +18,10 @@ use isthmus_certs::PeerIdentity;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::{Inbound, request, tunnel};
+use super::{Inbound, pin, request, tunnel};
 use crate::http::Asked;
+use crate::http::h1::exchange::Home;
+use crate::http::internal::PIN_PROTOCOL;
 use crate::http::keepalive::{Event, Keepalive};
 use crate::http::server::{Http2Settings, answer, stopped};
 use crate::reason::Reason;
@@ -36,6 +40,8 @@ pub(super) struct Peer {
     pub(super) last_read: LastRead,
     /// What it may send: [`MeshProtocol::Hbone`] is tunnels without internal headers, in either direction.
     pub(super) protocol: MeshProtocol,
+    /// Connections to the app that belong to one connection of the caller's app each.
+    pub(super) pins: RefCell<HashMap<u64, Rc<Home>>>,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: SocketAddr) {
@@ -49,7 +55,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
         }
     };
     let last_read = stream.get_ref().0.last_read();
-    let peer = Rc::new(Peer { identity, source, local, last_read, protocol });
+    let peer = Rc::new(Peer { identity, source, local, last_read, protocol, pins: RefCell::default() });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
@@ -153,6 +159,8 @@ pub(super) async fn serve_stream(
     let _open = inbound.needs.metrics.stream(MeshSide::Server);
     if peer.protocol == MeshProtocol::Hbone {
         refuse_request(&inbound, &peer, respond);
+    } else if request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == PIN_PROTOCOL) {
+        pin::hold(&inbound, &peer, request, respond).await;
     } else {
         let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, asked).await;
         answer(request, respond, handle).await;

@@ -10,6 +10,7 @@ pub mod authorize;
 pub mod captured;
 pub mod decisions;
 pub mod mesh;
+mod pin;
 pub mod request;
 pub mod tunnel;
 
@@ -27,7 +28,7 @@ use tokio::sync::watch;
 use crate::http::client::AppClient;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Metrics, Tracer};
+use crate::telemetry::{Metrics, RefusalLog, Tracer};
 use crate::tls;
 
 #[cfg(test)]
@@ -85,6 +86,7 @@ pub struct Inbound {
     server_config: Arc<rustls::ServerConfig>,
     revoked: Arc<tls::Revoked>,
     dial: DialOptions,
+    log: RefusalLog,
 }
 
 impl Inbound {
@@ -92,7 +94,8 @@ impl Inbound {
         let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
         let server_config = needs.identity.server_config(tls::mesh::PROTOCOLS, ClientAuth::Required);
         let revoked = tls::Revoked::of(&needs.identity);
-        Rc::new(Inbound { app: AppClient::new(dial), server_config, revoked, dial, needs })
+        let (app, log) = (AppClient::new(dial), RefusalLog::default());
+        Rc::new(Inbound { app, server_config, revoked, dial, log, needs })
     }
 
     /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.

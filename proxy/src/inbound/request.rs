@@ -1,7 +1,7 @@
 //! One request to the app: internal headers read and removed, authorized, the caller's identity and trace added, sent to
 //! the app at its own address, the answer sent back with how long it took.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
@@ -15,8 +15,9 @@ use super::Inbound;
 use super::authorize::{Caller, Refusal};
 use super::mesh::Peer;
 use crate::http::body::Body;
+use crate::http::h1::exchange::Home;
 use crate::http::h1::head::is_upgrade;
-use crate::http::headers::{FORWARDED_CLIENT_CERT, sanitize};
+use crate::http::headers::{FORWARDED_CLIENT_CERT, are_connection_bound, sanitize};
 use crate::http::internal::{self, Elapsed};
 use crate::http::{Answer, Asked, Caller as Asker, respond, target};
 use crate::reason::Reason;
@@ -35,11 +36,12 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
     let (peer_id, source) = (Some(&peer.identity.id), peer.source.ip());
     let absolute = internal::take_is_absolute(request.headers_mut());
     let upgrade = if http2 { Ok(None) } else { take_upgrade(&mut request) };
+    let own = take_own(inbound, peer, &mut request);
     let hop = port.and_then(|port| {
-        let (app, upgrade) = (app_address(inbound, peer, port)?, upgrade?);
+        let (app, upgrade, own) = (app_address(inbound, peer, port)?, upgrade?, own?);
         let arrived = Arrived::Mesh;
         let reset = Cell::new(None);
-        Ok(Hop { peer: peer_id, source, app, arrived, http2, absolute, upgrade, came, caller, reset })
+        Ok(Hop { peer: peer_id, source, app, arrived, http2, absolute, upgrade, own, came, caller, reset })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
@@ -56,12 +58,17 @@ pub(super) async fn from_plain(
     source: IpAddr,
     destination: SocketAddr,
     http2: bool,
+    pin: &OnceCell<Rc<Home>>,
     asked: Asked<'_>,
 ) -> Answer {
     let Asked { mut request, upgrade, caller, .. } = asked;
+    if !http2 && are_connection_bound(request.headers()) {
+        pin.get_or_init(|| inbound.app.home_of_one());
+    }
+    let own = pin.get().cloned();
     let (came, arrived, reset) = (Instant::now(), Arrived::Plain, Cell::new(None));
     let absolute = !http2 && request.uri().authority().is_some();
-    let hop = Hop { peer: None, source, app: destination, arrived, http2, absolute, upgrade, came, caller, reset };
+    let hop = Hop { peer: None, source, app: destination, arrived, http2, absolute, upgrade, own, came, caller, reset };
     if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
@@ -80,10 +87,20 @@ struct Hop<'a> {
     absolute: bool,
     /// What the caller's app wants to change to.
     upgrade: Option<Protocol>,
+    /// The app's connections that this request's caller has for itself.
+    own: Option<Rc<Home>>,
     came: Instant,
     caller: Asker<'a>,
     /// What the app reset its stream with.
     reset: Cell<Option<h2::Reason>>,
+}
+
+/// The tie that the request names. Credentials of a connection without one get a connection that is used once.
+fn take_own<B>(inbound: &Inbound, peer: &Peer, request: &mut Request<B>) -> Result<Option<Rc<Home>>, Reason> {
+    match internal::take_pin(request.headers_mut())? {
+        Some(id) => peer.pins.borrow().get(&id).cloned().map(Some).ok_or(Reason::BadInternalHeader),
+        None => Ok(are_connection_bound(request.headers()).then(|| inbound.app.home_of_one())),
+    }
 }
 
 /// RFC 8441: the protocol, which a peer may spell as it likes, and the method that CONNECT stands for.
@@ -194,7 +211,8 @@ async fn send(
     }
     let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
     let sent = Instant::now();
-    let result = inbound.app.send(hop.app, request, hop.http2, hop.upgrade.as_ref(), hop.caller).await;
+    let (upgrade, own) = (hop.upgrade.as_ref(), hop.own.as_ref());
+    let result = inbound.app.send(hop.app, request, hop.http2, upgrade, own, hop.caller).await;
     let app_time = sent.elapsed();
     if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
         span.end_ns = inbound.needs.tracer.now_ns();

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::balance::{Tried, pick};
 use super::first::{First, detect};
+use super::pin::Pin;
 use super::tunnel::Reached;
 use super::{Outbound, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
@@ -170,7 +171,8 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
     match peeked.protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
         Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
-            let handle = async |asked: Asked<'_>| request::serve(outbound, destination, false, asked).await;
+            let pin = Pin::default();
+            let handle = async |asked: Asked<'_>| request::serve(outbound, destination, Some(&pin), asked).await;
             let refused = |reason, error: &h1::HeadError| {
                 outbound.refuse(reason, destination, &error.to_string());
             };
@@ -181,7 +183,7 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
-            let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, true, asked).await;
+            let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, None, asked).await;
             serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await.map(|()| None)
         }
         Protocol::Tls => stream::serve_tls(outbound, app, peeked.bytes, route).await,

@@ -7,6 +7,7 @@
 pub mod balance;
 pub mod connection;
 mod first;
+mod pin;
 pub mod pool;
 mod postgres;
 pub mod request;
@@ -27,7 +28,7 @@ use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Direction, Metrics, Tracer};
+use crate::telemetry::{Direction, Metrics, RefusalLog, Tracer};
 use pool::{Peers, Pool};
 
 #[cfg(test)]
@@ -68,14 +69,15 @@ pub struct Outbound {
     turn: Cell<usize>,
     /// Who speaks first where.
     verdicts: first::Verdicts,
+    log: RefusalLog,
 }
 
 impl Outbound {
     pub fn new(needs: Needs) -> Rc<Outbound> {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
-        let (turn, verdicts) = (Cell::new(0), first::Verdicts::default());
-        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn, verdicts, needs })
+        let (turn, verdicts, log) = (Cell::new(0), first::Verdicts::default(), RefusalLog::default());
+        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn, verdicts, log, needs })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.
@@ -94,10 +96,13 @@ impl Outbound {
         turn
     }
 
-    /// A refusal: counted, and said in the log.
+    /// A refusal: counted, and said in the log as far as that is not flooded.
     fn refuse(&self, reason: Reason, destination: SocketAddr, detail: &str) -> Reason {
         self.needs.metrics.refused(reason, Direction::Outbound);
-        tracing::info!(reason = reason.word(), %destination, "refused: {detail}");
+        if let Some(left_out) = self.log.may_say(reason) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::info!(reason = reason.word(), %destination, left_out, "refused: {detail}");
+        }
         reason
     }
 }

@@ -15,13 +15,14 @@ use http::{Method, Request, Response, StatusCode, request};
 use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Route, Way, way};
+use super::pin::Pin;
 use super::pool::is_unprocessed;
 use super::stream::check_plain;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
 use crate::http::h1::head::parse_request;
-use crate::http::headers::sanitize;
-use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PORT, UPGRADED, VERSION, port_value};
+use crate::http::headers::{are_connection_bound, sanitize};
+use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PIN, PORT, UPGRADED, VERSION, port_value};
 use crate::http::{Answer, Asked, Caller, respond, target};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
@@ -30,14 +31,25 @@ use crate::telemetry::{Direction, Kind, MeshSide, Span, Status, TraceContext};
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
 
-pub(super) async fn serve(outbound: &Rc<Outbound>, destination: SocketAddr, http2: bool, asked: Asked<'_>) -> Answer {
+/// `pin`: of the app's HTTP/1 connection; streams of HTTP/2 share theirs, and carry no such credentials.
+pub(super) async fn serve(
+    outbound: &Rc<Outbound>,
+    destination: SocketAddr,
+    pin: Option<&Pin>,
+    asked: Asked<'_>,
+) -> Answer {
     let started = Instant::now();
     let Asked { mut request, raw, upgrade, caller } = asked;
     let grpc = respond::is_grpc(request.headers());
     let trace = outbound.needs.tracer.hop(request.headers());
     let start_ns = if trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
+    let http2 = pin.is_none();
+    if let Some(pin) = pin.filter(|_| are_connection_bound(request.headers())) {
+        pin.bind();
+    }
+    let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let mut hop = Hop { destination, http2, absolute, upgrade, caller, trace, link: None, reset: None };
+    let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link: None, reset: None };
     let answered = match into_mesh_form(&mut request, destination) {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -70,6 +82,8 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
 struct Hop<'a> {
     destination: SocketAddr,
     http2: bool,
+    /// Set where the app's connection is tied to one of the callee's.
+    pin: Option<&'a Pin>,
     /// The request line names the whole URI: the app believes that it speaks to a proxy.
     absolute: bool,
     /// What the app wants to change to.
@@ -107,6 +121,20 @@ async fn route_and_send(
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
     let mut failed = (Reason::NoEndpoint, "no endpoint serves this port".to_owned());
+    if let Some(tie) = hop.pin.and_then(Pin::tie) {
+        let Some(peer) = &tie.endpoint.mesh else { return Err(failed) };
+        let to = Target { endpoint: &tie.endpoint, peer, port: tie.port };
+        match exchange(outbound, hop, &route, to, &mut unsent).await {
+            Ok(answer) => return Ok(answer),
+            // The app will ask its user to prove himself again, on a new connection.
+            Err(Missed::Unprocessed(_)) if unsent.is_whole() => hop.pin.into_iter().for_each(Pin::forget),
+            Err(_) => {
+                // A reset ends the app's connection as well: it begins anew.
+                hop.reset = Some(h2::Reason::CANCEL);
+                return Err((Reason::ConnectFailed, "the connection of the app's session is gone".to_owned()));
+            }
+        }
+    }
     for _ in 0..ATTEMPTS {
         let Some((endpoint, place, port)) = route.pick(turn, tried) else {
             break;
@@ -213,18 +241,32 @@ async fn exchange(
     to: Target<'_>,
     unsent: &mut Unsent,
 ) -> Result<Answer, Missed> {
-    let acquired = outbound.pool.acquire(to.endpoint, to.peer).await;
-    let slot = acquired.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
-    if !slot.takes_requests() {
+    let tie = hop.pin.and_then(Pin::tie);
+    let mut acquired = None;
+    if tie.is_none() {
+        let slot = outbound.pool.acquire(to.endpoint, to.peer).await;
+        acquired = Some(slot.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?);
+    }
+    if acquired.as_ref().is_some_and(|slot| !slot.takes_requests()) {
         let detail = "the peer's sidecar takes tunnels only (ALPN h2); declare the port as TCP, or upgrade the sidecar";
         return Err(Missed::Unreachable(Reason::UnknownFeature, detail.to_owned()));
     }
+    let tie = match (tie, hop.pin, acquired.take_if(|_| hop.pin.is_some())) {
+        (None, Some(pin), Some(slot)) => Some(pin.make(slot, to.endpoint, to.port).map_err(Missed::Unprocessed)?),
+        (tie, ..) => tie,
+    };
+    let Some(slot) = tie.as_ref().map(|tie| &tie.slot).or(acquired.as_ref()) else {
+        return Err(Missed::Unreachable(Reason::ConnectFailed, "no mesh connection".to_owned()));
+    };
     let link_trace = hop.trace.child();
     let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
     let Some((mut head, body)) = unsent.take() else {
         return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
     };
     add_mesh_headers(&mut head, hop, to.port, &link_trace);
+    if let Some(tie) = &tie {
+        head.headers.insert(PIN, tie.id.clone());
+    }
     let ends = body.is_empty();
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
@@ -346,7 +388,9 @@ async fn plain(
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
-    let sent = outbound.plain.send(address, request, hop.http2, hop.upgrade.as_ref(), hop.caller).await;
+    let own = hop.pin.map(|pin| pin.plain(|| outbound.plain.home_of_one()));
+    let upgrade = hop.upgrade.as_ref();
+    let sent = outbound.plain.send(address, request, hop.http2, upgrade, own.as_ref(), hop.caller).await;
     let mut answer = sent.map_err(|error| (error.reason(), error.to_string()))?;
     sanitize(answer.response.headers_mut());
     Ok(answer)

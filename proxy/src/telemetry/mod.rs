@@ -9,6 +9,7 @@ mod metrics;
 mod names;
 mod otlp;
 mod otlp_message;
+mod refusal_log;
 mod span;
 mod trace_context;
 mod trace_state;
@@ -16,6 +17,7 @@ mod tracer;
 
 pub use metrics::{Direction, MeshSide, Metrics, OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};
+pub use refusal_log::RefusalLog;
 pub use span::{Kind, Span, SpanId, Status, TraceId, Value};
 pub use trace_context::TraceContext;
 pub use tracer::{DropReason, ExportTarget, SpanQueue, Tracer};

@@ -242,8 +242,10 @@ async fn ask(client: &AppClient, address: std::net::SocketAddr, method: &str, bo
     let mut request = http::Request::builder().method(method).uri("http://o/").body(body).unwrap();
     target::into_http1(&mut request, false).unwrap();
     let caller = crate::http::Caller::Http1(None);
-    let answer =
-        client.send(address, request, false, None, caller).await.map_err(|error| error.reason().word().to_owned())?;
+    let answer = client
+        .send(address, request, false, None, None, caller)
+        .await
+        .map_err(|error| error.reason().word().to_owned())?;
     let (head, mut body) = answer.response.into_parts();
     let mut text = format!("{} ", head.status.as_u16());
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {

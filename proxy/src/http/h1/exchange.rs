@@ -57,6 +57,8 @@ pub struct Home {
     idle: RefCell<HashMap<SocketAddr, VecDeque<Idle>>>,
     open: Rc<Cell<usize>>,
     sweeping: Cell<bool>,
+    /// How long a connection may wait.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Home {
@@ -67,7 +69,13 @@ impl std::fmt::Debug for Home {
 
 impl Home {
     pub fn new(options: DialOptions, open: Rc<Cell<usize>>) -> Rc<Home> {
-        Rc::new(Home { options, idle: RefCell::default(), open, sweeping: Cell::new(false) })
+        Rc::new(Home { options, idle: RefCell::default(), open, sweeping: Cell::new(false), patience: IDLE_LIMIT })
+    }
+
+    /// For one caller alone, for as long as it lives.
+    pub fn of_one(options: DialOptions, open: Rc<Cell<usize>>) -> Rc<Home> {
+        let (idle, sweeping) = (RefCell::default(), Cell::new(false));
+        Rc::new(Home { options, idle, open, sweeping, patience: Duration::from_secs(24 * 3600) })
     }
 
     pub(super) fn give_back(self: &Rc<Self>, address: SocketAddr, connection: Rc<Connection>) {
@@ -87,7 +95,7 @@ impl Home {
         let mut all = self.idle.borrow_mut();
         let idle = all.get_mut(&address)?;
         while let Some(youngest) = idle.pop_back() {
-            if youngest.connection.is_quiet() && youngest.since.elapsed() < IDLE_LIMIT {
+            if youngest.connection.is_quiet() && youngest.since.elapsed() < self.patience {
                 return Some(youngest.connection);
             }
         }
@@ -107,7 +115,7 @@ async fn sweep(home: std::rc::Weak<Home>) {
         let Some(home) = home.upgrade() else { return };
         let mut all = home.idle.borrow_mut();
         for idle in all.values_mut() {
-            idle.retain(|kept| kept.since.elapsed() < IDLE_LIMIT && kept.connection.is_quiet());
+            idle.retain(|kept| kept.since.elapsed() < home.patience && kept.connection.is_quiet());
         }
         all.retain(|_, idle| !idle.is_empty());
         if all.is_empty() {
@@ -135,7 +143,8 @@ pub async fn send(
         let fresh = kept.is_none();
         let connection = match kept {
             Some(connection) => connection,
-            None => home.dial(address).await?,
+            // On the heap: rare, and each stream would hold its room.
+            None => Box::pin(home.dial(address)).await?,
         };
         let out = Outgoing::new(&connection, delimited, |out| write_head(&head, delimited, upgrade, out));
         let transfer = Transfer::new(body.take().unwrap_or_default(), Sink::Http1(out));

@@ -143,7 +143,7 @@ async fn answer_with(
     let mut headers = head.headers;
     let bodiless = asked.method == Method::HEAD || is_bodiless(head.status);
     let delimited = delimit(asked, head.status, &mut headers, &body, bodiless);
-    let keep = asked.keep_alive && !stopping && !unread && delimited != Delimited::Close;
+    let keep = asked.keep_alive && !stopping && !unread && answer.reset.is_none() && delimited != Delimited::Close;
     say_connection(&mut headers, asked.version, keep);
     let out = Outgoing::new(connection, delimited, |out| {
         write::response(head.status, &headers, out);
