@@ -126,7 +126,6 @@ async fn a_head_that_unfolds_beyond_the_bound_reaches_nobody() {
             match client.read(&mut part).await {
                 Ok(count @ 1..) => seen.extend_from_slice(&part[..count]),
                 Ok(0) | Err(_) => break,
-                Ok(_) => unreachable!(),
             }
         }
         assert_eq!(asked.get(), 0);

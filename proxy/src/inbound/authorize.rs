@@ -115,7 +115,7 @@ fn say(record: &Record, left_out: u64) {
     tracing::info!(
         decision = record.id,
         reason = record.reason,
-        enforced,
+        enforced = record.enforced,
         caller = record.caller.as_deref().unwrap_or("none"),
         caller_address = record.caller_address,
         port = record.port,
