@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::reason::Reason;
 
 /// Lines per reason and [`PERIOD`], in one direction of one worker.
-pub const LINES: u32 = 10;
+const LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What one worker has said in one direction.
