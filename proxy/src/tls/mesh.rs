@@ -33,6 +33,9 @@ pub enum MeshProtocol {
 /// A handshake is two round trips of a link that may have 300 ms; a peer that needs longer than this is not there.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What one write may hold of encrypted bytes: with rustls' 64 KiB, a large frame leaves in four calls or more.
+const ENCRYPTED_AT_ONCE: usize = 512 * 1024;
+
 /// Who the peer proved to be.
 pub type MeshPeerId = PeerIdentity;
 
@@ -75,8 +78,9 @@ pub async fn accept(
     config: Arc<ServerConfig>,
 ) -> Result<(server::TlsStream<Stamped>, MeshPeerId, MeshProtocol), HandshakeError> {
     prepare(&stream);
-    let stream = deadline(TlsAcceptor::from(config).accept(Stamped::new(stream))).await?;
-    let connection = stream.get_ref().1;
+    let mut stream = deadline(TlsAcceptor::from(config).accept(Stamped::new(stream))).await?;
+    let connection = stream.get_mut().1;
+    connection.set_buffer_limit(Some(ENCRYPTED_AT_ONCE));
     let (peer, protocol) = identify(connection.peer_certificates(), connection.alpn_protocol())?;
     Ok((stream, peer, protocol))
 }
@@ -94,12 +98,13 @@ pub async fn connect(
     let came = stream.last_read();
     let handshake = deadline(TlsConnector::from(config).connect(ServerName::from(peer), stream));
     tokio::pin!(handshake);
-    let stream = match tokio::time::timeout(first_answer, handshake.as_mut()).await {
+    let mut stream = match tokio::time::timeout(first_answer, handshake.as_mut()).await {
         Ok(done) => done?,
         Err(_) if came.bytes_read() == 0 => return Err(HandshakeError::Silent),
         Err(_) => handshake.await?,
     };
-    let connection = stream.get_ref().1;
+    let connection = stream.get_mut().1;
+    connection.set_buffer_limit(Some(ENCRYPTED_AT_ONCE));
     let (peer, protocol) = identify(connection.peer_certificates(), connection.alpn_protocol())?;
     Ok((stream, peer, protocol))
 }

@@ -3,6 +3,7 @@
 //! A mesh handshake refuses everybody who is not named by a certificate of this trust domain; the gate refuses versions
 //! below the policy's before a byte of content was forwarded.
 
+mod ahead;
 pub mod gate;
 pub mod mesh;
 pub mod revoked;

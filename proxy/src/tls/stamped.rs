@@ -1,6 +1,6 @@
 //! A mesh connection's socket that remembers when it last gave bytes, and how many went each way. What is done with them
 //! afterwards (decryption, frames, the wait for a task's turn) is the proxy's own time: without this it would be told as
-//! the link's. The counts say whether a peer is alive and how full the link is.
+//! the link's. The counts say whether a peer is alive and how full the link is. It is read ahead of what TLS asks for.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::ahead::Ahead;
 
 /// Where times are counted from: an atomic holds a number, not an `Instant`.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -72,11 +74,12 @@ fn now() -> u64 {
 pub struct Stamped<S = TcpStream> {
     stream: S,
     last_read: LastRead,
+    ahead: Ahead,
 }
 
 impl<S> Stamped<S> {
     pub fn new(stream: S) -> Stamped<S> {
-        Stamped { stream, last_read: LastRead::new() }
+        Stamped { stream, last_read: LastRead::new(), ahead: Ahead::default() }
     }
 
     pub fn last_read(&self) -> LastRead {
@@ -92,14 +95,15 @@ impl<S> Stamped<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Stamped<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let count = buf.filled().len() - before;
-        if count > 0 {
-            self.last_read.note_read(count);
-        }
-        Poll::Ready(Ok(()))
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Stamped { stream, last_read, ahead } = self.get_mut();
+        ahead.poll_read(buf, |room| {
+            ready!(Pin::new(stream).poll_read(cx, room))?;
+            if !room.filled().is_empty() {
+                last_read.note_read(room.filled().len());
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
