@@ -183,7 +183,7 @@ impl CaSigner for SealedKey {
     }
 
     fn keep(&self, beside: Option<&CertificateDer<'_>>) -> Result<Kept, VaultError> {
-        let body = Zeroizing::new(self.vault.seal(&*self.key.to_pkcs8()?, beside)?);
+        let body = Zeroizing::new(self.vault.seal(&self.key.to_pkcs8()?, beside)?);
         Ok(Kept { label: SEALED.to_owned(), body })
     }
 }

@@ -30,11 +30,11 @@ fn roots_of(delta: &disc::Delta) -> usize {
 }
 
 fn mesh_of(delta: &disc::Delta) -> disc::Mesh {
-    let meshes = delta.upserts.iter().filter_map(|resource| match resource.body.clone() {
+    let mut meshes = delta.upserts.iter().filter_map(|resource| match resource.body.clone() {
         Some(disc::resource::Body::Mesh(mesh)) => Some(mesh),
         _ => None,
     });
-    meshes.last().unwrap()
+    meshes.next_back().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
