@@ -313,9 +313,9 @@ async fn certificates_are_renewed_again_and_again_each_with_a_new_key() {
 #[tokio::test(start_paused = true)]
 async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_roll_back() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = Some(dir.path().join("state"));
+    let state_dir = dir.path().join("state");
     let mut control = ControlPlane::start(HOUR);
-    let first = proxy(&control, settings(&control, state_dir.clone()));
+    let first = proxy(&control, settings(&control, Some(state_dir.clone())));
     let (mut session, _) = synced(&mut control, 6).await;
     let serial = isthmus_certs::Serial::from_bytes(&[0xab, 1]).unwrap();
     session.delta(delta(7, vec![mesh_revoking(serial, 9)], false)).await;
@@ -328,10 +328,10 @@ async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
 
-    let without = Settings { token: None, ..settings(&control, state_dir.clone()) };
+    let without = Settings { token: None, ..settings(&control, Some(state_dir.clone())) };
     let start = Start::prepare(without.clone(), Arc::clone(&control.clock)).unwrap();
     assert!(start.identities().revocations().serials.contains(&serial), "with no control plane asked");
-    std::fs::write(state_dir.unwrap().join("revoked.json"), "{").unwrap();
+    std::fs::write(state_dir.join("revoked.json"), "{").unwrap();
     let error = Start::prepare(without, Arc::clone(&control.clock)).err().unwrap().to_string();
     assert!(error.contains("revoked.json") && error.contains("is damaged"), "{error}");
 }
