@@ -77,7 +77,7 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve_unix(listener, stop.clone(), move |request| admin.answer(request)));
     for (request, status, text) in [
-        ("GET /config_dump", 200, "\"mode\": \"nftables\""),
+        ("GET /config_dump", 200, "\"mode\": \"auto\""),
         ("GET /certs", 200, "not enrolled yet"),
         ("GET /decisions", 200, "\"newestFirst\": []"),
         ("GET /decisions/none", 404, "no such decision"),

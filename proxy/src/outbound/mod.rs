@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod connection;
+mod exchange;
 mod first;
 mod pin;
 pub mod pool;

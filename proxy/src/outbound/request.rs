@@ -9,24 +9,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::ext::Protocol;
-use http::header::HeaderValue;
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Method, Request, Response, request};
 
 use super::Outbound;
 use super::balance::Tried;
-use super::connection::{Route, Way, way};
+use super::connection::{Way, way};
+use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
-use super::pool::is_unprocessed;
 use super::stream::check_plain;
-use crate::http::body::{Body, BodyError};
-use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
+use crate::http::body::Body;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
-use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PIN, PORT, UPGRADED, VERSION, port_value};
+use crate::http::internal::{DENIED, Elapsed};
 use crate::http::{Answer, Asked, Caller, respond, target};
 use crate::reason::Reason;
-use crate::state::{Endpoint, MeshPeer};
-use crate::telemetry::{Direction, Kind, MeshSide, Span, Status, TraceContext};
+use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
@@ -79,29 +76,29 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
 }
 
 /// What is known of a request on its way.
-struct Hop<'a> {
-    destination: SocketAddr,
-    http2: bool,
+pub(super) struct Hop<'a> {
+    pub(super) destination: SocketAddr,
+    pub(super) http2: bool,
     /// Set where the app's connection is tied to one of the callee's.
-    pin: Option<&'a Pin>,
+    pub(super) pin: Option<&'a Pin>,
     /// The request line names the whole URI: the app believes that it speaks to a proxy.
-    absolute: bool,
+    pub(super) absolute: bool,
     /// What the app wants to change to.
-    upgrade: Option<Protocol>,
-    caller: Caller<'a>,
-    trace: TraceContext,
-    link: Option<Link>,
+    pub(super) upgrade: Option<Protocol>,
+    pub(super) caller: Caller<'a>,
+    pub(super) trace: TraceContext,
+    pub(super) link: Option<Link>,
     /// The callee's app reset the stream: a caller in HTTP/2 gets the same.
-    reset: Option<h2::Reason>,
+    pub(super) reset: Option<h2::Reason>,
 }
 
 /// How long the way between the two sidecars took, and which it was.
-struct Link {
-    elapsed: Duration,
-    callee: Elapsed,
-    name: Option<Arc<str>>,
-    site: Option<String>,
-    peer: Option<String>,
+pub(super) struct Link {
+    pub(super) elapsed: Duration,
+    pub(super) callee: Elapsed,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) site: Option<String>,
+    pub(super) peer: Option<String>,
 }
 
 type Failure = (Reason, String);
@@ -168,11 +165,11 @@ async fn route_and_send(
 
 /// A request that may have to be sent again: its head as it came (HTTP/1), or a copy (HTTP/2); its body as far as it is
 /// still here.
-struct Unsent {
+pub(super) struct Unsent {
     destination: SocketAddr,
     head: Option<request::Parts>,
     again: Again,
-    body: Option<Body>,
+    pub(super) body: Option<Body>,
 }
 
 enum Again {
@@ -195,7 +192,7 @@ impl Unsent {
         self.body.is_some()
     }
 
-    fn take(&mut self) -> Option<(request::Parts, Body)> {
+    pub(super) fn take(&mut self) -> Option<(request::Parts, Body)> {
         let body = self.body.take()?;
         let head = match self.head.take() {
             Some(head) => head,
@@ -209,171 +206,6 @@ impl Unsent {
             },
         };
         Some((head, body))
-    }
-}
-
-/// One endpoint behind its sidecar.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    endpoint: &'a Arc<Endpoint>,
-    peer: &'a MeshPeer,
-    port: u16,
-}
-
-/// Why one try brought no answer.
-enum Missed {
-    /// No connection: another endpoint may have one.
-    Unreachable(Reason, String),
-    /// Certainly not processed.
-    Unprocessed(h2::Error),
-    /// Perhaps processed.
-    Lost(h2::Error),
-    /// The caller did not send all of it.
-    Body(BodyError),
-}
-
-/// One try: a stream on a mesh connection. What is certainly unprocessed is back in `unsent` afterwards, as far as its body
-/// was held.
-async fn exchange(
-    outbound: &Outbound,
-    hop: &mut Hop<'_>,
-    route: &Route,
-    to: Target<'_>,
-    unsent: &mut Unsent,
-) -> Result<Answer, Missed> {
-    let tie = hop.pin.and_then(Pin::tie);
-    let mut acquired = None;
-    if tie.is_none() {
-        let slot = outbound.pool.acquire(to.endpoint, to.peer).await;
-        acquired = Some(slot.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?);
-    }
-    if acquired.as_ref().is_some_and(|slot| !slot.takes_requests()) {
-        let detail = "the peer's sidecar takes tunnels only (ALPN h2); declare the port as TCP, or upgrade the sidecar";
-        return Err(Missed::Unreachable(Reason::UnknownFeature, detail.to_owned()));
-    }
-    let tie = match (tie, hop.pin, acquired.take_if(|_| hop.pin.is_some())) {
-        (None, Some(pin), Some(slot)) => Some(pin.make(slot, to.endpoint, to.port).map_err(Missed::Unprocessed)?),
-        (tie, ..) => tie,
-    };
-    let Some(slot) = tie.as_ref().map(|tie| &tie.slot).or(acquired.as_ref()) else {
-        return Err(Missed::Unreachable(Reason::ConnectFailed, "no mesh connection".to_owned()));
-    };
-    let link_trace = hop.trace.child();
-    let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
-    let Some((mut head, body)) = unsent.take() else {
-        return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
-    };
-    add_mesh_headers(&mut head, hop, to.port, &link_trace);
-    if let Some(tie) = &tie {
-        head.headers.insert(PIN, tie.id.clone());
-    }
-    let ends = body.is_empty();
-    let _open = outbound.needs.metrics.stream(MeshSide::Client);
-    let sent = Instant::now();
-    let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
-        Ok(sent) => sent,
-        Err(error) => {
-            // About the connection: not a byte of the request was sent.
-            unsent.body = Some(body);
-            return Err(Missed::Unprocessed(error));
-        }
-    };
-    // What follows a change of protocol waits for the answer.
-    let mut later = None;
-    let mut upload = if hop.upgrade.is_some() {
-        later = Some((body, stream));
-        Upload::default()
-    } else {
-        upload_into(body, stream).holding()
-    };
-    let response = match over_http2(response, &mut upload, hop.caller).await {
-        Ok(response) => response,
-        Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
-        Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
-            unsent.body = match later {
-                Some((body, _)) => Some(body),
-                None => upload.rewind(),
-            };
-            return Err(Missed::Unprocessed(error));
-        }
-        Err(NoAnswer::Stream(error)) => {
-            hop.reset = error.is_reset().then(|| error.reason()).flatten();
-            return Err(Missed::Lost(error));
-        }
-    };
-    let took = slot.last_read().saturating_duration_since(sent);
-    let mut response = response.map(Body::http2);
-    note_link(outbound, hop, route, to, took, &mut response);
-    record_link(outbound, hop, &link_trace, sent_ns);
-    let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
-    clean(&mut response);
-    if let Some((body, mut stream)) = later {
-        if agreed {
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            upload = upload_into(body, stream);
-        } else {
-            // The answer is on its way already, and its end is the stream's.
-            let _ = stream.send_data(Bytes::new(), true);
-        }
-    }
-    Ok(Answer { response, upload: upload.into_rest(), reset: None })
-}
-
-/// What the other sidecar is told with the head.
-fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: &TraceContext) {
-    head.version = http::Version::HTTP_2;
-    head.headers.insert(PORT, port_value(port));
-    if hop.http2 {
-        head.headers.insert(VERSION, HeaderValue::from_static("2"));
-    }
-    if hop.absolute {
-        head.headers.insert(ABSOLUTE, HeaderValue::from_static("1"));
-    }
-    if let Some(protocol) = &hop.upgrade {
-        let method = std::mem::replace(&mut head.method, Method::CONNECT);
-        if method != Method::GET
-            && let Ok(method) = HeaderValue::from_str(method.as_str())
-        {
-            head.headers.insert(METHOD, method);
-        }
-        head.extensions.insert(protocol.clone());
-    }
-    trace.write(&mut head.headers);
-}
-
-fn note_link(
-    outbound: &Outbound,
-    hop: &mut Hop<'_>,
-    route: &Route,
-    to: Target<'_>,
-    took: Duration,
-    response: &mut Response<Body>,
-) {
-    let Some(callee) = Elapsed::take(response.headers_mut()) else {
-        return;
-    };
-    let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
-    outbound.needs.metrics.link_time(elapsed);
-    if !hop.trace.sampled {
-        return;
-    }
-    let site = to.endpoint.site.as_ref();
-    let name = route.mesh.site().zip(site).and_then(|(own, site)| route.mesh.link_between(own, site)).cloned();
-    let peer = to.peer.identities.first().map(ToString::to_string);
-    hop.link = Some(Link { elapsed, callee, name, site: site.map(ToString::to_string), peer });
-}
-
-/// What a sidecar says to a sidecar stays between them; the refusal's word and id pass on to the app.
-fn clean(response: &mut Response<Body>) {
-    let headers = response.headers_mut();
-    let denied = headers.remove(DENIED);
-    let decision = headers.remove(DECISION);
-    sanitize(headers);
-    if let Some(word) = denied {
-        headers.insert(DENIED, word);
-    }
-    if let Some(id) = decision {
-        headers.insert(DECISION, id);
     }
 }
 
@@ -429,7 +261,7 @@ fn record_span(
 }
 
 /// From the request leaving this sidecar to the answer being back, without what the callee took.
-fn record_link(outbound: &Outbound, hop: &Hop<'_>, trace: &TraceContext, sent_ns: u64) {
+pub(super) fn record_link(outbound: &Outbound, hop: &Hop<'_>, trace: &TraceContext, sent_ns: u64) {
     let Some(mut span) = trace.span(Kind::Internal, "link", sent_ns) else {
         return;
     };

@@ -1,0 +1,211 @@
+//! One try of a request: a stream on a mesh connection, what the two sidecars say to each other with it, and its answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::header::HeaderValue;
+use http::{Method, Request, Response, StatusCode, request};
+
+use super::Outbound;
+use super::connection::Route;
+use super::pin::{Pin, Tie};
+use super::pool::{Slot, is_unprocessed};
+use super::request::{Hop, Link, Unsent, record_link};
+use crate::http::Answer;
+use crate::http::body::{Body, BodyError};
+use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
+use crate::http::headers::sanitize;
+use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PIN, PORT, UPGRADED, VERSION, port_value};
+use crate::reason::Reason;
+use crate::state::{Endpoint, MeshPeer};
+use crate::telemetry::{MeshSide, TraceContext};
+
+/// One endpoint behind its sidecar.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) peer: &'a MeshPeer,
+    pub(super) port: u16,
+}
+
+/// Why one try brought no answer.
+pub(super) enum Missed {
+    /// No connection: another endpoint may have one.
+    Unreachable(Reason, String),
+    /// Certainly not processed.
+    Unprocessed(h2::Error),
+    /// Perhaps processed.
+    Lost(h2::Error),
+    /// The caller did not send all of it.
+    Body(BodyError),
+}
+
+/// One try: a stream on a mesh connection. What is certainly unprocessed is back in `unsent` afterwards, as far as its body
+/// was held.
+pub(super) async fn exchange(
+    outbound: &Outbound,
+    hop: &mut Hop<'_>,
+    route: &Route,
+    to: Target<'_>,
+    unsent: &mut Unsent,
+) -> Result<Answer, Missed> {
+    let line = line(outbound, hop, to).await?;
+    let slot = line.slot();
+    let link_trace = hop.trace.child();
+    let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
+    let Some((mut head, body)) = unsent.take() else {
+        return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
+    };
+    add_mesh_headers(&mut head, hop, to.port, &link_trace);
+    if let Line::Tied(tie) = &line {
+        head.headers.insert(PIN, tie.id.clone());
+    }
+    let ends = body.is_empty();
+    let _open = outbound.needs.metrics.stream(MeshSide::Client);
+    let sent = Instant::now();
+    let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
+        Ok(sent) => sent,
+        Err(error) => {
+            // About the connection: not a byte of the request was sent.
+            unsent.body = Some(body);
+            return Err(Missed::Unprocessed(error));
+        }
+    };
+    // What follows a change of protocol waits for the answer.
+    let mut later = None;
+    let mut upload = if hop.upgrade.is_some() {
+        later = Some((body, stream));
+        Upload::default()
+    } else {
+        upload_into(body, stream).holding()
+    };
+    let response = match over_http2(response, &mut upload, hop.caller).await {
+        Ok(response) => response,
+        Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
+        Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
+            unsent.body = match later {
+                Some((body, _)) => Some(body),
+                None => upload.rewind(),
+            };
+            return Err(Missed::Unprocessed(error));
+        }
+        Err(NoAnswer::Stream(error)) => {
+            hop.reset = error.is_reset().then(|| error.reason()).flatten();
+            return Err(Missed::Lost(error));
+        }
+    };
+    let took = slot.last_read().saturating_duration_since(sent);
+    let mut response = response.map(Body::http2);
+    note_link(outbound, hop, route, to, took, &mut response);
+    record_link(outbound, hop, &link_trace, sent_ns);
+    let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
+    clean(&mut response);
+    if let Some((body, stream)) = later {
+        upload = change_protocol(agreed, body, stream, &mut response);
+    }
+    Ok(Answer { response, upload: upload.into_rest(), reset: None })
+}
+
+/// The way to the callee's sidecar.
+enum Line {
+    Own(Slot),
+    /// The app's connection has this one, and one of the callee's app behind it, for its life.
+    Tied(Rc<Tie>),
+}
+
+impl Line {
+    fn slot(&self) -> &Slot {
+        match self {
+            Line::Own(slot) => slot,
+            Line::Tied(tie) => &tie.slot,
+        }
+    }
+}
+
+async fn line(outbound: &Outbound, hop: &Hop<'_>, to: Target<'_>) -> Result<Line, Missed> {
+    if let Some(tie) = hop.pin.and_then(Pin::tie) {
+        return Ok(Line::Tied(tie));
+    }
+    let slot = outbound.pool.acquire(to.endpoint, to.peer).await;
+    let slot = slot.map_err(|error| Missed::Unreachable(error.reason(), error.to_string()))?;
+    if !slot.takes_requests() {
+        let detail = "the peer's sidecar takes tunnels only (ALPN h2); declare the port as TCP, or upgrade the sidecar";
+        return Err(Missed::Unreachable(Reason::UnknownFeature, detail.to_owned()));
+    }
+    match hop.pin {
+        Some(pin) => pin.make(slot, to.endpoint, to.port).map(Line::Tied).map_err(Missed::Unprocessed),
+        None => Ok(Line::Own(slot)),
+    }
+}
+
+/// What the app sends after its head is the new protocol's where the callee `agreed`, and the next request where not.
+fn change_protocol(agreed: bool, body: Body, mut stream: SendStream<Bytes>, response: &mut Response<Body>) -> Upload {
+    if agreed {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        return upload_into(body, stream);
+    }
+    // The answer is on its way already, and its end is the stream's.
+    let _ = stream.send_data(Bytes::new(), true);
+    Upload::default()
+}
+
+/// What the other sidecar is told with the head.
+fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: &TraceContext) {
+    head.version = http::Version::HTTP_2;
+    head.headers.insert(PORT, port_value(port));
+    if hop.http2 {
+        head.headers.insert(VERSION, HeaderValue::from_static("2"));
+    }
+    if hop.absolute {
+        head.headers.insert(ABSOLUTE, HeaderValue::from_static("1"));
+    }
+    if let Some(protocol) = &hop.upgrade {
+        let method = std::mem::replace(&mut head.method, Method::CONNECT);
+        if method != Method::GET
+            && let Ok(method) = HeaderValue::from_str(method.as_str())
+        {
+            head.headers.insert(METHOD, method);
+        }
+        head.extensions.insert(protocol.clone());
+    }
+    trace.write(&mut head.headers);
+}
+
+fn note_link(
+    outbound: &Outbound,
+    hop: &mut Hop<'_>,
+    route: &Route,
+    to: Target<'_>,
+    took: Duration,
+    response: &mut Response<Body>,
+) {
+    let Some(callee) = Elapsed::take(response.headers_mut()) else {
+        return;
+    };
+    let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
+    outbound.needs.metrics.link_time(elapsed);
+    if !hop.trace.sampled {
+        return;
+    }
+    let site = to.endpoint.site.as_ref();
+    let name = route.mesh.site().zip(site).and_then(|(own, site)| route.mesh.link_between(own, site)).cloned();
+    let peer = to.peer.identities.first().map(ToString::to_string);
+    hop.link = Some(Link { elapsed, callee, name, site: site.map(ToString::to_string), peer });
+}
+
+/// What a sidecar says to a sidecar stays between them; the refusal's word and id pass on to the app.
+fn clean(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    let denied = headers.remove(DENIED);
+    let decision = headers.remove(DECISION);
+    sanitize(headers);
+    if let Some(word) = denied {
+        headers.insert(DENIED, word);
+    }
+    if let Some(id) = decision {
+        headers.insert(DECISION, id);
+    }
+}
