@@ -1,5 +1,6 @@
 //! A mesh connection, accepted: TLS, the peer's identity, then HTTP/2 whose every stream is authorized for itself and runs
-//! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under way finish, unless the peer is revoked.
+//! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under
+//! way finish, unless the peer is revoked.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,7 +14,7 @@ use foldhash::HashMap;
 use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use isthmus_certs::PeerIdentity;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -40,6 +41,8 @@ pub(super) struct Peer {
     pub(super) last_read: LastRead,
     /// What it may send: [`MeshProtocol::Hbone`] is tunnels without internal headers, in either direction.
     pub(super) protocol: MeshProtocol,
+    /// What apps are told of it; the same for each of its requests.
+    pub(super) forwarded: Option<HeaderValue>,
     /// Connections to the app that belong to one connection of the caller's app each.
     pub(super) pins: RefCell<HashMap<u64, Rc<Home>>>,
 }
@@ -55,7 +58,8 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
         }
     };
     let last_read = stream.get_ref().0.last_read();
-    let peer = Rc::new(Peer { identity, source, local, last_read, protocol, pins: RefCell::default() });
+    let forwarded = forwarded_client_cert(inbound, &identity);
+    let peer = Rc::new(Peer { identity, source, local, last_read, protocol, forwarded, pins: RefCell::default() });
     let handshake = Http2Settings::MESH.server().handshake(stream);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
@@ -63,6 +67,11 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     };
     let _open = inbound.needs.metrics.mesh_connection(MeshSide::Server);
     serve_streams(inbound, connection, &peer).await;
+}
+
+fn forwarded_client_cert(inbound: &Inbound, peer: &PeerIdentity) -> Option<HeaderValue> {
+    let own = inbound.needs.identity.current()?;
+    HeaderValue::try_from(format!("By={};URI={}", own.id, peer.id)).ok()
 }
 
 type Wire = Connection<TlsStream<Stamped>, Bytes>;

@@ -33,7 +33,7 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
     let grpc = respond::is_grpc(request.headers());
     let port = internal::take_port(request.headers_mut());
     let http2 = internal::take_is_http2(request.headers_mut());
-    let (peer_id, source) = (Some(&peer.identity.id), peer.source.ip());
+    let (peer_id, forwarded, source) = (Some(&peer.identity.id), peer.forwarded.as_ref(), peer.source.ip());
     let absolute = internal::take_is_absolute(request.headers_mut());
     let upgrade = if http2 { Ok(None) } else { take_upgrade(&mut request) };
     let own = take_own(inbound, peer, &mut request);
@@ -41,7 +41,7 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
         let (app, upgrade, own) = (app_address(inbound, peer, port)?, upgrade?, own?);
         let arrived = Arrived::Mesh;
         let reset = Cell::new(None);
-        Ok(Hop { peer: peer_id, source, app, arrived, http2, absolute, upgrade, own, came, caller, reset })
+        Ok(Hop { peer: peer_id, forwarded, source, app, arrived, http2, absolute, upgrade, own, came, caller, reset })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
@@ -68,7 +68,20 @@ pub(super) async fn from_plain(
     let own = pin.get().cloned();
     let (came, arrived, reset) = (Instant::now(), Arrived::Plain, Cell::new(None));
     let absolute = !http2 && request.uri().authority().is_some();
-    let hop = Hop { peer: None, source, app: destination, arrived, http2, absolute, upgrade, own, came, caller, reset };
+    let hop = Hop {
+        peer: None,
+        forwarded: None,
+        source,
+        app: destination,
+        arrived,
+        http2,
+        absolute,
+        upgrade,
+        own,
+        came,
+        caller,
+        reset,
+    };
     if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
@@ -79,6 +92,8 @@ pub(super) async fn from_plain(
 /// Where the request came from and where it goes.
 struct Hop<'a> {
     peer: Option<&'a SpiffeId>,
+    /// The caller's identity, as the app is told it.
+    forwarded: Option<&'a HeaderValue>,
     source: IpAddr,
     app: SocketAddr,
     arrived: Arrived,
@@ -200,8 +215,8 @@ async fn send(
     mut request: Request<Body>,
     trace: &TraceContext,
 ) -> Result<(Answer, std::time::Duration), Refusal> {
-    if let Some(identity) = forwarded_client_cert(inbound, hop.peer) {
-        request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity);
+    if let Some(identity) = hop.forwarded {
+        request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
     }
     let app_trace = trace.child();
     app_trace.write(request.headers_mut());
@@ -230,11 +245,6 @@ async fn send(
             Err(inbound.refuse(error.reason(), hop.source, &error.to_string()))
         }
     }
-}
-
-fn forwarded_client_cert(inbound: &Inbound, peer: Option<&SpiffeId>) -> Option<HeaderValue> {
-    let own = inbound.needs.identity.current()?;
-    HeaderValue::try_from(format!("By={};URI={}", own.id, peer?)).ok()
 }
 
 /// How a request ended, for its span.
