@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, IdentityStore, SystemClock};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -207,6 +208,7 @@ struct Parts {
     config: Config,
     state: Arc<State>,
     identities: Arc<IdentityStore>,
+    renew_now: Arc<Notify>,
     peers: Arc<Peers>,
     metrics: Metrics,
     tracer: Tracer,
@@ -225,6 +227,7 @@ impl Parts {
             config,
             state,
             identities,
+            renew_now: start.renew_now().clone(),
             peers,
             metrics,
             tracer,

@@ -1,5 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_certs::{IdentityStore, SystemClock, TrustDomain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -63,7 +64,14 @@ async fn readiness_says_why_not() {
 fn admin(set_log_level: Option<SetLogLevel>) -> Admin {
     let config = Config::parse("joinTokenFile: /etc/isthmus/join-token").unwrap();
     let (state, _demands) = State::new();
-    Admin { config, state, identities: identities(), decisions: Decisions::new(), set_log_level }
+    Admin {
+        config,
+        state,
+        identities: identities(),
+        renew_now: Arc::default(),
+        decisions: Decisions::new(),
+        set_log_level,
+    }
 }
 
 #[tokio::test]
@@ -74,6 +82,7 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let set: SetLogLevel = Arc::new(|level| if level == "debug" { Ok(()) } else { Err("no such level".to_owned()) });
     let admin = admin(Some(set));
+    let renew_now = Arc::clone(&admin.renew_now);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve_unix(listener, stop.clone(), move |request| admin.answer(request)));
     for (request, status, text) in [
@@ -86,10 +95,13 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
         ("PUT /log?level=debug", 200, "debug"),
         ("PUT /log?level=loud", 400, "no such level"),
         ("PUT /log", 400, "/log?level=debug"),
+        ("PUT /renew", 202, "/certs"),
+        ("GET /renew", 404, "there are /config_dump"),
     ] {
         let answer = ask(UnixStream::connect(&path).await.unwrap(), request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(text), "{request}: {answer}");
     }
+    tokio::time::timeout(Duration::from_secs(5), renew_now.notified()).await.expect("a renewal was asked for");
     stop.cancel();
     serving.await.unwrap();
     drop(file);

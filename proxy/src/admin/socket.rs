@@ -1,4 +1,4 @@
-//! The admin socket: who may connect may see everything but secrets, and set the log level.
+//! The admin socket: who may connect may see everything but secrets, set the log level, and have the certificate renewed.
 
 use std::io;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
@@ -12,6 +12,7 @@ use rustix::fs::{Mode, fchmod};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::inbound::Decisions;
@@ -28,6 +29,7 @@ pub struct Admin {
     pub config: Config,
     pub state: Arc<State>,
     pub identities: Arc<IdentityStore>,
+    pub renew_now: Arc<Notify>,
     pub decisions: Arc<Decisions>,
     pub set_log_level: Option<SetLogLevel>,
 }
@@ -38,6 +40,7 @@ impl Admin {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::PUT | &Method::POST, "/log") => self.log_level(request.uri().query().unwrap_or_default()),
+            (&Method::PUT | &Method::POST, "/renew") => self.renew(),
             (&Method::GET | &Method::HEAD, "/config_dump") => json(dump::config(&self.config, &self.state.snapshot())),
             (&Method::GET | &Method::HEAD, "/certs") => json(dump::certs(&self.identities)),
             (&Method::GET | &Method::HEAD, "/decisions") => json(dump::decisions(&self.decisions)),
@@ -45,14 +48,20 @@ impl Admin {
                 Some(id) => self.decision(id),
                 None => text(
                     StatusCode::NOT_FOUND,
-                    "there are /config_dump /certs /decisions /decisions/<id> /log?level=<level>\n",
+                    "there are /config_dump /certs /decisions /decisions/<id> /log?level=<level> /renew\n",
                 ),
             },
             _ => text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "all pages are read with GET; /log?level=<level> is set with PUT\n",
+                "all pages are read with GET; /log?level=<level> and /renew are asked for with PUT\n",
             ),
         }
+    }
+
+    /// One at a time: asked for again while one is under way, another follows it.
+    fn renew(&self) -> Answer {
+        self.renew_now.notify_one();
+        text(StatusCode::ACCEPTED, "a new certificate was asked for: see /certs\n")
     }
 
     fn decision(&self, id: &str) -> Answer {

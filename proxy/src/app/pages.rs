@@ -42,6 +42,7 @@ impl Pages {
                 config: parts.config.clone(),
                 state: parts.state.clone(),
                 identities: parts.identities.clone(),
+                renew_now: parts.renew_now.clone(),
                 decisions: parts.decisions.clone(),
                 set_log_level,
             };

@@ -26,7 +26,8 @@ pub(super) async fn keep_fresh(context: &Context) {
     error!("renewal: no identity to renew");
 }
 
-/// Waits until the certificate is due, by its own life or by a shorter one that the control plane has asked for since.
+/// Waits until the certificate is due: by its own life, by a shorter one that the control plane has asked for since, or
+/// because the operator of this host says so.
 async fn until_due(context: &Context, current: &WorkloadIdentity) {
     let jitter = rand::random::<f64>();
     let mut published = context.state.subscribe();
@@ -40,6 +41,7 @@ async fn until_due(context: &Context, current: &WorkloadIdentity) {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = published.changed() => {}
+            () = context.start.renew_now().notified() => return,
         }
     }
 }
@@ -76,7 +78,10 @@ async fn renew_until_done(context: &Context, current: &Arc<WorkloadIdentity>) {
                 "the certificate has ended and peers refuse us: {error}; trying again in {wait_ms} ms. If the control plane is up, join again with a new token"
             );
         }
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = context.start.renew_now().notified() => {}
+        }
     }
 }
 

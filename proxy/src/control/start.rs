@@ -11,6 +11,7 @@ use isthmus_certs::{
     Clock, IdentityError, IdentityStore, JoinToken, PeerError, Revocations, TrustDomain, WorkloadIdentity,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::{ControlError, Dialer, revoked};
 use crate::tcp::DialOptions;
@@ -39,6 +40,7 @@ pub struct Start {
     workload: Option<String>,
     /// The epoch of the revocations that are on disk.
     kept_revocations: AtomicU64,
+    renew_now: Arc<Notify>,
 }
 
 /// What is kept beside the identity. No secret.
@@ -84,7 +86,7 @@ impl Start {
         let kept_revocations = AtomicU64::new(kept.epoch);
         identities.revoke(kept);
         let address = address.ok_or(ControlError::NoAddress)?;
-        Ok(Self { address, settings, identities, workload, kept_revocations })
+        Ok(Self { address, settings, identities, workload, kept_revocations, renew_now: Arc::default() })
     }
 
     pub(super) fn state_dir(&self) -> Option<&Path> {
@@ -93,6 +95,11 @@ impl Start {
 
     pub(super) fn kept_revocations(&self) -> &AtomicU64 {
         &self.kept_revocations
+    }
+
+    /// Notified: the certificate is renewed at once, whatever is left of it.
+    pub fn renew_now(&self) -> &Arc<Notify> {
+        &self.renew_now
     }
 
     /// Where the identity is and will be: hand it to both paths.

@@ -173,6 +173,11 @@ impl Mesh {
         self.sidecar(workload).metric(name, labels)
     }
 
+    /// Has a sidecar's certificate renewed now.
+    pub fn renew(&self, workload: &str) -> Result<(), String> {
+        self.sidecar(workload).renew()
+    }
+
     /// What the operator sees of a refusal.
     pub fn decision(&self, workload: &str, id: &str) -> Result<serde_json::Value, String> {
         let answer = self.sidecar(workload).admin(&format!("/decisions/{id}"))?;

@@ -78,10 +78,20 @@ impl Sidecar {
 
     /// GET from the admin socket.
     pub(super) fn admin(&self, path: &str) -> Result<Answer, String> {
+        self.ask_admin("GET", path)
+    }
+
+    /// Has the certificate renewed now.
+    pub(super) fn renew(&self) -> Result<(), String> {
+        let answer = self.ask_admin("PUT", "/renew")?;
+        if answer.status == 202 { Ok(()) } else { Err(format!("/renew: {} {}", answer.status, answer.body)) }
+    }
+
+    fn ask_admin(&self, method: &str, path: &str) -> Result<Answer, String> {
         let socket = self.dir.join("proxy.sock");
         let stream = UnixStream::connect(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
         stream.set_read_timeout(Some(ASK)).map_err(|e| e.to_string())?;
-        ask(stream, path)
+        ask(stream, method, path)
     }
 
     /// The sum of a metric's series that carry all of these labels; 0 where there is none yet.
@@ -89,7 +99,7 @@ impl Sidecar {
         let answer = self.host.run(|| {
             let stream = std::net::TcpStream::connect(("127.0.0.1", 15020)).map_err(|e| format!("metrics: {e}"))?;
             stream.set_read_timeout(Some(ASK)).map_err(|e| e.to_string())?;
-            ask(stream, "/metrics")
+            ask(stream, "GET", "/metrics")
         })?;
         Ok(answer.body.lines().filter_map(|line| sample(line, name, labels)).sum())
     }
@@ -132,8 +142,8 @@ fn needle(bytes: &[u8]) -> Option<Vec<u8>> {
     (longest.len() >= 48).then(|| longest.as_bytes().to_vec())
 }
 
-fn ask(mut stream: impl Read + Write, path: &str) -> Result<Answer, String> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+fn ask(mut stream: impl Read + Write, method: &str, path: &str) -> Result<Answer, String> {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(|e| format!("{path}: {e}"))?;
