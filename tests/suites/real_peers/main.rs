@@ -30,26 +30,8 @@ use crate::shop::Shop;
 
 /// What the mesh cannot do yet, by case, and why. Such a case must fail, so that this list can only become shorter:
 /// whoever makes one pass takes it out.
-const NOT_YET: &[(&str, &str)] = &[
-    ("http1_early_hints_pass", "interim answers of the app are dropped (RFC 9110, 15.2)"),
-    ("http1_header_names_keep_their_case_where_a_service_asks", "TrafficPolicy headerNames is not carried out"),
-    (
-        "http1_an_ambiguous_length_is_refused",
-        "Content-Length beside Transfer-Encoding is read as chunked and passed on",
-    ),
-    ("http1_expect_continue_that_is_refused_sends_no_body", "the sidecar says 100 before the app has"),
-    (
-        "forward_proxy_gets_the_apps_absolute_form",
-        "the target arrives in origin-form, which a forward proxy cannot use",
-    ),
-    ("websocket_echoes_text_and_bytes", UPGRADE),
-    ("websocket_pings_are_answered_by_the_other_end", UPGRADE),
-    ("websocket_messages_of_4_mb_pass", UPGRADE),
-    ("websocket_close_codes_pass_both_ways", UPGRADE),
-    ("websocket_subprotocol_and_compression_are_negotiated_end_to_end", UPGRADE),
-    ("postgres_rules_by_source_address_see_the_caller", "`sourceAddress: proxy` was not seen to be carried out"),
-];
-const UPGRADE: &str = "Upgrade is not carried";
+const NOT_YET: &[(&str, &str)] =
+    &[("http1_header_names_keep_their_case_where_a_service_asks", "TrafficPolicy headerNames is not carried out")];
 
 /// A name that says what is proved, the programs it takes, and the proof.
 pub(crate) type Case = (&'static str, &'static [&'static str], fn(&Shop) -> Result<(), String>);
