@@ -19,6 +19,8 @@ pub const METHOD: HeaderName = HeaderName::from_static("isthmus-method");
 pub const UPGRADED: HeaderName = HeaderName::from_static("isthmus-upgraded");
 /// The caller's app names the whole URI in its request line, as to a forward proxy; the callee's app gets it likewise.
 pub const ABSOLUTE: HeaderName = HeaderName::from_static("isthmus-absolute");
+/// How the sender spelled its header names, where the service asks for it (see `h1/names.rs`).
+pub const NAMES: HeaderName = HeaderName::from_static("isthmus-names");
 /// Which tie a request belongs to (see `outbound/pin.rs`): 16 hex digits.
 pub const PIN: HeaderName = HeaderName::from_static("isthmus-pin");
 /// The `:protocol` of the stream that holds a tie.

@@ -15,12 +15,14 @@ use super::Inbound;
 use super::authorize::{Caller, Refusal};
 use super::mesh::Peer;
 use crate::http::body::Body;
+use crate::http::h1::Names;
 use crate::http::h1::exchange::Home;
 use crate::http::h1::head::is_upgrade;
 use crate::http::headers::{FORWARDED_CLIENT_CERT, are_connection_bound, sanitize};
 use crate::http::internal::{self, Elapsed};
 use crate::http::{Answer, Asked, Caller as Asker, respond, target};
 use crate::reason::Reason;
+use crate::state::HeaderNames;
 use crate::state::policy::{Arrived, HttpFacts};
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
@@ -37,11 +39,26 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
     let absolute = internal::take_is_absolute(request.headers_mut());
     let upgrade = if http2 { Ok(None) } else { take_upgrade(&mut request) };
     let own = take_own(inbound, peer, &mut request);
+    let names = Names::take(request.headers_mut());
     let hop = port.and_then(|port| {
-        let (app, upgrade, own) = (app_address(inbound, peer, port)?, upgrade?, own?);
+        let (app, upgrade, own, names) = (app_address(inbound, peer, port)?, upgrade?, own?, names?);
         let arrived = Arrived::Mesh;
         let reset = Cell::new(None);
-        Ok(Hop { peer: peer_id, forwarded, source, app, arrived, http2, absolute, upgrade, own, came, caller, reset })
+        Ok(Hop {
+            peer: peer_id,
+            forwarded,
+            source,
+            app,
+            arrived,
+            http2,
+            absolute,
+            upgrade,
+            own,
+            names,
+            came,
+            caller,
+            reset,
+        })
     });
     match hop {
         Ok(hop) => forward(inbound, hop, request).await,
@@ -61,7 +78,7 @@ pub(super) async fn from_plain(
     pin: &OnceCell<Rc<Home>>,
     asked: Asked<'_>,
 ) -> Answer {
-    let Asked { mut request, upgrade, caller, .. } = asked;
+    let Asked { mut request, raw, upgrade, caller } = asked;
     if !http2 && are_connection_bound(request.headers()) {
         pin.get_or_init(|| inbound.app.home_of_one());
     }
@@ -78,6 +95,7 @@ pub(super) async fn from_plain(
         absolute,
         upgrade,
         own,
+        names: raw.map(|raw| Names::of(&raw)).unwrap_or_default(),
         came,
         caller,
         reset,
@@ -104,6 +122,8 @@ struct Hop<'a> {
     upgrade: Option<Protocol>,
     /// The app's connections that this request's caller has for itself.
     own: Option<Rc<Home>>,
+    /// How the caller's app spelled its header names.
+    names: Names,
     came: Instant,
     caller: Asker<'a>,
     /// What the app reset its stream with.
@@ -147,7 +167,12 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
     let answered = match authorize(inbound, &hop, &request) {
-        Ok(()) => send(inbound, &hop, request, &trace).await,
+        Ok(names) => {
+            if names == HeaderNames::Preserve && !hop.http2 {
+                request.extensions_mut().insert(hop.names.clone());
+            }
+            send(inbound, &hop, request, &trace).await
+        }
         Err(refusal) => Err(refusal),
     };
     let total = hop.came.elapsed();
@@ -190,14 +215,19 @@ fn finish(
             *answer.response.status_mut() = StatusCode::OK;
             answer.response.headers_mut().insert(internal::UPGRADED, HeaderValue::from_static("1"));
         }
+        if let Some(names) = answer.response.extensions_mut().remove::<Names>().and_then(Names::into_value) {
+            answer.response.headers_mut().insert(internal::NAMES, names);
+        }
         answer.response.headers_mut().insert(internal::ELAPSED, elapsed.to_value());
     }
     answer
 }
 
-fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<(), Refusal> {
+/// Also tells how the app's port wants header names spelled.
+fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<HeaderNames, Refusal> {
     let mesh = inbound.needs.state.snapshot();
-    let port = hop.app.port();
+    let number = hop.app.port();
+    let port = mesh.inbound().port(number);
     let http = HttpFacts {
         host: target::host(request),
         method: request.method().as_str(),
@@ -205,7 +235,8 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Resul
         headers: request.headers(),
     };
     let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
-    inbound.authorize(&mesh, port, mesh.inbound().port(port), caller, Some(http))
+    inbound.authorize(&mesh, number, port, caller, Some(http))?;
+    Ok(port.options.header_names)
 }
 
 /// Sends to the app in the version that the caller's app speaks.

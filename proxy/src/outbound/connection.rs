@@ -23,7 +23,7 @@ use crate::http::server::serve_http2;
 use crate::http::{Answer, Asked, h1};
 use crate::reason::Reason;
 use crate::state::{
-    AppProtocol, Connect, Destination, Endpoint, Enforcement, Service, ServicePort, Snapshot, Workload,
+    AppProtocol, Connect, Destination, Endpoint, Enforcement, HeaderNames, Service, ServicePort, Snapshot, Workload,
 };
 use crate::tcp::copy::{Copied, copy_both, write_all};
 use crate::tcp::{self, dial};
@@ -75,6 +75,11 @@ impl Route {
 
     pub(super) fn connect(&self) -> Connect {
         self.port.as_ref().map_or_else(|| by_port(self.destination.port()).connect, |port| port.options.connect)
+    }
+
+    /// Whether HTTP/1 apps see header names as their sender spelled them.
+    pub(super) fn keeps_names(&self) -> bool {
+        self.port.as_ref().is_some_and(|port| port.options.header_names == HeaderNames::Preserve)
     }
 }
 

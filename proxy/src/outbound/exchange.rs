@@ -17,8 +17,11 @@ use super::request::{Hop, Link, Unsent, record_link};
 use crate::http::Answer;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
+use crate::http::h1::Names;
 use crate::http::headers::sanitize;
-use crate::http::internal::{ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, PIN, PORT, UPGRADED, VERSION, port_value};
+use crate::http::internal::{
+    ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
+};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
 use crate::telemetry::{MeshSide, TraceContext};
@@ -102,6 +105,12 @@ pub(super) async fn exchange(
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
     let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
+    // Nonsense costs its own answer its spelling, and nothing else.
+    if let Ok(names) = Names::take(response.headers_mut())
+        && route.keeps_names()
+    {
+        response.extensions_mut().insert(names);
+    }
     clean(&mut response);
     if let Some((body, stream)) = later {
         upload = change_protocol(agreed, body, stream, &mut response);
@@ -161,6 +170,9 @@ fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: 
     }
     if hop.absolute {
         head.headers.insert(ABSOLUTE, HeaderValue::from_static("1"));
+    }
+    if let Some(names) = head.extensions.remove::<Names>().and_then(Names::into_value) {
+        head.headers.insert(NAMES, names);
     }
     if let Some(protocol) = &hop.upgrade {
         let method = std::mem::replace(&mut head.method, Method::CONNECT);

@@ -13,11 +13,12 @@ use http::{Method, Request, Response, request};
 
 use super::Outbound;
 use super::balance::Tried;
-use super::connection::{Way, way};
+use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
 use crate::http::body::Body;
+use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::{DENIED, Elapsed};
@@ -114,7 +115,7 @@ async fn route_and_send(
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
         Way::Outside => return plain(outbound, hop, hop.destination, request).await,
     };
-    let mut unsent = Unsent::new(request, raw, hop.destination);
+    let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
     let mut failed = (Reason::NoEndpoint, "no endpoint serves this port".to_owned());
@@ -169,6 +170,8 @@ pub(super) struct Unsent {
     destination: SocketAddr,
     head: Option<request::Parts>,
     again: Again,
+    /// How the app spelled its header names, where the service asks for it.
+    names: Option<Names>,
     pub(super) body: Option<Body>,
 }
 
@@ -179,13 +182,14 @@ enum Again {
 }
 
 impl Unsent {
-    fn new(request: Request<Body>, raw: Option<Bytes>, destination: SocketAddr) -> Unsent {
+    fn new(request: Request<Body>, raw: Option<Bytes>, route: &Route) -> Unsent {
+        let names = raw.as_ref().filter(|_| route.keeps_names()).map(|raw| Names::of(raw));
         let (head, body) = request.into_parts();
         let again = match raw {
             Some(raw) => Again::Raw(raw),
             None => Again::Parts(Box::new(head.clone())),
         };
-        Unsent { destination, head: Some(head), again, body: Some(body) }
+        Unsent { destination: route.destination, head: Some(head), again, names, body: Some(body) }
     }
 
     fn is_whole(&self) -> bool {
@@ -194,7 +198,7 @@ impl Unsent {
 
     pub(super) fn take(&mut self) -> Option<(request::Parts, Body)> {
         let body = self.body.take()?;
-        let head = match self.head.take() {
+        let mut head = match self.head.take() {
             Some(head) => head,
             None => match &self.again {
                 Again::Parts(parts) => (**parts).clone(),
@@ -205,6 +209,9 @@ impl Unsent {
                 }
             },
         };
+        if let Some(names) = &self.names {
+            head.extensions.insert(names.clone());
+        }
         Some((head, body))
     }
 }

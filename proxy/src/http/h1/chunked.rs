@@ -210,7 +210,7 @@ pub fn write_size(size: usize, out: &mut BytesMut) {
 pub fn write_end(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     out.extend_from_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        super::write::fields(trailers, out);
+        super::write::fields(trailers, None, out);
     }
     out.extend_from_slice(b"\r\n");
 }

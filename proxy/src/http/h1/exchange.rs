@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderValue};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::head::{self, HeadError, ResponseHead};
 use super::incoming::Incoming;
 use super::outgoing::{Delimited, Outgoing};
-use super::{Connection, Framing, write};
+use super::{Connection, Framing, Names, write};
 use crate::http::body::{Body, BodyError};
 use crate::http::client::Open;
 use crate::http::exchange::{Answer, Caller, MAX_INTERIM, Upload};
@@ -150,7 +150,7 @@ pub async fn send(
         let transfer = Transfer::new(body.take().unwrap_or_default(), Sink::Http1(out));
         let transfer = if fresh { transfer } else { transfer.holding() };
         let mut upload = Upload(Some(Box::new(transfer)));
-        match answer(&connection, &head.method, &mut upload, caller).await {
+        match answer(&connection, &head, &mut upload, caller).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let Some(after) = after.filter(|_| upgrade.is_some()) else {
                     return Err(ExchangeError::Answer(HeadError::Malformed("101, and nobody asked for it")));
@@ -180,13 +180,13 @@ pub async fn send(
 /// Interim answers go to the caller; the final one comes back.
 async fn answer(
     connection: &Rc<Connection>,
-    method: &Method,
+    asked: &request::Parts,
     upload: &mut Upload,
     caller: Caller<'_>,
 ) -> Result<Response<Body>, ExchangeError> {
     connection.begin_reading();
     for _ in 0..=MAX_INTERIM {
-        let head = read_head(connection, method, upload).await?;
+        let head = read_head(connection, asked, upload).await?;
         let status = head.response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let incoming = Incoming::new(connection, Framing::UntilClose);
@@ -211,7 +211,7 @@ async fn answer(
 /// The next head, while the request's body is still sent.
 async fn read_head(
     connection: &Rc<Connection>,
-    method: &Method,
+    asked: &request::Parts,
     upload: &mut Upload,
 ) -> Result<ResponseHead, ExchangeError> {
     poll_fn(|cx| {
@@ -221,7 +221,7 @@ async fn read_head(
         loop {
             match connection.take_head() {
                 Ok(Some(raw)) => {
-                    return Poll::Ready(head::parse_response(&raw, method).map_err(ExchangeError::Answer));
+                    return Poll::Ready(parse(&raw, asked).map_err(ExchangeError::Answer));
                 }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(ExchangeError::Answer(error))),
@@ -234,6 +234,14 @@ async fn read_head(
         }
     })
     .await
+}
+
+fn parse(raw: &Bytes, asked: &request::Parts) -> Result<ResponseHead, HeadError> {
+    let mut head = head::parse_response(raw, &asked.method)?;
+    if asked.extensions.get::<Names>().is_some() {
+        head.response.extensions_mut().insert(Names::of(raw));
+    }
+    Ok(head)
 }
 
 /// An end before an answer; inside one it is another fault.
@@ -263,7 +271,7 @@ fn delimit(head: &mut request::Parts, body: &Body) -> Delimited {
 }
 
 fn write_head(head: &request::Parts, delimited: Delimited, upgrade: Option<&Protocol>, out: &mut BytesMut) {
-    write::request(&head.method, &head.uri, &head.headers, out);
+    write::request(&head.method, &head.uri, &head.headers, head.extensions.get(), out);
     if let Some(protocol) = upgrade {
         write::upgrade(protocol.as_str(), out);
     }

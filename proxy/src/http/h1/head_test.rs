@@ -75,7 +75,7 @@ fn names_go_out_in_title_case() {
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", HeaderValue::from_static("a"));
     headers.insert("etag", HeaderValue::from_static("b"));
-    write::fields(&headers, &mut out);
+    write::fields(&headers, None, &mut out);
     assert_eq!(&out[..], b"X-Forwarded-For: a\r\nEtag: b\r\n");
 }
 
@@ -100,7 +100,7 @@ proptest! {
         let mut headers = map(&fields);
         headers.insert("host", HeaderValue::from_static("o"));
         let mut out = BytesMut::new();
-        write::request(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap(), &headers, &mut out);
+        write::request(&Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap(), &headers, None, &mut out);
         out.extend_from_slice(b"\r\n");
         let bytes = out.freeze();
         prop_assert_eq!(find_end(&bytes, 0).unwrap(), Some(bytes.len()));
@@ -116,7 +116,7 @@ proptest! {
         let mut headers = map(&fields);
         headers.insert("content-length", HeaderValue::from(length));
         let mut out = BytesMut::new();
-        write::response(StatusCode::from_u16(status).unwrap(), &headers, &mut out);
+        write::response(StatusCode::from_u16(status).unwrap(), &headers, None, &mut out);
         out.extend_from_slice(b"\r\n");
         let read = parse_response(&out.freeze(), &Method::GET).unwrap();
         prop_assert_eq!(read.response.status().as_u16(), status);
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn the_end_is_found_wherever_the_bytes_were_cut(fields in fields(), cut in 0usize..400, rest in "[ -~\r\n]{0,20}") {
         let mut out = BytesMut::new();
-        write::request(&Method::GET, &"/".parse().unwrap(), &map(&fields), &mut out);
+        write::request(&Method::GET, &"/".parse().unwrap(), &map(&fields), None, &mut out);
         out.extend_from_slice(b"\r\n");
         let end = out.len();
         out.extend_from_slice(rest.as_bytes());

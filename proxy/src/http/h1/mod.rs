@@ -1,5 +1,5 @@
 //! HTTP/1 as apps speak it, both sides: [`head`] (strict parsing), [`framing`] (where a body ends), [`chunked`], [`write`]
-//! (heads on the wire), [`connection`] (one TCP connection and what is read of it), [`incoming`] and [`outgoing`] (bodies),
+//! (heads on the wire), [`names`] (their spelling), [`connection`] (one TCP connection and what is read of it), [`incoming`] and [`outgoing`] (bodies),
 //! [`server`] (an app that calls), [`exchange`] (an app that is called).
 //!
 //! Refuses whatever two readers could understand differently (RFC 9112 §11.2): a message is never repaired and passed on.
@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod framing;
 pub mod head;
 pub mod incoming;
+pub mod names;
 pub mod outgoing;
 pub mod server;
 pub mod write;
@@ -18,6 +19,7 @@ pub mod write;
 pub use connection::Connection;
 pub use framing::Framing;
 pub use head::{HeadError, RequestHead, ResponseHead};
+pub use names::Names;
 pub use server::{Ended, serve};
 
 #[cfg(test)]
@@ -29,6 +31,9 @@ mod connection_test;
 #[cfg(test)]
 #[path = "head_test.rs"]
 mod head_test;
+#[cfg(test)]
+#[path = "names_test.rs"]
+mod names_test;
 #[cfg(test)]
 #[path = "smuggling_test.rs"]
 mod smuggling_test;

@@ -146,7 +146,7 @@ async fn answer_with(
     let keep = asked.keep_alive && !stopping && !unread && answer.reset.is_none() && delimited != Delimited::Close;
     say_connection(&mut headers, asked.version, keep);
     let out = Outgoing::new(connection, delimited, |out| {
-        write::response(head.status, &headers, out);
+        write::response(head.status, &headers, head.extensions.get(), out);
         if delimited == Delimited::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
@@ -183,7 +183,7 @@ async fn change_protocol(connection: &Rc<Connection>, asked: &Exchange, answer: 
     };
     let (head, body) = answer.response.into_parts();
     let out = Outgoing::new(connection, Delimited::Close, |out| {
-        write::response(head.status, &head.headers, out);
+        write::response(head.status, &head.headers, head.extensions.get(), out);
         write::upgrade(protocol.as_str(), out);
         out.extend_from_slice(b"\r\n");
     });
@@ -258,7 +258,7 @@ async fn refuse(
 /// An interim answer, at once.
 pub fn write_interim(connection: &Connection, status: StatusCode, headers: &HeaderMap) {
     connection.with_output(|out| {
-        write::response(status, headers, out);
+        write::response(status, headers, None, out);
         out.extend_from_slice(b"\r\n");
     });
     connection.flush_now();

@@ -1,10 +1,13 @@
-//! Heads on the wire. Names go out in Title-Case: HTTP/1 apps that compare names by case expect the RFCs' spelling.
+//! Heads on the wire. Names go out in Title-Case: HTTP/1 apps that compare names by case expect the RFCs' spelling,
+//! or their sender's, where the service says so.
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::Names;
+
 /// A request's first line and fields, without the empty line that ends them.
-pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap, out: &mut BytesMut) {
+pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap, names: Option<&Names>, out: &mut BytesMut) {
     let target = uri.path_and_query().map_or("/", |path| path.as_str());
     out.reserve(method.as_str().len() + target.len() + 12 + size(headers));
     out.extend_from_slice(method.as_str().as_bytes());
@@ -16,19 +19,19 @@ pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap, out: &mut BytesM
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    fields(headers, out);
+    fields(headers, names, out);
 }
 
 /// A response's first line and fields, without the empty line that ends them. An HTTP/1.0 client is answered in HTTP/1.1
 /// (RFC 9112 §2.3): the version says what we can, framing and `Connection` follow what the client can.
-pub fn response(status: StatusCode, headers: &HeaderMap, out: &mut BytesMut) {
+pub fn response(status: StatusCode, headers: &HeaderMap, names: Option<&Names>, out: &mut BytesMut) {
     out.reserve(40 + size(headers));
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
-    fields(headers, out);
+    fields(headers, names, out);
 }
 
 /// The fields that ask for, or agree to, another protocol.
@@ -39,9 +42,12 @@ pub fn upgrade(protocol: &str, out: &mut BytesMut) {
 }
 
 /// Fields, each in its own line.
-pub fn fields(headers: &HeaderMap, out: &mut BytesMut) {
+pub fn fields(headers: &HeaderMap, names: Option<&Names>, out: &mut BytesMut) {
     for (name, value) in headers {
-        title_case(name.as_str(), out);
+        match names.and_then(|names| names.spelling(name.as_str())) {
+            Some(spelled) => out.extend_from_slice(spelled),
+            None => title_case(name.as_str(), out),
+        }
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -58,6 +64,16 @@ fn title_case(name: &str, out: &mut BytesMut) {
         }
         first = *byte == b'-';
     }
+}
+
+/// Whether [`title_case`] spells the name just so.
+pub fn is_title_case(name: &[u8]) -> bool {
+    let mut first = true;
+    name.iter().all(|byte| {
+        let fits = if first { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+        first = *byte == b'-';
+        fits
+    })
 }
 
 /// What [`fields`] writes, or a little more: one allocation for the whole head.
