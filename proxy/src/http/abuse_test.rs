@@ -5,11 +5,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::server::serve_http2;
+use super::server::{Http2Settings, serve_http2};
 use super::{Answer, Asked};
 
 const HEADERS: u8 = 1;
@@ -87,6 +88,37 @@ async fn rapid_resets_end_the_connection() {
         assert!(asked.get() < 1_000, "{} of 5,000 reached the app's side", asked.get());
     })
     .await;
+}
+
+/// A mesh connection carries many apps' calls. One that gives up two hundred of them at once, before any was looked at,
+/// must not end the others'; thousands are a flood there as well.
+#[tokio::test]
+async fn calls_given_up_do_not_end_a_mesh_connection_and_a_flood_does() {
+    for (given_up, survives) in [(200, true), (5_000, false)] {
+        on_worker(async {
+            let (near, mut client) = tokio::io::duplex(1 << 20);
+            let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+            bytes.extend(frame(SETTINGS, 0, 0, &[]));
+            for stream in 0..given_up {
+                bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, stream * 2 + 1, GET));
+                bytes.extend(frame(RST_STREAM, 0, stream * 2 + 1, &8u32.to_be_bytes()));
+            }
+            bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, given_up * 2 + 1, GET));
+            // All of it is there before the server looks once.
+            client.write_all(&bytes).await.unwrap();
+            let mut server = Http2Settings::MESH.server().handshake::<_, Bytes>(near).await.unwrap();
+            let mut last = None;
+            while let Some(Ok((request, respond))) = server.accept().await {
+                last = Some(respond.stream_id().as_u32());
+                drop((request, respond));
+                if last == Some(given_up * 2 + 1) {
+                    break;
+                }
+            }
+            assert_eq!(last == Some(given_up * 2 + 1), survives, "{given_up} given up, last seen {last:?}");
+        })
+        .await;
+    }
 }
 
 /// CVE-2024-27316: a head without end, in small pieces.
