@@ -1,8 +1,2 @@
-//! Certificate requests of anybody who can reach the control plane.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|der: &[u8]| {
-    let _ = isthmus_certs::csr::verify(der);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| isthmus_fuzz::csr::run(bytes));

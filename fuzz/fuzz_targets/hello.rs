@@ -1,18 +1,2 @@
-//! ClientHello and ServerHello: a longer read never changes what a shorter one found.
 #![no_main]
-
-use isthmus_proxy::detect::client_hello::{self, Parsed};
-use isthmus_proxy::detect::server_hello;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    if let Parsed::Hello(hello, length) = client_hello::parse(bytes) {
-        assert!(length <= bytes.len());
-        assert_eq!(client_hello::parse(&bytes[..length]), Parsed::Hello(hello, length));
-        assert_eq!(client_hello::parse(&bytes[..length - 1]), Parsed::Incomplete);
-    }
-    if let Parsed::Hello(hello, length) = server_hello::parse(bytes) {
-        assert!(length <= bytes.len());
-        assert_eq!(server_hello::parse(&bytes[..length]), Parsed::Hello(hello, length));
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| isthmus_fuzz::hello::run(bytes));

@@ -1,16 +1,2 @@
-//! What the kernel (or whoever speaks in its place) answers: messages, attributes, refusals, rules.
 #![no_main]
-
-use isthmus_netlink::{Received, attributes, messages, refusal};
-use isthmus_proxy::redirect::expression::decode;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    for message in messages(bytes).flatten() {
-        let _ = refusal(&message);
-        let _ = attributes(message.payload).count();
-        let _ = decode(message.payload);
-    }
-    let _ = refusal(&Received { kind: Received::ERROR, flags: 0x300, sequence: 0, payload: bytes });
-    let _ = decode(bytes);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| isthmus_fuzz::netlink::run(bytes));

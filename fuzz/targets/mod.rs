@@ -1,0 +1,34 @@
+//! What the fuzz targets do with their bytes. Part of two programs: libFuzzer's, one per target (`fuzz_targets`), and a test
+//! of the workspace (`cli/tests/fuzz_targets.rs`), which gives each of them its seeds and mutations of them in every run.
+
+pub mod chain;
+pub mod chunked_body;
+pub mod csr;
+pub mod hello;
+pub mod internal_headers;
+pub mod join_token;
+pub mod netlink;
+pub mod preface;
+pub mod request_head;
+pub mod response_head;
+pub mod spiffe_id;
+pub mod traceparent;
+
+/// A name, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    ("chain", chain::run),
+    ("chunked_body", chunked_body::run),
+    ("csr", csr::run),
+    ("hello", hello::run),
+    ("internal_headers", internal_headers::run),
+    ("join_token", join_token::run),
+    ("netlink", netlink::run),
+    ("preface", preface::run),
+    ("request_head", request_head::run),
+    ("response_head", response_head::run),
+    ("spiffe_id", spiffe_id::run),
+    ("traceparent", traceparent::run),
+];
