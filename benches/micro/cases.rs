@@ -74,7 +74,13 @@ fn policy(rules: u32) -> Box<dyn FnMut(u64)> {
             paths: Some(vec![PathPattern::Prefix(path)]),
             ..Conditions::default()
         };
-        Rule { policy: "shop/orders".to_owned(), index, mode: RuleMode::Enforce, conditions: Ok(conditions) }
+        Rule {
+            policy: "shop/orders".to_owned(),
+            index,
+            mode: RuleMode::Enforce,
+            until_ms: None,
+            conditions: Ok(conditions),
+        }
     };
     let compiled = CompiledPolicy::new(PortPolicy {
         transport: Transport::MeshOnly,
@@ -88,7 +94,8 @@ fn policy(rules: u32) -> Box<dyn FnMut(u64)> {
     Box::new(move |_| {
         let http = HttpFacts { host: Some("orders.shop"), method: "GET", path: "/v1/orders/17", headers: &headers };
         let peer_ip = IpAddr::V4(Ipv4Addr::new(10, 10, 1, 10));
-        let facts = Facts { peer: Some(&caller), peer_ip, peer_site: Some("dc1"), port: 8080, http: Some(http) };
+        let facts =
+            Facts { peer: Some(&caller), peer_ip, peer_site: Some("dc1"), port: 8080, now_ms: 0, http: Some(http) };
         assert!(black_box(decide(&compiled, black_box(&facts))).allowed);
     })
 }

@@ -8,7 +8,9 @@
 
 use super::Trust;
 use crate::validate::cross::Set;
-use crate::validate::resource::{Defaults, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects};
+use crate::validate::resource::{
+    Conditions, Defaults, HeaderRule, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects,
+};
 use isthmus_certs::TrustDomain;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::{Action, TlsVersion, Transport};
@@ -16,6 +18,9 @@ use std::collections::HashMap;
 
 /// What a proxy has to understand of a rule and of a policy.
 const RULES: &str = "rules/v1";
+/// Of a rule with `not…`, trust domains, gRPC methods, templates of paths or wildcards in identities.
+const RULES_2: &str = "rules/v2";
+const UNTIL: &str = "until/v1";
 const TRANSPORT: &str = "transport/v1";
 
 /// All policies of a mesh, by namespace.
@@ -81,7 +86,7 @@ impl<'a> Policies<'a> {
         let (transport, min_tls) = self.transport_of(namespace, &applies);
         let all = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
         let mine: Vec<&Compiled> = all.iter().filter(|compiled| applies(compiled.policy)).collect();
-        let closes = |compiled: &&&Compiled| !compiled.policy.audit && !compiled.allow.is_empty();
+        let closes = |compiled: &&&Compiled| closes(compiled.policy);
         // The last of the most specific, so that the name does not depend on how maps iterate.
         let default_from = mine.iter().filter(closes).max_by_key(|compiled| specificity(compiled.policy));
         let allow = default_from.is_none() && self.defaults.allow;
@@ -106,6 +111,12 @@ impl<'a> Policies<'a> {
     }
 }
 
+/// An allow list refuses what it does not name. A rule whose time is over still counts: an exception that ended must not
+/// open what it was an exception of.
+fn closes(policy: &ServicePolicy) -> bool {
+    !policy.audit && policy.allow.iter().any(|rule| !rule.audit)
+}
+
 fn applies(policy: &ServicePolicy, workload: &Resource, services: &[&str]) -> bool {
     let by_labels = policy.workloads.as_ref().is_none_or(|labels| selects(labels, &workload.labels));
     by_labels && by_service(policy, services)
@@ -119,48 +130,85 @@ fn specificity(policy: &ServicePolicy) -> u8 {
     u8::from(!policy.services.is_empty()) * 2 + u8::from(policy.workloads.is_some())
 }
 
-/// One rule as a proxy reads it. Service accounts become identities: those of the namespaces that the rule names, or of
-/// the policy's own.
+/// One rule as a proxy reads it. Service accounts become identities: those of the namespaces (and trust domains) that the
+/// rule names, or of the policy's own.
 pub fn compile_rule(policy: &Resource, audit: bool, index: u32, rule: &Rule, trust_domain: &TrustDomain) -> wire::Rule {
-    let mode = if audit { wire::RuleMode::Audit } else { wire::RuleMode::Enforce };
-    let identities = match &rule.service_accounts {
-        Some(accounts) => Some(identities(accounts, rule, &policy.key.namespace, trust_domain)),
-        None => rule.identities.clone(),
-    };
-    wire::Rule {
+    let mode = if audit || rule.audit { wire::RuleMode::Audit } else { wire::RuleMode::Enforce };
+    let (asked, not) = (&rule.asked, &rule.not);
+    let identities = |half: &Conditions| identities(half, rule, &policy.key.namespace, trust_domain);
+    let compiled = wire::Rule {
         policy: policy.key.qualified(),
         index,
         mode: mode.into(),
-        identities: any_of(identities),
-        namespaces: any_of(rule.namespaces.clone()),
-        sites: any_of(rule.sites.clone()),
-        cidrs: any_of(texts(&rule.cidrs)),
-        ports: any_of(texts(&rule.ports)),
-        hosts: any_of(rule.hosts.clone()),
-        methods: any_of(rule.methods.clone()),
-        paths: any_of(rule.paths.clone()),
-        headers: rule
-            .headers
-            .iter()
-            .map(|header| wire::HeaderCondition { name: header.name.clone(), any_of: header.values.clone() })
-            .collect(),
-        requires: vec![RULES.to_string()],
-    }
+        identities: any_of(identities(asked)),
+        trust_domains: any_of(asked.trust_domains.clone()),
+        namespaces: any_of(asked.namespaces.clone()),
+        sites: any_of(asked.sites.clone()),
+        cidrs: any_of(texts(&asked.cidrs)),
+        ports: any_of(texts(&asked.ports)),
+        hosts: any_of(asked.hosts.clone()),
+        methods: any_of(asked.methods.clone()),
+        paths: any_of(asked.paths.clone()),
+        grpc: any_of(asked.grpc.clone()),
+        headers: headers(asked),
+        not_identities: any_of(identities(not)),
+        not_trust_domains: any_of(not.trust_domains.clone()),
+        not_namespaces: any_of(not.namespaces.clone()),
+        not_sites: any_of(not.sites.clone()),
+        not_cidrs: any_of(texts(&not.cidrs)),
+        not_ports: any_of(texts(&not.ports)),
+        not_hosts: any_of(not.hosts.clone()),
+        not_methods: any_of(not.methods.clone()),
+        not_paths: any_of(not.paths.clone()),
+        not_grpc: any_of(not.grpc.clone()),
+        not_headers: headers(not),
+        until_unix_ms: rule.until_ms.unwrap_or_default(),
+        requires: Vec::new(),
+    };
+    wire::Rule { requires: requires(rule, &compiled), ..compiled }
 }
 
-/// `web` is of the rule's namespaces, `other/web` says its own.
-fn identities(accounts: &[String], rule: &Rule, own: &str, trust_domain: &TrustDomain) -> Vec<String> {
-    let own = [own.to_string()];
-    let namespaces = rule.namespaces.as_deref().unwrap_or(&own);
-    let mut identities = Vec::new();
-    for account in accounts {
-        let id = |namespace: &str, name: &str| format!("spiffe://{trust_domain}/ns/{namespace}/sa/{name}");
-        match account.split_once('/') {
-            Some((namespace, name)) => identities.push(id(namespace, name)),
-            None => identities.extend(namespaces.iter().map(|namespace| id(namespace, account))),
+/// A proxy that knows only the first version of rules must not read half of this one.
+fn requires(rule: &Rule, compiled: &wire::Rule) -> Vec<String> {
+    let has = |condition: &Option<wire::Condition>, sign: &dyn Fn(&str) -> bool| {
+        condition.iter().flat_map(|c| &c.any_of).any(|text| sign(text))
+    };
+    let newer = rule.not != Conditions::default()
+        || compiled.trust_domains.is_some()
+        || compiled.grpc.is_some()
+        || has(&compiled.paths, &|text| text.contains('{'))
+        || has(&compiled.identities, &|text| text.trim_end_matches('*').contains('*'));
+    let mut names = vec![if newer { RULES_2 } else { RULES }.to_string()];
+    if rule.until_ms.is_some() {
+        names.push(UNTIL.to_string());
+    }
+    names
+}
+
+/// `web` is of the rule's namespaces, `other/web` says its own, `*/web` is of any.
+fn identities(half: &Conditions, rule: &Rule, own: &str, trust_domain: &TrustDomain) -> Option<Vec<String>> {
+    if half.identities.is_none() && half.service_accounts.is_none() {
+        return None;
+    }
+    let (own, mesh) = ([own.to_string()], [trust_domain.to_string()]);
+    let namespaces = rule.asked.namespaces.as_deref().unwrap_or(&own);
+    let trust_domains = rule.asked.trust_domains.as_deref().unwrap_or(&mesh);
+    let mut identities = half.identities.clone().unwrap_or_default();
+    for account in half.service_accounts.iter().flatten() {
+        for trust_domain in trust_domains {
+            let id = |namespace: &str, name: &str| format!("spiffe://{trust_domain}/ns/{namespace}/sa/{name}");
+            match account.split_once('/') {
+                Some((namespace, name)) => identities.push(id(namespace, name)),
+                None => identities.extend(namespaces.iter().map(|namespace| id(namespace, account))),
+            }
         }
     }
-    identities
+    Some(identities)
+}
+
+fn headers(half: &Conditions) -> Vec<wire::HeaderCondition> {
+    let header = |h: &HeaderRule| wire::HeaderCondition { name: h.name.clone(), any_of: h.values.clone() };
+    half.headers.iter().map(header).collect()
 }
 
 fn texts<T: ToString>(values: &Option<Vec<T>>) -> Option<Vec<String>> {

@@ -8,7 +8,6 @@ use super::resource::*;
 use crate::index::compile_rule;
 use ipnet::IpNet;
 use isthmus_certs::TrustDomain;
-use isthmus_proto::model::Conditions;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -243,12 +242,15 @@ fn check_policy(found: &mut Findings, resource: &Resource, policy: &ServicePolic
     check_services(found, resource, &policy.services, world);
     for (list, rules) in [("allow", &policy.allow), ("deny", &policy.deny)] {
         for (i, rule) in rules.iter().enumerate() {
-            for (j, site) in rule.sites.iter().flatten().enumerate() {
-                if let Some(reason) = world.no_site(site) {
-                    found.fault(resource, format!("spec.{list}[{i}].from.sites[{j}]"), reason);
+            let at = format!("spec.{list}[{i}]");
+            for (name, sites) in [("sites", &rule.asked.sites), ("notSites", &rule.not.sites)] {
+                for (j, site) in sites.iter().flatten().enumerate() {
+                    if let Some(reason) = world.no_site(site) {
+                        found.fault(resource, format!("{at}.from.{name}[{j}]"), reason);
+                    }
                 }
             }
-            check_rule(found, resource, &format!("spec.{list}[{i}]"), rule, world.trust_domain);
+            check_rule(found, resource, &at, rule, world.trust_domain);
         }
     }
 }
@@ -298,16 +300,40 @@ fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'s
 
 /// Reads the rule as a proxy will: what a proxy cannot read it refuses all traffic for, so it is better refused here.
 fn check_rule(found: &mut Findings, resource: &Resource, at: &str, rule: &Rule, trust_domain: &TrustDomain) {
-    let Err(error) = Conditions::try_from(compile_rule(resource, false, 0, rule, trust_domain)) else {
+    let Err(error) = isthmus_proto::model::Conditions::try_from(compile_rule(resource, false, 0, rule, trust_domain))
+    else {
         return;
     };
-    let condition = error.field.split(['[', '.']).next().unwrap_or_default();
-    let field = match condition {
-        "identities" if rule.service_accounts.is_some() => "from.serviceAccounts".to_string(),
-        "identities" | "namespaces" | "sites" | "cidrs" => format!("from.{}", error.field),
-        _ => format!("to.{}", error.field),
+    let (half, field) = match error.field.strip_prefix("not_") {
+        Some(field) => (&rule.not, format!("not_{field}")),
+        None => (&rule.asked, error.field.clone()),
     };
-    found.fault(resource, format!("{at}.{field}"), error.reason);
+    let condition = field.trim_start_matches("not_").split(['[', '.']).next().unwrap_or_default();
+    let (part, field) = match condition {
+        // Which account it was, its place among the identities does not say.
+        "identities" if half.service_accounts.is_some() => {
+            ("from", field.replacen("identities", "service_accounts", 1))
+        }
+        "identities" | "namespaces" | "trust_domains" | "sites" | "cidrs" => ("from", field),
+        _ => ("to", field),
+    };
+    let field = match field.split_once('[') {
+        Some((name, _)) if name.ends_with("service_accounts") => name.to_string(),
+        _ => field,
+    };
+    found.fault(resource, format!("{at}.{part}.{}", camel_case(&field)), error.reason);
+}
+
+/// `not_trust_domains[1]` as it is written in YAML.
+fn camel_case(field: &str) -> String {
+    let mut parts = field.split('_');
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let mut letters = part.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
+    }
+    out
 }
 
 /// Undeclared overlap of sites is refused: an address would belong to two places. So is a VIP range inside a site.

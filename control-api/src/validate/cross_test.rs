@@ -58,8 +58,6 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
         (ours("ServicePolicy", shop, "transport: Permissive"), "spec.transport", "Permissive is below the mesh's floor, HttpsOnly"),
         (ours("ServicePolicy", shop, "minTlsVersion: '1.1'"), "spec.minTlsVersion", "1.1 is below the mesh's floor, 1.2"),
         (ours("ServicePolicy", shop, "deny: [{ from: { sites: [mars] } }]"), "spec.deny[0].from.sites[0]", "no Site `mars`; there are dc1"),
-        (ours("ServicePolicy", shop, "allow: [{ to: { paths: ['/a//b'] } }]"), "spec.allow[0].to.paths[0]", "`..`"),
-        (ours("ServicePolicy", shop, "allow: [{ from: { serviceAccounts: [WEB] } }]"), "spec.allow[0].from.serviceAccounts", "WEB"),
         (ours("TrafficPolicy", shop, "services: [order], connect: early"), "spec.services[0]", "did you mean `orders`?"),
         (
             format!(

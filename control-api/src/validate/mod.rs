@@ -11,6 +11,7 @@ pub mod node;
 mod ours;
 mod problem;
 pub mod resource;
+mod service_policy;
 
 pub use problem::{Problem, ResourceRef};
 
@@ -208,7 +209,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "Workload" => Spec::Workload(ours::workload(&spec)),
         "Service" => Spec::Service(kubernetes::service(&spec)),
         "TrafficPolicy" => Spec::TrafficPolicy(ours::traffic_policy(&spec)),
-        _ => Spec::ServicePolicy(ours::service_policy(&spec)),
+        _ => Spec::ServicePolicy(service_policy::read(&spec)),
     })
 }
 

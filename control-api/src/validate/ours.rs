@@ -140,28 +140,6 @@ pub(super) fn workload(spec: &Field) -> Workload {
     Workload { site, addresses, service_account }
 }
 
-pub(super) fn service_policy(spec: &Field) -> ServicePolicy {
-    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
-    let workloads = spec.get("workloads").map(|f| {
-        f.only(&["matchLabels"], &[]);
-        let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
-        if labels.is_empty() {
-            f.fault("selects by no label; leave `workloads` out to mean the whole namespace");
-        }
-        labels
-    });
-    let mode = spec.get("mode").and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
-    ServicePolicy {
-        services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
-        workloads,
-        transport: transport(spec),
-        min_tls: min_tls(spec),
-        audit: mode.unwrap_or(false),
-        allow: rules(spec, "allow"),
-        deny: rules(spec, "deny"),
-    }
-}
-
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
     const OPTIONS: [&str; 4] = ["connect", "sourceAddress", "proxyProtocol", "headerNames"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
@@ -185,51 +163,7 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
     }
 }
 
-fn rules(spec: &Field, name: &str) -> Vec<Rule> {
-    let Some(field) = spec.get(name) else { return Vec::new() };
-    let items = field.items();
-    if field.is_empty_list() {
-        field.fault("is an empty list, which could mean nobody or everybody; leave it out, or write one rule");
-    }
-    items.iter().map(rule).collect()
-}
-
-fn rule(field: &Field) -> Rule {
-    field.only(&["from", "to"], &[]);
-    let mut rule = Rule::default();
-    if let Some(from) = field.get("from") {
-        from.only(&["identities", "namespaces", "serviceAccounts", "sites", "cidrs"], &[]);
-        rule.identities = list(&from, "identities", identity);
-        rule.namespaces = list(&from, "namespaces", |f| f.word().map(str::to_string));
-        rule.service_accounts = list(&from, "serviceAccounts", |f| f.word().map(str::to_string));
-        rule.sites = list(&from, "sites", |f| f.word().map(str::to_string));
-        rule.cidrs = list(&from, "cidrs", cidr);
-        if rule.identities.is_some() && rule.service_accounts.is_some() {
-            from.fault("has both `identities` and `serviceAccounts`, which name the same thing; write two rules");
-        }
-    }
-    if let Some(to) = field.get("to") {
-        to.only(&["ports", "hosts", "methods", "paths", "headers"], &[]);
-        rule.ports = list(&to, "ports", |f| f.port());
-        rule.hosts = list(&to, "hosts", host);
-        rule.methods = list(&to, "methods", method);
-        rule.paths = list(&to, "paths", path);
-        rule.headers = to.get("headers").map(|f| f.items().iter().filter_map(header).collect()).unwrap_or_default();
-    }
-    rule
-}
-
-/// A condition's values. An empty list would match nobody in an allow and everybody in no sense at all: refused.
-fn list<T>(parent: &Field, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
-    let field = parent.get(name)?;
-    let items = field.items();
-    if field.is_empty_list() {
-        field.fault("is an empty list, which nothing can match; leave it out, or name a value");
-    }
-    Some(items.iter().filter_map(read).collect())
-}
-
-fn not_empty(field: &Field) -> Vec<String> {
+pub(super) fn not_empty(field: &Field) -> Vec<String> {
     let words: Vec<String> = field.words().into_iter().map(str::to_string).collect();
     if field.is_empty_list() {
         field.fault("is an empty list; leave it out to mean the whole namespace");
@@ -237,59 +171,12 @@ fn not_empty(field: &Field) -> Vec<String> {
     words
 }
 
-fn identity(field: &Field) -> Option<String> {
-    let text = field.word()?;
-    let exact = text.strip_suffix('*').unwrap_or(text);
-    if !text.starts_with("spiffe://") || exact.contains('*') {
-        field.fault(format!(
-            "`{text}` is not a SPIFFE id; write `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, \
-             or a prefix of one ending in `*`"
-        ));
-        return None;
-    }
-    Some(text.to_string())
-}
-
-fn host(field: &Field) -> Option<String> {
-    check_host(field);
-    field.word().map(str::to_ascii_lowercase)
-}
-
-fn method(field: &Field) -> Option<String> {
-    let text = field.word()?;
-    if !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-        field.fault(format!("`{text}` is not an HTTP method; methods are upper case, as `GET`"));
-        return None;
-    }
-    Some(text.to_string())
-}
-
-fn path(field: &Field) -> Option<String> {
-    let text = field.word()?;
-    if !text.starts_with('/') || text.trim_end_matches('*').contains('*') || text.ends_with("**") {
-        field.fault(format!("`{text}` must start with `/`; a `*` may stand at the end only, and means a prefix"));
-        return None;
-    }
-    Some(text.to_string())
-}
-
-fn header(field: &Field) -> Option<HeaderRule> {
-    field.only(&["name", "values"], &[]);
-    let name = field.need("name")?;
-    let text = name.word()?;
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b)) {
-        name.fault(format!("`{text}` is not a header name"));
-    }
-    let values = field.get("values").map(|f| f.words().into_iter().map(str::to_string).collect());
-    Some(HeaderRule { name: text.to_ascii_lowercase(), values: values.unwrap_or_default() })
-}
-
-fn transport(parent: &Field) -> Option<Transport> {
+pub(super) fn transport(parent: &Field) -> Option<Transport> {
     parent.get("transport")?.choice(TRANSPORTS)
 }
 
 /// `"1.2"`. Bare 1.2 is a number in YAML; what it means is plain, so it is taken.
-fn min_tls(parent: &Field) -> Option<TlsVersion> {
+pub(super) fn min_tls(parent: &Field) -> Option<TlsVersion> {
     const VERSIONS: &[(&str, TlsVersion)] =
         &[("1.0", TlsVersion::V1_0), ("1.1", TlsVersion::V1_1), ("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let field = parent.get("minTlsVersion")?;

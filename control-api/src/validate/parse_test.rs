@@ -48,7 +48,35 @@ fn every_message_names_place_field_and_reason() {
         ),
         (
             "deny:\n- to: { methods: [get] }",
-            "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].to.methods[0]: `get` is not an HTTP method; methods are upper case, as `GET`",
+            "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].to.methods[0]: `get` is not an HTTP method; methods are upper case, as `GET`; did you mean `GET`?",
+        ),
+        (
+            "allow:\n- to: { paths: [/a//b] }",
+            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/a//b`: write it decoded and plain, without `%`, `\\`, `?`, `#`, `;`, `//` and `..`: requests are compared so; did you mean `/a/b`?",
+        ),
+        (
+            "allow:\n- to: { paths: ['/orders/{id'] }",
+            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/orders/{id`: `{name}` stands for one whole segment, as in `/orders/{id}`; did you mean `/orders/{id}`?",
+        ),
+        (
+            "allow:\n- from: { notIdentity: [x] }",
+            "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.notIdentity: unknown field `notIdentity`; did you mean `notIdentities`?",
+        ),
+        (
+            "allow:\n- from: { serviceAccounts: [Web] }",
+            "f.yaml:6:31: ServicePolicy shop/p: spec.allow[0].from.serviceAccounts[0]: `Web` is not a service account; write `web`, `namespace/web`, or `*/web` for any namespace: service account: 1 to 253 of a-z 0-9 - ., each label starting and ending with a letter or digit; did you mean `web`?",
+        ),
+        (
+            "allow:\n- until: tomorrow",
+            "f.yaml:6:10: ServicePolicy shop/p: spec.allow[0].until: `tomorrow` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset",
+        ),
+        (
+            "allow:\n- to: { hosts: ['orders:80'] }",
+            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.hosts[0]: `orders:80`: hosts are compared without a port; write `orders`, and 80 under `ports`",
+        ),
+        (
+            "allow:\n- to: { headers: [{ name: Isthmus-Port }] }",
+            "f.yaml:6:28: ServicePolicy shop/p: spec.allow[0].to.headers[0].name: `Isthmus-Port` never holds: the mesh keeps these names to itself",
         ),
         (
             "mode: Audits",

@@ -168,10 +168,22 @@ pub struct TrafficPolicy {
     pub header_names: Option<HeaderNames>,
 }
 
-/// All conditions that are present must hold; inside one, any of its values.
+/// What is asked for and holds, what is asked for under `not…` and does not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
+    pub asked: Conditions,
+    pub not: Conditions,
+    /// Unix time in milliseconds: from then on there is no such rule.
+    pub until_ms: Option<i64>,
+    /// This rule alone reports and does nothing; so does each rule of a policy in Audit.
+    pub audit: bool,
+}
+
+/// All that are present must hold; inside one, any of its values. As written: [`crate::index::compile_rule`] reads them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conditions {
     pub identities: Option<Vec<String>>,
+    pub trust_domains: Option<Vec<String>>,
     pub namespaces: Option<Vec<String>>,
     pub service_accounts: Option<Vec<String>>,
     pub sites: Option<Vec<String>>,
@@ -180,6 +192,8 @@ pub struct Rule {
     pub hosts: Option<Vec<String>>,
     pub methods: Option<Vec<String>>,
     pub paths: Option<Vec<String>>,
+    /// `package.Service`, or `package.Service/Method`.
+    pub grpc: Option<Vec<String>>,
     pub headers: Vec<HeaderRule>,
 }
 

@@ -14,6 +14,7 @@ mod inbound;
 mod mesh;
 mod name;
 mod options;
+mod pattern;
 mod rule;
 mod service;
 
@@ -24,7 +25,8 @@ pub use inbound::{Action, Inbound, InboundPort, PortPolicy};
 pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_revocations};
 pub use name::{ServiceName, SiteName, WorkloadName};
 pub use options::{Connect, HeaderNames, ProxyProtocol, SourceAddress, TrafficOptions};
-pub use rule::{Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Rule, RuleMode};
+pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template};
+pub use rule::{Conditions, Rule, RuleMode};
 pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};
 
 /// No list on the wire may be longer: 100,000 endpoints are the design size of a whole mesh.

@@ -1,12 +1,12 @@
 //! One allow or deny rule and its conditions.
 
 use std::fmt;
-use std::str::FromStr;
 
 use ipnet::IpNet;
-use isthmus_certs::SpiffeId;
+use isthmus_certs::TrustDomain;
 
 use super::error::{NOT_UNDERSTOOD, bounded, each, parse, requires, unknown_value};
+use super::pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern};
 use super::{MAX_RULES, ModelError, SiteName, Understood};
 use crate::discovery::v1 as wire;
 
@@ -18,6 +18,8 @@ pub struct Rule {
     /// Its place in that policy's list, from 0.
     pub index: u32,
     pub mode: RuleMode,
+    /// Unix time in milliseconds: from then on there is no such rule. `None`: it has no end.
+    pub until_ms: Option<i64>,
     pub conditions: Understood<Conditions>,
 }
 
@@ -28,10 +30,12 @@ pub enum RuleMode {
     Audit,
 }
 
-/// All that are present must hold; inside one, any value. None at all: the rule matches everything.
+/// All that are present must hold; inside one, any value. None at all: the rule matches everything. A `not_` condition
+/// holds where none of its values does.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Conditions {
     pub identities: Option<Vec<IdentityPattern>>,
+    pub trust_domains: Option<Vec<TrustDomain>>,
     pub namespaces: Option<Vec<String>>,
     pub sites: Option<Vec<SiteName>>,
     pub cidrs: Option<Vec<IpNet>>,
@@ -40,37 +44,19 @@ pub struct Conditions {
     pub hosts: Option<Vec<HostPattern>>,
     pub methods: Option<Vec<String>>,
     pub paths: Option<Vec<PathPattern>>,
+    pub grpc: Option<Vec<GrpcPattern>>,
     pub headers: Vec<HeaderMatch>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdentityPattern {
-    Exact(SpiffeId),
-    /// Without the `*`. Empty: any identity, but one there must be.
-    Prefix(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostPattern {
-    /// Lower case.
-    Exact(String),
-    /// `*.shop.example` as `.shop.example`: any host below it, not itself.
-    Suffix(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PathPattern {
-    Exact(String),
-    /// Without the `*`. Empty: any path.
-    Prefix(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderMatch {
-    /// Lower case.
-    pub name: String,
-    /// Empty: present with any value.
-    pub any_of: Vec<String>,
+    pub not_identities: Option<Vec<IdentityPattern>>,
+    pub not_trust_domains: Option<Vec<TrustDomain>>,
+    pub not_namespaces: Option<Vec<String>>,
+    pub not_sites: Option<Vec<SiteName>>,
+    pub not_cidrs: Option<Vec<IpNet>>,
+    pub not_ports: Option<Vec<u16>>,
+    pub not_hosts: Option<Vec<HostPattern>>,
+    pub not_methods: Option<Vec<String>>,
+    pub not_paths: Option<Vec<PathPattern>>,
+    pub not_grpc: Option<Vec<GrpcPattern>>,
+    pub not_headers: Vec<HeaderMatch>,
 }
 
 impl fmt::Display for Rule {
@@ -88,11 +74,12 @@ impl From<wire::Rule> for Rule {
             Ok(wire::RuleMode::Audit) => (RuleMode::Audit, None),
             Ok(wire::RuleMode::Unspecified) | Err(_) => (RuleMode::Enforce, Some(unknown_value("mode", r.mode))),
         };
+        let until_ms = (r.until_unix_ms != 0).then_some(r.until_unix_ms);
         let conditions = match unreadable {
             Some(error) => Err(error),
             None => Conditions::try_from(r),
         };
-        Self { policy, index, mode, conditions }
+        Self { policy, index, mode, until_ms, conditions }
     }
 }
 
@@ -101,23 +88,29 @@ impl TryFrom<wire::Rule> for Conditions {
 
     fn try_from(r: wire::Rule) -> Result<Self, ModelError> {
         requires(&r.requires)?;
-        bounded("headers", &r.headers, MAX_RULES)?;
-        let header = |(i, h): (usize, wire::HeaderCondition)| {
-            HeaderMatch::try_from(h).map_err(|e| e.within(format!("headers[{i}]")))
-        };
         Ok(Self {
-            identities: condition("identities", r.identities, IdentityPattern::read)?,
+            identities: condition("identities", r.identities, parse)?,
+            trust_domains: condition("trust_domains", r.trust_domains, TrustDomain::parse)?,
             namespaces: condition("namespaces", r.namespaces, text)?,
             sites: condition("sites", r.sites, parse)?,
             cidrs: condition("cidrs", r.cidrs, parse)?,
-            ports: condition("ports", r.ports, |t| match t.parse::<u16>() {
-                Ok(port) if port != 0 => Ok(port),
-                _ => Err("not a port (1 to 65535)"),
-            })?,
-            hosts: condition("hosts", r.hosts, HostPattern::read)?,
+            ports: condition("ports", r.ports, port)?,
+            hosts: condition("hosts", r.hosts, parse)?,
             methods: condition("methods", r.methods, method)?,
-            paths: condition("paths", r.paths, PathPattern::read)?,
-            headers: r.headers.into_iter().enumerate().map(header).collect::<Result<_, _>>()?,
+            paths: condition("paths", r.paths, parse)?,
+            grpc: condition("grpc", r.grpc, parse)?,
+            headers: headers("headers", r.headers)?,
+            not_identities: condition("not_identities", r.not_identities, parse)?,
+            not_trust_domains: condition("not_trust_domains", r.not_trust_domains, TrustDomain::parse)?,
+            not_namespaces: condition("not_namespaces", r.not_namespaces, text)?,
+            not_sites: condition("not_sites", r.not_sites, parse)?,
+            not_cidrs: condition("not_cidrs", r.not_cidrs, parse)?,
+            not_ports: condition("not_ports", r.not_ports, port)?,
+            not_hosts: condition("not_hosts", r.not_hosts, parse)?,
+            not_methods: condition("not_methods", r.not_methods, method)?,
+            not_paths: condition("not_paths", r.not_paths, parse)?,
+            not_grpc: condition("not_grpc", r.not_grpc, parse)?,
+            not_headers: headers("not_headers", r.not_headers)?,
         })
     }
 }
@@ -136,6 +129,21 @@ fn condition<T, E: fmt::Display>(
     each(field, &message.any_of, read).map(Some)
 }
 
+fn headers(field: &str, messages: Vec<wire::HeaderCondition>) -> Result<Vec<HeaderMatch>, ModelError> {
+    bounded(field, &messages, MAX_RULES)?;
+    let header = |(i, h): (usize, wire::HeaderCondition)| {
+        HeaderMatch::try_from(h).map_err(|e| e.within(format!("{field}[{i}]")))
+    };
+    messages.into_iter().enumerate().map(header).collect()
+}
+
+fn port(t: &str) -> Result<u16, &'static str> {
+    match t.parse::<u16>() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err("not a port (1 to 65535)"),
+    }
+}
+
 fn text(t: &str) -> Result<String, &'static str> {
     if t.is_empty() { Err("empty") } else { Ok(t.to_owned()) }
 }
@@ -144,110 +152,6 @@ fn text(t: &str) -> Result<String, &'static str> {
 fn method(t: &str) -> Result<String, &'static str> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !t.is_empty() && t.bytes().all(token) { Ok(t.to_owned()) } else { Err("not an HTTP method") }
-}
-
-impl IdentityPattern {
-    fn read(t: &str) -> Result<Self, String> {
-        match t.strip_suffix('*') {
-            None => SpiffeId::parse(t).map(Self::Exact).map_err(|e| e.to_string()),
-            Some(prefix) if prefix.contains('*') => Err("`*` may stand at the end only".to_owned()),
-            Some(prefix) if prefix.is_empty() || prefix.starts_with("spiffe://") => Ok(Self::Prefix(prefix.to_owned())),
-            Some(_) => Err("a prefix starts with `spiffe://`".to_owned()),
-        }
-    }
-}
-
-/// The one reading of the text form, for whoever accepts it from people.
-impl FromStr for IdentityPattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::read(text)
-    }
-}
-
-impl fmt::Display for IdentityPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(id) => write!(f, "{id}"),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-        }
-    }
-}
-
-impl HostPattern {
-    fn read(t: &str) -> Result<Self, &'static str> {
-        let host = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-        let lower = t.to_ascii_lowercase();
-        let (rest, suffix) = match lower.strip_prefix('*') {
-            Some(rest) if rest.starts_with('.') && rest.len() > 1 => (rest, true),
-            Some(_) => return Err("a wildcard reads `*.suffix`"),
-            None => (lower.as_str(), false),
-        };
-        match (rest, suffix) {
-            (text, _) if text.is_empty() || !text.bytes().all(host) => Err("not a host name"),
-            (text, true) => Ok(Self::Suffix(text.to_owned())),
-            (text, false) => Ok(Self::Exact(text.to_owned())),
-        }
-    }
-}
-
-/// The one reading of the text form, for whoever accepts it from people.
-impl FromStr for HostPattern {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::read(text)
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(host) => f.write_str(host),
-            Self::Suffix(suffix) => write!(f, "*{suffix}"),
-        }
-    }
-}
-
-impl PathPattern {
-    fn read(t: &str) -> Result<Self, &'static str> {
-        let (path, prefix) = match t.strip_suffix('*') {
-            Some(path) => (path, true),
-            None => (t, false),
-        };
-        let any = prefix && path.is_empty();
-        let ambiguous = path.contains("//") || path.split('/').any(|s| s == "." || s == "..");
-        if !any && !path.starts_with('/') {
-            Err("a path starts with `/`")
-        } else if path.contains('*') {
-            Err("`*` may stand at the end only")
-        } else if path.contains(char::is_control) || path.contains(['%', '\\', '?', '#', ';']) || ambiguous {
-            Err("write it decoded and plain, without `%`, `\\`, `?`, `#`, `;`, `//` and `..`: requests are compared so")
-        } else if prefix {
-            Ok(Self::Prefix(path.to_owned()))
-        } else {
-            Ok(Self::Exact(path.to_owned()))
-        }
-    }
-}
-
-/// The one reading of the text form, for whoever accepts it from people.
-impl FromStr for PathPattern {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::read(text)
-    }
-}
-
-impl fmt::Display for PathPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(path) => f.write_str(path),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-        }
-    }
 }
 
 impl TryFrom<wire::HeaderCondition> for HeaderMatch {
@@ -269,7 +173,9 @@ impl From<Rule> for wire::Rule {
             RuleMode::Enforce => wire::RuleMode::Enforce,
             RuleMode::Audit => wire::RuleMode::Audit,
         };
-        let named = wire::Rule { policy: r.policy, index: r.index, mode: mode.into(), ..Default::default() };
+        let until_unix_ms = r.until_ms.unwrap_or_default();
+        let named =
+            wire::Rule { policy: r.policy, index: r.index, mode: mode.into(), until_unix_ms, ..Default::default() };
         match r.conditions {
             Ok(conditions) => conditions.write(named),
             Err(_) => wire::Rule { requires: vec![NOT_UNDERSTOOD.to_owned()], ..named },
@@ -282,9 +188,12 @@ impl Conditions {
         fn any_of<T: ToString>(values: Option<Vec<T>>) -> Option<wire::Condition> {
             values.map(|values| wire::Condition { any_of: values.iter().map(ToString::to_string).collect() })
         }
-        let header = |h: HeaderMatch| wire::HeaderCondition { name: h.name, any_of: h.any_of };
+        let headers = |list: Vec<HeaderMatch>| {
+            list.into_iter().map(|h| wire::HeaderCondition { name: h.name, any_of: h.any_of }).collect()
+        };
         wire::Rule {
             identities: any_of(self.identities),
+            trust_domains: any_of(self.trust_domains),
             namespaces: any_of(self.namespaces),
             sites: any_of(self.sites),
             cidrs: any_of(self.cidrs),
@@ -292,7 +201,19 @@ impl Conditions {
             hosts: any_of(self.hosts),
             methods: any_of(self.methods),
             paths: any_of(self.paths),
-            headers: self.headers.into_iter().map(header).collect(),
+            grpc: any_of(self.grpc),
+            headers: headers(self.headers),
+            not_identities: any_of(self.not_identities),
+            not_trust_domains: any_of(self.not_trust_domains),
+            not_namespaces: any_of(self.not_namespaces),
+            not_sites: any_of(self.not_sites),
+            not_cidrs: any_of(self.not_cidrs),
+            not_ports: any_of(self.not_ports),
+            not_hosts: any_of(self.not_hosts),
+            not_methods: any_of(self.not_methods),
+            not_paths: any_of(self.not_paths),
+            not_grpc: any_of(self.not_grpc),
+            not_headers: headers(self.not_headers),
             ..named
         }
     }

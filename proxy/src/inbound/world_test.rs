@@ -99,6 +99,7 @@ fn policy(spec: &Spec) -> PortPolicy {
         policy: "shop/orders".into(),
         index: 0,
         mode: model::RuleMode::Enforce,
+        until_ms: None,
         conditions: Ok(model::Conditions {
             identities: Some(vec![model::IdentityPattern::Exact(id(account))]),
             ..model::Conditions::default()

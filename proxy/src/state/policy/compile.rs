@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use isthmus_certs::SpiffeId;
+use isthmus_certs::{SpiffeId, TrustDomain};
 use isthmus_proto::model::{
-    Action, Conditions, HeaderMatch, HostPattern, IdentityPattern, PathPattern, PortPolicy, Rule, RuleMode, TlsVersion,
-    Transport,
+    Action, Conditions, GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, PortPolicy, Rule,
+    RuleMode, Template, TlsVersion, Transport,
 };
 
 use super::index::{CHUNK, Index};
@@ -29,8 +29,8 @@ pub struct CompiledPolicy {
     pub(super) default_action: Action,
     pub(super) default_from: Option<Box<str>>,
     pub(super) needs: Needs,
-    needs_http: bool,
-    needs_site: bool,
+    /// When its time-limited rules end, in order.
+    ends: Box<[i64]>,
 }
 
 /// The rules of one side, in their order.
@@ -48,13 +48,25 @@ pub(super) struct CompiledRule {
     /// Its place in that policy's list.
     pub(super) index: u32,
     pub(super) audit: bool,
+    /// Unix time in milliseconds; the greatest number: no end.
+    pub(super) until_ms: i64,
     /// `None`: not understood.
     pub(super) conditions: Option<CompiledConditions>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct CompiledConditions {
+    pub(super) asked: Half,
+    pub(super) not: Half,
+    /// `not` has something in it.
+    pub(super) has_not: bool,
+}
+
+/// What is asked for, or what is asked for under `not…`.
+#[derive(Debug, Default)]
+pub(super) struct Half {
     pub(super) identities: Option<Identities>,
+    pub(super) trust_domains: Option<Set<String>>,
     pub(super) namespaces: Option<Set<String>>,
     pub(super) sites: Option<Set<String>>,
     pub(super) cidrs: Option<Vec<IpNet>>,
@@ -62,6 +74,7 @@ pub(super) struct CompiledConditions {
     pub(super) hosts: Option<Vec<HostPattern>>,
     pub(super) methods: Option<Vec<String>>,
     pub(super) paths: Option<Vec<PathPattern>>,
+    pub(super) grpc: Option<Vec<GrpcPattern>>,
     pub(super) headers: Vec<HeaderMatch>,
 }
 
@@ -69,23 +82,30 @@ pub(super) struct CompiledConditions {
 pub(super) struct Identities {
     pub(super) exact: Set<SpiffeId>,
     pub(super) prefixes: Vec<String>,
+    pub(super) wildcards: Vec<Template>,
 }
 
 impl CompiledPolicy {
     pub fn new(policy: PortPolicy) -> Self {
         let (allow, deny) = (Rules::new(policy.allow), Rules::new(policy.deny));
-        let some = |has: fn(&CompiledConditions) -> bool| {
-            deny.rules.iter().chain(&allow.rules).filter_map(|rule| rule.conditions.as_ref()).any(has)
+        let some = |has: fn(&Half) -> bool| {
+            let all = deny.rules.iter().chain(&allow.rules).filter_map(|rule| rule.conditions.as_ref());
+            all.flat_map(|c| [&c.asked, &c.not]).any(has)
         };
-        let needs = Needs { host: some(|c| c.hosts.is_some()), path: some(|c| c.paths.is_some()) };
+        let needs = Needs {
+            host: some(|c| c.hosts.is_some()),
+            path: some(|c| c.paths.is_some()),
+            grpc: some(|c| c.grpc.is_some()),
+            other_http: some(|c| c.methods.is_some() || !c.headers.is_empty()),
+            site: some(|c| c.sites.is_some()),
+        };
         Self {
             transport: policy.transport,
             min_tls_version: policy.min_tls_version,
             refuse: None,
             default_action: policy.default_action,
             default_from: policy.default_from.map(Into::into),
-            needs_http: needs.host || needs.path || some(|c| c.methods.is_some() || !c.headers.is_empty()),
-            needs_site: some(|c| c.sites.is_some()),
+            ends: ends(deny.rules.iter().chain(&allow.rules)),
             needs,
             deny,
             allow,
@@ -103,19 +123,35 @@ impl CompiledPolicy {
             default_action: Action::Deny,
             default_from: None,
             needs: Needs::default(),
-            needs_http: false,
-            needs_site: false,
+            ends: Box::default(),
         }
     }
 
     /// Some rule looks at a request: on an HTTP port, decide per request and not per connection.
     pub fn needs_http(&self) -> bool {
-        self.needs_http
+        let needs = &self.needs;
+        needs.host || needs.path || needs.grpc || needs.other_http
+    }
+
+    /// Some rule looks at the path: the app must get the path that was looked at.
+    pub fn needs_path(&self) -> bool {
+        self.needs.path || self.needs.grpc
+    }
+
+    /// Some rule ends by itself: the time has to be known.
+    pub fn needs_time(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
+    /// When the next rule ends after `now_ms`, in Unix time in milliseconds.
+    pub fn next_end(&self, now_ms: i64) -> Option<i64> {
+        let after = self.ends.partition_point(|end| *end <= now_ms);
+        self.ends.get(after).copied()
     }
 
     /// Some rule asks for the caller's site: where none does, it need not be looked up.
     pub fn needs_site(&self) -> bool {
-        self.needs_site
+        self.needs.site
     }
 
     /// Some rule is in audit mode.
@@ -156,12 +192,20 @@ impl Rules {
     }
 }
 
+fn ends<'r>(rules: impl Iterator<Item = &'r CompiledRule>) -> Box<[i64]> {
+    let mut ends: Vec<i64> = rules.map(|rule| rule.until_ms).filter(|end| *end != i64::MAX).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    ends.into()
+}
+
 impl CompiledRule {
     fn new(rule: Rule) -> Self {
         Self {
             policy: rule.policy.into(),
             index: rule.index,
             audit: rule.mode == RuleMode::Audit,
+            until_ms: rule.until_ms.unwrap_or(i64::MAX),
             conditions: rule.conditions.ok().map(CompiledConditions::new),
         }
     }
@@ -169,17 +213,54 @@ impl CompiledRule {
 
 impl CompiledConditions {
     fn new(c: Conditions) -> Self {
-        Self {
+        let set = |list: Vec<String>| list.into_iter().collect();
+        let not = Half {
+            identities: c.not_identities.map(Identities::new),
+            trust_domains: c.not_trust_domains.map(names),
+            namespaces: c.not_namespaces.map(set),
+            sites: c.not_sites.map(|list| list.into_iter().map(Into::into).collect()),
+            cidrs: c.not_cidrs,
+            ports: c.not_ports,
+            hosts: c.not_hosts,
+            methods: c.not_methods,
+            paths: c.not_paths,
+            grpc: c.not_grpc,
+            headers: c.not_headers,
+        };
+        let asked = Half {
             identities: c.identities.map(Identities::new),
-            namespaces: c.namespaces.map(|list| list.into_iter().collect()),
+            trust_domains: c.trust_domains.map(names),
+            namespaces: c.namespaces.map(set),
             sites: c.sites.map(|list| list.into_iter().map(Into::into).collect()),
             cidrs: c.cidrs,
             ports: c.ports,
             hosts: c.hosts,
             methods: c.methods,
             paths: c.paths,
+            grpc: c.grpc,
             headers: c.headers,
-        }
+        };
+        Self { asked, has_not: not.has_any(), not }
+    }
+}
+
+fn names(list: Vec<TrustDomain>) -> Set<String> {
+    list.iter().map(|domain| domain.as_str().to_owned()).collect()
+}
+
+impl Half {
+    fn has_any(&self) -> bool {
+        self.identities.is_some()
+            || self.trust_domains.is_some()
+            || self.namespaces.is_some()
+            || self.sites.is_some()
+            || self.cidrs.is_some()
+            || self.ports.is_some()
+            || self.hosts.is_some()
+            || self.methods.is_some()
+            || self.paths.is_some()
+            || self.grpc.is_some()
+            || !self.headers.is_empty()
     }
 }
 
@@ -192,6 +273,7 @@ impl Identities {
                     compiled.exact.insert(id);
                 }
                 IdentityPattern::Prefix(prefix) => compiled.prefixes.push(prefix),
+                IdentityPattern::Wildcard(template) => compiled.wildcards.push(template),
             }
         }
         compiled

@@ -67,18 +67,21 @@ impl Index {
             all: [0; WORDS],
             enforced: [0; WORDS],
             identities: Attribute::of(rules, |c| {
-                c.identities.as_ref().map(|ids| {
+                c.asked.identities.as_ref().map(|ids| {
                     let exact = ids.exact.iter().map(|id| Key::Exact(id.as_str().as_bytes()));
-                    exact.chain(ids.prefixes.iter().map(|prefix| Key::Prefix(prefix.as_bytes()))).collect()
+                    let keys = exact.chain(ids.prefixes.iter().map(|prefix| Key::Prefix(prefix.as_bytes())));
+                    keys.chain(ids.wildcards.iter().map(|_| Key::Any)).collect()
                 })
             }),
-            namespaces: Attribute::of(rules, |c| c.namespaces.as_ref().map(|set| set.iter().map(exact).collect())),
-            sites: Attribute::of(rules, |c| c.sites.as_ref().map(|set| set.iter().map(exact).collect())),
-            methods: Attribute::of(rules, |c| {
-                c.methods.as_ref().map(|list| list.iter().map(|method| Key::Folded(method)).collect())
+            namespaces: Attribute::of(rules, |c| {
+                c.asked.namespaces.as_ref().map(|set| set.iter().map(exact).collect())
             }),
-            hosts: Attribute::of(rules, |c| c.hosts.as_ref().map(|list| list.iter().map(host_key).collect())),
-            paths: Attribute::of(rules, |c| c.paths.as_ref().map(|list| list.iter().map(path_key).collect())),
+            sites: Attribute::of(rules, |c| c.asked.sites.as_ref().map(|set| set.iter().map(exact).collect())),
+            methods: Attribute::of(rules, |c| {
+                c.asked.methods.as_ref().map(|list| list.iter().map(|method| Key::Folded(method)).collect())
+            }),
+            hosts: Attribute::of(rules, |c| c.asked.hosts.as_ref().map(|list| list.iter().map(host_key).collect())),
+            paths: Attribute::of(rules, |c| c.asked.paths.as_ref().map(|list| list.iter().map(path_key).collect())),
         };
         for (place, (audit, _)) in rules.iter().enumerate() {
             set(&mut index.all, place);
@@ -124,6 +127,7 @@ fn path_key(pattern: &PathPattern) -> Key<'_> {
     match pattern {
         PathPattern::Exact(path) => Key::Exact(path.as_bytes()),
         PathPattern::Prefix(prefix) => Key::Prefix(prefix.as_bytes()),
+        PathPattern::Template(_) => Key::Any,
     }
 }
 

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use isthmus_certs::SpiffeId;
-use isthmus_proto::model::{HeaderMatch, HostPattern};
+use isthmus_proto::model::{GrpcPattern, HeaderMatch, HostPattern, Template};
 
-use super::compile::{CompiledConditions, Identities};
+use super::compile::{CompiledConditions, Half, Identities};
 use super::path::PathReadings;
 use super::{Facts, HttpFacts};
 
@@ -32,6 +33,10 @@ pub(super) enum Side {
 pub(super) struct Needs {
     pub(super) host: bool,
     pub(super) path: bool,
+    pub(super) grpc: bool,
+    /// The method or headers.
+    pub(super) other_http: bool,
+    pub(super) site: bool,
 }
 
 /// The facts, read once for all rules.
@@ -47,6 +52,8 @@ struct KnownHttp<'a> {
     /// In upper case.
     folded_method: Cow<'a, str>,
     path: PathReadings<'a>,
+    /// `package.Service/Method`, of a gRPC call.
+    grpc: Option<&'a str>,
     headers: &'a HeaderMap,
 }
 
@@ -57,6 +64,7 @@ impl<'a> Known<'a> {
             method: h.method,
             folded_method: upper_case(h.method),
             path: if needs.path { PathReadings::of(h.path) } else { PathReadings::Ambiguous },
+            grpc: if needs.grpc { grpc_call(h) } else { None },
             headers: h.headers,
         });
         Self { facts, ip: facts.peer_ip.to_canonical(), http }
@@ -64,6 +72,22 @@ impl<'a> Known<'a> {
 
     pub(super) fn peer(&self) -> Option<&'a SpiffeId> {
         self.facts.peer
+    }
+
+    fn http(&self) -> Option<&KnownHttp<'a>> {
+        self.http.as_ref()
+    }
+
+    pub(super) fn trust_domain(&self) -> Option<&'a str> {
+        self.facts.peer.map(|id| id.trust_domain().as_str())
+    }
+
+    pub(super) fn grpc(&self) -> Option<&'a str> {
+        self.http.as_ref()?.grpc
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.facts.now_ms
     }
 
     pub(super) fn site(&self) -> Option<&'a str> {
@@ -88,6 +112,23 @@ impl<'a> Known<'a> {
     }
 }
 
+/// A call as gRPC's HTTP/2 mapping writes it: POST, `application/grpc…`, and `/Service/Method` without anything that
+/// could be read in two ways. Everything else is no gRPC, and its service unknown. gRPC-Web is another protocol.
+fn grpc_call<'a>(http: &HttpFacts<'a>) -> Option<&'a str> {
+    let mut types = http.headers.get_all(CONTENT_TYPE).iter();
+    let (Some(content_type), None) = (types.next(), types.next()) else { return None };
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc")?;
+    if http.method != "POST" || !matches!(rest.first(), None | Some(b'+' | b';' | b' ')) {
+        return None;
+    }
+    let call = http.path.strip_prefix('/')?;
+    let (service, method) = call.split_once('/')?;
+    let name = |text: &str, dots: bool| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || (dots && b == b'.'))
+    };
+    (name(service, true) && name(method, false)).then_some(call)
+}
+
 fn upper_case(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|b| b.is_ascii_lowercase()) { text.to_ascii_uppercase().into() } else { text.into() }
 }
@@ -95,24 +136,57 @@ fn upper_case(text: &str) -> Cow<'_, str> {
 impl CompiledConditions {
     /// Allow: every condition holds. Deny: none is known not to hold.
     pub(super) fn match_for(&self, side: Side, facts: &Known) -> bool {
-        match side {
-            Side::Allow => self.all(facts, |holds| holds == Holds::Yes),
-            Side::Deny => self.all(facts, |holds| holds != Holds::No),
-        }
+        let good = match side {
+            Side::Allow => |holds: Holds| holds == Holds::Yes,
+            Side::Deny => |holds: Holds| holds != Holds::No,
+        };
+        self.asked.all(facts, good) && (!self.has_not || self.not.none(facts, good))
+    }
+}
+
+impl Half {
+    /// Every condition that is there is good.
+    fn all(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
+        self.each(known, &good) && self.headers.iter().all(|m| good(told(known.http(), |h| header_holds(m, h.headers))))
     }
 
-    /// Cheap conditions first.
-    fn all(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
-        let (facts, http) = (known.facts, known.http.as_ref());
+    /// The opposite of every condition that is there is good. Unknown has no opposite. Of a header that is not there
+    /// nobody can say that its value is another one; that it is not there can be said.
+    fn none(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
+        let header = |m: &HeaderMatch, headers: &HeaderMap| {
+            if !m.any_of.is_empty() && !headers.contains_key(&m.name) {
+                Holds::Unknown
+            } else {
+                header_holds(m, headers)
+            }
+        };
+        self.each(known, |holds| good(holds.opposite()))
+            && self.headers.iter().all(|m| good(told(known.http(), |h| header(m, h.headers)).opposite()))
+    }
+
+    /// Cheap conditions first; headers are for the caller.
+    fn each(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
+        let (facts, http) = (known.facts, known.http());
         present(&self.ports, |ports| yes(ports.contains(&facts.port)), &good)
             && present(&self.identities, |ids| told(facts.peer, |id| ids.hold(id)), &good)
             && present(&self.namespaces, |set| told(facts.peer, |id| yes(set.contains(id.namespace()))), &good)
+            && present(&self.trust_domains, |set| told(known.trust_domain(), |td| yes(set.contains(td))), &good)
             && present(&self.sites, |set| told(facts.peer_site, |site| yes(set.contains(site))), &good)
             && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&known.ip))), &good)
             && present(&self.methods, |list| told(http, |h| method_holds(list, h.method)), &good)
-            && present(&self.hosts, |list| told(http.and_then(|h| h.host.as_deref()), |h| host_holds(list, h)), &good)
+            && present(&self.hosts, |list| told(known.host(), |h| host_holds(list, h)), &good)
             && present(&self.paths, |list| told(http, |h| h.path.hold(list)), &good)
-            && self.headers.iter().all(|m| good(told(http, |h| header_holds(m, h.headers))))
+            && present(&self.grpc, |list| told(known.grpc(), |call| grpc_holds(list, call)), &good)
+    }
+}
+
+impl Holds {
+    fn opposite(self) -> Holds {
+        match self {
+            Holds::Yes => Holds::No,
+            Holds::No => Holds::Yes,
+            Holds::Unknown => Holds::Unknown,
+        }
     }
 }
 
@@ -131,8 +205,19 @@ fn told<T>(fact: Option<T>, holds: impl Fn(T) -> Holds) -> Holds {
 
 impl Identities {
     fn hold(&self, id: &SpiffeId) -> Holds {
-        yes(self.exact.contains(id) || self.prefixes.iter().any(|prefix| id.as_str().starts_with(prefix.as_str())))
+        let text = id.as_str();
+        let wild = |template: &Template| template.matches(text.as_bytes(), |written, part| written == part);
+        yes(self.exact.contains(id)
+            || self.prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()))
+            || self.wildcards.iter().any(wild))
     }
+}
+
+fn grpc_holds(list: &[GrpcPattern], call: &str) -> Holds {
+    yes(list.iter().any(|pattern| match pattern {
+        GrpcPattern::Method(method) => method == call,
+        GrpcPattern::Service(service) => call.strip_prefix(service.as_str()).is_some_and(|rest| rest.starts_with('/')),
+    }))
 }
 
 /// Methods are case-sensitive (RFC 9110 §9.1), but some apps fold them: another spelling of a listed one is unknown.

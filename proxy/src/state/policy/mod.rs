@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub peer_site: Option<&'a str>,
     /// The app's port.
     pub port: u16,
+    /// The proxy's clock, Unix time in milliseconds: rules end by it. Read only where [`CompiledPolicy::needs_time`].
+    pub now_ms: i64,
     /// `None` for opaque streams.
     pub http: Option<HttpFacts<'a>>,
 }
@@ -121,7 +123,8 @@ pub fn decide<'p>(policy: &'p CompiledPolicy, facts: &Facts<'_>) -> Decision<'p>
 
 /// With `audit`, as if the rules in audit mode were enforced as well.
 fn verdict<'p>(policy: &'p CompiledPolicy, facts: &Known<'_>, audit: bool) -> Decision<'p> {
-    for rule in policy.deny.candidates(facts, Side::Deny, audit) {
+    let now = facts.now_ms();
+    for rule in policy.deny.candidates(facts, Side::Deny, audit).filter(|rule| rule.until_ms > now) {
         match &rule.conditions {
             None => return Decision::by(rule, Some(Reason::UnknownFeature)),
             Some(conditions) if conditions.match_for(Side::Deny, facts) => {
@@ -131,7 +134,7 @@ fn verdict<'p>(policy: &'p CompiledPolicy, facts: &Known<'_>, audit: bool) -> De
         }
     }
     let mut unreadable = None;
-    for rule in policy.allow.candidates(facts, Side::Allow, audit) {
+    for rule in policy.allow.candidates(facts, Side::Allow, audit).filter(|rule| rule.until_ms > now) {
         match &rule.conditions {
             None => unreadable = unreadable.or(Some(rule)),
             Some(conditions) if conditions.match_for(Side::Allow, facts) => return Decision::by(rule, None),

@@ -58,6 +58,7 @@ fn naive_identity(pattern: &IdentityPattern, peer: &SpiffeId) -> bool {
     match pattern {
         IdentityPattern::Exact(id) => id == peer,
         IdentityPattern::Prefix(prefix) => peer.to_string().starts_with(prefix),
+        IdentityPattern::Wildcard(_) => unreachable!("not generated"),
     }
 }
 
@@ -84,6 +85,7 @@ fn naive_path(list: &[PathPattern], path: &str) -> Option<bool> {
         list.iter().any(|pattern| match pattern {
             PathPattern::Exact(exact) => exact == reading,
             PathPattern::Prefix(prefix) => reading.starts_with(prefix),
+            PathPattern::Template(_) => unreachable!("not generated"),
         })
     };
     let matching = readings.iter().filter(|reading| matches(reading)).count();
@@ -159,7 +161,7 @@ prop_compose! {
         let (sites, cidrs) = place;
         let (ports, paths) = to;
         let (hosts, headers) = heads;
-        let conditions = Conditions { identities, namespaces, sites, cidrs, ports, methods, paths, hosts, headers };
+        let conditions = Conditions { identities, namespaces, sites, cidrs, ports, methods, paths, hosts, headers, ..Default::default() };
         Rule {
             conditions: if readable { Ok(conditions) } else { Err(ModelError::new("requires", "weather/v9")) },
             mode: if audits { RuleMode::Audit } else { RuleMode::Enforce },
@@ -210,7 +212,7 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
         headers.insert(name, http::HeaderValue::from_static("1"));
     }
     let http = t.http.map(|(method, path, host, _)| HttpFacts { host, ..request(&headers, method, path) });
-    let facts = Facts { peer: t.peer.as_ref(), peer_ip: t.ip, peer_site: t.site, port: t.port, http };
+    let facts = Facts { peer: t.peer.as_ref(), peer_ip: t.ip, peer_site: t.site, port: t.port, now_ms: 0, http };
     let compiled = CompiledPolicy::new(policy.clone());
     let decision = decide(&compiled, &facts);
     prop_assert_eq!((decision.reason, decision.rule), naive(policy, &facts, false));
@@ -279,7 +281,7 @@ fn each_of_many_rules_is_found() {
         let path = format!("/{place}");
         let ip = "10.10.1.10".parse().unwrap();
         let http = Some(request(&headers, "GET", &path));
-        let facts = Facts { peer: None, peer_ip: ip, peer_site: None, port: 8080, http };
+        let facts = Facts { peer: None, peer_ip: ip, peer_site: None, port: 8080, now_ms: 0, http };
         assert_eq!((decide(&allows, &facts).allowed, decide(&allows, &facts).rule), (true, Some(place)));
         assert_eq!((decide(&denies, &facts).allowed, decide(&denies, &facts).rule), (false, Some(place)));
     }

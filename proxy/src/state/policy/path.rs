@@ -65,6 +65,7 @@ fn matches(pattern: &PathPattern, path: &[u8]) -> bool {
     match pattern {
         PathPattern::Exact(exact) => exact.as_bytes() == path,
         PathPattern::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
+        PathPattern::Template(template) => template.matches(path, |written, part| written == part),
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn id(account: &str) -> SpiffeId {
 }
 
 pub(super) fn rule(index: u32, conditions: Conditions) -> Rule {
-    Rule { policy: "shop/orders".into(), index, mode: RuleMode::Enforce, conditions: Ok(conditions) }
+    Rule { policy: "shop/orders".into(), index, mode: RuleMode::Enforce, until_ms: None, conditions: Ok(conditions) }
 }
 
 fn audit(index: u32, conditions: Conditions) -> Rule {
@@ -50,7 +50,7 @@ fn on_path(path: &str) -> Conditions {
 }
 
 fn facts<'a>(peer: Option<&'a SpiffeId>, http: Option<HttpFacts<'a>>) -> Facts<'a> {
-    Facts { peer, peer_ip: "10.10.1.10".parse().unwrap(), peer_site: Some("azure-eastus"), port: 8080, http }
+    Facts { peer, peer_ip: "10.10.1.10".parse().unwrap(), peer_site: Some("azure-eastus"), port: 8080, now_ms: 0, http }
 }
 
 pub(super) fn request<'a>(headers: &'a HeaderMap, method: &'a str, path: &'a str) -> HttpFacts<'a> {

@@ -1,0 +1,232 @@
+//! Reads a ServicePolicy. Every field must be known: one that is not understood might be the one that narrows.
+//!
+//! Patterns are read here with the proxies' own readers, so that each fault is told at the value that has it.
+
+use super::field::{Field, nearest};
+use super::ours::{cidr, min_tls, not_empty, transport};
+use super::resource::*;
+use isthmus_certs::TrustDomain;
+use isthmus_proto::model::{GrpcPattern, HostPattern, IdentityPattern, PathPattern};
+use std::fmt::Display;
+use std::str::FromStr;
+
+const FROM: [&str; 6] = ["identities", "trustDomains", "namespaces", "serviceAccounts", "sites", "cidrs"];
+const TO: [&str; 6] = ["ports", "hosts", "methods", "paths", "grpc", "headers"];
+/// Of RFC 9110, PATCH, and what WebDAV and caches speak: only to guess what was meant.
+const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"];
+
+pub(super) fn read(spec: &Field) -> ServicePolicy {
+    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
+    let workloads = spec.get("workloads").map(|f| {
+        f.only(&["matchLabels"], &[]);
+        let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
+        if labels.is_empty() {
+            f.fault("selects by no label; leave `workloads` out to mean the whole namespace");
+        }
+        labels
+    });
+    ServicePolicy {
+        services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
+        workloads,
+        transport: transport(spec),
+        min_tls: min_tls(spec),
+        audit: audits(spec),
+        allow: rules(spec, "allow"),
+        deny: rules(spec, "deny"),
+    }
+}
+
+fn audits(parent: &Field) -> bool {
+    let mode = parent.get("mode").and_then(|f| f.choice(&[("Enforce", false), ("Audit", true)]));
+    mode.unwrap_or(false)
+}
+
+fn rules(spec: &Field, name: &str) -> Vec<Rule> {
+    let Some(field) = spec.get(name) else { return Vec::new() };
+    let items = field.items();
+    if field.is_empty_list() {
+        field.fault("is an empty list, which could mean nobody or everybody; leave it out, or write one rule");
+    }
+    items.iter().map(rule).collect()
+}
+
+fn rule(field: &Field) -> Rule {
+    field.only(&["from", "to", "until", "mode"], &[]);
+    let (from, to) = (field.get("from"), field.get("to"));
+    for (part, names) in [(&from, FROM), (&to, TO)] {
+        if let Some(part) = part {
+            let not: Vec<String> = names.iter().map(|name| negated(name)).collect();
+            part.only(&names.into_iter().chain(not.iter().map(String::as_str)).collect::<Vec<_>>(), &[]);
+        }
+    }
+    if let Some(from) = &from
+        && from.get("identities").is_some()
+        && from.get("serviceAccounts").is_some()
+    {
+        from.fault("has both `identities` and `serviceAccounts`, which name the same thing; write two rules");
+    }
+    Rule {
+        asked: conditions(from.as_ref(), to.as_ref(), str::to_owned),
+        not: conditions(from.as_ref(), to.as_ref(), negated),
+        until_ms: field.get("until").and_then(|f| time(&f)),
+        audit: audits(field),
+    }
+}
+
+/// `paths` → `notPaths`.
+fn negated(name: &str) -> String {
+    format!("not{}{}", name[..1].to_ascii_uppercase(), &name[1..])
+}
+
+fn conditions(from: Option<&Field>, to: Option<&Field>, name: impl Fn(&str) -> String) -> Conditions {
+    let from_list = |field: &str, read: fn(&Field) -> Option<String>| list(from, &name(field), read);
+    let to_list = |field: &str, read: fn(&Field) -> Option<String>| list(to, &name(field), read);
+    Conditions {
+        identities: from_list("identities", pattern::<IdentityPattern>),
+        trust_domains: from_list("trustDomains", trust_domain),
+        namespaces: from_list("namespaces", namespace),
+        service_accounts: from_list("serviceAccounts", service_account),
+        sites: from_list("sites", |f| f.word().map(str::to_string)),
+        cidrs: list(from, &name("cidrs"), cidr),
+        ports: list(to, &name("ports"), |f| f.port()),
+        hosts: to_list("hosts", host),
+        methods: to_list("methods", method),
+        paths: to_list("paths", path),
+        grpc: to_list("grpc", pattern::<GrpcPattern>),
+        headers: list(to, &name("headers"), header).unwrap_or_default(),
+    }
+}
+
+/// A condition's values. An empty list would match nobody in an allow and everybody in no sense at all: refused.
+fn list<T>(parent: Option<&Field>, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
+    let field = parent?.get(name)?;
+    let items = field.items();
+    if field.is_empty_list() {
+        field.fault("is an empty list, which nothing can match; leave it out, or name a value");
+    }
+    Some(items.iter().filter_map(read).collect())
+}
+
+fn pattern<P>(field: &Field) -> Option<String>
+where
+    P: FromStr + Display,
+    P::Err: Display,
+{
+    let text = field.word()?;
+    match text.parse::<P>() {
+        Ok(pattern) => Some(pattern.to_string()),
+        Err(error) => {
+            field.fault(format!("`{text}`: {error}"));
+            None
+        }
+    }
+}
+
+/// A name, `*.` before one, or an address. Ports are for `ports`.
+fn host(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    if !text.starts_with('[')
+        && let Some((name, port)) = text.split_once(':')
+    {
+        field.fault(format!("`{text}`: hosts are compared without a port; write `{name}`, and {port} under `ports`"));
+        return None;
+    }
+    let bare = text.trim_end_matches('.');
+    if bare.starts_with('[') { pattern::<HostPattern>(field) } else { names_host(field, bare) }
+}
+
+fn names_host(field: &Field, bare: &str) -> Option<String> {
+    let lower = bare.to_ascii_lowercase();
+    if super::names::is_subdomain(lower.strip_prefix("*.").unwrap_or(&lower)) {
+        return Some(lower);
+    }
+    field.fault(format!("`{bare}` is not a host name, nor `*.` before one"));
+    None
+}
+
+/// With the query cut off and an encoding written out where that is plainly what was meant.
+fn path(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    let Err(error) = text.parse::<PathPattern>() else { return Some(text.to_string()) };
+    let bare = text.split(['?', '#']).next().unwrap_or_default();
+    let rooted = if bare.starts_with('/') || bare == "*" { bare.to_string() } else { format!("/{bare}") };
+    let plain = rooted.replace("**", "*").replace("//", "/").replace("/:", "/{").replace("%20", " ");
+    let near =
+        plain.split('/').map(|s| if s.starts_with('{') && !s.ends_with('}') { format!("{s}}}") } else { s.into() });
+    let near = near.collect::<Vec<String>>().join("/");
+    let hint = near.parse::<PathPattern>().ok().map(|near| format!("; did you mean `{near}`?"));
+    field.fault(format!("`{text}`: {error}{}", hint.unwrap_or_default()));
+    None
+}
+
+fn trust_domain(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    if let Err(error) = TrustDomain::parse(text) {
+        let bare = text.trim_start_matches("spiffe://").split('/').next().unwrap_or_default();
+        let hint = TrustDomain::parse(bare).ok().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        field.fault(format!("`{text}`: {error}{hint}"));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn namespace(field: &Field) -> Option<String> {
+    super::names::check_label(field);
+    field.word().map(str::to_string)
+}
+
+/// `web`, `other/web` or `*/web`.
+fn service_account(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    let (namespace, name) = text.split_once('/').unwrap_or(("any", text));
+    let namespace = if namespace == "*" { "any" } else { namespace };
+    let id = format!("spiffe://any.example/ns/{namespace}/sa/{name}");
+    if let Err(error) = isthmus_certs::SpiffeId::parse(&id) {
+        let lower = text.to_ascii_lowercase();
+        let hint = if lower == text { String::new() } else { format!("; did you mean `{lower}`?") };
+        field.fault(format!(
+            "`{text}` is not a service account; write `web`, `namespace/web`, or `*/web` for any namespace: {error}{hint}"
+        ));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn method(field: &Field) -> Option<String> {
+    let text = field.word()?;
+    if !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+        let hint = nearest(text, &METHODS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        field.fault(format!("`{text}` is not an HTTP method; methods are upper case, as `GET`{hint}"));
+        return None;
+    }
+    Some(text.to_string())
+}
+
+fn header(field: &Field) -> Option<HeaderRule> {
+    field.only(&["name", "values"], &[]);
+    let name = field.need("name")?;
+    let text = name.word()?;
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b)) {
+        name.fault(format!("`{text}` is not a header name"));
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower == "host" || lower.starts_with("isthmus-") {
+        let instead = if lower == "host" { "write `hosts`" } else { "the mesh keeps these names to itself" };
+        name.fault(format!("`{text}` never holds: {instead}"));
+    }
+    let values: Option<Vec<String>> = list(Some(field), "values", |f| f.text().map(str::to_string));
+    Some(HeaderRule { name: lower, values: values.unwrap_or_default() })
+}
+
+/// A moment, with its offset: a local time would end at another moment on each machine.
+fn time(field: &Field) -> Option<i64> {
+    let text = field.word()?;
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) if time.as_millisecond() > 0 => Some(time.as_millisecond()),
+        _ => {
+            field.fault(format!("`{text}` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset"));
+            None
+        }
+    }
+}
