@@ -57,7 +57,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let (programs, mut missing) = Programs::find(&arguments.contenders())?;
     let all_asked_for = missing.is_empty() || !arguments.names_contenders();
     if !arguments.names_contenders() {
-        missing.push("ztunnel, linkerd2-proxy: this program has no configuration for them yet".to_owned());
+        missing.push("linkerd2-proxy: this program has no control plane for it".to_owned());
     }
     for missing in &missing {
         eprintln!("not measured: {missing}");

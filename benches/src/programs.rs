@@ -15,6 +15,7 @@ pub(crate) struct Programs {
     pub(crate) nginx: PathBuf,
     haproxy: Option<PathBuf>,
     envoy: Option<PathBuf>,
+    ztunnel: Option<PathBuf>,
     isthmus: Option<PathBuf>,
 }
 
@@ -26,6 +27,7 @@ impl Programs {
             nginx: tool("NGINX", "nginx")?,
             haproxy: None,
             envoy: None,
+            ztunnel: None,
             isthmus: None,
         };
         let mut missing = Vec::new();
@@ -43,6 +45,9 @@ impl Programs {
         if asked(&[Peer::EnvoyH2, Peer::Envoy]) {
             programs.envoy = optional("ENVOY", "envoy", "envoy, envoy-h2");
         }
+        if asked(&[Peer::Ztunnel]) {
+            programs.ztunnel = optional("ZTUNNEL", "ztunnel", "ztunnel (built with its feature `testing`)");
+        }
         if contenders.contains(&Peer::Isthmus) {
             programs.isthmus = Some(isthmus()?);
         }
@@ -56,6 +61,7 @@ impl Programs {
             Peer::Isthmus => self.isthmus.as_deref(),
             Peer::HaproxyH2 | Peer::HaproxyH1 | Peer::Haproxy => self.haproxy.as_deref(),
             Peer::EnvoyH2 | Peer::Envoy => self.envoy.as_deref(),
+            Peer::Ztunnel => self.ztunnel.as_deref(),
         }
     }
 }

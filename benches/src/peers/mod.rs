@@ -5,6 +5,7 @@ mod envoy;
 mod haproxy;
 pub(crate) mod isthmus;
 mod nginx;
+mod ztunnel;
 
 use std::net::SocketAddr;
 
@@ -43,6 +44,8 @@ pub(crate) enum Peer {
     NginxH1,
     /// One hop.
     Nginx,
+    /// HBONE between the two, whatever the app speaks.
+    Ztunnel,
 }
 
 /// What is to be carried, and how.
@@ -139,6 +142,7 @@ impl Peer {
             Self::Envoy => "envoy",
             Self::NginxH1 => "nginx-h1",
             Self::Nginx => "nginx",
+            Self::Ztunnel => "ztunnel",
         }
     }
 
@@ -155,6 +159,7 @@ impl Peer {
         let proxies = match self {
             Self::Direct => return Ok(Running::direct(stage)),
             Self::Isthmus => return isthmus::start(program, stage, setting),
+            Self::Ztunnel => return ztunnel::start(program, stage, &plan),
             Self::HaproxyH2 | Self::HaproxyH1 | Self::Haproxy => haproxy::start(program, certificates, stage, &plan)?,
             Self::EnvoyH2 | Self::Envoy => envoy::start(program, certificates, stage, &plan)?,
             Self::NginxH1 | Self::Nginx => nginx::start(program, certificates, stage, &plan)?,

@@ -24,7 +24,15 @@ pub(crate) const W2: Workload = Workload {
         Figure::plain("rss_mib_callee", "RSS MiB callee's", 1),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::HaproxyH1, Peer::EnvoyH2, Peer::NginxH1],
+    contenders: &[
+        Peer::Direct,
+        Peer::Isthmus,
+        Peer::HaproxyH2,
+        Peer::HaproxyH1,
+        Peer::EnvoyH2,
+        Peer::NginxH1,
+        Peer::Ztunnel,
+    ],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Http))?;

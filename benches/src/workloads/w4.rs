@@ -36,7 +36,7 @@ pub(crate) const W4_L4: Workload = Workload {
     name: "w4l4",
     what: "memory of a pair over mTLS with idle opaque TCP connections of the app, each after an echo (9,500 for 10,000)",
     figures: &FIGURES,
-    contenders: &[Peer::Isthmus, Peer::Haproxy, Peer::Envoy],
+    contenders: &[Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel],
     rounds_at_most: 1,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Bytes))?;
