@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Which of our crates each crate may use in what it ships.
 const CRATES: &[(&str, &[&str])] = &[
     ("certs", &[]),
-    ("netlink", &[]),
+    ("proxy/netlink", &[]),
     ("proto", &["certs"]),
     ("proxy", &["certs", "netlink", "proto"]),
     ("control-api", &["certs", "proto"]),
