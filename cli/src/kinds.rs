@@ -11,6 +11,7 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("EndpointSlice", true, &[]),
     ("ServicePolicy", true, &["policy", "policies", "sp"]),
     ("TrafficPolicy", true, &["tp"]),
+    ("EgressPolicy", true, &["ep", "egress"]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

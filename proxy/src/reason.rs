@@ -18,6 +18,12 @@ pub enum Reason {
     TlsVersion,
     /// TLS of the app's own, on a port that is not declared TLS.
     TlsNotDeclared,
+    /// A name was seen (SNI, Host) that is not the one which policy allows for this address.
+    NameMismatch,
+    /// The site's resolver gives no usable address for a name that policy allows.
+    NameUnresolved,
+    /// UDP that policy does not let leave: it cannot be looked into.
+    Udp,
     /// The address is in the mesh's ranges and nobody knows it.
     DestinationUnknown,
     /// A mesh peer asked for an address that is not this workload's.
@@ -69,6 +75,9 @@ impl Reason {
         Reason::MeshOnly,
         Reason::TlsVersion,
         Reason::TlsNotDeclared,
+        Reason::NameMismatch,
+        Reason::NameUnresolved,
+        Reason::Udp,
         Reason::DestinationUnknown,
         Reason::NotMyAddress,
         Reason::ForbiddenPort,
@@ -100,6 +109,9 @@ impl Reason {
             Reason::MeshOnly => "mesh-only",
             Reason::TlsVersion => "tls-version",
             Reason::TlsNotDeclared => "tls-not-declared",
+            Reason::NameMismatch => "name-mismatch",
+            Reason::NameUnresolved => "name-unresolved",
+            Reason::Udp => "udp",
             Reason::DestinationUnknown => "destination-unknown",
             Reason::NotMyAddress => "not-my-address",
             Reason::ForbiddenPort => "forbidden-port",
@@ -131,13 +143,15 @@ impl Reason {
             | Reason::Plaintext
             | Reason::MeshOnly
             | Reason::TlsVersion
-            | Reason::TlsNotDeclared => 403,
+            | Reason::TlsNotDeclared
+            | Reason::NameMismatch
+            | Reason::Udp => 403,
             Reason::NotMyAddress | Reason::ForbiddenPort | Reason::UnknownFeature | Reason::NotRedirected => 403,
             Reason::BadInternalHeader | Reason::MalformedRequest | Reason::AmbiguousFraming | Reason::CallerGone => 400,
             Reason::RequestTimeout => 408,
             Reason::HeadersTooLarge => 431,
             Reason::MalformedResponse => 502,
-            Reason::DestinationUnknown | Reason::ConnectFailed | Reason::PeerIdentity | Reason::AppUnreachable => 502,
+            Reason::NameUnresolved | Reason::DestinationUnknown | Reason::ConnectFailed | Reason::PeerIdentity | Reason::AppUnreachable => 502,
             Reason::NoEndpoint | Reason::Overloaded | Reason::NotReady | Reason::ShuttingDown => 503,
             Reason::Timeout => 504,
         }

@@ -6,6 +6,7 @@
 //!
 //! It refuses nothing: [`crate::validate`] did. What it cannot resolve it leaves out, which a proxy reads as "absent".
 
+mod egress;
 mod endpoints;
 mod inbound;
 mod policy;
@@ -60,6 +61,7 @@ struct Known {
     identity: SpiffeId,
     site: String,
     inbound: Arc<wire::Resource>,
+    egress: Arc<wire::Resource>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +75,7 @@ struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
     pub mesh: bool,
-    /// Inbound views, by `<namespace>/<name>` of the workload.
+    /// Inbound and egress views, by `<namespace>/<name>` of the workload.
     pub inbound: BTreeSet<String>,
     /// Services and addresses.
     pub keys: BTreeSet<ResourceKey>,
@@ -97,12 +99,14 @@ impl Index {
         let traffic = traffic::Traffic::of(set);
         let endpoints = Endpoints::of(set, trust, &traffic);
         let policies = policy::Policies::of(set, &mesh, trust);
+        let outside = egress::Policies::of(set, &mesh);
         let mut index = Index::default();
-        index.add_mesh(set, &mesh, trust, before);
+        index.add_mesh(set, &mesh, trust, outside.restrict(), before);
         for resource in set.values() {
             match &resource.spec {
                 Spec::Workload(workload) => {
-                    index.add_workload(resource, workload, &endpoints, &policies, trust, before);
+                    let given = (&endpoints, &policies, outside.for_workload(resource));
+                    index.add_workload(resource, workload, given, trust, before);
                 }
                 Spec::Service(service) => {
                     let found = endpoints.of_service(&resource.key);
@@ -120,11 +124,13 @@ impl Index {
         index
     }
 
-    fn add_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust, before: &Index) {
+    fn add_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust, egress: bool, before: &Index) {
         let base = wire_mesh(set, mesh, trust);
+        // A proxy that knows nothing of egress would let through what is restricted.
+        let requires = if egress { vec![egress::EGRESS.to_string()] } else { Vec::new() };
         for site in &base.sites {
             let body = wire::resource::Body::Mesh(wire::Mesh { site: site.name.clone(), ..base.clone() });
-            let resource = kept(before.mesh.get(&site.name), ResourceKey::Mesh, body);
+            let resource = kept_requiring(before.mesh.get(&site.name), ResourceKey::Mesh, requires.clone(), body);
             self.mesh.insert(site.name.clone(), resource);
         }
     }
@@ -133,8 +139,7 @@ impl Index {
         &mut self,
         resource: &Resource,
         workload: &Workload,
-        endpoints: &Endpoints,
-        policies: &policy::Policies,
+        (endpoints, policies, egress): (&Endpoints, &policy::Policies, Arc<wire::Resource>),
         trust: &Trust,
         before: &Index,
     ) {
@@ -153,9 +158,11 @@ impl Index {
             ports,
             default_policy: Some(policies.for_port(resource, &[])),
         };
-        let old = before.workloads.get(&name).map(|known| &known.inbound);
-        let inbound = kept(old, ResourceKey::Inbound, wire::resource::Body::Inbound(inbound));
-        self.workloads.insert(name, Known { identity, site: workload.site.clone(), inbound });
+        let old = before.workloads.get(&name);
+        let body = wire::resource::Body::Inbound(inbound);
+        let inbound = kept(old.map(|known| &known.inbound), ResourceKey::Inbound, body);
+        let egress = old.map(|known| &known.egress).filter(|old| **old == egress).cloned().unwrap_or(egress);
+        self.workloads.insert(name, Known { identity, site: workload.site.clone(), inbound, egress });
     }
 
     fn add_service(&mut self, key: &ResourceRef, body: wire::Service, vips: &[IpAddr], before: &Index) {
@@ -193,6 +200,7 @@ impl Index {
         let mut changed =
             Changed { mesh: differs(&self.mesh, &before.mesh, |r| r).next().is_some(), ..Changed::default() };
         changed.inbound = differs(&self.workloads, &before.workloads, |known| &known.inbound).cloned().collect();
+        changed.inbound.extend(differs(&self.workloads, &before.workloads, |known| &known.egress).cloned());
         changed
             .keys
             .extend(differs(&self.services, &before.services, |r| r).map(|name| ResourceKey::Service(name.clone())));
@@ -218,9 +226,18 @@ fn differs<'a, K: Eq + std::hash::Hash, V>(
 
 /// The resource as it was, if it still says the same.
 fn kept(old: Option<&Arc<wire::Resource>>, key: ResourceKey, body: wire::resource::Body) -> Arc<wire::Resource> {
+    kept_requiring(old, key, Vec::new(), body)
+}
+
+fn kept_requiring(
+    old: Option<&Arc<wire::Resource>>,
+    key: ResourceKey,
+    requires: Vec<String>,
+    body: wire::resource::Body,
+) -> Arc<wire::Resource> {
     match old {
-        Some(old) if old.body.as_ref() == Some(&body) => old.clone(),
-        _ => Arc::new(wire::Resource { key: Some(key.into()), requires: Vec::new(), body: Some(body) }),
+        Some(old) if old.body.as_ref() == Some(&body) && old.requires == requires => old.clone(),
+        _ => Arc::new(wire::Resource { key: Some(key.into()), requires, body: Some(body) }),
     }
 }
 
@@ -253,7 +270,11 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         let name = resource.key.name.clone();
         match &resource.spec {
             Spec::Site(site) => {
-                message.sites.push(wire::Site { name, ranges: site.ranges.iter().map(ToString::to_string).collect() });
+                message.sites.push(wire::Site {
+                    name,
+                    ranges: site.ranges.iter().map(ToString::to_string).collect(),
+                    resolvers: site.resolvers.iter().map(ToString::to_string).collect(),
+                });
             }
             Spec::Link(link) => {
                 let [site_a, site_b] = link.sites.clone();

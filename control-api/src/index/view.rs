@@ -24,6 +24,7 @@ impl Index {
         let mut view = View::default();
         view.0.insert(ResourceKey::Mesh, self.mesh.get(&known.site).cloned());
         view.0.insert(ResourceKey::Inbound, Some(known.inbound.clone()));
+        view.0.insert(ResourceKey::Egress, Some(known.egress.clone()));
         for key in subscriptions {
             match key {
                 ResourceKey::Service(name) => {
@@ -37,7 +38,7 @@ impl Index {
                         view.0.insert(ResourceKey::Service(name), service);
                     }
                 }
-                ResourceKey::Mesh | ResourceKey::Inbound => {}
+                ResourceKey::Mesh | ResourceKey::Inbound | ResourceKey::Egress => {}
             }
         }
         Some(view)

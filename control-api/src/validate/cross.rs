@@ -3,6 +3,7 @@
 //! Refused: a reference to nothing, an address or range that belongs to two, what is lower than the mesh's floor, and
 //! what takes a name that the mesh keeps for itself. Said as a warning: what is true and allowed, but rarely meant.
 
+use super::cross_egress;
 use super::problem::ResourceRef;
 use super::resource::*;
 use crate::index::compile_rule;
@@ -35,7 +36,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn fault(&mut self, resource: &Resource, field: impl Into<String>, reason: String) {
+    pub(super) fn fault(&mut self, resource: &Resource, field: impl Into<String>, reason: String) {
         self.faults.push(Fault { key: resource.key.clone(), field: field.into(), reason });
     }
 }
@@ -62,6 +63,7 @@ pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
             Spec::Endpoints(endpoints) => check_endpoints(&mut found, resource, endpoints, &world),
             Spec::ServicePolicy(policy) => check_policy(&mut found, resource, policy, &mesh, &world),
             Spec::TrafficPolicy(policy) => check_traffic(&mut found, resource, policy, &world),
+            Spec::EgressPolicy(policy) => cross_egress::check(&mut found, resource, policy, &mesh, set),
             Spec::Site(_) => {}
         }
     }
@@ -122,6 +124,7 @@ fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trus
     }
     let Defaults { transport, min_tls, .. } = mesh.defaults;
     check_floor(found, resource, "spec.defaults.", (Some(transport), Some(min_tls)), &mesh.floor);
+    cross_egress::check_mesh(found, resource, mesh);
     if mesh.leaf_lifetime < Duration::from_secs(30 * 60) {
         found.warnings.push(format!(
             "MeshConfig mesh: certificates live {} s, less than 30 minutes: that clocks may differ by up to 5 minutes \
@@ -131,7 +134,7 @@ fn check_mesh(found: &mut Findings, resource: &Resource, mesh: &MeshConfig, trus
     }
 }
 
-fn check_floor(
+pub(super) fn check_floor(
     found: &mut Findings,
     resource: &Resource,
     prefix: &str,
@@ -359,7 +362,7 @@ fn check_ranges(found: &mut Findings, set: &Set, mesh: &MeshConfig) {
     }
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -4,6 +4,8 @@
 //! (do the resources fit together). A document with a fault is refused as a whole.
 
 pub mod cross;
+mod cross_egress;
+mod egress;
 pub mod field;
 mod kubernetes;
 mod names;
@@ -40,6 +42,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "Workload", api_version: GROUP, namespaced: true },
     Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
     Kind { name: "TrafficPolicy", api_version: GROUP, namespaced: true },
+    Kind { name: "EgressPolicy", api_version: GROUP, namespaced: true },
     Kind { name: "Service", api_version: "v1", namespaced: true },
     Kind { name: "Endpoints", api_version: "v1", namespaced: true },
     Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
@@ -208,6 +211,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "Link" => Spec::Link(ours::link(&spec)),
         "Workload" => Spec::Workload(ours::workload(&spec)),
         "Service" => Spec::Service(kubernetes::service(&spec)),
+        "EgressPolicy" => Spec::EgressPolicy(egress::policy(&spec)),
         "TrafficPolicy" => Spec::TrafficPolicy(ours::traffic_policy(&spec)),
         _ => Spec::ServicePolicy(service_policy::read(&spec)),
     })

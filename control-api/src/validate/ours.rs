@@ -1,6 +1,7 @@
 //! Readers of the kinds of `mesh.isthmus.dev/v1alpha1`. Every field must be known: one that is not understood might be
 //! the one that narrows.
 
+use super::egress;
 use super::field::Field;
 use super::names::{check_host, check_label};
 use super::resource::*;
@@ -13,7 +14,17 @@ pub(super) const TRANSPORTS: &[(&str, Transport)] =
 
 pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     spec.only(
-        &["trustDomain", "enforcement", "certificates", "vipRanges", "dnsSuffixes", "defaults", "floor", "telemetry"],
+        &[
+            "trustDomain",
+            "enforcement",
+            "certificates",
+            "vipRanges",
+            "dnsSuffixes",
+            "defaults",
+            "floor",
+            "telemetry",
+            "egress",
+        ],
         &[],
     );
     let trust_domain = spec.get("trustDomain").and_then(|f| f.word().map(str::to_string));
@@ -36,8 +47,12 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         mesh.defaults = read_defaults(&defaults);
     }
     if let Some(floor) = spec.get("floor") {
-        floor.only(&["minTlsVersion", "transport"], &[]);
-        mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor) };
+        floor.only(&["minTlsVersion", "transport", "egressTransport"], &[]);
+        let egress = egress::transport(&floor, "egressTransport");
+        mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor), egress };
+    }
+    if let Some(egress) = spec.get("egress") {
+        mesh.egress = egress::defaults(&egress);
     }
     if let Some(telemetry) = spec.get("telemetry") {
         read_telemetry(&telemetry, &mut mesh);
@@ -92,9 +107,10 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
 }
 
 pub(super) fn site(spec: &Field) -> Site {
-    spec.only(&["ranges"], &[]);
+    spec.only(&["ranges", "resolvers"], &[]);
     let ranges = spec.need("ranges").map(|f| ranges(&f)).unwrap_or_default();
-    Site { ranges }
+    let resolvers = spec.get("resolvers").map(|f| f.items().iter().filter_map(address).collect());
+    Site { ranges, resolvers: resolvers.unwrap_or_default() }
 }
 
 pub(super) fn link(spec: &Field) -> Link {
@@ -138,6 +154,15 @@ pub(super) fn workload(spec: &Field) -> Workload {
     }
     let service_account = account.and_then(|f| f.text()).unwrap_or_default().to_string();
     Workload { site, addresses, service_account }
+}
+
+pub(super) fn match_labels(field: &Field) -> Labels {
+    field.only(&["matchLabels"], &[]);
+    let labels = field.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
+    if labels.is_empty() {
+        field.fault("selects by no label; leave `workloads` out to mean the whole namespace");
+    }
+    labels
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {

@@ -33,6 +33,7 @@ pub enum Spec {
     Endpoints(Endpoints),
     ServicePolicy(ServicePolicy),
     TrafficPolicy(TrafficPolicy),
+    EgressPolicy(EgressPolicy),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +45,7 @@ pub struct MeshConfig {
     pub dns_suffixes: Vec<String>,
     pub defaults: Defaults,
     pub floor: Floor,
+    pub egress: EgressDefaults,
     pub otlp: String,
     pub sampling: f64,
 }
@@ -58,6 +60,7 @@ impl Default for MeshConfig {
             dns_suffixes: vec!["svc.cluster.local".to_string()],
             defaults: Defaults::default(),
             floor: Floor::default(),
+            egress: EgressDefaults::default(),
             otlp: String::new(),
             sampling: 1.0,
         }
@@ -81,11 +84,27 @@ impl Default for Defaults {
 pub struct Floor {
     pub transport: Option<Transport>,
     pub min_tls: Option<TlsVersion>,
+    pub egress: Option<Transport>,
+}
+
+/// What holds for traffic that leaves the mesh where no EgressPolicy says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EgressDefaults {
+    pub allow: bool,
+    pub transport: Transport,
+    pub min_tls: TlsVersion,
+}
+
+impl Default for EgressDefaults {
+    fn default() -> Self {
+        EgressDefaults { allow: true, transport: Transport::Permissive, min_tls: TlsVersion::V1_2 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
     pub ranges: Vec<IpNet>,
+    pub resolvers: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -166,6 +185,29 @@ pub struct TrafficPolicy {
     pub source_address: Option<SourceAddress>,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub header_names: Option<HeaderNames>,
+}
+
+/// Where the workloads of a namespace may go outside of the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressPolicy {
+    /// `None`: the whole namespace.
+    pub workloads: Option<Labels>,
+    pub audit: bool,
+    pub default_allow: Option<bool>,
+    pub transport: Option<Transport>,
+    pub min_tls: Option<TlsVersion>,
+    pub allow: Vec<EgressRule>,
+    pub deny: Vec<EgressRule>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EgressRule {
+    pub hosts: Option<Vec<String>>,
+    pub cidrs: Option<Vec<IpNet>>,
+    pub ports: Option<Vec<u16>>,
+    /// `None`: the policy's.
+    pub transport: Option<Transport>,
+    pub min_tls: Option<TlsVersion>,
 }
 
 /// What is asked for and holds, what is asked for under `not…` and does not.

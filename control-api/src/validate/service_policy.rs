@@ -3,7 +3,7 @@
 //! Patterns are read here with the proxies' own readers, so that each fault is told at the value that has it.
 
 use super::field::{Field, nearest};
-use super::ours::{cidr, min_tls, not_empty, transport};
+use super::ours::{match_labels, cidr, min_tls, not_empty, transport};
 use super::resource::*;
 use isthmus_certs::TrustDomain;
 use isthmus_proto::model::{GrpcPattern, HostPattern, IdentityPattern, PathPattern};
@@ -18,14 +18,7 @@ const METHODS: [&str; 10] =
 
 pub(super) fn read(spec: &Field) -> ServicePolicy {
     spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
-    let workloads = spec.get("workloads").map(|f| {
-        f.only(&["matchLabels"], &[]);
-        let labels = f.need("matchLabels").map(|f| super::labels(&f)).unwrap_or_default();
-        if labels.is_empty() {
-            f.fault("selects by no label; leave `workloads` out to mean the whole namespace");
-        }
-        labels
-    });
+    let workloads = spec.get("workloads").map(|f| match_labels(&f));
     ServicePolicy {
         services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
         workloads,
@@ -99,7 +92,7 @@ fn conditions(from: Option<&Field>, to: Option<&Field>, name: impl Fn(&str) -> S
 }
 
 /// A condition's values. An empty list would match nobody in an allow and everybody in no sense at all: refused.
-fn list<T>(parent: Option<&Field>, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
+pub(super) fn list<T>(parent: Option<&Field>, name: &str, read: impl Fn(&Field) -> Option<T>) -> Option<Vec<T>> {
     let field = parent?.get(name)?;
     let items = field.items();
     if field.is_empty_list() {
@@ -124,7 +117,7 @@ where
 }
 
 /// A name, `*.` before one, or an address. Ports are for `ports`.
-fn host(field: &Field) -> Option<String> {
+pub(super) fn host(field: &Field) -> Option<String> {
     let text = field.word()?;
     if !text.starts_with('[')
         && let Some((name, port)) = text.split_once(':')

@@ -232,7 +232,7 @@ prop_compose! {
     fn mesh()(
         enforce in any::<bool>(),
         site in site(),
-        sites in vec((site(), vec(net(), 0..3)), 0..3),
+        sites in vec((site(), vec(net(), 0..3), vec(ip(), 0..2)), 0..3),
         vip_ranges in vec(net(), 0..3),
         dns_suffixes in vec(name(), 0..2),
         links in vec((name(), site_pair()), 0..2),
@@ -249,7 +249,7 @@ prop_compose! {
             trust_domain: TrustDomain::parse("shop.example").unwrap(),
             enforcement: if enforce { Enforcement::Enforce } else { Enforcement::Observe },
             site,
-            sites: sites.into_iter().map(|(name, ranges)| Site { name, ranges }).collect(),
+            sites: sites.into_iter().map(|(name, ranges, resolvers)| Site { name, ranges, resolvers }).collect(),
             vip_ranges,
             dns_suffixes,
             links: links.into_iter().map(link).collect(),
@@ -258,6 +258,49 @@ prop_compose! {
             leaf_lifetime: leaf.map(Duration::from_secs),
             revocations: revoked(leaf),
         }
+    }
+}
+
+fn outside_transport() -> impl Strategy<Value = Transport> {
+    prop::sample::select(vec![Transport::Permissive, Transport::HttpsOnly])
+}
+
+prop_compose! {
+    fn egress_rule()(
+        policy in name(),
+        index in any::<u32>(),
+        audit in any::<bool>(),
+        (hosts, cidrs, ports) in (some(host_pattern()), some(net()), some(port())),
+        transport in option::of(outside_transport()),
+        min_tls_version in option::of(tls_version()),
+    ) -> EgressRule {
+        let mode = if audit { RuleMode::Audit } else { RuleMode::Enforce };
+        let conditions = EgressConditions { hosts, cidrs, ports, transport, min_tls_version };
+        EgressRule { policy, index, mode, conditions: Ok(conditions) }
+    }
+}
+
+prop_compose! {
+    fn egress_default()(
+        closed in any::<bool>(),
+        action_from in option::of(name()),
+        transport in outside_transport(),
+        min_tls_version in tls_version(),
+        transport_from in option::of(name()),
+    ) -> EgressDefault {
+        let action = if closed { Action::Deny } else { Action::Allow };
+        EgressDefault { action, action_from, transport, min_tls_version, transport_from }
+    }
+}
+
+prop_compose! {
+    fn egress()(
+        deny in vec(egress_rule(), 0..3),
+        allow in vec(egress_rule(), 0..3),
+        enforced in egress_default(),
+        audited in option::of(egress_default()),
+    ) -> Egress {
+        Egress { deny, allow, enforced, audited }
     }
 }
 
@@ -279,6 +322,7 @@ fn resource() -> impl Strategy<Value = Resource> {
     let target = prop_oneof![service_name().prop_map(Target::Service), workload];
     prop_oneof![
         mesh().prop_map(|m| Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(m))) }),
+        egress().prop_map(|e| Resource { key: ResourceKey::Egress, body: Ok(Body::Egress(Box::new(e))) }),
         inbound().prop_map(|i| Resource { key: ResourceKey::Inbound, body: Ok(Body::Inbound(Box::new(i))) }),
         service()
             .prop_map(|s| Resource { key: ResourceKey::Service(s.name.clone()), body: Ok(Body::Service(Box::new(s))) }),
@@ -292,6 +336,7 @@ fn resource() -> impl Strategy<Value = Resource> {
 fn key() -> impl Strategy<Value = ResourceKey> {
     prop_oneof![
         Just(ResourceKey::Mesh),
+        Just(ResourceKey::Egress),
         service_name().prop_map(ResourceKey::Service),
         ip().prop_map(ResourceKey::Address)
     ]

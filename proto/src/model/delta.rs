@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::error::{NOT_UNDERSTOOD, requires};
-use super::{Address, Inbound, Mesh, ModelError, Service, ServiceName, Target, Understood};
+use super::{Address, Egress, Inbound, Mesh, ModelError, Service, ServiceName, Target, Understood};
 use crate::discovery::v1 as wire;
 
 /// Applied as a whole, then acknowledged by version.
@@ -29,6 +29,7 @@ pub enum Body {
     Inbound(Box<Inbound>),
     Service(Box<Service>),
     Address(Box<Address>),
+    Egress(Box<Egress>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +38,7 @@ pub enum ResourceKey {
     Inbound,
     Service(ServiceName),
     Address(IpAddr),
+    Egress,
 }
 
 impl Delta {
@@ -102,6 +104,7 @@ impl Resource {
                 Target::Workload(workload) => workload.problems().cloned().collect(),
                 Target::Service(_) => Vec::new(),
             },
+            Ok(Body::Egress(egress)) => egress.problems().collect(),
         };
         errors.iter().map(|e| problem(Some(self.key.clone().into()), e)).collect()
     }
@@ -124,6 +127,7 @@ impl Body {
                 address if address.ip == *ip => Ok(Self::Address(Box::new(address))),
                 address => Err(mismatch(&address.ip.to_string())),
             },
+            (ResourceKey::Egress, Some(Wire::Egress(e))) => Egress::try_from(e).map(|e| Self::Egress(Box::new(e))),
             (_, Some(_)) => Err(mismatch("of another kind")),
         }
     }
@@ -146,6 +150,7 @@ impl From<Body> for wire::resource::Body {
             Body::Inbound(i) => Self::Inbound((*i).into()),
             Body::Service(s) => Self::Service((*s).into()),
             Body::Address(a) => Self::Address((*a).into()),
+            Body::Egress(e) => Self::Egress((*e).into()),
         }
     }
 }
@@ -160,6 +165,7 @@ impl TryFrom<wire::ResourceKey> for ResourceKey {
             Ok(Kind::Inbound) => Ok(Self::Inbound),
             Ok(Kind::Service) => k.name.parse().map(Self::Service).map_err(|e| ModelError::new("key.name", e)),
             Ok(Kind::Address) => k.name.parse().map(Self::Address).map_err(|e| ModelError::new("key.name", e)),
+            Ok(Kind::Egress) => Ok(Self::Egress),
             Ok(Kind::Unspecified) | Err(_) => {
                 let reason = format!("{} is not a kind that this build knows", k.kind);
                 Err(ModelError::new("key.kind", reason))
@@ -176,6 +182,7 @@ impl From<ResourceKey> for wire::ResourceKey {
             ResourceKey::Inbound => (Kind::Inbound, String::new()),
             ResourceKey::Service(name) => (Kind::Service, name.into()),
             ResourceKey::Address(ip) => (Kind::Address, ip.to_string()),
+            ResourceKey::Egress => (Kind::Egress, String::new()),
         };
         Self { kind: kind.into(), name }
     }
@@ -188,6 +195,7 @@ impl fmt::Display for ResourceKey {
             Self::Inbound => f.write_str("inbound"),
             Self::Service(name) => write!(f, "service {name}"),
             Self::Address(ip) => write!(f, "address {ip}"),
+            Self::Egress => f.write_str("egress"),
         }
     }
 }

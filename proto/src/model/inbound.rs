@@ -179,7 +179,7 @@ impl From<PortPolicy> for wire::PortPolicy {
 }
 
 impl Action {
-    fn read(value: i32) -> Result<Self, ModelError> {
+    pub(super) fn read(value: i32) -> Result<Self, ModelError> {
         match wire::Action::try_from(value) {
             Ok(wire::Action::Allow) => Ok(Self::Allow),
             Ok(wire::Action::Deny) => Ok(Self::Deny),

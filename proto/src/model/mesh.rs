@@ -1,5 +1,6 @@
 //! The world as a proxy has to know it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -41,6 +42,8 @@ pub enum Enforcement {
 pub struct Site {
     pub name: SiteName,
     pub ranges: Vec<IpNet>,
+    /// Its DNS resolvers.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// What joins two sites. Has no direction.
@@ -167,13 +170,18 @@ impl TryFrom<wire::Site> for Site {
         Ok(Self {
             name: s.name.parse().map_err(|e| ModelError::new("name", e))?,
             ranges: each("ranges", &s.ranges, parse)?,
+            resolvers: each("resolvers", &s.resolvers, parse)?,
         })
     }
 }
 
 impl From<Site> for wire::Site {
     fn from(s: Site) -> Self {
-        Self { name: s.name.into(), ranges: s.ranges.iter().map(ToString::to_string).collect() }
+        Self {
+            name: s.name.into(),
+            ranges: s.ranges.iter().map(ToString::to_string).collect(),
+            resolvers: s.resolvers.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 

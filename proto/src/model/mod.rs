@@ -7,6 +7,7 @@
 //! [`FEATURES`](crate::FEATURES) and an enum value from the future are the same case.
 
 mod delta;
+mod egress;
 mod endpoint;
 mod error;
 pub mod hint;
@@ -19,6 +20,7 @@ mod rule;
 mod service;
 
 pub use delta::{Body, Delta, Resource, ResourceKey};
+pub use egress::{Egress, EgressConditions, EgressDefault, EgressRule};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy};

@@ -116,7 +116,7 @@ impl TryFrom<wire::Rule> for Conditions {
 }
 
 /// A condition that is present without values would match nothing: as a deny it would be a hole, so it is an error.
-fn condition<T, E: fmt::Display>(
+pub(super) fn condition<T, E: fmt::Display>(
     field: &str,
     message: Option<wire::Condition>,
     read: impl Fn(&str) -> Result<T, E>,

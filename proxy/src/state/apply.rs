@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use isthmus_proto::model::{Address, Body, Delta, Resource, ResourceKey, Service, ServiceName, Target};
 
+use super::egress::Egress;
 use super::inbound::Inbound;
 use super::mesh::{Known, KnownWorld, Mesh, Owner, World};
 use crate::reason::Reason;
@@ -56,6 +57,11 @@ impl Mesh {
             (ResourceKey::Inbound, Ok(Body::Inbound(inbound))) => self.inbound = Arc::new(Inbound::from(*inbound)),
             (ResourceKey::Inbound, Err(e)) => self.inbound = Arc::new(Inbound::from(&e)),
             (ResourceKey::Inbound, Ok(_)) => self.refuse_inbound("the inbound resource has another's body"),
+            (ResourceKey::Egress, Ok(Body::Egress(egress))) => self.egress = Arc::new(Egress::from(*egress)),
+            (ResourceKey::Egress, Err(e)) => self.egress = Arc::new(Egress::refusing(&e.to_string())),
+            (ResourceKey::Egress, Ok(_)) => {
+                self.egress = Arc::new(Egress::refusing("the egress resource has another's body"));
+            }
             (ResourceKey::Service(name), Ok(Body::Service(service))) => self.upsert_service(name, *service),
             (ResourceKey::Service(name), _) => {
                 self.forget_vips(&name);
@@ -99,6 +105,9 @@ impl Mesh {
             // The two that are always there: without them nothing is known, and so nothing passes.
             ResourceKey::Mesh => self.world = World::NotUnderstood,
             ResourceKey::Inbound => self.refuse_inbound("the control plane withdrew this workload"),
+            ResourceKey::Egress => {
+                self.egress = Arc::new(Egress::refusing("the control plane withdrew what it said of egress"));
+            }
             ResourceKey::Service(name) => {
                 self.forget_vips(&name);
                 // Kept only while an address names it, so that services that come and go leave nothing behind.

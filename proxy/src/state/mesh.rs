@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use isthmus_certs::TrustDomain;
 use isthmus_proto::model::{self, Enforcement, ServiceName, ServicePort, Site, SiteName, Telemetry};
 
+use super::egress::Egress;
 use super::inbound::{Inbound, InboundPort};
 use super::ranges::Ranges;
 use super::service::{Port, Service, Workload};
@@ -38,6 +39,7 @@ pub struct Mesh {
     pub version: u64,
     pub(super) world: World,
     pub(super) inbound: Arc<Inbound>,
+    pub(super) egress: Arc<Egress>,
     pub(super) services: HashMap<ServiceName, Known<Arc<Service>>, RandomState>,
     pub(super) addresses: HashMap<IpAddr, Known<Owner>, RandomState>,
     pub(super) vips: HashMap<IpAddr, ServiceName, RandomState>,
@@ -101,6 +103,8 @@ impl Mesh {
             version: 0,
             world: World::NotYet,
             inbound: Arc::new(Inbound::refusing(Reason::NotReady, "no snapshot from the control plane yet")),
+            // A control plane that never speaks of egress restricts none.
+            egress: Arc::new(Egress::open()),
             services: HashMap::default(),
             addresses: HashMap::default(),
             vips: HashMap::default(),
@@ -155,6 +159,24 @@ impl Mesh {
     /// Roots of the trust domain, DER.
     pub fn roots_der(&self) -> &[Vec<u8>] {
         self.told().map_or(&[], |m| &m.roots_der)
+    }
+
+    /// Where the app may go outside of the mesh.
+    pub fn egress(&self) -> &Arc<Egress> {
+        &self.egress
+    }
+
+    /// The DNS resolvers of this proxy's site, where the control plane names any.
+    pub fn resolvers(&self) -> &[IpAddr] {
+        let Some(told) = self.told() else { return &[] };
+        told.sites.iter().find(|site| site.name == told.site).map_or(&[], |site| &site.resolvers)
+    }
+
+    /// Whether `ip` is in a range of the mesh: of a site, or of virtual addresses.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        let World::Is(world) = &self.world else { return true };
+        let ip = ip.to_canonical();
+        world.ranges.get(ip).is_some() || self.addresses.contains_key(&ip) || self.vips.contains_key(&ip)
     }
 
     pub fn inbound(&self) -> &Inbound {

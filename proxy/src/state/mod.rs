@@ -5,6 +5,7 @@
 //! [`State::resolve`], which waits at most [`RESOLVE_DEADLINE`].
 
 pub mod apply;
+pub mod egress;
 pub mod inbound;
 pub mod mesh;
 pub mod order;
