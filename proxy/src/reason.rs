@@ -151,7 +151,11 @@ impl Reason {
             Reason::RequestTimeout => 408,
             Reason::HeadersTooLarge => 431,
             Reason::MalformedResponse => 502,
-            Reason::NameUnresolved | Reason::DestinationUnknown | Reason::ConnectFailed | Reason::PeerIdentity | Reason::AppUnreachable => 502,
+            Reason::NameUnresolved
+            | Reason::DestinationUnknown
+            | Reason::ConnectFailed
+            | Reason::PeerIdentity
+            | Reason::AppUnreachable => 502,
             Reason::NoEndpoint | Reason::Overloaded | Reason::NotReady | Reason::ShuttingDown => 503,
             Reason::Timeout => 504,
         }

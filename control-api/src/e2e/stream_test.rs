@@ -14,9 +14,9 @@ async fn the_first_sync_holds_what_the_workload_uses_and_no_more() {
     let mut web = world.proxy("shop/web", &["shop/orders"]).await;
     let first = web.delta().await;
     assert!(first.first_sync_complete);
-    assert_eq!(keys(&first), ["Mesh ", "Inbound ", "Service shop/orders"]);
+    assert_eq!(keys(&first), ["Mesh ", "Inbound ", "Service shop/orders", "Egress "]);
     let mut orders = world.proxy("shop/orders", &[]).await;
-    assert_eq!(keys(&orders.delta().await), ["Mesh ", "Inbound "]);
+    assert_eq!(keys(&orders.delta().await), ["Mesh ", "Inbound ", "Egress "]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

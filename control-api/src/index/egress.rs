@@ -85,9 +85,9 @@ fn default_of(mine: &[&Compiled], audit: bool, defaults: EgressDefaults) -> wire
     let counted = || mine.iter().filter(|compiled| audit || !compiled.policy.audit);
     let sets = |compiled: &&&Compiled| default_action(compiled.policy).is_some();
     // The last of the most specific, so that the name does not depend on how maps iterate; of two, the one that denies.
-    let setter = counted().filter(sets).max_by_key(|compiled| {
-        (compiled.policy.workloads.is_some(), default_action(compiled.policy) == Some(false))
-    });
+    let setter = counted()
+        .filter(sets)
+        .max_by_key(|compiled| (compiled.policy.workloads.is_some(), default_action(compiled.policy) == Some(false)));
     let allow = setter.and_then(|compiled| default_action(compiled.policy)).unwrap_or(defaults.allow);
     let strictest = counted().filter(|compiled| compiled.policy.transport.is_some());
     let strictest = strictest.max_by_key(|compiled| compiled.policy.transport);

@@ -97,7 +97,10 @@ fn policy(name: &str, spec: &str) -> String {
 #[test]
 fn without_asking_a_proxy_gets_the_mesh_and_its_own_inbound_only() {
     let view = read(&index(""), "shop/orders", &[]);
-    assert_eq!(view.keys().cloned().collect::<Vec<_>>(), [ResourceKey::Mesh, ResourceKey::Inbound]);
+    assert_eq!(
+        view.keys().cloned().collect::<Vec<_>>(),
+        [ResourceKey::Mesh, ResourceKey::Inbound, ResourceKey::Egress]
+    );
     let Body::Mesh(mesh) = &view[&ResourceKey::Mesh] else { panic!() };
     assert_eq!((mesh.site.as_str(), mesh.sites.len(), mesh.vip_ranges.len()), ("dc1", 1, 2));
 }

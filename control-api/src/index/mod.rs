@@ -33,6 +33,9 @@ use std::sync::Arc;
 #[path = "diff_test.rs"]
 mod diff_test;
 #[cfg(test)]
+#[path = "egress_test.rs"]
+mod egress_test;
+#[cfg(test)]
 #[path = "index_test.rs"]
 mod index_test;
 

@@ -7,8 +7,7 @@ use super::service_policy::{host, list};
 use super::resource::*;
 use std::net::IpAddr;
 
-const TRANSPORTS: &[(&str, Transport)] =
-    &[("HttpsOnly", Transport::HttpsOnly), ("Permissive", Transport::Permissive)];
+const TRANSPORTS: &[(&str, Transport)] = &[("HttpsOnly", Transport::HttpsOnly), ("Permissive", Transport::Permissive)];
 const ACTIONS: &[(&str, bool)] = &[("Allow", true), ("Deny", false)];
 
 /// `egress:` of MeshConfig.

@@ -22,6 +22,9 @@ use node::{Node, Value};
 use resource::{Labels, Resource, Spec};
 
 #[cfg(test)]
+#[path = "egress_test.rs"]
+mod egress_test;
+#[cfg(test)]
 #[path = "parse_test.rs"]
 mod parse_test;
 

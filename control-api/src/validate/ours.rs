@@ -54,6 +54,14 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     if let Some(egress) = spec.get("egress") {
         mesh.egress = egress::defaults(&egress);
     }
+    // What is not written follows the floor.
+    let written = |name| spec.get("egress").is_some_and(|egress| egress.get(name).is_some());
+    if !written("transport") {
+        mesh.egress.transport = mesh.egress.transport.max(mesh.floor.egress.unwrap_or(Transport::Permissive));
+    }
+    if !written("minTlsVersion") {
+        mesh.egress.min_tls = mesh.egress.min_tls.max(mesh.floor.min_tls.unwrap_or(TlsVersion::V1_0));
+    }
     if let Some(telemetry) = spec.get("telemetry") {
         read_telemetry(&telemetry, &mut mesh);
     }

@@ -48,7 +48,8 @@ fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
 }
 
 fn mesh() -> wire::Resource {
-    let site = |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()], resolvers: vec![] };
+    let site =
+        |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()], resolvers: vec![] };
     let mesh = wire::Mesh {
         trust_domain: "shop.example".into(),
         enforcement: wire::Enforcement::Enforce.into(),

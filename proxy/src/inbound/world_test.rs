@@ -116,8 +116,11 @@ fn policy(spec: &Spec) -> PortPolicy {
 }
 
 fn mesh_body(spec: &Spec) -> Body {
-    let site =
-        |name: &str, range: &str| model::Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()], resolvers: vec![] };
+    let site = |name: &str, range: &str| model::Site {
+        name: name.parse().unwrap(),
+        ranges: vec![range.parse().unwrap()],
+        resolvers: vec![],
+    };
     Body::Mesh(Box::new(model::Mesh {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         enforcement: spec.enforcement,

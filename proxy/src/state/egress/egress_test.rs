@@ -150,8 +150,7 @@ fn audit_lets_through_and_tells() {
 
 #[test]
 fn nobody_who_says_nothing_restricts_anything() {
-    let nothing =
-        model::Egress { deny: vec![], allow: vec![], enforced: EgressDefault::default(), audited: None };
+    let nothing = model::Egress { deny: vec![], allow: vec![], enforced: EgressDefault::default(), audited: None };
     assert!(Egress::from(nothing).is_open());
 }
 

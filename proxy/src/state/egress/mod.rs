@@ -134,7 +134,9 @@ impl Compiled {
     /// With `audit`, as if what is in audit mode were enforced as well.
     fn verdict(&self, leaving: &Leaving<'_>, default: &Default, audit: bool) -> Verdict {
         let counts = |rule: &Rule| audit || rule.mode == RuleMode::Enforce;
-        if let Some(rule) = self.deny.first(leaving, leaving.host.is_none(), |rule| counts(rule) && rule.matches_deny(leaving)) {
+        if let Some(rule) =
+            self.deny.first(leaving, leaving.host.is_none(), |rule| counts(rule) && rule.matches_deny(leaving))
+        {
             let reason = if rule.conditions.is_some() { Reason::DeniedByRule } else { Reason::UnknownFeature };
             return Verdict::refused(reason, Some(&rule.policy), Some(rule.index));
         }
