@@ -3,8 +3,8 @@
 
 use super::field::Field;
 use super::ours::{cidr, match_labels, min_tls};
-use super::service_policy::{host, list};
 use super::resource::*;
+use super::service_policy::{host, list};
 use std::net::IpAddr;
 
 const TRANSPORTS: &[(&str, Transport)] = &[("HttpsOnly", Transport::HttpsOnly), ("Permissive", Transport::Permissive)];

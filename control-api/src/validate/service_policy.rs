@@ -3,7 +3,7 @@
 //! Patterns are read here with the proxies' own readers, so that each fault is told at the value that has it.
 
 use super::field::{Field, nearest};
-use super::ours::{match_labels, cidr, min_tls, not_empty, transport};
+use super::ours::{cidr, match_labels, min_tls, not_empty, transport};
 use super::resource::*;
 use isthmus_certs::TrustDomain;
 use isthmus_proto::model::{GrpcPattern, HostPattern, IdentityPattern, PathPattern};
