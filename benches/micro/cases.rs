@@ -121,7 +121,11 @@ fn mesh_of(services: u32) -> Arc<Mesh> {
         trust_domain: TrustDomain::parse("shop.example").expect("a trust domain"),
         enforcement: Enforcement::Enforce,
         site: site.clone(),
-        sites: vec![Site { name: site.clone(), ranges: vec!["10.10.0.0/16".parse().expect("a range")] }],
+        sites: vec![Site {
+            name: site.clone(),
+            ranges: vec!["10.10.0.0/16".parse().expect("a range")],
+            resolvers: Vec::new(),
+        }],
         vip_ranges: vec!["10.112.0.0/12".parse().expect("a range")],
         dns_suffixes: Vec::new(),
         links: Vec::new(),
