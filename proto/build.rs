@@ -2,11 +2,13 @@
 
 use std::error::Error;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
     "isthmus/admin/v1/authority.proto",
+    "isthmus/admin/v1/policy.proto",
+    "isthmus/flows/v1/flows.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

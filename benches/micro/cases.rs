@@ -155,6 +155,7 @@ fn service(name: ServiceName, number: u32, site: &model::SiteName) -> model::Ser
         transport: Some(Transport::MeshOnly),
         min_tls_version: None,
         options: Default::default(),
+        standing: Default::default(),
     };
     let endpoint = Endpoint {
         site: Some(site.clone()),

@@ -51,7 +51,7 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     let documents = documents::read(&args.file)?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::ApplyRequest { documents, dry_run: args.dry_run };
+    let request = wire::ApplyRequest { documents, dry_run: args.dry_run, confirm_seconds: 0 };
     let answer = admin.call(async |client| client.apply(request).await).await?;
     if !answer.problems.is_empty() {
         return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));

@@ -12,6 +12,8 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("ServicePolicy", true, &["policy", "policies", "sp"]),
     ("TrafficPolicy", true, &["tp"]),
     ("EgressPolicy", true, &["ep", "egress"]),
+    ("Enforcement", true, &[]),
+    ("Bypass", true, &["bypasses"]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,10 +27,11 @@ const PROXY: &[(&str, &[&str])] = &[
     ("config", &["redirect"]),
     ("telemetry", &["tcp"]),
     ("state", &[]),
-    ("control", &["state", "tcp", "telemetry"]),
-    ("outbound", &["detect", "http", "state", "tcp", "telemetry", "tls"]),
-    ("inbound", &["detect", "http", "state", "tcp", "telemetry", "tls"]),
-    ("admin", &["config", "inbound", "redirect", "state", "telemetry"]),
+    ("flows", &["state"]),
+    ("control", &["flows", "state", "tcp", "telemetry"]),
+    ("outbound", &["detect", "flows", "http", "state", "tcp", "telemetry", "tls"]),
+    ("inbound", &["detect", "flows", "http", "state", "tcp", "telemetry", "tls"]),
+    ("admin", &["config", "flows", "redirect", "state", "telemetry"]),
 ];
 
 const MAX_LINES: usize = 400;

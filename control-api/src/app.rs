@@ -5,6 +5,9 @@ use crate::audit::AuditLog;
 use crate::authority::rotation::Rotation;
 use crate::authority::{self, Authorities, Own};
 use crate::config::Config;
+use crate::confirm;
+use crate::flows::Intake;
+use crate::flows::store::FlowStore;
 use crate::identity::attest::certificate::CompanyCas;
 use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
@@ -19,7 +22,9 @@ use crate::store::{EmbeddedStore, Store};
 use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
 use isthmus_proto::admin::v1::admin_server::AdminServer;
 use isthmus_proto::admin::v1::authority_server::AuthorityServer;
+use isthmus_proto::admin::v1::policy_server::PolicyServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
+use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
@@ -92,7 +97,7 @@ impl Control {
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let companies = CompanyCas::read(&config.attestation.certificates).map_err(ControlError::Attestation)?;
-        let (ledger, own) = open_aside(&config, &clock).await?;
+        let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         let proxies = listen(config.listen.proxies).await?;
         let operators = listen(config.listen.operators).await?;
@@ -123,12 +128,15 @@ impl Control {
             registry: registry.clone(),
             advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
             issuer: own.issuer.clone(),
+            flows: flows.clone(),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
         };
         let state_dir = config.state_dir.clone();
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
-        control.serve_proxies(proxies, push, &own, Arc::new(companies));
+        let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
+        control.serve_proxies(proxies, (push, intake), &own, Arc::new(companies));
+        control.tasks.spawn(writer);
         control.serve_operators(operators, admin, &own, Arc::new(rotation));
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
@@ -142,7 +150,13 @@ impl Control {
         Ok(control)
     }
 
-    fn serve_proxies(&mut self, listener: TcpListener, push: Push, own: &Own, companies: Arc<CompanyCas>) {
+    fn serve_proxies(
+        &mut self,
+        listener: TcpListener,
+        (push, intake): (Push, Intake),
+        own: &Own,
+        companies: Arc<CompanyCas>,
+    ) {
         let identities = Identities {
             ledger: self.ledger.clone(),
             issuer: own.issuer.clone(),
@@ -158,7 +172,8 @@ impl Control {
         };
         let router = server()
             .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
-            .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20));
+            .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20))
+            .add_service(FlowsServer::new(intake).max_decoding_message_size(4 << 20));
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
@@ -173,10 +188,12 @@ impl Control {
         };
         // The YAML, and a little for what is around it.
         let overseer = Overseer { operators: admin.clone(), own: own.clone(), rotation };
-        let service = AdminServer::new(admin).max_decoding_message_size(MAX_APPLY + (1 << 20));
+        let most = MAX_APPLY + (1 << 20);
+        let policy = PolicyServer::new(admin.clone()).max_decoding_message_size(most).max_encoding_message_size(most);
+        let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
-        let router = server().add_service(service).add_service(AuthorityServer::new(overseer));
+        let router = server().add_service(service).add_service(policy).add_service(AuthorityServer::new(overseer));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 
@@ -190,6 +207,7 @@ impl Control {
         };
         self.tasks.spawn(until(self.shutdown.clone(), Box::pin(async move { own.keep_young().await })));
         self.tasks.spawn(until(self.shutdown.clone(), Box::pin(sweep(self.ledger.clone()))));
+        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(confirm::keep(self.ledger.clone()))));
         if let Some(dir) = config.resources.clone() {
             self.tasks.spawn(until(self.shutdown.clone(), Box::pin(source::follow(self.ledger.clone(), dir))));
         }
@@ -218,13 +236,16 @@ impl Control {
 }
 
 /// Opening waits for the disk and makes keys.
-async fn open_aside(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {
+async fn open_aside(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Ledger>, Own, Arc<FlowStore>), ControlError> {
     let (config, clock) = (config.clone(), clock.clone());
     let opened = tokio::task::spawn_blocking(move || open(&config, clock)).await;
     opened.map_err(|error| ControlError::Authority(error.to_string()))?
 }
 
-fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), ControlError> {
+fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc<FlowStore>), ControlError> {
     let trust_domain = TrustDomain::parse(&config.trust_domain)?;
     let dir = &config.state_dir;
     let state_dir = |source| ControlError::StateDir { dir: dir.display().to_string(), source };
@@ -248,8 +269,10 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own), Co
     own.store.revoke(revocations.clone());
     let roots_der = issuer.authorities().bundle().roots().iter().map(|root| root.to_vec()).collect();
     let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations) };
+    let flows = Arc::new(FlowStore::open(&dir.join("flows.redb"))?);
     let ledger = Ledger::open(store, trust, clock)?;
-    Ok((Arc::new(ledger), own))
+    confirm::forget_unborn(&**ledger.store(), ledger.world().revision)?;
+    Ok((Arc::new(ledger), own, flows))
 }
 
 fn server() -> Server {

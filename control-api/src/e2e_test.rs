@@ -34,6 +34,8 @@ mod audit_test;
 mod enrol_test;
 #[path = "e2e/operate_test.rs"]
 mod operate_test;
+#[path = "e2e/policy_test.rs"]
+mod policy_test;
 #[path = "e2e/rotation_test.rs"]
 mod rotation_test;
 #[path = "e2e/stream_test.rs"]
@@ -285,5 +287,5 @@ fn key(name: &str) -> disc::ResourceKey {
 
 async fn apply(operator: &mut AdminClient<Channel>, yaml: &str) -> adm::ApplyResponse {
     let documents = vec![adm::Document { source: "t.yaml".to_string(), yaml: yaml.to_string() }];
-    operator.apply(adm::ApplyRequest { documents, dry_run: false }).await.unwrap().into_inner()
+    operator.apply(adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 }).await.unwrap().into_inner()
 }

@@ -153,6 +153,16 @@ impl Ledger {
 
     /// All of a proposal or nothing of it.
     pub fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Outcome, StoreError> {
+        self.propose_after(proposal, dry_run, |_, _| Ok(()))
+    }
+
+    /// The same, with something that must be on disk before the change is, or that may forbid it.
+    pub fn propose_after(
+        &self,
+        proposal: &Proposal,
+        dry_run: bool,
+        first: impl FnOnce(&World, &Change) -> Result<(), StoreError>,
+    ) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let world = self.world();
         let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
@@ -169,10 +179,26 @@ impl Ledger {
         if !outcome.problems.is_empty() || nothing || dry_run {
             return Ok(outcome);
         }
+        first(&world, &change)?;
         change.vips = vips;
         outcome.revision = self.commit(world.revision, &change)?;
         self.publish(&world, next, mesh, &change, outcome.revision);
         Ok(outcome)
+    }
+
+    /// What the mesh would be with a proposal on top of it. Nothing is written.
+    pub fn preview(&self, proposal: &Proposal) -> (Outcome, Set, Index) {
+        let world = self.world();
+        let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
+        let mut next = world.resources.clone();
+        plan(&world, proposal, &mut outcome, &mut Change::default(), &mut next);
+        let found = cross::check(&next, &self.trust().trust_domain);
+        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
+        let mesh = cross::mesh_config(&next);
+        let mut vips = world.vips.clone();
+        vips.extend(allocate(&next, &mesh.vip_ranges, &world.vips).0);
+        let index = Index::build(&next, &vips, &self.trust(), &world.index);
+        (outcome, next, index)
     }
 
     fn publish(&self, before: &World, resources: Set, mesh: MeshConfig, change: &Change, revision: u64) {

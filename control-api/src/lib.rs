@@ -11,6 +11,8 @@ mod app;
 pub mod audit;
 pub mod authority;
 pub mod config;
+pub mod confirm;
+pub mod flows;
 pub mod identity;
 pub mod index;
 pub mod ledger;
@@ -21,6 +23,7 @@ pub mod serve;
 pub mod source;
 pub mod store;
 pub mod validate;
+pub mod views;
 
 pub use app::{Control, ControlError, run};
 pub use config::{Config, ConfigError};

@@ -31,12 +31,21 @@ pub mod admin {
     }
 }
 
+/// What proxies report of their decisions.
+pub mod flows {
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.flows.v1");
+    }
+}
+
 /// The version of the discovery protocol, as `Hello` and `Welcome` state it.
 pub const PROTOCOL: u32 = 1;
 
 /// Every feature that this build understands when it is named in `requires`. A name is added here together with the
 /// code that honours it, and never taken out.
-pub const FEATURES: &[&str] = &["rules/v1", "transport/v1", "proxy-protocol/v2", "rules/v2", "until/v1", "egress/v1"];
+pub const FEATURES: &[&str] =
+    &["rules/v1", "transport/v1", "proxy-protocol/v2", "rules/v2", "until/v1", "egress/v1", "standing/v1"];
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {

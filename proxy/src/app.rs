@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Readiness, SetLogLevel};
 use crate::config::{Config, Mode};
-use crate::control::{self, Settings, Start};
-use crate::inbound::Decisions;
+use crate::control::{self, Settings, Start, Upward};
+use crate::flows::{Collector, Decisions, Shipper};
 use crate::listen::{BindError, Bound, bind};
 use crate::outbound::pool::{Limits, Peers};
 use crate::redirect::Exemption;
@@ -87,7 +87,8 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let (tracer, spans) = Tracer::new(&metrics);
     let source = source_routing(&config);
     metrics.source_preserved(source.is_some());
-    let parts = Parts::new(config, &start, state, metrics, tracer);
+    let (shipper, collector) = Collector::new(start.identities().clock().now_ms());
+    let parts = Parts::new(config, &start, state, metrics, (tracer, shipper));
     let parts = Arc::new(Parts { source_mark: source.as_ref().map(|_| SOURCE_MARK), ..parts });
     let ports = Ports::bind(&parts.config)?;
     let listening = ports.listening();
@@ -98,8 +99,15 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let mut workers = Workers::start(&parts, ports.traffic, listening)?;
     let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
     let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
-    let (state, metrics) = (parts.state.clone(), parts.metrics.clone());
-    let mut control = tokio::spawn(control::run(start, state, demands, metrics, stop.child_token()));
+    let upward = Upward {
+        state: parts.state.clone(),
+        demands,
+        metrics: parts.metrics.clone(),
+        flows: collector,
+        decisions: parts.decisions.clone(),
+    };
+    let control_stop = stop.child_token();
+    let mut control = tokio::spawn(control::run(start, upward, control_stop));
     let mut follower = Follower::new(parts.clone(), listening)?;
     follower.look()?;
     tracing::info!(?listening, workers = parts.config.workers, "listening");
@@ -119,7 +127,12 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     // The control stream goes on meanwhile: a request in flight may still need an address or a new certificate.
     workers.drain(parts.config.listen.drain).await;
     stop.cancel();
-    let _ = timeout(LAST_WORK, async { tokio::join!(exporter, pages.ended()) }).await;
+    let last_report = async {
+        if !control.is_finished() {
+            let _ = (&mut control).await;
+        }
+    };
+    let _ = timeout(LAST_WORK, async { tokio::join!(exporter, pages.ended(), last_report) }).await;
     outcome
 }
 
@@ -213,13 +226,20 @@ struct Parts {
     metrics: Metrics,
     tracer: Tracer,
     decisions: Arc<Decisions>,
+    flows: Shipper,
     readiness: Arc<Readiness>,
     /// Where apps may be dialled from their callers' addresses.
     source_mark: Option<u32>,
 }
 
 impl Parts {
-    fn new(config: Config, start: &Start, state: Arc<State>, metrics: Metrics, tracer: Tracer) -> Parts {
+    fn new(
+        config: Config,
+        start: &Start,
+        state: Arc<State>,
+        metrics: Metrics,
+        (tracer, flows): (Tracer, Shipper),
+    ) -> Parts {
         let identities = start.identities().clone();
         let readiness = Readiness::new(state.clone(), identities.clone());
         let peers = Peers::new(&identities, Limits::default());
@@ -232,6 +252,7 @@ impl Parts {
             metrics,
             tracer,
             decisions: Decisions::new(),
+            flows,
             readiness,
             source_mark: None,
         }

@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod control;
 pub mod detect;
+pub mod flows;
 pub mod http;
 pub mod inbound;
 pub mod listen;

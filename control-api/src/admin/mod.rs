@@ -2,6 +2,7 @@
 
 mod certificates;
 mod overseer;
+mod policy;
 mod resources;
 mod tokens;
 mod wait;
@@ -10,12 +11,15 @@ mod watch;
 pub use overseer::Overseer;
 
 use crate::audit::{Event, What};
+use crate::confirm;
+use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
-use crate::ledger::{Ledger, Outcome, Proposal, Writer};
+use crate::ledger::{Kind, Ledger, Outcome, Proposal, World, Writer};
 use crate::push::registry::Registry;
 use crate::serve::{Peer, required_identity};
-use crate::validate;
+use crate::store::Change;
+use crate::validate::{self, Problem};
 use isthmus_proto::admin::v1::admin_server::Admin;
 use isthmus_proto::admin::v1::*;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ pub struct Operators {
     /// `host:port` for join tokens.
     pub advertise: String,
     pub issuer: Arc<Issuer>,
+    pub flows: Arc<FlowStore>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -46,15 +51,25 @@ impl Admin for Operators {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         let operator = operator(self, &request)?;
-        let ApplyRequest { documents, dry_run } = request.into_inner();
+        let ApplyRequest { documents, dry_run, confirm_seconds } = request.into_inner();
+        if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
+            return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
+        }
+        let until = match (confirm_seconds, dry_run) {
+            (0, _) | (_, true) => None,
+            (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
+        };
         let ledger = self.ledger.clone();
-        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run)).await?;
+        let by = operator.clone();
+        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run, until, &by)).await?;
+        let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
         record(&operator, "apply", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
             revision: outcome.revision,
             changes: resources::changes(&outcome),
             problems: outcome.problems.into_iter().map(resources::problem).collect(),
             warnings: outcome.warnings,
+            confirm_until_unix_ms: until.filter(|_| changed).unwrap_or(0),
         }))
     }
 
@@ -63,7 +78,11 @@ impl Admin for Operators {
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
         let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
         let ledger = self.ledger.clone();
-        let outcome = blocking(move || ledger.propose(&proposal, dry_run).map_err(unavailable)).await?;
+        let delete = move || {
+            let free = |world: &World, _: &_| confirm::nobody_waits(&**ledger.store(), world.revision);
+            ledger.propose_after(&proposal, dry_run, free).map_err(unavailable)
+        };
+        let outcome = blocking(delete).await?;
         record(&operator, "delete", dry_run, &outcome);
         Ok(Response::new(DeleteResponse {
             revision: outcome.revision,
@@ -192,7 +211,8 @@ pub fn admit(peer: &Peer) -> Result<(), String> {
     }
 }
 
-fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<Outcome, Status> {
+/// Documents as a proposal, and what is wrong with each of them.
+fn documents(documents: &[Document]) -> Result<(Proposal, Vec<Problem>), Status> {
     let size: usize = documents.iter().map(|document| document.yaml.len()).sum();
     if size > MAX_APPLY {
         return Err(Status::invalid_argument(format!("{size} bytes of YAML in one apply; at most {MAX_APPLY}")));
@@ -201,11 +221,29 @@ fn apply_now(ledger: &Ledger, documents: &[Document], dry_run: bool) -> Result<O
     let mut problems = Vec::new();
     for document in documents {
         let (parsed, found) = validate::parse(&document.source, &document.yaml);
+        problems.extend(parsed.iter().filter_map(validate::by_command_only));
         proposal.puts.extend(parsed);
         problems.extend(found);
     }
+    Ok((proposal, problems))
+}
+
+/// `until`: it is taken back then, unless it is confirmed.
+fn apply_now(
+    ledger: &Ledger,
+    all: &[Document],
+    dry_run: bool,
+    until: Option<i64>,
+    operator: &str,
+) -> Result<Outcome, Status> {
+    let (proposal, mut problems) = documents(all)?;
     // With faults in some documents the rest is still checked, so that everything is told at once.
-    let mut outcome = ledger.propose(&proposal, dry_run || !problems.is_empty()).map_err(unavailable)?;
+    let first = |world: &World, change: &Change| match until {
+        Some(until) => confirm::note(&**ledger.store(), world, change, until, operator),
+        None => confirm::nobody_waits(&**ledger.store(), world.revision),
+    };
+    let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
+    let mut outcome = proposed.map_err(unavailable)?;
     // "There is no Site `a`" is no news where the document of that Site is the faulty one.
     let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
     let follows = |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));

@@ -23,6 +23,10 @@ pub enum What {
     Revoked,
     /// A lost key: the machine of this proof may enrol once more.
     Released,
+    /// Break-glass: refusals at a service are not carried out for a while.
+    Bypassed,
+    /// A bypass was ended before its time.
+    BypassEnded,
     /// A step of the CA: a root made, promoted, retired, given up, imported.
     Authority,
 }

@@ -45,7 +45,7 @@ async fn apply_says_what_it_did_and_a_dry_run_does_not_do_it() {
     let world = World::start().await;
     let mut operator = world.operator().await;
     let documents = vec![adm::Document { source: "-".to_string(), yaml: format!("{MESH}---\n{POLICY}") }];
-    let request = adm::ApplyRequest { documents, dry_run: true };
+    let request = adm::ApplyRequest { documents, dry_run: true, confirm_seconds: 0 };
     let planned = operator.apply(request.clone()).await.unwrap().into_inner();
     assert_eq!(names(&planned.changes).iter().filter(|n| n.starts_with("Unchanged")).count(), 5);
     assert_eq!(names(&planned.changes)[5], "Created ServicePolicy orders");

@@ -113,6 +113,9 @@ pub fn state_word(record: &TokenRecord, now_ms: i64) -> &'static str {
 }
 
 pub fn unavailable(error: StoreError) -> Status {
+    if matches!(error, StoreError::Waiting { .. }) {
+        return Status::failed_precondition(error.to_string());
+    }
     tracing::error!(%error, "store");
     Status::unavailable(error.to_string())
 }

@@ -248,6 +248,7 @@ pub(super) fn direct(
         transport: port.policy.as_ref().map_or(0, |policy| policy.transport),
         min_tls_version: port.policy.as_ref().map_or(0, |policy| policy.min_tls_version),
         options: port.options,
+        standing: port.standing,
     };
     wire::Workload {
         endpoint: Some(with_sidecar(resource, workload, ip, identity, BTreeMap::new())),
@@ -285,6 +286,7 @@ pub(super) fn service(
             transport: wire::Transport::from(transport).into(),
             min_tls_version: wire::TlsVersion::from(min_tls).into(),
             options: options.write(),
+            standing: seen.policies.standing(namespace, &[name]),
         }
     };
     wire::Service {

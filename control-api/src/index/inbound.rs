@@ -44,6 +44,7 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
             policy: Some(policy),
             services: said.services.iter().map(|service| format!("{namespace}/{service}")).collect(),
             options: said.options.write(),
+            standing: policies.standing(namespace, &said.services),
         }
     };
     by_port.into_iter().map(port).collect()

@@ -9,7 +9,9 @@
 mod egress;
 mod endpoints;
 mod inbound;
+mod look;
 mod policy;
+mod standing;
 mod traffic;
 mod view;
 mod vips;
@@ -38,6 +40,9 @@ mod egress_test;
 #[cfg(test)]
 #[path = "index_test.rs"]
 mod index_test;
+#[cfg(test)]
+#[path = "standing_test.rs"]
+mod standing_test;
 
 /// What the mesh is, beside its resources.
 #[derive(Clone, Debug)]
@@ -160,6 +165,7 @@ impl Index {
             addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
             ports,
             default_policy: Some(policies.for_port(resource, &[])),
+            default_standing: policies.standing(&resource.key.namespace, &[]),
         };
         let old = before.workloads.get(&name);
         let body = wire::resource::Body::Inbound(inbound);

@@ -7,6 +7,7 @@
 //! rules, marked so, and touches nothing else.
 
 use super::Trust;
+use super::standing::{self, Standings};
 use crate::validate::cross::Set;
 use crate::validate::resource::{
     Conditions, Defaults, HeaderRule, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects,
@@ -27,6 +28,7 @@ const TRANSPORT: &str = "transport/v1";
 pub(super) struct Policies<'a> {
     by_namespace: HashMap<&'a str, Vec<Compiled<'a>>>,
     defaults: Defaults,
+    standings: Standings<'a>,
 }
 
 struct Compiled<'a> {
@@ -63,12 +65,22 @@ impl<'a> Policies<'a> {
             };
             by_namespace.entry(&resource.key.namespace).or_default().push(compiled);
         }
-        Policies { by_namespace, defaults: mesh.defaults }
+        Policies { by_namespace, defaults: mesh.defaults, standings: Standings::of(set) }
+    }
+
+    /// Whether refusals at a port that these services declare are carried out.
+    pub(super) fn standing(&self, namespace: &str, services: &[&str]) -> Option<wire::Standing> {
+        self.standings.of_port(namespace, services)
     }
 
     /// The policy of a workload's port that these services (names in its namespace) declare.
     pub(super) fn for_port(&self, workload: &Resource, services: &[&str]) -> wire::PortPolicy {
-        self.combine(&workload.key.namespace, |policy| applies(policy, workload, services))
+        let namespace = &workload.key.namespace;
+        let mut policy = self.combine(namespace, |policy| applies(policy, workload, services));
+        if standing::tightens(self.standing(namespace, services).as_ref()) {
+            policy.requires.push(standing::STANDING.to_string());
+        }
+        policy
     }
 
     /// The part of [`Self::for_port`] that the sender keeps as well.

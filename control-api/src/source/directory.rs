@@ -6,7 +6,7 @@
 
 use crate::ledger::{Ledger, Outcome, Proposal, Writer};
 use crate::store::StoreError;
-use crate::validate::{Parsed, Problem, ResourceRef, parse};
+use crate::validate::{Parsed, Problem, ResourceRef, by_command_only, parse};
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -77,10 +77,11 @@ pub fn sync(ledger: &Ledger, dir: &Path) -> Result<Report, StoreError> {
     let mut puts = Vec::new();
     for file in &files {
         let source = file.display().to_string();
-        let (parsed, problems) = match fs::read_to_string(file) {
+        let (parsed, mut problems) = match fs::read_to_string(file) {
             Ok(text) => parse(&source, &text),
             Err(error) => (Vec::new(), vec![unreadable(file, &error)]),
         };
+        problems.extend(parsed.iter().filter_map(by_command_only));
         match problems.is_empty() {
             true => puts.extend(parsed),
             false => drop(faulty.insert(source)),

@@ -122,6 +122,10 @@ impl fmt::Debug for TokenRecord {
 pub enum StoreError {
     #[error("the store moved on to revision {now} while this change was computed from {after}; read again and retry")]
     Conflict { after: u64, now: u64 },
+    #[error(
+        "revision {revision} of operator {operator} awaits confirmation; run `isthmus confirm` or `isthmus confirm --roll-back`, then try again"
+    )]
+    Waiting { revision: u64, operator: String },
     #[error("the store failed: {0}; check the disk under stateDir (space, health), then restart the control plane")]
     Io(String),
     #[error("the store was written by a newer version (format {found}, this build knows {known}); run that version")]

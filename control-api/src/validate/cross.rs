@@ -64,6 +64,9 @@ pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
             Spec::ServicePolicy(policy) => check_policy(&mut found, resource, policy, &mesh, &world),
             Spec::TrafficPolicy(policy) => check_traffic(&mut found, resource, policy, &world),
             Spec::EgressPolicy(policy) => cross_egress::check(&mut found, resource, policy, &mesh, set),
+            Spec::Enforcement(Enforcement { services, .. }) | Spec::Bypass(Bypass { services, .. }) => {
+                check_selected(&mut found, resource, services, &world);
+            }
             Spec::Site(_) => {}
         }
     }
@@ -103,6 +106,17 @@ impl<'a> World<'a> {
     fn services_of(&self, namespace: &str) -> Vec<&'a str> {
         let in_namespace = self.set.keys().filter(|key| key.kind == "Service" && key.namespace == namespace);
         in_namespace.map(|key| key.name.as_str()).collect()
+    }
+}
+
+fn check_selected(found: &mut Findings, resource: &Resource, services: &[String], world: &World) {
+    let namespace = &resource.key.namespace;
+    for (i, service) in services.iter().enumerate().filter(|(_, name)| !world.has_service(namespace, name)) {
+        let reason = format!(
+            "there is no Service `{service}` in namespace {namespace}{}",
+            hint(service, &world.services_of(namespace))
+        );
+        found.fault(resource, format!("spec.services[{i}]"), reason);
     }
 }
 

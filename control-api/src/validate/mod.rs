@@ -14,6 +14,7 @@ mod ours;
 mod problem;
 pub mod resource;
 mod service_policy;
+mod standing;
 
 pub use problem::{Problem, ResourceRef};
 
@@ -46,6 +47,8 @@ const KINDS: &[Kind] = &[
     Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
     Kind { name: "TrafficPolicy", api_version: GROUP, namespaced: true },
     Kind { name: "EgressPolicy", api_version: GROUP, namespaced: true },
+    Kind { name: "Enforcement", api_version: GROUP, namespaced: true },
+    Kind { name: "Bypass", api_version: GROUP, namespaced: true },
     Kind { name: "Service", api_version: "v1", namespaced: true },
     Kind { name: "Endpoints", api_version: "v1", namespaced: true },
     Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
@@ -100,6 +103,19 @@ pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
         }
     }
     (parsed, problems)
+}
+
+/// What is no document: a bypass in a file would come back after its time, and nobody would be asked why.
+pub fn by_command_only(parsed: &Parsed) -> Option<Problem> {
+    let resource = &parsed.resource.key;
+    (resource.kind == "Bypass").then(|| Problem {
+        source: parsed.source.clone(),
+        line: parsed.node.line,
+        column: parsed.node.column,
+        resource: resource.clone(),
+        field: "kind".to_string(),
+        reason: "a bypass is opened by `isthmus bypass`, which puts it on record, and never applied".to_string(),
+    })
 }
 
 /// A resource from what the store holds. Faults mean that the store was written by another version.
@@ -216,6 +232,8 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "Service" => Spec::Service(kubernetes::service(&spec)),
         "EgressPolicy" => Spec::EgressPolicy(egress::policy(&spec)),
         "TrafficPolicy" => Spec::TrafficPolicy(ours::traffic_policy(&spec)),
+        "Enforcement" => Spec::Enforcement(standing::enforcement(&spec)),
+        "Bypass" => Spec::Bypass(standing::bypass(&spec)),
         _ => Spec::ServicePolicy(service_policy::read(&spec)),
     })
 }

@@ -24,6 +24,7 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
             "floor",
             "telemetry",
             "egress",
+            "flows",
         ],
         &[],
     );
@@ -61,6 +62,9 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     }
     if !written("minTlsVersion") {
         mesh.egress.min_tls = mesh.egress.min_tls.max(mesh.floor.min_tls.unwrap_or(TlsVersion::V1_0));
+    }
+    if let Some(flows) = spec.get("flows") {
+        mesh.flows = super::standing::flows(&flows);
     }
     if let Some(telemetry) = spec.get("telemetry") {
         read_telemetry(&telemetry, &mut mesh);

@@ -34,6 +34,8 @@ pub enum Spec {
     ServicePolicy(ServicePolicy),
     TrafficPolicy(TrafficPolicy),
     EgressPolicy(EgressPolicy),
+    Enforcement(Enforcement),
+    Bypass(Bypass),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,21 @@ pub struct MeshConfig {
     pub egress: EgressDefaults,
     pub otlp: String,
     pub sampling: f64,
+    pub flows: Kept,
+}
+
+/// What is kept of the proxies' decisions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kept {
+    pub keep: Duration,
+    pub max_records: u64,
+    pub max_bytes: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept { keep: Duration::from_secs(35 * 86_400), max_records: 1_000_000, max_bytes: 512 << 20 }
+    }
 }
 
 impl Default for MeshConfig {
@@ -63,6 +80,7 @@ impl Default for MeshConfig {
             egress: EgressDefaults::default(),
             otlp: String::new(),
             sampling: 1.0,
+            flows: Kept::default(),
         }
     }
 }
@@ -208,6 +226,24 @@ pub struct EgressRule {
     /// `None`: the policy's.
     pub transport: Option<Transport>,
     pub min_tls: Option<TlsVersion>,
+}
+
+/// Whether the refusals of services are carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enforcement {
+    /// Empty: the whole namespace.
+    pub services: Vec<String>,
+    pub enforce: bool,
+}
+
+/// Break-glass. Written by `isthmus bypass`, never by hand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bypass {
+    /// Empty: the whole namespace.
+    pub services: Vec<String>,
+    pub until_unix_ms: i64,
+    pub operator: String,
+    pub reason: String,
 }
 
 /// What is asked for and holds, what is asked for under `not…` and does not.

@@ -74,7 +74,8 @@ fn service_ports() -> impl Strategy<Value = Vec<(u16, Understood<ServicePort>)>>
     let one = (name(), protocol(), option::of(transport()), option::of(tls_version()), options());
     prop::collection::btree_map(port(), one, 0..4).prop_map(|ports| {
         let read = |(port, (name, protocol, transport, min_tls_version, options))| {
-            let port_read = ServicePort { port, name, protocol, transport, min_tls_version, options };
+            let port_read =
+                ServicePort { port, name, protocol, transport, min_tls_version, options, standing: Default::default() };
             (port, Ok(port_read))
         };
         ports.into_iter().map(read).collect()
@@ -215,16 +216,26 @@ prop_compose! {
         addresses in vec(ip(), 0..3),
         ports in prop::collection::btree_map(
             port(),
-            (protocol(), vec(service_name(), 0..2), port_policy(), options()),
+            (protocol(), vec(service_name(), 0..2), port_policy(), options(), standing()),
             0..3,
         ),
         default_policy in port_policy().prop_map(Ok),
+        default_standing in standing(),
     ) -> Inbound {
-        let read = |(port, (protocol, services, policy, options))| {
-            InboundPort { port, protocol, services, policy: Ok(policy), options }
+        let read = |(port, (protocol, services, policy, options, standing))| {
+            InboundPort { port, protocol, services, policy: Ok(policy), options, standing }
         };
         let ports = BTreeMap::into_iter(ports).map(read).collect();
-        Inbound { workload, addresses, ports, default_policy }
+        Inbound { workload, addresses, ports, default_policy, default_standing }
+    }
+}
+
+prop_compose! {
+    fn standing()(
+        enforcement in option::of(prop_oneof![Just(Enforcement::Observe), Just(Enforcement::Enforce)]),
+        bypass_until_ms in option::of(1i64..),
+    ) -> Standing {
+        Standing { enforcement, bypass_until_ms }
     }
 }
 

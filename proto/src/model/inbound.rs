@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::WorkloadName;
 use super::error::{NOT_UNDERSTOOD, bounded, each, parse, port, requires, unknown_value};
-use super::{AppProtocol, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, TrafficOptions};
+use super::{AppProtocol, Enforcement, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, TrafficOptions};
 use super::{Transport, Understood};
 use crate::discovery::v1 as wire;
 
@@ -15,6 +15,44 @@ pub struct Inbound {
     pub ports: Vec<InboundPort>,
     /// For ports that no service declares.
     pub default_policy: Understood<PortPolicy>,
+    pub default_standing: Standing,
+}
+
+/// Whether refusals are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// `None`: as the mesh says.
+    pub enforcement: Option<Enforcement>,
+    /// Unix time in milliseconds; until then everything passes and is recorded.
+    pub bypass_until_ms: Option<i64>,
+}
+
+impl Standing {
+    /// Whether a refusal is carried out now. `mesh`: what holds where nothing more specific is said.
+    pub fn is_enforced(&self, mesh: Enforcement, now_ms: impl FnOnce() -> i64) -> bool {
+        self.enforcement.unwrap_or(mesh) == Enforcement::Enforce
+            && self.bypass_until_ms.is_none_or(|until| now_ms() >= until)
+    }
+
+    /// A value from the future is an error: the port is then not understood.
+    pub(super) fn read(message: Option<wire::Standing>) -> Result<Self, ModelError> {
+        let Some(s) = message else { return Ok(Self::default()) };
+        let enforcement = match wire::Enforcement::try_from(s.enforcement) {
+            Ok(wire::Enforcement::Unspecified) => None,
+            Ok(wire::Enforcement::Observe) => Some(Enforcement::Observe),
+            Ok(wire::Enforcement::Enforce) => Some(Enforcement::Enforce),
+            Err(_) => return Err(unknown_value("standing.enforcement", s.enforcement)),
+        };
+        let bypass_until_ms = (s.bypass_until_unix_ms > 0).then_some(s.bypass_until_unix_ms);
+        Ok(Self { enforcement, bypass_until_ms })
+    }
+
+    /// Nothing at all where nothing is said.
+    pub fn write(self) -> Option<wire::Standing> {
+        let enforcement = self.enforcement.map_or(wire::Enforcement::Unspecified, Into::into);
+        let bypass_until_unix_ms = self.bypass_until_ms.unwrap_or(0);
+        (self != Self::default()).then(|| wire::Standing { enforcement: enforcement.into(), bypass_until_unix_ms })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +64,7 @@ pub struct InboundPort {
     /// Not understood: everything to this port is refused.
     pub policy: Understood<PortPolicy>,
     pub options: TrafficOptions,
+    pub standing: Standing,
 }
 
 /// Precedence: a deny wins; then an allow; then the default.
@@ -84,11 +123,13 @@ impl TryFrom<wire::Inbound> for Inbound {
             }
             ports.push(read);
         }
+        let standing = Standing::read(i.default_standing);
         Ok(Self {
             workload: i.workload.parse().map_err(|e| ModelError::new("workload", e))?,
             addresses: each("addresses", &i.addresses, parse)?,
             ports,
-            default_policy: policy("default_policy", i.default_policy),
+            default_standing: *standing.as_ref().unwrap_or(&Standing::default()),
+            default_policy: standing.and(policy("default_policy", i.default_policy)),
         })
     }
 }
@@ -112,6 +153,7 @@ impl From<Inbound> for wire::Inbound {
             addresses: i.addresses.iter().map(ToString::to_string).collect(),
             ports: i.ports.into_iter().map(Into::into).collect(),
             default_policy: Some(write_policy(i.default_policy)),
+            default_standing: i.default_standing.write(),
         }
     }
 }
@@ -123,13 +165,15 @@ impl TryFrom<wire::InboundPort> for InboundPort {
         // A protocol from the future spoils its port, not its workload.
         let protocol = AppProtocol::read(p.protocol);
         let options = TrafficOptions::read(p.options);
+        let standing = Standing::read(p.standing);
         let understood = policy("policy", p.policy);
         Ok(Self {
             port: port("port", p.port)?,
             services: each("services", &p.services, parse)?,
             protocol: *protocol.as_ref().unwrap_or(&AppProtocol::Tcp),
             options: *options.as_ref().unwrap_or(&TrafficOptions::default()),
-            policy: protocol.and(options).and(understood),
+            standing: *standing.as_ref().unwrap_or(&Standing::default()),
+            policy: protocol.and(options).and(standing).and(understood),
         })
     }
 }
@@ -142,6 +186,7 @@ impl From<InboundPort> for wire::InboundPort {
             services: p.services.into_iter().map(Into::into).collect(),
             policy: Some(write_policy(p.policy)),
             options: p.options.write(),
+            standing: p.standing.write(),
         }
     }
 }

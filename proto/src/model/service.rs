@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::endpoint::write_endpoint;
 use super::error::{each, each_understood, parse, port, unknown_value};
-use super::{Endpoint, ModelError, ServiceName, TrafficOptions, Understood};
+use super::{Endpoint, ModelError, ServiceName, Standing, TrafficOptions, Understood};
 use crate::discovery::v1 as wire;
 
 /// A service that the proxy's app may call.
@@ -28,6 +28,8 @@ pub struct ServicePort {
     pub transport: Option<Transport>,
     pub min_tls_version: Option<TlsVersion>,
     pub options: TrafficOptions,
+    /// Whether a sender's refusals are carried out.
+    pub standing: Standing,
 }
 
 /// What is spoken on a port.
@@ -132,6 +134,7 @@ impl TryFrom<wire::ServicePort> for ServicePort {
             transport: optional(p.transport, Transport::read)?,
             min_tls_version: optional(p.min_tls_version, TlsVersion::read)?,
             options: TrafficOptions::read(p.options)?,
+            standing: Standing::read(p.standing)?,
         })
     }
 }
@@ -149,6 +152,7 @@ impl From<ServicePort> for wire::ServicePort {
             transport: p.transport.map_or(0, |t| wire::Transport::from(t).into()),
             min_tls_version: p.min_tls_version.map_or(0, |v| wire::TlsVersion::from(v).into()),
             options: p.options.write(),
+            standing: p.standing.write(),
         }
     }
 }

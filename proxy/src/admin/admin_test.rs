@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::Config;
-use crate::inbound::Decisions;
+use crate::flows::Decisions;
 use crate::state::State;
 use crate::telemetry::Metrics;
 

@@ -5,7 +5,7 @@ use isthmus_certs::{IdentityStore, RootFingerprint};
 use serde_json::{Value, json};
 
 use crate::config::{Config, InboundCapture, Mode, OnStop, UdpCapture};
-use crate::inbound::Decisions;
+use crate::flows::Decisions;
 use crate::redirect::Exemption;
 use crate::state::{InboundPort, Mesh, Service};
 
@@ -97,6 +97,8 @@ fn inbound_port(port: &InboundPort) -> Value {
         "services": texts(&port.services),
         "transport": format!("{:?}", port.policy.transport),
         "minTlsVersion": format!("{:?}", port.policy.min_tls_version),
+        "enforcement": port.standing.enforcement.map(|enforcement| format!("{enforcement:?}")),
+        "bypassUntilUnixMs": port.standing.bypass_until_ms,
     })
 }
 

@@ -15,7 +15,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::inbound::Decisions;
+use crate::flows::Decisions;
 use crate::state::State;
 
 use super::dump;

@@ -84,6 +84,7 @@ impl Follower {
                 Ok(()) = self.identity.changed() => {}
                 () = disturbed(&mut self.captured) => {}
                 _ = again.tick() => {}
+                () = bypass_ends(&self.parts) => self.parts.state.publish_again(),
             }
             if let Err(error) = self.look() {
                 tracing::error!(%error, "capture could not be brought up to date; it stays as it was");
@@ -97,6 +98,20 @@ impl Follower {
         if let Some(captured) = self.captured.take() {
             captured.end();
         }
+    }
+}
+
+/// Resolves when a bypass ends by itself: what it let in is then asked again, whoever is reachable.
+async fn bypass_ends(parts: &Parts) {
+    let clock = parts.identities.clock();
+    let Some(until) = parts.state.snapshot().inbound().next_bypass_end(clock.now_ms()) else {
+        return std::future::pending().await;
+    };
+    let left = until.saturating_sub(clock.now_ms());
+    // In pieces, so that a clock that is set is followed.
+    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LOOK_AGAIN)).await;
+    if clock.now_ms() < until {
+        std::future::pending().await
     }
 }
 

@@ -156,6 +156,9 @@ impl Worker {
         let [Ok(from_app), Ok(from_others), Ok(from_mesh)] = registered else {
             return tracing::error!(worker = self.index, "a worker's listeners cannot be registered");
         };
+        let counting = inbound.clone();
+        let shipping = tokio::task::spawn_local(async move { counting.flows().keep_shipping().await });
+        let last_counts = inbound.clone();
         let (to_outbound, to_inbound) = (outbound, inbound.clone());
         let (count_outbound, count_inbound) = (metrics.clone(), metrics.clone());
         let (share, received) = self.mesh;
@@ -177,6 +180,8 @@ impl Worker {
             () = tasks.wait() => {}
             () = self.cut.cancelled() => tracing::warn!(worker = self.index, open = tasks.len(), "connections cut at the end of the drain"),
         }
+        shipping.abort();
+        last_counts.flows().ship();
         // The mesh connections that others borrow live here.
         drop(self.serving);
         self.cut.cancelled().await;
@@ -201,6 +206,7 @@ impl Worker {
             metrics: metrics.clone(),
             tracer: self.parts.tracer.for_worker(metrics),
             decisions: self.parts.decisions.clone(),
+            flows: self.parts.flows.clone(),
             mark: mark(&self.parts.config),
             source_mark: self.parts.source_mark,
             own_ports: self.own_ports.clone(),

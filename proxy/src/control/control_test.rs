@@ -42,8 +42,9 @@ fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
     let identities = Arc::clone(start.identities());
     let (state, demands) = State::new();
     let shutdown = CancellationToken::new();
-    let (dialer, metrics) = (control.dialer(), Metrics::new(1));
-    let running = run_with(start, dialer, Arc::clone(&state), demands, metrics, shutdown.clone());
+    let (dialer, metrics, flows) = (control.dialer(), Metrics::new(1), Collector::new(0).1);
+    let upward = Upward { state: Arc::clone(&state), demands, metrics, flows, decisions: Decisions::new() };
+    let running = run_with(start, dialer, upward, shutdown.clone());
     Proxy { state, identities, running: tokio::spawn(running), shutdown }
 }
 

@@ -8,6 +8,7 @@ mod connect;
 mod enroll;
 mod error;
 mod renew;
+mod report;
 mod revoked;
 mod skew;
 mod start;
@@ -17,13 +18,16 @@ mod sync;
 use std::sync::Arc;
 
 use isthmus_certs::{ExpectedPeer, IdentityStore, SpiffeId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use connect::Dialer;
 pub use error::ControlError;
+use report::Reporter;
 pub use start::{Settings, Start};
 
+use crate::flows::{Collector, Decisions};
 use crate::state::{Demands, State};
 use crate::telemetry::Metrics;
 
@@ -36,30 +40,34 @@ struct Context {
     /// `<namespace>/<name>`
     workload: String,
     start: Start,
+    /// The connection of the present discovery stream, which the reports use as well.
+    channel: watch::Sender<Option<Channel>>,
+}
+
+/// What this side reads, writes and reports.
+pub struct Upward {
+    pub state: Arc<State>,
+    pub demands: Demands,
+    pub metrics: Metrics,
+    pub flows: Collector,
+    pub decisions: Arc<Decisions>,
 }
 
 /// Enrols if need be, then keeps the certificate fresh and the snapshot current until `shutdown`. Returns early only
 /// when enrolment is refused in a way that waiting cannot mend; the error says what to do.
-pub async fn run(
-    start: Start,
-    state: Arc<State>,
-    demands: Demands,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-) -> Result<(), ControlError> {
+pub async fn run(start: Start, upward: Upward, shutdown: CancellationToken) -> Result<(), ControlError> {
     let dialer = start.dialer();
-    run_with(start, dialer, state, demands, metrics, shutdown).await
+    run_with(start, dialer, upward, shutdown).await
 }
 
 /// [`run`] with the way to the control plane given.
 async fn run_with(
     start: Start,
     dialer: Dialer,
-    state: Arc<State>,
-    demands: Demands,
-    metrics: Metrics,
+    upward: Upward,
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
+    let Upward { state, demands, metrics, flows, decisions } = upward;
     let workload = match start.workload() {
         Some(workload) => workload.to_owned(),
         None => tokio::select! {
@@ -67,12 +75,18 @@ async fn run_with(
             () = shutdown.cancelled() => return Ok(()),
         },
     };
-    let context = Context { identities: Arc::clone(start.identities()), state, metrics, dialer, workload, start };
-    let both = async { tokio::join!(renew::keep_fresh(&context), stream::keep_current(&context, demands)) };
+    let identities = Arc::clone(start.identities());
+    let channel = watch::Sender::new(None);
+    let context = Context { identities, state, metrics, dialer, workload, start, channel };
+    let mut reporter = Reporter::new(flows, decisions, &context);
+    let all = async {
+        tokio::join!(renew::keep_fresh(&context), stream::keep_current(&context, demands), reporter.keep_reporting())
+    };
     tokio::select! {
-        _ = both => {}
+        _ = all => {}
         () = shutdown.cancelled() => {}
     }
+    reporter.report_last().await;
     Ok(())
 }
 

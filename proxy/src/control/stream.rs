@@ -38,6 +38,7 @@ pub(super) async fn keep_current(context: &Context, mut demands: Demands) {
     loop {
         let session = session(context, &mut sync, &mut demands).await;
         context.metrics.control_connected(false);
+        context.channel.send_replace(None);
         if session.synced {
             retry = FIRST_RETRY;
         }
@@ -106,7 +107,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         subscriptions: sync.begin(),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
-    let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = DiscoveryClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let mut hear = answer_in_time(client.stream(ReceiverStream::new(outbox))).await?;
     let first = timeout(ANSWER_DEADLINE, hear.message()).await;
     let first = first.map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?.map_err(ControlError::Refused)?;
@@ -122,6 +123,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         _ => return Err(ControlError::BadAnswer("its first message is no welcome".to_owned())),
     }
     context.metrics.control_connected(true);
+    context.channel.send_replace(Some(channel));
     Ok(Open { say, hear })
 }
 

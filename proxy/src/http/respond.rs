@@ -1,8 +1,11 @@
 //! The one place that turns a refusal into an answer: the reason's status, its word in `isthmus-denied` and as the body,
 //! the decision's id. A gRPC caller gets a trailers-only response, because gRPC libraries do not look at HTTP statuses.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
+use prost::Message as _;
 
 use super::body::Body;
 use super::internal::{DECISION, DENIED};
@@ -18,7 +21,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The answer to a request that is refused.
 pub fn refusal(reason: Reason, decision: Option<&str>, grpc: bool) -> Response<Body> {
-    let mut response = if grpc { grpc_refusal(reason) } else { http_refusal(reason) };
+    let mut response = if grpc { grpc_refusal(reason, decision) } else { http_refusal(reason) };
     let headers = response.headers_mut();
     headers.insert(DENIED, HeaderValue::from_static(reason.word()));
     if let Some(decision) = decision.and_then(|id| HeaderValue::from_str(id).ok()) {
@@ -38,13 +41,59 @@ fn http_refusal(reason: Reason) -> Response<Body> {
 }
 
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Trailers-Only".
-fn grpc_refusal(reason: Reason) -> Response<Body> {
+fn grpc_refusal(reason: Reason, decision: Option<&str>) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(grpc_status(reason)));
     headers.insert("grpc-message", HeaderValue::from_static(reason.word()));
+    if let Ok(details) = HeaderValue::from_str(&status_details(reason, decision)) {
+        headers.insert("grpc-status-details-bin", details);
+    }
     response
+}
+
+/// `google.rpc.Status` with one `google.rpc.ErrorInfo`, as gRPC libraries hand it to the app: the word and the decision's
+/// id, and nothing else.
+fn status_details(reason: Reason, decision: Option<&str>) -> String {
+    let info = ErrorInfo {
+        reason: reason.word().to_owned(),
+        domain: "mesh.isthmus.dev".to_owned(),
+        metadata: decision.map(|id| ("decision".to_owned(), id.to_owned())).into_iter().collect(),
+    };
+    let detail = Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(), value: info.encode_to_vec() };
+    let code = grpc_status(reason).parse().unwrap_or(2);
+    let status = RpcStatus { code, message: reason.word().to_owned(), details: vec![detail] };
+    // Without padding, as gRPC writes binary headers.
+    STANDARD_NO_PAD.encode(status.encode_to_vec())
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: std::collections::BTreeMap<String, String>,
 }
 
 /// As gRPC's own mapping from HTTP statuses has it: PERMISSION_DENIED, INTERNAL, UNAVAILABLE.
@@ -55,3 +104,7 @@ fn grpc_status(reason: Reason) -> &'static str {
         _ => "14",
     }
 }
+
+#[cfg(test)]
+#[path = "respond_test.rs"]
+mod respond_test;

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use isthmus_certs::SpiffeId;
 
 use super::Inbound;
-use super::decisions::Record;
+use crate::flows::{Observed, Record, Verdict};
 use crate::reason::Reason;
 use crate::state::policy::{self, Arrived, Decision, Facts, HttpFacts, explain};
-use crate::state::{Enforcement, InboundPort, Mesh};
+use crate::state::{InboundPort, Mesh};
 use crate::telemetry::Direction;
 
 /// Who asks, and how the bytes came.
@@ -34,7 +34,7 @@ impl From<Reason> for Refusal {
 }
 
 impl Inbound {
-    /// Whether this traffic may reach the app's `port`.
+    /// Whether this traffic may reach the app's `port`. Counted as one flow.
     pub(super) fn authorize(
         &self,
         mesh: &Mesh,
@@ -42,6 +42,30 @@ impl Inbound {
         inbound_port: &InboundPort,
         caller: Caller<'_>,
         http: Option<HttpFacts<'_>>,
+    ) -> Result<(), Refusal> {
+        self.judge(mesh, port, inbound_port, caller, http, true)
+    }
+
+    /// The same for something that was let in and counted before, or may yet turn out to be something else: only a no is
+    /// recorded.
+    pub(super) fn still_authorized(
+        &self,
+        mesh: &Mesh,
+        port: u16,
+        inbound_port: &InboundPort,
+        caller: Caller<'_>,
+    ) -> Result<(), Refusal> {
+        self.judge(mesh, port, inbound_port, caller, None, false)
+    }
+
+    fn judge(
+        &self,
+        mesh: &Mesh,
+        port: u16,
+        inbound_port: &InboundPort,
+        caller: Caller<'_>,
+        http: Option<HttpFacts<'_>>,
+        count_allowed: bool,
     ) -> Result<(), Refusal> {
         let site = inbound_port.policy.needs_site().then(|| mesh.site_of(caller.address)).flatten();
         let peer_site = site.map(|site| site.name.as_str());
@@ -55,9 +79,14 @@ impl Inbound {
             self.needs.metrics.would_refuse(audit.reason, Direction::Inbound);
         }
         let Some(reason) = decision.reason.filter(|_| !decision.allowed) else {
+            if count_allowed {
+                self.count(&decision, Verdict::Allowed, &facts, caller.arrived, inbound_port);
+            }
             return Ok(());
         };
-        let enforced = mesh.enforcement() == Enforcement::Enforce;
+        let enforced = self.is_enforced(mesh, inbound_port);
+        let verdict = if enforced { Verdict::Refused } else { Verdict::WouldRefuse };
+        self.count(&decision, verdict, &facts, caller.arrived, inbound_port);
         let id = self.explain(&decision, reason, enforced, &facts, inbound_port);
         if !enforced {
             self.needs.metrics.would_refuse(reason, Direction::Inbound);
@@ -65,6 +94,36 @@ impl Inbound {
         }
         self.needs.metrics.refused(reason, Direction::Inbound);
         Err(Refusal { reason, decision: Some(id) })
+    }
+
+    fn count(
+        &self,
+        decision: &Decision<'_>,
+        verdict: Verdict,
+        facts: &Facts<'_>,
+        arrived: Arrived,
+        inbound_port: &InboundPort,
+    ) {
+        let http = facts.http.as_ref();
+        self.flows().record(&Observed {
+            peer: facts.peer,
+            ip: facts.peer_ip.to_canonical(),
+            port: facts.port,
+            arrived,
+            method: http.map(|http| http.method),
+            path: http.map(|http| http.path),
+            host: http.and_then(|http| http.host).filter(|_| inbound_port.policy.needs_host()),
+            verdict,
+            reason: decision.reason,
+            policy: decision.policy,
+            rule: decision.rule,
+            audit: decision.audit.map(|finding| (finding.reason, finding.policy)),
+        });
+    }
+
+    /// Whether refusals at this port are carried out, or only recorded.
+    pub(super) fn is_enforced(&self, mesh: &Mesh, port: &InboundPort) -> bool {
+        port.standing.is_enforced(mesh.enforcement(), || self.needs.identity.clock().now_ms())
     }
 
     /// A refusal that no policy decided: counted, and said in the log.

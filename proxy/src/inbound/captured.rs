@@ -21,7 +21,7 @@ use crate::http::server::serve_http2;
 use crate::http::{Asked, h1};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
-use crate::state::{AppProtocol, Enforcement, InboundPort, Mesh, TlsVersion, Transport};
+use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, copy_both, write_all};
 use crate::telemetry::Direction;
@@ -85,12 +85,18 @@ async fn first_bytes(stream: &mut TcpStream, declared: AppProtocol) -> io::Resul
 
 impl Captured<'_> {
     fn enforced(&self) -> bool {
-        self.mesh.enforcement() == Enforcement::Enforce
+        self.inbound.is_enforced(self.mesh, self.port)
     }
 
     fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
         let caller = Caller { peer: None, address: self.source.ip(), arrived };
         self.inbound.authorize(self.mesh, self.destination.port(), self.port, caller, None)
+    }
+
+    fn may_become_tls(&self) -> Result<(), Refusal> {
+        let arrived = self.app_tls(WireVersion::TLS1_3);
+        let caller = Caller { peer: None, address: self.source.ip(), arrived };
+        self.inbound.still_authorized(self.mesh, self.destination.port(), self.port, caller)
     }
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
@@ -165,7 +171,8 @@ impl Captured<'_> {
     /// SSLRequest, one byte back, then TLS or plain; a GSSENCRequest may come before. Bytes that came with a request were
     /// not asked for yet: whoever sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
     async fn postgres(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
-        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.authorize(self.app_tls(WireVersion::TLS1_3)).is_err() {
+        // Counted when the app has said whether it is TLS.
+        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.may_become_tls().is_err() {
             tcp::reset(stream);
             return Ok(());
         }
@@ -182,6 +189,11 @@ impl Captured<'_> {
         if answer == *b"S" {
             // The app accepts each connection anew; this one continues.
             stream.write_all(&answer).await?;
+            if self.authorize(self.app_tls(WireVersion::TLS1_3)).is_err() {
+                tcp::reset(app);
+                tcp::reset(stream);
+                return Ok(());
+            }
             return self.postgres_tls(stream, app).await;
         }
         // `G` included: what GSSAPI encrypts is no TLS, and counts as plaintext.

@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::world_test::{
     OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, publish_inbound, store, world,
 };
-use super::{Decisions, Inbound, Needs};
+use super::{Inbound, Needs};
+use crate::flows::{Collector, Decisions};
 use crate::listen::{Gate, accept};
 use crate::state::{Reader, State};
 use crate::telemetry::{Metrics, Tracer};
@@ -39,6 +40,7 @@ impl Callee {
             metrics: metrics.clone(),
             tracer: Tracer::new(&metrics).0,
             decisions: Decisions::new(),
+            flows: Collector::new(0).0,
             mark: None,
             source_mark: None,
             own_ports: vec![port],

@@ -8,13 +8,10 @@
 mod app;
 pub mod authorize;
 pub mod captured;
-pub mod decisions;
 pub mod mesh;
 mod pin;
 pub mod request;
 pub mod tunnel;
-
-pub use decisions::{Decisions, Record};
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,6 +22,7 @@ use isthmus_certs::{ClientAuth, IdentityStore};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
@@ -34,6 +32,9 @@ use crate::tls;
 #[cfg(test)]
 #[path = "drain_test.rs"]
 mod drain_test;
+#[cfg(test)]
+#[path = "flows_test.rs"]
+mod flows_test;
 #[cfg(test)]
 #[path = "hostile_test.rs"]
 mod hostile_test;
@@ -46,6 +47,9 @@ mod mesh_test;
 #[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;
+#[cfg(test)]
+#[path = "standing_test.rs"]
+mod standing_test;
 #[cfg(test)]
 #[path = "stream_test.rs"]
 mod stream_test;
@@ -69,6 +73,8 @@ pub struct Needs {
     /// This worker's handle.
     pub tracer: Tracer,
     pub decisions: Arc<Decisions>,
+    /// Where this worker's counts of decisions go.
+    pub flows: Shipper,
     /// SO_MARK of our own connections, where capture exempts by mark.
     pub mark: Option<u32>,
     /// SO_MARK of connections to the app that speak from a caller's address; none where the host does not let us.
@@ -87,6 +93,7 @@ pub struct Inbound {
     revoked: Arc<tls::Revoked>,
     dial: DialOptions,
     log: RefusalLog,
+    flows: Flows,
 }
 
 impl Inbound {
@@ -95,7 +102,13 @@ impl Inbound {
         let server_config = needs.identity.server_config(tls::mesh::PROTOCOLS, ClientAuth::Required);
         let revoked = tls::Revoked::of(&needs.identity);
         let (app, log) = (AppClient::new(dial), RefusalLog::default());
-        Rc::new(Inbound { app, server_config, revoked, dial, log, needs })
+        let flows = Flows::new(needs.flows.clone());
+        Rc::new(Inbound { app, server_config, revoked, dial, log, flows, needs })
+    }
+
+    /// What this worker has counted.
+    pub fn flows(&self) -> &Flows {
+        &self.flows
     }
 
     /// One connection that capture redirected, from its first byte to its end. `destination` is its original one.

@@ -20,7 +20,7 @@ use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
-use crate::state::{AppProtocol, Enforcement, InboundPort, TlsVersion, Transport};
+use crate::state::{AppProtocol, InboundPort, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
 use crate::tcp::stream_io::{BorrowedTcp, StreamIo};
@@ -84,7 +84,7 @@ async fn begin(
     let mut from_peer = request.into_body();
     let copied = Copied::default();
     if let Some(minimum) = minimum_tls(&port) {
-        let enforced = inbound.needs.state.snapshot().enforcement() == Enforcement::Enforce;
+        let enforced = inbound.is_enforced(&inbound.needs.state.snapshot(), &port);
         let gate = Gate { inbound, minimum, enforced };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
             Ok(Passed::Settled) => return None,
@@ -243,7 +243,7 @@ async fn no_longer_allowed(inbound: &Inbound, peer: &Peer, port: u16) {
     let mut published = inbound.needs.state.subscribe();
     while published.changed().await.is_ok() {
         let mesh = inbound.needs.state.snapshot();
-        if inbound.authorize(&mesh, port, mesh.inbound().port(port), caller(peer), None).is_err() {
+        if inbound.still_authorized(&mesh, port, mesh.inbound().port(port), caller(peer)).is_err() {
             return;
         }
     }

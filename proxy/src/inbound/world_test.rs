@@ -1,7 +1,7 @@
 //! Two proxies in one process, joined by real mesh TLS over loopback: `web` calls `orders`. The app of `orders` listens on
 //! 127.0.0.2, which stands for the workload's own address; 127.0.0.1 is loopback like everywhere.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Decisions, Inbound, Needs};
+use super::{Inbound, Needs};
+use crate::flows::{Collector, Decisions};
 use crate::outbound::pool::{Limits, Peers};
 use crate::outbound::{self, Outbound};
 use crate::state::{AppProtocol, Enforcement, Mesh, Reader, State, TlsVersion, Transport};
@@ -33,6 +34,7 @@ pub(super) struct World {
     pub(super) outbound: Rc<Outbound>,
     pub(super) inbound: Rc<Inbound>,
     pub(super) decisions: Arc<Decisions>,
+    pub(super) collector: RefCell<Collector>,
     pub(super) mesh: SocketAddr,
     pub(super) stop: watch::Sender<bool>,
     pub(super) spec: Spec,
@@ -55,6 +57,7 @@ pub(super) struct Spec {
     /// Service accounts that may call; `None`: all.
     pub(super) allow: Option<Vec<&'static str>>,
     pub(super) options: model::TrafficOptions,
+    pub(super) standing: model::Standing,
     /// The app's port at a second endpoint, which comes after the first.
     pub(super) second: Option<u16>,
 }
@@ -69,6 +72,7 @@ impl Spec {
             enforcement: Enforcement::Enforce,
             allow: None,
             options: model::TrafficOptions::default(),
+            standing: model::Standing::default(),
             second: None,
         }
     }
@@ -152,8 +156,10 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
             services: vec!["shop/orders".parse().unwrap()],
             policy: Ok(policy(spec)),
             options: spec.options,
+            standing: spec.standing,
         }],
         default_policy: Ok(policy(spec)),
+        default_standing: spec.standing,
     };
     publish(
         state,
@@ -191,6 +197,7 @@ pub(super) fn publish_endpoints(state: &State, mesh_ports: &[Option<u16>], expec
                 transport: Some(spec.transport),
                 min_tls_version: Some(spec.min_tls),
                 options: spec.options,
+                standing: spec.standing,
             }),
         )],
         endpoints: mesh_ports.iter().flat_map(|mesh| app_ports().map(|app| endpoint((*mesh, app)))).collect(),
@@ -223,6 +230,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     publish_inbound(&orders_state, 1, &spec);
     publish_outbound(&web_state, Some(mesh.port()), &id(expected), &spec);
     let decisions = Decisions::new();
+    let (flows, collector) = Collector::new(SystemClock.now_ms());
     let metrics = Metrics::new(1).for_worker(0);
     let inbound = Inbound::new(Needs {
         state: Reader::new(Arc::clone(&orders_state)),
@@ -230,6 +238,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         metrics: metrics.clone(),
         tracer: Tracer::new(&metrics).0,
         decisions: Arc::clone(&decisions),
+        flows,
         mark: None,
         source_mark: None,
         own_ports: vec![mesh.port(), 15001],
@@ -252,7 +261,19 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         }
     });
     let orders = Arc::new(Inbound_ { state: orders_state, metrics });
-    World { ca, web, orders, web_state, outbound, inbound, decisions, mesh, stop, spec }
+    World {
+        ca,
+        web,
+        orders,
+        web_state,
+        outbound,
+        inbound,
+        decisions,
+        collector: RefCell::new(collector),
+        mesh,
+        stop,
+        spec,
+    }
 }
 
 impl World {

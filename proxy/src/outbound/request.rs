@@ -138,7 +138,7 @@ async fn route_and_send(
             break;
         };
         let Some(peer) = &endpoint.mesh else {
-            check_plain(&route, None).map_err(|reason| {
+            check_plain(outbound, &route, None).map_err(|reason| {
                 (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into())
             })?;
             let Some((head, body)) = unsent.take() else { break };

@@ -21,7 +21,7 @@ use crate::detect::WireVersion;
 use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, check_required};
-use crate::state::{AppProtocol, Connect, Endpoint, Enforcement, ProxyProtocol, TlsVersion, Transport};
+use crate::state::{AppProtocol, Connect, Endpoint, ProxyProtocol, ServicePort, TlsVersion, Transport};
 use crate::tcp::copy::write_all;
 use crate::tcp::{self, dial, proxy_protocol};
 use crate::tls::gate;
@@ -153,7 +153,7 @@ pub(super) async fn serve_tls(
     mut held: BytesMut,
     route: Route,
 ) -> io::Result<Carried> {
-    let minimum = minimum_tls(&route);
+    let minimum = minimum_tls(outbound, &route);
     let checked = gate::read_client_hello(&mut app, &mut held, minimum.unwrap_or(WireVersion(0))).await;
     match checked {
         Ok(_) => {}
@@ -170,11 +170,15 @@ pub(super) async fn serve_tls(
     serve(outbound, app, held, route).await
 }
 
-fn minimum_tls(route: &Route) -> Option<WireVersion> {
+fn minimum_tls(outbound: &Outbound, route: &Route) -> Option<WireVersion> {
     let port = route.port.as_ref()?;
-    let closed = route.mesh.enforcement() == Enforcement::Enforce
+    let closed = is_enforced(outbound, route, port)
         && matches!(port.transport, Some(Transport::HttpsOnly | Transport::MeshOnly));
     port.min_tls_version.filter(|_| closed).map(wire_version)
+}
+
+fn is_enforced(outbound: &Outbound, route: &Route, port: &ServicePort) -> bool {
+    port.standing.is_enforced(route.mesh.enforcement(), || outbound.needs.identity.clock().now_ms())
 }
 
 fn wire_version(version: TlsVersion) -> WireVersion {
@@ -199,10 +203,12 @@ async fn plain(
     let newest = match client_hello::parse(&held) {
         Parsed::Hello(hello, _) => Some(hello.newest),
         // The gate will see which; without TLS it stays shut.
-        _ if route.protocol() == AppProtocol::Postgres && minimum_tls(route).is_some() => Some(WireVersion::TLS1_3),
+        _ if route.protocol() == AppProtocol::Postgres && minimum_tls(outbound, route).is_some() => {
+            Some(WireVersion::TLS1_3)
+        }
         _ => None,
     };
-    if let Err(reason) = check_plain(route, newest) {
+    if let Err(reason) = check_plain(outbound, route, newest) {
         outbound.refuse(reason, route.destination, "the endpoint has no sidecar, and the service takes no plain bytes");
         tcp::reset(app);
         return Ok(());
@@ -210,7 +216,7 @@ async fn plain(
     if route.port.as_ref().is_some_and(|port| port.options.proxy_protocol == ProxyProtocol::V2) {
         far.write_all(&proxy_protocol::header(app.peer_addr()?, address)).await?;
     }
-    let (Some(_), Some(minimum)) = (newest, minimum_tls(route)) else {
+    let (Some(_), Some(minimum)) = (newest, minimum_tls(outbound, route)) else {
         return copy(outbound, &mut app, &mut far, &held).await;
     };
     let held = BytesMut::from(&held[..]);
@@ -235,8 +241,8 @@ async fn plain(
 
 /// Whether the service's transport lets bytes go to an endpoint without sidecar. `tls`: the newest version that the app
 /// offers in its own TLS. In Observe: counted by the callee's side of the table only, so nothing is refused here.
-pub(super) fn check_plain(route: &Route, tls: Option<WireVersion>) -> Result<(), Reason> {
-    let Some(port) = route.port.as_ref().filter(|_| route.mesh.enforcement() == Enforcement::Enforce) else {
+pub(super) fn check_plain(outbound: &Outbound, route: &Route, tls: Option<WireVersion>) -> Result<(), Reason> {
+    let Some(port) = route.port.as_ref().filter(|port| is_enforced(outbound, route, port)) else {
         return Ok(());
     };
     let Some(transport) = port.transport else { return Ok(()) };

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use isthmus_proto::model::{self, AppProtocol, ModelError, ServiceName, TrafficOptions, Understood, WorkloadName};
+use isthmus_proto::model::{
+    self, AppProtocol, ModelError, ServiceName, Standing, TrafficOptions, Understood, WorkloadName,
+};
 
 use super::policy::CompiledPolicy;
 use crate::reason::Reason;
@@ -20,6 +22,8 @@ pub struct InboundPort {
     pub protocol: AppProtocol,
     pub services: Vec<ServiceName>,
     pub options: TrafficOptions,
+    /// Whether its refusals are carried out.
+    pub standing: Standing,
     pub policy: Arc<CompiledPolicy>,
 }
 
@@ -40,7 +44,7 @@ impl Inbound {
             workload: None,
             addresses: HashSet::default(),
             ports: HashMap::default(),
-            undeclared: Arc::new(undeclared(CompiledPolicy::refusing(reason, detail))),
+            undeclared: Arc::new(undeclared(CompiledPolicy::refusing(reason, detail), Standing::default())),
         }
     }
 
@@ -56,19 +60,26 @@ impl Inbound {
         self.addresses.iter().copied()
     }
 
+    /// When the next bypass ends, Unix milliseconds: from then on refusals are carried out again.
+    pub fn next_bypass_end(&self, now_ms: i64) -> Option<i64> {
+        let all = self.ports.values().chain([&self.undeclared]);
+        all.filter_map(|port| port.standing.bypass_until_ms).filter(|until| *until > now_ms).min()
+    }
+
     /// The declared ports, in no order.
     pub fn ports(&self) -> impl Iterator<Item = &Arc<InboundPort>> {
         self.ports.values()
     }
 }
 
-fn undeclared(policy: CompiledPolicy) -> InboundPort {
+fn undeclared(policy: CompiledPolicy, standing: Standing) -> InboundPort {
     InboundPort {
         port: 0,
         declared: false,
         protocol: AppProtocol::Detect,
         services: Vec::new(),
         options: TrafficOptions::default(),
+        standing,
         policy: Arc::new(policy),
     }
 }
@@ -88,13 +99,14 @@ impl From<model::Inbound> for Inbound {
             protocol: p.protocol,
             services: p.services,
             options: p.options,
+            standing: p.standing,
             policy: Arc::new(compile(p.policy)),
         };
         Self {
             workload: Some(inbound.workload),
             addresses: inbound.addresses.iter().map(IpAddr::to_canonical).collect(),
             ports: inbound.ports.into_iter().map(|p| (p.port, Arc::new(declared(p)))).collect(),
-            undeclared: Arc::new(undeclared(compile(inbound.default_policy))),
+            undeclared: Arc::new(undeclared(compile(inbound.default_policy), inbound.default_standing)),
         }
     }
 }

@@ -66,6 +66,7 @@ fn port(number: u16) -> (u16, model::Understood<ServicePort>) {
         transport: Some(Transport::MeshOnly),
         min_tls_version: None,
         options: Default::default(),
+        standing: Default::default(),
     };
     (number, Ok(port))
 }

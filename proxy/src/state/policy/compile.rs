@@ -149,6 +149,11 @@ impl CompiledPolicy {
         self.ends.get(after).copied()
     }
 
+    /// Some rule asks for the request's host.
+    pub fn needs_host(&self) -> bool {
+        self.needs.host
+    }
+
     /// Some rule asks for the caller's site: where none does, it need not be looked up.
     pub fn needs_site(&self) -> bool {
         self.needs.site

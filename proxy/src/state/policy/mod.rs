@@ -71,7 +71,7 @@ pub struct Finding<'p> {
 }
 
 /// How bytes got here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arrived {
     /// Over a mesh connection.
     Mesh,

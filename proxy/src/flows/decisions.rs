@@ -41,8 +41,26 @@ pub struct Record {
 /// A bounded ring. Writers never wait: a record that finds the ring busy is dropped and counted.
 #[derive(Debug, Default)]
 pub struct Decisions {
-    ring: Mutex<VecDeque<Record>>,
+    ring: Mutex<Ring>,
     dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    records: VecDeque<Record>,
+    /// How many were written since the proxy began.
+    written: u64,
+}
+
+/// What was written since somebody last looked.
+#[derive(Debug)]
+pub struct Since {
+    /// The oldest first.
+    pub records: Vec<Record>,
+    /// Overwritten before they were looked at.
+    pub missed: u64,
+    /// To ask for the next.
+    pub next: u64,
 }
 
 impl Decisions {
@@ -55,19 +73,31 @@ impl Decisions {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        if ring.len() == REMEMBERED {
-            ring.pop_front();
+        if ring.records.len() == REMEMBERED {
+            ring.records.pop_front();
         }
-        ring.push_back(record);
+        ring.records.push_back(record);
+        ring.written += 1;
+    }
+
+    /// What was written after the first `seen`, at most `most`.
+    pub fn since(&self, seen: u64, most: usize) -> Since {
+        self.with(|ring| {
+            let oldest = ring.written - ring.records.len() as u64;
+            let from = seen.clamp(oldest, ring.written);
+            let skipped = usize::try_from(from - oldest).unwrap_or(usize::MAX);
+            let records: Vec<_> = ring.records.iter().skip(skipped).take(most).cloned().collect();
+            Since { next: from + records.len() as u64, missed: from.saturating_sub(seen), records }
+        })
     }
 
     pub fn get(&self, id: &str) -> Option<Record> {
-        self.with(|ring| ring.iter().rev().find(|record| record.id == id).cloned())
+        self.with(|ring| ring.records.iter().rev().find(|record| record.id == id).cloned())
     }
 
     /// The newest last.
     pub fn recent(&self) -> Vec<Record> {
-        self.with(|ring| ring.iter().cloned().collect())
+        self.with(|ring| ring.records.iter().cloned().collect())
     }
 
     /// Records that found the ring busy.
@@ -75,7 +105,7 @@ impl Decisions {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn with<T>(&self, read: impl FnOnce(&VecDeque<Record>) -> T) -> T {
+    fn with<T>(&self, read: impl FnOnce(&Ring) -> T) -> T {
         // A writer that panicked left whole records behind.
         read(&self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }

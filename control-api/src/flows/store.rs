@@ -1,0 +1,363 @@
+//! Flow records and refusals on disk: one redb file. What is counted together within an hour is one record; after two days,
+//! within a day. The oldest goes first, when it is too old or when there is too much.
+
+use super::Taken;
+use crate::store::StoreError;
+use crate::validate::resource::Kept;
+use isthmus_proto::admin::v1::{FindRefusalResponse, RecordedFlow};
+use isthmus_proto::flows::v1 as wire;
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY: u64 = 24;
+/// Hours after which records of a day are put together.
+const FINE: u64 = 48;
+/// Rows that one tidying looks at, so that it never holds up the reports for long.
+const AT_ONCE: usize = 5_000;
+/// Refusals with all their words; the counts of all are in the flows.
+const MOST_REFUSALS: u64 = 100_000;
+const FORMAT: u64 = 1;
+
+/// Hour since 1970, and what is counted together: SHA-256 of it, cut to 16 bytes.
+const FLOWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("flows");
+const REFUSALS: TableDefinition<&str, &[u8]> = TableDefinition::new("refusals");
+const REFUSAL_AGES: TableDefinition<(u64, &str), ()> = TableDefinition::new("refusal-ages");
+/// Life, sequence, time and decisions dropped, by workload.
+const REPORTS: TableDefinition<&str, (u64, u64, u64, u64)> = TableDefinition::new("reports");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// What is known of one workload's reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    pub last_ms: i64,
+    pub dropped: u64,
+}
+
+pub struct FlowStore(Database);
+
+impl FlowStore {
+    /// Opens the file, or makes it with mode 0600. One that cannot be read is put aside: what is in it is the past.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        match Self::open_as_it_is(path) {
+            Err(StoreError::Damaged { why, .. }) => {
+                let aside = path.with_extension("redb.damaged");
+                tracing::error!(file = %path.display(), aside = %aside.display(), why, "the flow records cannot be read; \
+                    they are put aside, and recording starts anew");
+                fs::rename(path, &aside).map_err(|error| StoreError::Io(format!("{}: {error}", aside.display())))?;
+                Self::open_as_it_is(path)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_as_it_is(path: &Path) -> Result<Self, StoreError> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        drop(file.map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?);
+        let opened = Database::builder().set_cache_size(32 << 20).create(path);
+        let database = opened.map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Io(format!("{}: in use", path.display())),
+            error => StoreError::Damaged { what: path.display().to_string(), why: error.to_string() },
+        })?;
+        Self::prepare(database)
+    }
+
+    /// Dies with the process: for tests.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let database = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new());
+        Self::prepare(database.map_err(io)?)
+    }
+
+    fn prepare(database: Database) -> Result<Self, StoreError> {
+        let transaction = database.begin_write().map_err(io)?;
+        {
+            let mut meta = transaction.open_table(META).map_err(io)?;
+            let found = meta.get("format").map_err(io)?.map(|found| found.value());
+            if let Some(found) = found.filter(|found| *found > FORMAT) {
+                return Err(StoreError::Format { found, known: FORMAT });
+            }
+            meta.insert("format", FORMAT).map_err(io)?;
+            transaction.open_table(FLOWS).map_err(io)?;
+            transaction.open_table(REFUSALS).map_err(io)?;
+            transaction.open_table(REFUSAL_AGES).map_err(io)?;
+            transaction.open_table(REPORTS).map_err(io)?;
+        }
+        transaction.commit().map_err(io)?;
+        Ok(FlowStore(database))
+    }
+
+    /// One transaction. A report that was written before is left out.
+    pub fn write(&self, all: &[Taken], kept: &Kept) -> Result<(), StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        for taken in all {
+            if !is_new(&transaction, taken)? {
+                continue;
+            }
+            let mut grown = 0;
+            {
+                let mut flows = transaction.open_table(FLOWS).map_err(io)?;
+                for flow in &taken.report.flows {
+                    let record = RecordedFlow {
+                        workload: taken.workload.clone(),
+                        services: Vec::new(),
+                        flow: Some(flow.clone()),
+                    };
+                    grown += merge(&mut flows, hour_of(flow.last_seen_unix_ms), record)?;
+                }
+            }
+            add(&transaction, "bytes", grown)?;
+            write_refusals(&transaction, taken)?;
+        }
+        make_room(&transaction, kept)?;
+        transaction.commit().map_err(io)
+    }
+
+    /// Puts days together, and gives up what is too old.
+    pub fn tidy(&self, now_ms: i64, kept: &Kept) -> Result<(), StoreError> {
+        let transaction = self.0.begin_write().map_err(io)?;
+        put_days_together(&transaction, hour_of(now_ms))?;
+        let keep_ms = i64::try_from(kept.keep.as_millis()).unwrap_or(i64::MAX);
+        remove_older(&transaction, now_ms.saturating_sub(keep_ms))?;
+        transaction.commit().map_err(io)
+    }
+
+    /// Every record whose last decision is not older than `since_ms`, oldest hour first. `each` ends it by false.
+    pub fn each_flow(&self, since_ms: i64, mut each: impl FnMut(RecordedFlow) -> bool) -> Result<(), StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(FLOWS).map_err(io)?;
+        // A record of a day stands at its first hour.
+        let from = hour_of(since_ms).saturating_sub(DAY).to_be_bytes();
+        for row in table.range(from.as_slice()..).map_err(io)? {
+            let (_, value) = row.map_err(io)?;
+            let record = read(value.value())?;
+            if record.flow.as_ref().is_some_and(|flow| flow.last_seen_unix_ms >= since_ms) && !each(record) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn refusal(&self, id: &str) -> Result<Option<FindRefusalResponse>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(REFUSALS).map_err(io)?;
+        let found = table.get(id).map_err(io)?;
+        found.map(|value| FindRefusalResponse::decode(value.value()).map_err(damaged)).transpose()
+    }
+
+    pub fn reported(&self, workload: &str) -> Result<Option<Reported>, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let table = transaction.open_table(REPORTS).map_err(io)?;
+        let found = table.get(workload).map_err(io)?.map(|row| row.value());
+        Ok(found.map(|(_, _, last, dropped)| Reported { last_ms: i64::try_from(last).unwrap_or(0), dropped }))
+    }
+
+    /// How many records there are, of how many bytes, and how many were given up for room.
+    pub fn size(&self) -> Result<(u64, u64, u64), StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let count = transaction.open_table(FLOWS).map_err(io)?.len().map_err(io)?;
+        let meta = transaction.open_table(META).map_err(io)?;
+        let of = |name: &str| meta.get(name).map(|row| row.map_or(0, |row| row.value())).map_err(io);
+        Ok((count, of("bytes")?, of("evicted")?))
+    }
+}
+
+fn hour_of(ms: i64) -> u64 {
+    u64::try_from(ms / HOUR_MS).unwrap_or(0)
+}
+
+fn is_new(transaction: &WriteTransaction, taken: &Taken) -> Result<bool, StoreError> {
+    let mut reports = transaction.open_table(REPORTS).map_err(io)?;
+    let before = reports.get(taken.workload.as_str()).map_err(io)?.map(|row| row.value());
+    if before.is_some_and(|(life, sequence, ..)| life == taken.life && taken.sequence <= sequence) {
+        return Ok(false);
+    }
+    let last = |flows: &[wire::Flow]| flows.iter().map(|flow| flow.last_seen_unix_ms).max();
+    let (_, _, before_ms, before_dropped) = before.unwrap_or_default();
+    let at = last(&taken.report.flows).and_then(|at| u64::try_from(at).ok()).unwrap_or(before_ms).max(before_ms);
+    let dropped = before_dropped.saturating_add(taken.dropped);
+    reports.insert(taken.workload.as_str(), (taken.life, taken.sequence, at, dropped)).map_err(io)?;
+    Ok(true)
+}
+
+/// By how many bytes the table has grown.
+fn merge(
+    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    hour: u64,
+    mut record: RecordedFlow,
+) -> Result<i64, StoreError> {
+    let key = key(hour, &record);
+    let mut before = 0;
+    let held = table.get(key.as_slice()).map_err(io)?.map(|value| (value.value().len(), read(value.value())));
+    if let Some((length, held)) = held {
+        before = length;
+        if let (Some(flow), Some(held)) = (&mut record.flow, held?.flow) {
+            join(flow, &held);
+        }
+    }
+    let value = record.encode_to_vec();
+    table.insert(key.as_slice(), value.as_slice()).map_err(io)?;
+    Ok(if before == 0 { (key.len() + value.len()) as i64 } else { value.len() as i64 - before as i64 })
+}
+
+/// Two counts of the same.
+pub fn join(flow: &mut wire::Flow, other: &wire::Flow) {
+    flow.count = flow.count.saturating_add(other.count);
+    flow.first_seen_unix_ms = flow.first_seen_unix_ms.min(other.first_seen_unix_ms);
+    flow.last_seen_unix_ms = flow.last_seen_unix_ms.max(other.last_seen_unix_ms);
+}
+
+/// What is counted together, whenever it was.
+pub fn same(record: &RecordedFlow) -> [u8; 16] {
+    let flow = record.flow.clone().unwrap_or_default();
+    let flow = wire::Flow { count: 0, first_seen_unix_ms: 0, last_seen_unix_ms: 0, ..flow };
+    let bare = RecordedFlow { workload: record.workload.clone(), services: Vec::new(), flow: Some(flow) };
+    let digest = Sha256::digest(bare.encode_to_vec());
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest[..16]);
+    short
+}
+
+fn key(hour: u64, record: &RecordedFlow) -> Vec<u8> {
+    [&hour.to_be_bytes()[..], &same(record)].concat()
+}
+
+fn write_refusals(transaction: &WriteTransaction, taken: &Taken) -> Result<(), StoreError> {
+    let mut refusals = transaction.open_table(REFUSALS).map_err(io)?;
+    let mut ages = transaction.open_table(REFUSAL_AGES).map_err(io)?;
+    for refusal in &taken.report.refusals {
+        // The first to have an id keeps it: nobody rewrites what another proxy reported.
+        if refusals.get(refusal.id.as_str()).map_err(io)?.is_some() {
+            continue;
+        }
+        let record = FindRefusalResponse {
+            workload: taken.workload.clone(),
+            refusal: Some(refusal.clone()),
+            owner: String::new(),
+        };
+        refusals.insert(refusal.id.as_str(), record.encode_to_vec().as_slice()).map_err(io)?;
+        let at = u64::try_from(refusal.at_unix_ms).unwrap_or(0);
+        ages.insert((at, refusal.id.as_str()), ()).map_err(io)?;
+    }
+    while ages.len().map_err(io)? > MOST_REFUSALS {
+        let Some((oldest, _)) = ages.pop_first().map_err(io)? else { break };
+        refusals.remove(oldest.value().1).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// The oldest hours give way.
+fn make_room(transaction: &WriteTransaction, kept: &Kept) -> Result<(), StoreError> {
+    let (mut evicted, mut freed) = (0, 0);
+    {
+        let bytes = read_meta(transaction, "bytes")?;
+        let mut flows = transaction.open_table(FLOWS).map_err(io)?;
+        let mut count = flows.len().map_err(io)?;
+        while count > kept.max_records || bytes.saturating_sub(freed) > kept.max_bytes {
+            let Some((key, value)) = flows.pop_first().map_err(io)? else { break };
+            freed += (key.value().len() + value.value().len()) as u64;
+            count -= 1;
+            evicted += 1;
+        }
+    }
+    add(transaction, "evicted", evicted)?;
+    add(transaction, "bytes", -i64::try_from(freed).unwrap_or(i64::MAX))
+}
+
+fn put_days_together(transaction: &WriteTransaction, now: u64) -> Result<(), StoreError> {
+    let mut grown = 0;
+    {
+        let mut flows = transaction.open_table(FLOWS).map_err(io)?;
+        let old = now.saturating_sub(FINE).to_be_bytes();
+        let mut fine = Vec::new();
+        for row in flows.range(..old.as_slice()).map_err(io)? {
+            let (key, value) = row.map_err(io)?;
+            if !hour_of_key(key.value()).is_multiple_of(DAY) {
+                fine.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            if fine.len() == AT_ONCE {
+                break;
+            }
+        }
+        for (key, value) in fine {
+            flows.remove(key.as_slice()).map_err(io)?;
+            grown -= (key.len() + value.len()) as i64;
+            let hour = hour_of_key(&key);
+            grown += merge(&mut flows, hour - hour % DAY, read(&value)?)?;
+        }
+    }
+    add(transaction, "bytes", grown)
+}
+
+fn remove_older(transaction: &WriteTransaction, than_ms: i64) -> Result<(), StoreError> {
+    let mut freed = 0;
+    {
+        let mut flows = transaction.open_table(FLOWS).map_err(io)?;
+        // A day goes when all of it is too old.
+        let end = hour_of(than_ms).saturating_sub(DAY).to_be_bytes();
+        let mut old = Vec::new();
+        for row in flows.range(..end.as_slice()).map_err(io)?.take(AT_ONCE) {
+            let (key, value) = row.map_err(io)?;
+            freed += (key.value().len() + value.value().len()) as i64;
+            old.push(key.value().to_vec());
+        }
+        for key in old {
+            flows.remove(key.as_slice()).map_err(io)?;
+        }
+        let mut refusals = transaction.open_table(REFUSALS).map_err(io)?;
+        let mut ages = transaction.open_table(REFUSAL_AGES).map_err(io)?;
+        let than = u64::try_from(than_ms).unwrap_or(0);
+        for _ in 0..AT_ONCE {
+            let oldest = ages.first().map_err(io)?.map(|(key, _)| (key.value().0, key.value().1.to_string()));
+            let Some((at, id)) = oldest.filter(|(at, _)| *at < than) else { break };
+            ages.remove((at, id.as_str())).map_err(io)?;
+            refusals.remove(id.as_str()).map_err(io)?;
+        }
+    }
+    add(transaction, "bytes", -freed)
+}
+
+fn hour_of_key(key: &[u8]) -> u64 {
+    key.first_chunk::<8>().map_or(0, |hour| u64::from_be_bytes(*hour))
+}
+
+fn read_meta(transaction: &WriteTransaction, name: &str) -> Result<u64, StoreError> {
+    let meta = transaction.open_table(META).map_err(io)?;
+    let found = meta.get(name).map_err(io)?.map_or(0, |row| row.value());
+    Ok(found)
+}
+
+fn add(transaction: &WriteTransaction, name: &str, more: i64) -> Result<(), StoreError> {
+    if more == 0 {
+        return Ok(());
+    }
+    let now = read_meta(transaction, name)?.saturating_add_signed(more);
+    transaction.open_table(META).map_err(io)?.insert(name, now).map_err(io)?;
+    Ok(())
+}
+
+fn read(value: &[u8]) -> Result<RecordedFlow, StoreError> {
+    RecordedFlow::decode(value).map_err(damaged)
+}
+
+fn damaged(error: prost::DecodeError) -> StoreError {
+    StoreError::Damaged { what: "a flow record".to_string(), why: error.to_string() }
+}
+
+fn io(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Io(error.into().to_string())
+}
+
+impl fmt::Debug for FlowStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FlowStore")
+    }
+}
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod store_test;

@@ -1,0 +1,100 @@
+//! What proxies are told of their own ports, for whoever wants to run the proxy's engine on it: `isthmus explain`,
+//! `policy replay`, `policy enforce`. The same for what is stored and for files that are only proposed.
+
+use crate::index::Index;
+use crate::validate::cross::Set;
+use crate::validate::resource::{Resource, Spec};
+use isthmus_proto::admin::v1 as wire;
+use isthmus_proto::discovery::v1 as discovery;
+
+/// Who is to be asked about a policy: `metadata.annotations`.
+pub const OWNER: &str = "mesh.isthmus.dev/owner";
+/// The label that counts where there is no such annotation.
+const OWNER_LABEL: &str = "owner";
+
+/// Of the callee. Empty: all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection<'a> {
+    pub namespace: &'a str,
+    pub service: &'a str,
+}
+
+impl Selection<'_> {
+    fn holds(&self, namespace: &str) -> bool {
+        self.namespace.is_empty() || self.namespace == namespace
+    }
+}
+
+/// The views of a selection. `origin` says where a policy came from.
+pub fn of(
+    set: &Set,
+    index: &Index,
+    selection: Selection<'_>,
+    now_ms: i64,
+    origin: impl Fn(&Resource) -> String,
+) -> wire::CompileViewsResponse {
+    let service = format!("{}/{}", selection.namespace, selection.service);
+    let mut answer = wire::CompileViewsResponse { mesh: index.any_mesh(), ..Default::default() };
+    for resource in set.values().filter(|resource| selection.holds(&resource.key.namespace)) {
+        let name = resource.key.qualified();
+        match &resource.spec {
+            Spec::Workload(workload) => {
+                let wanted = selection.service.is_empty() || index.declares(&name, &service);
+                if let (Some(inbound), Some(identity), true) =
+                    (index.inbound_of(&name), index.identity_of(&name), wanted)
+                {
+                    answer.workloads.push(wire::WorkloadView {
+                        spiffe_id: identity.to_string(),
+                        site: workload.site.clone(),
+                        inbound: Some(inbound.clone()),
+                        addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+                        workload: name,
+                    });
+                }
+            }
+            Spec::Service(_) if selection.service.is_empty() || name == service => {
+                answer.services.extend(index.service(&resource.key).cloned());
+            }
+            Spec::ServicePolicy(_) => answer.policies.push(wire::PolicyOwner {
+                policy: name,
+                owner: owner(resource),
+                origin: origin(resource),
+            }),
+            _ => {}
+        }
+    }
+    answer.bypasses = bypasses(set, now_ms).into_iter().filter(|bypass| selection.holds(&bypass.namespace)).collect();
+    answer
+}
+
+/// Who is to be asked about it; empty: nobody says.
+pub fn owner(resource: &Resource) -> String {
+    let annotation = resource.json.pointer("/metadata/annotations").and_then(|all| all.get(OWNER)?.as_str());
+    let label = || resource.labels.get(OWNER_LABEL).map(String::as_str);
+    annotation.or_else(label).unwrap_or_default().to_string()
+}
+
+/// Those that are active.
+pub fn bypasses(set: &Set, now_ms: i64) -> Vec<wire::ActiveBypass> {
+    let first = crate::validate::ResourceRef::new("Bypass", "", "");
+    let all = set.range(first..).take_while(|(key, _)| key.kind == "Bypass");
+    let active = all.filter_map(|(key, resource)| match &resource.spec {
+        Spec::Bypass(bypass) if bypass.until_unix_ms > now_ms => Some(wire::ActiveBypass {
+            namespace: key.namespace.clone(),
+            service: bypass.services.join(","),
+            until_unix_ms: bypass.until_unix_ms,
+            operator: bypass.operator.clone(),
+            reason: bypass.reason.clone(),
+        }),
+        _ => None,
+    });
+    active.collect()
+}
+
+/// The wire form of an inbound view, out of a resource.
+pub(crate) fn inbound(resource: &discovery::Resource) -> Option<&discovery::Inbound> {
+    match &resource.body {
+        Some(discovery::resource::Body::Inbound(inbound)) => Some(inbound),
+        _ => None,
+    }
+}
