@@ -30,9 +30,13 @@ pub(crate) struct Case {
 
 /// All there are.
 pub(crate) const ALL: &[Case] = &[
-    Case { name: "policy-1", what: "policy decision, 1 rule", prepare: || policy(1) },
+    Case { name: "policy-10", what: "policy decision, the last of 10 rules allows", prepare: || policy(10) },
     Case { name: "policy-100", what: "policy decision, the last of 100 rules allows", prepare: || policy(100) },
     Case { name: "policy-1000", what: "policy decision, the last of 1,000 rules allows", prepare: || policy(1_000) },
+    Case { name: "policy-10000", what: "policy decision, the last of 10,000 rules allows", prepare: || policy(10_000) },
+    Case { name: "policy-deny-10", what: "policy decision, none of 10 deny rules", prepare: || deny(10) },
+    Case { name: "policy-deny-10000", what: "policy decision, none of 10,000 deny rules", prepare: || deny(10_000) },
+    Case { name: "policy-pairs-10000", what: "policy decision, 100 callers by 100 templates", prepare: pairs },
     Case { name: "snapshot-10", what: "destination look-up among 10 services", prepare: || snapshot(10) },
     Case { name: "snapshot-100000", what: "destination look-up among 100,000 services", prepare: || snapshot(100_000) },
     Case { name: "client-hello", what: "ClientHello parse (1.4 KB, ML-KEM share)", prepare: hello },
@@ -64,7 +68,7 @@ fn id(account: &str) -> SpiffeId {
 /// As in W2: every rule is about this caller, and only the last about this request.
 fn policy(rules: u32) -> Box<dyn FnMut(u64)> {
     let caller = id("web");
-    let rule = |index: u32| {
+    let one = |index: u32| {
         let last = index + 1 == rules;
         let (methods, path) =
             if last { (["GET", "POST"], "/".to_owned()) } else { (["PUT", "PATCH"], format!("/v1/{index}/")) };
@@ -74,19 +78,48 @@ fn policy(rules: u32) -> Box<dyn FnMut(u64)> {
             paths: Some(vec![PathPattern::Prefix(path)]),
             ..Conditions::default()
         };
-        Rule {
-            policy: "shop/orders".to_owned(),
-            index,
-            mode: RuleMode::Enforce,
-            until_ms: None,
-            conditions: Ok(conditions),
-        }
+        rule(index, conditions)
     };
+    decision(Vec::new(), (0..rules).map(one).collect())
+}
+
+/// Every deny is about another path, as in a list of what is closed to all.
+fn deny(rules: u32) -> Box<dyn FnMut(u64)> {
+    let closed = |index: u32| {
+        let path = format!("/v1/internal-{index}/").parse().expect("a path");
+        rule(index, Conditions { paths: Some(vec![path]), ..Conditions::default() })
+    };
+    decision((0..rules).map(closed).collect(), vec![rule(0, Conditions::default())])
+}
+
+/// Neither the caller nor the path tells a rule by itself.
+fn pairs() -> Box<dyn FnMut(u64)> {
+    let pair = |index: u32| {
+        let account = if index / 100 == 99 { "web".to_owned() } else { format!("caller-{}", index / 100) };
+        let path =
+            if index % 100 == 99 { "/v1/orders/{id}".to_owned() } else { format!("/v1/kind-{}/{{id}}", index % 100) };
+        let conditions = Conditions {
+            identities: Some(vec![IdentityPattern::Exact(id(&account))]),
+            paths: Some(vec![path.parse().expect("a path")]),
+            ..Conditions::default()
+        };
+        rule(index, conditions)
+    };
+    decision(Vec::new(), (0..10_000).map(pair).collect())
+}
+
+fn rule(index: u32, conditions: Conditions) -> Rule {
+    let policy = "shop/orders".to_owned();
+    Rule { policy, index, mode: RuleMode::Enforce, until_ms: None, conditions: Ok(conditions) }
+}
+
+fn decision(deny: Vec<Rule>, allow: Vec<Rule>) -> Box<dyn FnMut(u64)> {
+    let caller = id("web");
     let compiled = CompiledPolicy::new(PortPolicy {
         transport: Transport::MeshOnly,
         min_tls_version: TlsVersion::V1_2,
-        deny: Vec::new(),
-        allow: (0..rules).map(rule).collect(),
+        deny,
+        allow,
         default_action: Action::Deny,
         default_from: None,
     });

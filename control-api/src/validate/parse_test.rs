@@ -68,7 +68,7 @@ fn every_message_names_place_field_and_reason() {
         ),
         (
             "allow:\n- until: tomorrow",
-            "f.yaml:6:10: ServicePolicy shop/p: spec.allow[0].until: `tomorrow` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset",
+            "f.yaml:6:12: ServicePolicy shop/p: spec.allow[0].until: `tomorrow` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset",
         ),
         (
             "allow:\n- to: { hosts: ['orders:80'] }",

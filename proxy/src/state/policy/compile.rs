@@ -11,8 +11,8 @@ use isthmus_proto::model::{
     RuleMode, Template, TlsVersion, Transport,
 };
 
-use super::index::{CHUNK, Index};
 use super::matching::{Known, Needs, Side};
+use super::tree::Tree;
 use crate::reason::Reason;
 
 pub(super) type Set<T> = HashSet<T, RandomState>;
@@ -34,11 +34,13 @@ pub struct CompiledPolicy {
 }
 
 /// The rules of one side, in their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rules {
+    side: Side,
     rules: Vec<CompiledRule>,
-    /// One for each [`CHUNK`] of them.
-    indices: Vec<Index>,
+    tree: Tree,
+    /// Places of those that were not understood.
+    unreadable: Vec<u32>,
     first_audit: Option<usize>,
 }
 
@@ -87,7 +89,7 @@ pub(super) struct Identities {
 
 impl CompiledPolicy {
     pub fn new(policy: PortPolicy) -> Self {
-        let (allow, deny) = (Rules::new(policy.allow), Rules::new(policy.deny));
+        let (allow, deny) = (Rules::new(Side::Allow, policy.allow), Rules::new(Side::Deny, policy.deny));
         let some = |has: fn(&Half) -> bool| {
             let all = deny.rules.iter().chain(&allow.rules).filter_map(|rule| rule.conditions.as_ref());
             all.flat_map(|c| [&c.asked, &c.not]).any(has)
@@ -118,8 +120,8 @@ impl CompiledPolicy {
             transport: Transport::MeshOnly,
             min_tls_version: TlsVersion::V1_3,
             refuse: Some((reason, detail.into())),
-            deny: Rules::default(),
-            allow: Rules::default(),
+            deny: Rules::new(Side::Deny, Vec::new()),
+            allow: Rules::new(Side::Allow, Vec::new()),
             default_action: Action::Deny,
             default_from: None,
             needs: Needs::default(),
@@ -176,19 +178,42 @@ impl CompiledPolicy {
 }
 
 impl Rules {
-    fn new(rules: Vec<Rule>) -> Self {
+    fn new(side: Side, rules: Vec<Rule>) -> Self {
         let rules: Vec<_> = rules.into_iter().map(CompiledRule::new).collect();
-        let indices = rules.chunks(CHUNK).map(|chunk| {
-            let seen: Vec<_> = chunk.iter().map(|rule| (rule.audit, rule.conditions.as_ref())).collect();
-            Index::new(&seen)
-        });
-        Self { indices: indices.collect(), first_audit: rules.iter().position(|rule| rule.audit), rules }
+        let places = || (0u32..).zip(&rules);
+        let readable: Vec<_> = places().filter_map(|(at, rule)| Some((at, rule.conditions.as_ref()?))).collect();
+        Self {
+            side,
+            tree: Tree::new(side, &readable),
+            unreadable: places().filter(|(_, rule)| rule.conditions.is_none()).map(|(at, _)| at).collect(),
+            first_audit: rules.iter().position(|rule| rule.audit),
+            rules,
+        }
     }
 
-    /// In order, every rule that can match; it is not said that it does. `audit`: those in audit mode as well.
-    pub(super) fn candidates(&self, known: &Known, side: Side, audit: bool) -> impl Iterator<Item = &CompiledRule> {
-        let chunks = self.indices.iter().zip(self.rules.chunks(CHUNK));
-        chunks.flat_map(move |(index, rules)| index.candidates(known, side, audit).filter_map(|place| rules.get(place)))
+    /// The first rule that matches. Of a deny list, one that was not understood is a match. `audit`: those in audit mode
+    /// count as well.
+    pub(super) fn first(&self, known: &Known, audit: bool) -> Option<&CompiledRule> {
+        let unread = match self.side {
+            Side::Deny => self.first_unreadable(audit).map_or(u32::MAX, |(at, _)| at),
+            Side::Allow => u32::MAX,
+        };
+        let now = known.now_ms();
+        let at = self.tree.first(known, unread, |at| {
+            let rule = self.rules.get(at as usize);
+            rule.is_some_and(|rule| {
+                (audit || !rule.audit)
+                    && rule.until_ms > now
+                    && rule.conditions.as_ref().is_some_and(|c| c.match_for(self.side, known))
+            })
+        });
+        self.rules.get(at as usize)
+    }
+
+    /// Of a rule that was not understood it is not known when it ends, either.
+    pub(super) fn first_unreadable(&self, audit: bool) -> Option<(u32, &CompiledRule)> {
+        let rule = |at: &u32| Some((*at, self.rules.get(*at as usize)?));
+        self.unreadable.iter().filter_map(rule).find(|(_, rule)| audit || !rule.audit)
     }
 
     /// The first that is in audit mode.

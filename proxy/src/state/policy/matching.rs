@@ -102,13 +102,45 @@ impl<'a> Known<'a> {
         self.http.as_ref()?.host.as_deref()
     }
 
-    /// None, where the path is not known.
-    pub(super) fn with_path_readings(&self, take: impl FnOnce(&[&[u8]])) {
+    pub(super) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.facts.port
+    }
+
+    pub(super) fn headers(&self) -> Option<&'a HeaderMap> {
+        self.http.as_ref().map(|http| http.headers)
+    }
+
+    /// Each way to read the path, in small letters where `fold`. Returns whether the path is known.
+    pub(super) fn each_path_reading(&self, fold: bool, mut each: impl FnMut(&[u8])) -> bool {
+        let mut one = |path: &[u8]| if fold { folded(path, &mut each) } else { each(path) };
         match self.http.as_ref().map(|http| &http.path) {
-            None | Some(PathReadings::Ambiguous) => take(&[]),
-            Some(PathReadings::Clear(path)) => take(&[path.as_bytes()]),
-            Some(PathReadings::Several(readings)) => take(&readings.each_ref().map(|reading| reading.as_ref())),
+            None | Some(PathReadings::Ambiguous) => return false,
+            Some(PathReadings::Clear(path)) => one(path.as_bytes()),
+            Some(PathReadings::Several(readings)) => readings.iter().for_each(|reading| one(reading)),
         }
+        true
+    }
+}
+
+/// Paths as long as this are folded on the stack.
+const SHORT_PATH: usize = 256;
+
+fn folded(path: &[u8], then: impl FnOnce(&[u8])) {
+    if !path.iter().any(u8::is_ascii_uppercase) {
+        return then(path);
+    }
+    let mut short = [0; SHORT_PATH];
+    match short.get_mut(..path.len()) {
+        Some(short) => {
+            short.copy_from_slice(path);
+            short.make_ascii_lowercase();
+            then(short);
+        }
+        None => then(&path.to_ascii_lowercase()),
     }
 }
 
@@ -123,10 +155,9 @@ fn grpc_call<'a>(http: &HttpFacts<'a>) -> Option<&'a str> {
     }
     let call = http.path.strip_prefix('/')?;
     let (service, method) = call.split_once('/')?;
-    let name = |text: &str, dots: bool| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || (dots && b == b'.'))
-    };
-    (name(service, true) && name(method, false)).then_some(call)
+    // Names in the sense of protobuf: `..` is none.
+    let name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    (service.split('.').all(name) && name(method)).then_some(call)
 }
 
 fn upper_case(text: &str) -> Cow<'_, str> {

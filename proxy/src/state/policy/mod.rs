@@ -5,10 +5,11 @@
 
 mod compile;
 pub mod explain;
-mod index;
+mod keys;
 mod matching;
-mod path;
+pub mod path;
 mod prefixes;
+mod tree;
 
 use std::net::IpAddr;
 
@@ -17,7 +18,7 @@ use isthmus_proto::model::{Action, TlsVersion, Transport};
 
 pub use compile::CompiledPolicy;
 use compile::CompiledRule;
-use matching::{Known, Side};
+use matching::Known;
 
 use crate::reason::Reason;
 
@@ -43,7 +44,7 @@ pub struct HttpFacts<'a> {
     /// `:authority` or Host, with or without port.
     pub host: Option<&'a str>,
     pub method: &'a str,
-    /// As it came, with or without query; not decoded.
+    /// As it came, with or without query; not decoded. Compared in the form of [`path::normalise`].
     pub path: &'a str,
     pub headers: &'a http::HeaderMap,
 }
@@ -123,25 +124,14 @@ pub fn decide<'p>(policy: &'p CompiledPolicy, facts: &Facts<'_>) -> Decision<'p>
 
 /// With `audit`, as if the rules in audit mode were enforced as well.
 fn verdict<'p>(policy: &'p CompiledPolicy, facts: &Known<'_>, audit: bool) -> Decision<'p> {
-    let now = facts.now_ms();
-    for rule in policy.deny.candidates(facts, Side::Deny, audit).filter(|rule| rule.until_ms > now) {
-        match &rule.conditions {
-            None => return Decision::by(rule, Some(Reason::UnknownFeature)),
-            Some(conditions) if conditions.match_for(Side::Deny, facts) => {
-                return Decision::by(rule, Some(Reason::DeniedByRule));
-            }
-            Some(_) => {}
-        }
+    if let Some(rule) = policy.deny.first(facts, audit) {
+        let understood = rule.conditions.is_some();
+        return Decision::by(rule, Some(if understood { Reason::DeniedByRule } else { Reason::UnknownFeature }));
     }
-    let mut unreadable = None;
-    for rule in policy.allow.candidates(facts, Side::Allow, audit).filter(|rule| rule.until_ms > now) {
-        match &rule.conditions {
-            None => unreadable = unreadable.or(Some(rule)),
-            Some(conditions) if conditions.match_for(Side::Allow, facts) => return Decision::by(rule, None),
-            Some(_) => {}
-        }
+    if let Some(rule) = policy.allow.first(facts, audit) {
+        return Decision::by(rule, None);
     }
-    if let Some(rule) = unreadable {
+    if let Some((_, rule)) = policy.allow.first_unreadable(audit) {
         return Decision::by(rule, Some(Reason::UnknownFeature));
     }
     // A policy in audit mode with an allow list would have made the default a deny.

@@ -3,48 +3,109 @@
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use isthmus_certs::SpiffeId;
+use isthmus_certs::{SpiffeId, TrustDomain};
 use isthmus_proto::model::{
-    Action, Conditions, HeaderMatch, HostPattern, IdentityPattern, ModelError, PathPattern, PortPolicy, Rule, RuleMode,
-    SiteName,
+    Action, Conditions, GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, ModelError, PathPattern, PortPolicy,
+    Rule, RuleMode, SiteName,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::policy_test::{id, policy, request, rule};
+use super::policy_test::{policy, request, rule};
 use super::*;
 
 /// In three values; `None`: cannot be told.
 fn any<T>(list: &Option<Vec<T>>, fact: Option<impl Fn(&T) -> Option<bool>>) -> Option<bool> {
     let Some(list) = list else { return Some(true) };
-    let each: Vec<_> = list.iter().map(fact?).collect();
-    if each.contains(&Some(true)) {
-        Some(true)
-    } else if each.contains(&None) {
-        None
-    } else {
-        Some(false)
+    one_of(list.iter().map(fact?))
+}
+
+fn one_of(each: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    each.fold(Some(false), |so_far, one| match (so_far, one) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (None, _) | (_, None) => None,
+        _ => Some(false),
+    })
+}
+
+/// Every condition that is not under `not…`; one that is not there is left out.
+fn naive_each(c: &Conditions, f: &Facts) -> Vec<Option<bool>> {
+    let known = |there: bool, holds: Option<bool>| there.then_some(holds);
+    let td = f.peer.map(|peer| peer.trust_domain().to_string());
+    let http = f.http.as_ref();
+    [
+        known(
+            c.identities.is_some(),
+            any(&c.identities, f.peer.map(|peer| move |p: &IdentityPattern| Some(naive_identity(p, peer)))),
+        ),
+        known(
+            c.trust_domains.is_some(),
+            any(&c.trust_domains, td.map(|td| move |t: &TrustDomain| Some(t.to_string() == td))),
+        ),
+        known(
+            c.namespaces.is_some(),
+            any(&c.namespaces, f.peer.map(|peer| move |n: &String| Some(n == peer.namespace()))),
+        ),
+        known(c.sites.is_some(), any(&c.sites, f.peer_site.map(|s| move |t: &SiteName| Some(t.as_str() == s)))),
+        known(c.cidrs.is_some(), any(&c.cidrs, Some(|range: &ipnet::IpNet| Some(range.contains(&f.peer_ip))))),
+        known(c.ports.is_some(), any(&c.ports, Some(|port: &u16| Some(*port == f.port)))),
+        known(c.methods.is_some(), any(&c.methods, http.map(|h| move |m: &String| naive_method(m, h.method)))),
+        known(
+            c.hosts.is_some(),
+            any(&c.hosts, http.and_then(|h| h.host).map(|h| move |p: &HostPattern| Some(naive_host(p, h)))),
+        ),
+        known(c.paths.is_some(), http.and_then(|h| naive_path(c.paths.as_ref().unwrap_or(&vec![]), h.path))),
+        known(
+            c.grpc.is_some(),
+            any(&c.grpc, http.and_then(naive_call).map(|call| move |p: &GrpcPattern| Some(naive_grpc(p, call)))),
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The conditions under `not…`, as if they were not.
+fn without_not(c: &Conditions) -> Conditions {
+    Conditions {
+        identities: c.not_identities.clone(),
+        trust_domains: c.not_trust_domains.clone(),
+        namespaces: c.not_namespaces.clone(),
+        sites: c.not_sites.clone(),
+        cidrs: c.not_cidrs.clone(),
+        ports: c.not_ports.clone(),
+        hosts: c.not_hosts.clone(),
+        methods: c.not_methods.clone(),
+        paths: c.not_paths.clone(),
+        grpc: c.not_grpc.clone(),
+        ..Conditions::default()
     }
 }
 
 fn naive_holds(c: &Conditions, f: &Facts) -> Option<bool> {
-    let header = |m: &HeaderMatch| f.http.map(|h| h.headers.contains_key(&m.name));
-    let all = [
-        any(&c.identities, f.peer.map(|peer| move |p: &IdentityPattern| Some(naive_identity(p, peer)))),
-        any(&c.namespaces, f.peer.map(|peer| move |n: &String| Some(n == peer.namespace()))),
-        any(&c.sites, f.peer_site.map(|site| move |s: &SiteName| Some(s.as_str() == site))),
-        any(&c.cidrs, Some(|range: &ipnet::IpNet| Some(range.contains(&f.peer_ip)))),
-        any(&c.ports, Some(|port: &u16| Some(*port == f.port))),
-        any(&c.methods, f.http.map(|h| move |m: &String| naive_method(m, h.method))),
-        any(&c.hosts, f.http.and_then(|h| h.host).map(|host| move |p: &HostPattern| Some(naive_host(p, host)))),
-        match (&c.paths, f.http) {
-            (None, _) => Some(true),
-            (Some(_), None) => None,
-            (Some(list), Some(http)) => naive_path(list, http.path),
-        },
-    ];
-    let all: Vec<_> = all.into_iter().chain(c.headers.iter().map(header)).collect();
+    let header = |m: &HeaderMatch| {
+        let headers = f.http?.headers;
+        let values: Vec<&str> = headers.get_all(&m.name).iter().map(|v| v.to_str().unwrap()).collect();
+        match (values.as_slice(), m.any_of.is_empty()) {
+            ([], _) => Some(false),
+            (_, true) => Some(true),
+            (values, false) => {
+                let listed = |value: &str| m.any_of.iter().any(|v| v == value);
+                let whole = values.iter().all(|v| listed(v));
+                let none = !values.iter().any(|v| listed(v) || v.split(',').any(|item| listed(item.trim())));
+                if whole { Some(true) } else { none.then_some(false) }
+            }
+        }
+    };
+    let not_header = |m: &HeaderMatch| match f.http.map(|h| h.headers.contains_key(&m.name)) {
+        Some(false) if !m.any_of.is_empty() => None,
+        _ => header(m).map(|holds| !holds),
+    };
+    let mut all = naive_each(c, f);
+    all.extend(naive_each(&without_not(c), f).into_iter().map(|holds| holds.map(|holds| !holds)));
+    all.extend(c.headers.iter().map(header));
+    all.extend(c.not_headers.iter().map(not_header));
     if all.contains(&Some(false)) {
         Some(false)
     } else if all.contains(&None) {
@@ -58,7 +119,11 @@ fn naive_identity(pattern: &IdentityPattern, peer: &SpiffeId) -> bool {
     match pattern {
         IdentityPattern::Exact(id) => id == peer,
         IdentityPattern::Prefix(prefix) => peer.to_string().starts_with(prefix),
-        IdentityPattern::Wildcard(_) => unreachable!("not generated"),
+        IdentityPattern::Wildcard(_) => {
+            let (pattern, peer) = (pattern.to_string(), peer.to_string());
+            let pairs: Vec<_> = pattern.split('/').zip(peer.split('/')).collect();
+            pairs.len() == 7 && pairs.iter().all(|(wanted, is)| *wanted == "*" || wanted == is)
+        }
     }
 }
 
@@ -73,28 +138,75 @@ fn naive_host(pattern: &HostPattern, host: &str) -> bool {
     }
 }
 
-/// All readings of one of [`path`]'s values must agree.
+fn naive_call<'a>(http: &HttpFacts<'a>) -> Option<&'a str> {
+    let grpc = http.headers.get("content-type").is_some_and(|t| t == "application/grpc");
+    let call = http.path.strip_prefix('/').filter(|call| ["a/b", "shop.Orders/Get", "shop.Orders/Put"].contains(call));
+    call.filter(|_| grpc && http.method == "POST")
+}
+
+fn naive_grpc(pattern: &GrpcPattern, call: &str) -> bool {
+    let wanted = pattern.to_string();
+    wanted == call || call.split('/').next() == Some(wanted.as_str())
+}
+
+/// Paths as they come, and how apps may read them once they are normal; none: they have no normal form.
+const PATHS: [(&str, &[&str]); 19] = [
+    ("/", &["/"]),
+    ("/a", &["/a"]),
+    ("/A", &["/A"]),
+    ("/a/", &["/a/"]),
+    ("/a/b", &["/a/b"]),
+    ("/a/B/c", &["/a/B/c"]),
+    ("/ab", &["/ab"]),
+    ("/%61/b", &["/a/b"]),
+    ("/a;v=1/b", &["/a;v=1/b", "/a/b"]),
+    ("/a/../b", &["/b"]),
+    ("/x/%2e%2e/a/./b", &["/a/b"]),
+    ("//a", &["/a"]),
+    ("/a/x%40y", &["/a/x%40y", "/a/x@y"]),
+    ("/a%2fb", &[]),
+    ("/../a", &[]),
+    ("/a\\b", &[]),
+    ("/a%00", &[]),
+    ("/shop.Orders/Get", &["/shop.Orders/Get"]),
+    ("/shop.Orders/Put", &["/shop.Orders/Put"]),
+];
+
+/// All readings of a path must agree.
 fn naive_path(list: &[PathPattern], path: &str) -> Option<bool> {
-    let readings = match path {
-        "/a/../b" | "//a" => return None,
-        "/%61/b" => vec![path, "/a/b"],
-        "/a;v=1/b" => vec![path, "/a/b"],
-        _ => vec![path],
+    let (_, readings) = PATHS.iter().find(|(raw, _)| *raw == path).unwrap();
+    let mut each =
+        readings.iter().map(|reading| one_of(list.iter().map(|p| naive_path_pattern(&p.to_string(), reading))));
+    let first = each.next()?;
+    if each.all(|other| other == first) { first } else { None }
+}
+
+/// But for the case of letters and a `/` at the end, it cannot be told.
+fn naive_path_pattern(pattern: &str, path: &str) -> Option<bool> {
+    let small = |text: &str| text.to_lowercase();
+    let bare = |text: &str| if text.len() > 1 { small(text.strip_suffix('/').unwrap_or(text)) } else { text.into() };
+    let (exact, near) = match pattern.strip_suffix('*') {
+        Some(prefix) if !pattern.contains('{') => (path.starts_with(prefix), small(path).starts_with(&small(prefix))),
+        _ if !pattern.contains('{') => (pattern == path, bare(pattern) == bare(path)),
+        Some(_) => (naive_template(pattern, path), naive_template(&small(pattern), &small(path))),
+        None => (naive_template(pattern, path), naive_template(&bare(pattern), &bare(path))),
     };
-    let matches = |reading: &str| {
-        list.iter().any(|pattern| match pattern {
-            PathPattern::Exact(exact) => exact == reading,
-            PathPattern::Prefix(prefix) => reading.starts_with(prefix),
-            PathPattern::Template(_) => unreachable!("not generated"),
-        })
-    };
-    let matching = readings.iter().filter(|reading| matches(reading)).count();
-    if matching == readings.len() { Some(true) } else { (matching == 0).then_some(false) }
+    if exact { Some(true) } else { (!near).then_some(false) }
+}
+
+fn naive_template(pattern: &str, path: &str) -> bool {
+    let (wanted, is): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
+    let one = |(wanted, is): (&&str, &&str)| if wanted.starts_with('{') { !is.is_empty() } else { wanted == is };
+    match wanted.split_last() {
+        Some((&"*", closed)) => is.len() > closed.len() && closed.iter().zip(&is).all(one),
+        _ => is.len() == wanted.len() && wanted.iter().zip(&is).all(one),
+    }
 }
 
 /// What refused, if anything did, and the rule it rests on, of those in `deny` or `allow`.
 fn naive(p: &PortPolicy, f: &Facts, audit: bool) -> (Option<Reason>, Option<u32>) {
-    let counts = |r: &&Rule| audit || r.mode == RuleMode::Enforce;
+    let ended = |r: &Rule| r.conditions.is_ok() && r.until_ms.is_some_and(|until| until <= f.now_ms);
+    let counts = |r: &&Rule| (audit || r.mode == RuleMode::Enforce) && !ended(r);
     let holds = |r: &Rule| r.conditions.as_ref().ok().map(|c| naive_holds(c, f));
     for rule in p.deny.iter().filter(counts) {
         match holds(rule) {
@@ -114,57 +226,108 @@ fn naive(p: &PortPolicy, f: &Facts, audit: bool) -> (Option<Reason>, Option<u32>
 }
 
 fn account() -> impl Strategy<Value = SpiffeId> {
-    prop::sample::select(vec!["web", "web-2", "batch"]).prop_map(id)
+    let ids = ["shop.example/ns/shop/sa/web", "shop.example/ns/shop/sa/web-2", "shop.example/ns/bank/sa/web"];
+    let ids = ids.into_iter().chain(["partner.example/ns/shop/sa/batch"]);
+    prop::sample::select(ids.map(|id| SpiffeId::parse(&format!("spiffe://{id}")).unwrap()).collect::<Vec<_>>())
 }
 
 fn path() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["/", "/a", "/a/b", "/ab", "/%61/b", "/a;v=1/b", "/a/../b", "//a"])
+    prop::sample::select(PATHS.map(|(raw, _)| raw).to_vec())
 }
 
 fn few<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Option<Vec<T>>> {
-    option::of(vec(one, 1..3))
+    option::weighted(0.3, vec(one, 1..3))
+}
+
+fn parsed<T>(texts: &[&'static str]) -> impl Strategy<Value = T>
+where
+    T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug,
+{
+    prop::sample::select(texts.to_vec()).prop_map(|text| text.parse().unwrap())
 }
 
 fn identity_pattern() -> impl Strategy<Value = IdentityPattern> {
-    prop_oneof![
-        account().prop_map(IdentityPattern::Exact),
-        account().prop_map(|id| IdentityPattern::Prefix(id.to_string()))
-    ]
+    parsed(&[
+        "spiffe://shop.example/ns/shop/sa/web",
+        "spiffe://shop.example/ns/shop/sa/batch",
+        "spiffe://shop.example/ns/shop/*",
+        "spiffe://shop.example/ns/shop/sa/web*",
+        "*",
+        "spiffe://*/ns/*/sa/web",
+        "spiffe://*/ns/shop/sa/*",
+        "spiffe://partner.example/ns/*/sa/*",
+    ])
 }
 
 fn path_pattern() -> impl Strategy<Value = PathPattern> {
-    prop_oneof![path().prop_map(|p| PathPattern::Exact(p.into())), path().prop_map(|p| PathPattern::Prefix(p.into()))]
+    parsed(&[
+        "/", "/*", "/a", "/A", "/a/", "/a/b", "/a/b/*", "/a*", "/a/*", "/ab", "/{x}", "/a/{x}", "/{x}/b", "/a/{x}/*",
+        "/{x}/*", "*",
+    ])
 }
 
-fn host_pattern() -> impl Strategy<Value = HostPattern> {
-    prop::sample::select(vec![HostPattern::Exact("a.shop".into()), HostPattern::Suffix(".shop".into())])
+fn headers() -> impl Strategy<Value = Vec<HeaderMatch>> {
+    let any_of = parsed_texts(&[&[], &["1"], &["1", "2"], &["2"]]);
+    let one = (prop::sample::select(vec!["x-a", "x-b"]), any_of);
+    vec(one.prop_map(|(name, any_of)| HeaderMatch { name: name.into(), any_of }), 0..2)
 }
 
-fn header() -> impl Strategy<Value = HeaderMatch> {
-    prop::sample::select(vec!["x-a", "x-b"]).prop_map(|name| HeaderMatch { name: name.into(), any_of: vec![] })
+fn parsed_texts(lists: &[&'static [&'static str]]) -> impl Strategy<Value = Vec<String>> {
+    prop::sample::select(lists.to_vec()).prop_map(|list| list.iter().map(ToString::to_string).collect())
+}
+
+prop_compose! {
+    fn asked()(
+        from in (
+            few(identity_pattern()),
+            few(prop::sample::select(vec!["shop".to_owned(), "bank".to_owned()])),
+            few(prop::sample::select(vec!["shop.example", "partner.example"]).prop_map(|t| TrustDomain::parse(t).unwrap())),
+            few(parsed::<SiteName>(&["dc1", "azure-eastus"])),
+            few(parsed::<ipnet::IpNet>(&["10.10.0.0/16", "10.10.1.0/24", "10.20.0.0/16", "fd00::/8"])),
+        ),
+        to in (
+            few(prop::sample::select(vec![8080u16, 9090])),
+            few(path_pattern()),
+            few(prop::sample::select(vec!["GET".to_owned(), "POST".to_owned()])),
+            few(parsed::<HostPattern>(&["a.shop", "*.shop", "b.shop", "*.a.shop"])),
+            few(parsed::<GrpcPattern>(&["shop.Orders", "shop.Orders/Get", "shop.Order"])),
+        ),
+        headers in headers(),
+    ) -> Conditions {
+        let (identities, namespaces, trust_domains, sites, cidrs) = from;
+        let (ports, paths, methods, hosts, grpc) = to;
+        Conditions { identities, namespaces, trust_domains, sites, cidrs, ports, paths, methods, hosts, grpc, headers,
+            ..Default::default() }
+    }
 }
 
 prop_compose! {
     fn any_rule()(
         audits in prop::bool::weighted(0.2),
         readable in prop::bool::weighted(0.95),
-        from in (few(identity_pattern()), few(prop::sample::select(vec!["shop".to_owned(), "bank".to_owned()]))),
-        place in (
-            few(prop::sample::select(vec!["dc1", "azure-eastus"]).prop_map(|s| s.parse().unwrap())),
-            few(prop::sample::select(vec!["10.10.0.0/16", "10.20.0.0/16"]).prop_map(|s| s.parse().unwrap())),
-        ),
-        to in (few(prop::sample::select(vec![8080u16, 9090])), few(path_pattern())),
-        methods in few(prop::sample::select(vec!["GET".to_owned(), "PUT".to_owned()])),
-        heads in (few(host_pattern()), vec(header(), 0..2)),
+        until_ms in option::weighted(0.2, prop::sample::select(vec![999i64, 1_000, 1_001])),
+        asked in asked(),
+        not in option::weighted(0.3, asked()),
     ) -> Rule {
-        let (identities, namespaces) = from;
-        let (sites, cidrs) = place;
-        let (ports, paths) = to;
-        let (hosts, headers) = heads;
-        let conditions = Conditions { identities, namespaces, sites, cidrs, ports, methods, paths, hosts, headers, ..Default::default() };
+        let not = not.unwrap_or_default();
+        let conditions = Conditions {
+            not_identities: not.identities,
+            not_trust_domains: not.trust_domains,
+            not_namespaces: not.namespaces,
+            not_sites: not.sites,
+            not_cidrs: not.cidrs,
+            not_ports: not.ports,
+            not_hosts: not.hosts,
+            not_methods: not.methods,
+            not_paths: not.paths,
+            not_grpc: not.grpc,
+            not_headers: not.headers,
+            ..asked
+        };
         Rule {
             conditions: if readable { Ok(conditions) } else { Err(ModelError::new("requires", "weather/v9")) },
             mode: if audits { RuleMode::Audit } else { RuleMode::Enforce },
+            until_ms,
             ..rule(0, Conditions::default())
         }
     }
@@ -186,20 +349,20 @@ struct Traffic {
     ip: IpAddr,
     site: Option<&'static str>,
     port: u16,
-    http: Option<(&'static str, &'static str, Option<&'static str>, Option<&'static str>)>,
+    http: Option<(&'static str, &'static str, Option<&'static str>, Vec<(&'static str, &'static str)>)>,
 }
 
 prop_compose! {
     fn traffic()(
-        peer in option::of(account()),
+        peer in option::weighted(0.9, account()),
         ip in prop::sample::select(vec!["10.10.1.10", "10.20.1.10", "fd00::1"]),
         site in option::of(prop::sample::select(vec!["dc1", "azure-eastus"])),
         port in prop::sample::select(vec![8080u16, 9090]),
         http in option::weighted(0.8, (
-            prop::sample::select(vec!["GET", "PUT", "get"]),
+            prop::sample::select(vec!["GET", "POST", "get", "PUT"]),
             path(),
-            option::of(prop::sample::select(vec!["A.shop", "b.shop"])),
-            option::of(prop::sample::select(vec!["x-a", "x-b"])),
+            option::of(prop::sample::select(vec!["A.shop", "b.shop", "x.a.shop"])),
+            vec(prop::sample::select(vec![("x-a", "1"), ("x-b", "2"), ("x-a", "1, 2"), ("content-type", "application/grpc")]), 0..3),
         )),
     ) -> Traffic {
         Traffic { peer, ip: ip.parse().unwrap(), site, port, http }
@@ -208,11 +371,16 @@ prop_compose! {
 
 fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
     let mut headers = HeaderMap::new();
-    if let Some((.., Some(name))) = t.http {
-        headers.insert(name, http::HeaderValue::from_static("1"));
+    for (name, value) in t.http.iter().flat_map(|(.., headers)| headers) {
+        if *name == "content-type" {
+            headers.insert(*name, http::HeaderValue::from_static(value));
+        } else {
+            headers.append(*name, http::HeaderValue::from_static(value));
+        }
     }
-    let http = t.http.map(|(method, path, host, _)| HttpFacts { host, ..request(&headers, method, path) });
-    let facts = Facts { peer: t.peer.as_ref(), peer_ip: t.ip, peer_site: t.site, port: t.port, now_ms: 0, http };
+    let http =
+        t.http.as_ref().map(|(method, path, host, _)| HttpFacts { host: *host, ..request(&headers, method, path) });
+    let facts = Facts { peer: t.peer.as_ref(), peer_ip: t.ip, peer_site: t.site, port: t.port, now_ms: 1_000, http };
     let compiled = CompiledPolicy::new(policy.clone());
     let decision = decide(&compiled, &facts);
     prop_assert_eq!((decision.reason, decision.rule), naive(policy, &facts, false));
@@ -223,8 +391,14 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// `ISTHMUS_POLICY_CASES=1000` runs each test a thousand times as long: millions of decisions.
+fn cases(usual: u32) -> u32 {
+    let times = std::env::var("ISTHMUS_POLICY_CASES").ok().and_then(|text| text.parse::<u32>().ok());
+    usual.saturating_mul(times.unwrap_or(1))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     #[test]
     fn decides_as_the_naive_evaluator_does(
@@ -238,7 +412,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(cases(48)))]
 
     #[test]
     fn decides_as_the_naive_evaluator_does_among_many_rules(
