@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod chunked_body;
 pub mod csr;
+pub mod grpc_timeout;
 pub mod hello;
 pub mod internal_headers;
 pub mod join_token;
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("chain", chain::run),
     ("chunked_body", chunked_body::run),
     ("csr", csr::run),
+    ("grpc_timeout", grpc_timeout::run),
     ("hello", hello::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),

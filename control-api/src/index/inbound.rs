@@ -65,4 +65,7 @@ fn merge(said: &mut TrafficOptions, more: TrafficOptions) {
     if said.header_names == unsaid.header_names {
         said.header_names = more.header_names;
     }
+    if said.request_timeout == unsaid.request_timeout {
+        said.request_timeout = more.request_timeout;
+    }
 }

@@ -223,7 +223,7 @@ fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_i
     };
     let more = format!(
         "{}---\n{}",
-        traffic("all", "connect: confirm, headerNames: Preserve"),
+        traffic("all", "connect: confirm, headerNames: Preserve, timeouts: { request: 90s }"),
         traffic("orders", "services: [orders], connect: early, proxyProtocol: v2")
     );
     let index = index(&more);
@@ -238,6 +238,7 @@ fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_i
         connect: model::Connect::Early,
         proxy_protocol: model::ProxyProtocol::V2,
         header_names: model::HeaderNames::Preserve,
+        request_timeout: Some(std::time::Duration::from_secs(90)),
         ..Default::default()
     };
     assert_eq!((orders.options, orders.protocol), (expected, model::AppProtocol::Tcp), "a PROXY header is for bytes");

@@ -28,6 +28,7 @@ impl<'a> Traffic<'a> {
             source_address: self.said(namespace, service, |p| p.source_address).unwrap_or(base.source_address),
             proxy_protocol: self.said(namespace, service, |p| p.proxy_protocol).unwrap_or(base.proxy_protocol),
             header_names: self.said(namespace, service, |p| p.header_names).unwrap_or(base.header_names),
+            request_timeout: self.said(namespace, service, |p| p.request_timeout),
         };
         (protocol(port.protocol, options.proxy_protocol), options)
     }

@@ -311,6 +311,7 @@ fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'s
         ("sourceAddress", a.source_address.is_some() && b.source_address.is_some()),
         ("proxyProtocol", a.proxy_protocol.is_some() && b.proxy_protocol.is_some()),
         ("headerNames", a.header_names.is_some() && b.header_names.is_some()),
+        ("timeouts.request", a.request_timeout.is_some() && b.request_timeout.is_some()),
     ];
     both.into_iter().filter_map(|(name, both)| both.then_some(name))
 }

@@ -178,7 +178,7 @@ pub(super) fn match_labels(field: &Field) -> Labels {
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
-    const OPTIONS: [&str; 4] = ["connect", "sourceAddress", "proxyProtocol", "headerNames"];
+    const OPTIONS: [&str; 5] = ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
     if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
         spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
@@ -197,7 +197,19 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
         header_names: spec
             .get("headerNames")
             .and_then(|f| f.choice(&[("TitleCase", HeaderNames::TitleCase), ("Preserve", HeaderNames::Preserve)])),
+        request_timeout: spec.get("timeouts").and_then(|f| request_timeout(&f)),
     }
+}
+
+fn request_timeout(timeouts: &Field) -> Option<Duration> {
+    timeouts.only(&["request"], &[]);
+    let request = timeouts.need("request")?;
+    let timeout = request.duration()?;
+    if timeout < Duration::from_secs(1) || timeout > MAX_REQUEST_TIMEOUT {
+        request.fault("has to be between 1s and 24h");
+        return None;
+    }
+    Some(timeout)
 }
 
 pub(super) fn not_empty(field: &Field) -> Vec<String> {

@@ -181,7 +181,7 @@ fn a_traffic_policy_says_something_and_in_known_words() {
         (
             "services: [orders]",
             format!(
-                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames"
+                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts"
             ),
         ),
         (
@@ -197,6 +197,12 @@ fn a_traffic_policy_says_something_and_in_known_words() {
             ),
         ),
         (
+            "timeouts: { request: 10ms }",
+            format!("f.yaml:4:30: {at}spec.timeouts.request: has to be between 1s and 24h"),
+        ),
+        ("timeouts: { request: 2d }", format!("f.yaml:4:30: {at}spec.timeouts.request: has to be between 1s and 24h")),
+        ("timeouts: {}", format!("f.yaml:4:19: {at}spec.timeouts.request: is missing; `request` is required here")),
+        (
             "proxyprotocol: v2, connect: early",
             format!("f.yaml:4:9: {at}spec.proxyprotocol: unknown field `proxyprotocol`; did you mean `proxyProtocol`?"),
         ),
@@ -204,7 +210,9 @@ fn a_traffic_policy_says_something_and_in_known_words() {
         assert_eq!(problems(&traffic(spec)), [expected], "{spec}");
     }
     assert_eq!(
-        problems(&traffic("services: [a], connect: confirm, proxyProtocol: v2, headerNames: Preserve")),
+        problems(&traffic(
+            "services: [a], connect: confirm, proxyProtocol: v2, headerNames: Preserve, timeouts: { request: 90s }"
+        )),
         Vec::<String>::new()
     );
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
-pub use isthmus_proto::model::{Connect, HeaderNames, ProxyProtocol, SourceAddress};
+pub use isthmus_proto::model::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -203,6 +203,7 @@ pub struct TrafficPolicy {
     pub source_address: Option<SourceAddress>,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub header_names: Option<HeaderNames>,
+    pub request_timeout: Option<Duration>,
 }
 
 /// Where the workloads of a namespace may go outside of the mesh.

@@ -62,11 +62,15 @@ fn tls_version() -> impl Strategy<Value = TlsVersion> {
 }
 
 fn options() -> impl Strategy<Value = TrafficOptions> {
-    any::<(bool, bool, bool, bool)>().prop_map(|(connect, source, proxy, names)| TrafficOptions {
-        connect: if connect { Connect::Confirm } else { Connect::Early },
-        source_address: if source { SourceAddress::Proxy } else { SourceAddress::Preserve },
-        proxy_protocol: if proxy { ProxyProtocol::V2 } else { ProxyProtocol::None },
-        header_names: if names { HeaderNames::Preserve } else { HeaderNames::TitleCase },
+    let timeout = option::of((1..=86_400_000_u64).prop_map(std::time::Duration::from_millis));
+    (any::<(bool, bool, bool, bool)>(), timeout).prop_map(|((connect, source, proxy, names), request_timeout)| {
+        TrafficOptions {
+            connect: if connect { Connect::Confirm } else { Connect::Early },
+            source_address: if source { SourceAddress::Proxy } else { SourceAddress::Preserve },
+            proxy_protocol: if proxy { ProxyProtocol::V2 } else { ProxyProtocol::None },
+            header_names: if names { HeaderNames::Preserve } else { HeaderNames::TitleCase },
+            request_timeout,
+        }
     })
 }
 

@@ -27,7 +27,7 @@ pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Standing};
 pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_revocations};
 pub use name::{ServiceName, SiteName, WorkloadName};
-pub use options::{Connect, HeaderNames, ProxyProtocol, SourceAddress, TrafficOptions};
+pub use options::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress, TrafficOptions};
 pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template};
 pub use rule::{Conditions, Rule, RuleMode};
 pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};

@@ -1,5 +1,7 @@
 //! How a service's connections are carried, as its TrafficPolicy says.
 
+use std::time::Duration;
+
 use super::ModelError;
 use super::error::unknown_value;
 use crate::discovery::v1 as wire;
@@ -11,7 +13,12 @@ pub struct TrafficOptions {
     pub source_address: SourceAddress,
     pub proxy_protocol: ProxyProtocol,
     pub header_names: HeaderNames,
+    /// How long an answer's head may take after the request last moved; `None`: the proxy's default.
+    pub request_timeout: Option<Duration>,
 }
+
+/// A longer timeout is none.
+pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// When an app's connection may begin to give bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -75,6 +82,11 @@ impl TrafficOptions {
                 Ok(wire::HeaderNames::Preserve) => HeaderNames::Preserve,
                 Err(_) => return Err(unknown_value("options.header_names", o.header_names)),
             },
+            request_timeout: match Duration::from_millis(o.request_timeout_ms.into()) {
+                Duration::ZERO => None,
+                timeout if timeout <= MAX_REQUEST_TIMEOUT => Some(timeout),
+                _ => return Err(ModelError::new("options.request_timeout_ms", "more than a day")),
+            },
         })
     }
 
@@ -107,6 +119,9 @@ impl From<TrafficOptions> for wire::TrafficOptions {
             source_address: source_address.into(),
             proxy_protocol: proxy_protocol.into(),
             header_names: header_names.into(),
+            request_timeout_ms: o
+                .request_timeout
+                .map_or(0, |timeout| u32::try_from(timeout.min(MAX_REQUEST_TIMEOUT).as_millis()).unwrap_or(u32::MAX)),
         }
     }
 }

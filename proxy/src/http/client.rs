@@ -4,15 +4,18 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
+use h2::client::SendRequest;
 use h2::ext::Protocol;
 use http::Request;
 
 use super::body::{Body, BodyError};
 use super::exchange::{Answer, Caller, NoAnswer, over_http2, upload};
 use super::h1::exchange::{ExchangeError, Home, send};
+use super::patience::{Wait, Waits};
 use super::server::Http2Settings;
 use crate::reason::Reason;
 use crate::tcp::{DialOptions, dial};
@@ -26,14 +29,22 @@ pub enum AppError {
     Dial(SocketAddr, std::io::Error),
     #[error("the app reset the stream before it answered: {0}")]
     Http2(h2::Error),
+    #[error("the app at {0} did not answer in time")]
+    Late(SocketAddr),
     #[error("the request's body broke off: {0}")]
     Body(BodyError),
 }
 
 impl AppError {
-    /// What the app reset the stream with.
+    /// What the caller's stream is reset with: what the app reset its own with, or that the app certainly did not begin
+    /// with it (RFC 9113 §8.7), since it was going away: h2 gives a remote GOAWAY to exactly those streams.
     pub fn reset(&self) -> Option<h2::Reason> {
         match self {
+            AppError::Http2(error)
+                if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) =>
+            {
+                Some(h2::Reason::REFUSED_STREAM)
+            }
             AppError::Http2(error) if error.is_reset() && error.is_remote() => error.reason(),
             _ => None,
         }
@@ -46,6 +57,7 @@ impl AppError {
             {
                 Reason::Timeout
             }
+            AppError::Http1(_, ExchangeError::Late) | AppError::Late(_) => Reason::Timeout,
             AppError::Http1(_, ExchangeError::Answer(_)) => Reason::MalformedResponse,
             AppError::Http1(_, ExchangeError::Body(error)) | AppError::Body(error) => error.reason(),
             AppError::Dial(..) | AppError::Http1(..) | AppError::Http2(_) => Reason::AppUnreachable,
@@ -57,20 +69,39 @@ impl AppError {
 pub struct AppClient {
     options: DialOptions,
     http1: Rc<Home>,
-    http2: RefCell<HashMap<SocketAddr, h2::client::SendRequest<Bytes>>>,
+    http2: RefCell<HashMap<SocketAddr, SendRequest<Bytes>>>,
+    /// Connections being made: whoever comes meanwhile waits for the same.
+    dialling: RefCell<HashMap<SocketAddr, Rc<tokio::sync::Mutex<()>>>>,
+    waits: Rc<Waits>,
     open: Rc<Cell<usize>>,
+}
+
+/// Where a request goes, and how.
+pub struct To<'a> {
+    pub address: SocketAddr,
+    pub http2: bool,
+    /// Connections that belong to its caller alone.
+    pub own: Option<&'a Rc<Home>>,
+    /// How long the answer's head may take.
+    pub limit: Duration,
 }
 
 impl AppClient {
     pub fn new(options: DialOptions) -> Rc<AppClient> {
         let open = Rc::default();
         let http1 = Home::new(options, Rc::clone(&open));
-        Rc::new(AppClient { options, http1, http2: RefCell::default(), open })
+        let (http2, dialling, waits) = Default::default();
+        Rc::new(AppClient { options, http1, http2, dialling, waits, open })
     }
 
     /// Connections that one caller's requests have for themselves.
     pub fn home_of_one(&self) -> Rc<Home> {
         Home::of_one(self.options, Rc::clone(&self.open))
+    }
+
+    /// A wait for an answer that comes by another way than [`AppClient::send`].
+    pub fn wait(&self, limit: Duration) -> Wait {
+        self.waits.begin(limit)
     }
 
     /// Connections that are open now.
@@ -82,18 +113,17 @@ impl AppClient {
     /// head.
     pub async fn send(
         &self,
-        address: SocketAddr,
+        to: To<'_>,
         request: Request<Body>,
-        http2: bool,
         upgrade: Option<&Protocol>,
-        own: Option<&Rc<Home>>,
         caller: Caller<'_>,
     ) -> Result<Answer, AppError> {
-        if http2 {
-            self.send_http2(address, request, caller).await
+        let (address, wait) = (to.address, self.waits.begin(to.limit));
+        if to.http2 {
+            self.send_http2(address, request, caller, wait).await
         } else {
-            let home = own.unwrap_or(&self.http1);
-            send(home, address, request, upgrade, caller).await.map_err(|error| AppError::Http1(address, error))
+            let home = to.own.unwrap_or(&self.http1);
+            send(home, address, request, upgrade, caller, wait).await.map_err(|error| AppError::Http1(address, error))
         }
     }
 
@@ -102,28 +132,46 @@ impl AppClient {
         address: SocketAddr,
         request: Request<Body>,
         caller: Caller<'_>,
+        mut wait: Wait,
     ) -> Result<Answer, AppError> {
-        let known = self.http2.borrow().get(&address).cloned();
-        let ready = match known {
-            Some(sender) => sender.ready().await.ok(),
-            None => None,
-        };
-        let mut sender = match ready {
+        let mut sender = match self.ready_http2(address).await {
             Some(sender) => sender,
-            None => Box::pin(self.dial_http2(address)).await?.ready().await.map_err(AppError::Http2)?,
+            None => Box::pin(self.dial_once(address)).await?.ready().await.map_err(AppError::Http2)?,
         };
         let (head, body) = request.into_parts();
         let ends = body.is_empty();
         let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
         let mut upload = upload(body, stream);
-        match over_http2(response, &mut upload, caller).await {
+        match over_http2(response, &mut upload, caller, &mut wait).await {
             Ok(response) => Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest(), reset: None }),
             Err(NoAnswer::Stream(error)) => Err(AppError::Http2(error)),
             Err(NoAnswer::Body(error)) => Err(AppError::Body(error)),
+            Err(NoAnswer::Late) => Err(AppError::Late(address)),
         }
     }
 
-    async fn dial_http2(&self, address: SocketAddr) -> Result<h2::client::SendRequest<Bytes>, AppError> {
+    async fn ready_http2(&self, address: SocketAddr) -> Option<SendRequest<Bytes>> {
+        let known = self.http2.borrow().get(&address).cloned()?;
+        known.ready().await.ok()
+    }
+
+    /// An app that goes away under load is dialled once, and not by each request that was under way. Where that fails,
+    /// those that waited try by themselves, at once and all together.
+    async fn dial_once(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, AppError> {
+        let gate = Rc::clone(self.dialling.borrow_mut().entry(address).or_default());
+        if let Ok(_first) = gate.try_lock() {
+            let dialled = self.dial_http2(address).await;
+            self.dialling.borrow_mut().remove(&address);
+            return dialled;
+        }
+        drop(gate.lock().await);
+        match self.ready_http2(address).await {
+            Some(sender) => Ok(sender),
+            None => self.dial_http2(address).await,
+        }
+    }
+
+    async fn dial_http2(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, AppError> {
         let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
         let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
         let open = Open::count(&self.open);

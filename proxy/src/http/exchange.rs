@@ -16,6 +16,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use super::body::{Body, BodyError};
 use super::h1::{self, Connection};
 use super::headers::sanitize;
+use super::patience::Wait;
 use super::transfer::Transfer;
 
 /// Interim answers of one request that are passed on. An app that sends more of them talks to itself.
@@ -92,6 +93,11 @@ impl Upload {
         }
     }
 
+    /// Grows while the body moves.
+    pub fn moved(&self) -> u64 {
+        self.0.as_ref().map_or(u64::MAX, |transfer| transfer.moved())
+    }
+
     /// Keeps what it sends until the answer began.
     pub fn holding(self) -> Upload {
         Upload(self.0.map(|transfer| Box::new(transfer.holding())))
@@ -126,6 +132,8 @@ pub enum NoAnswer {
     Stream(h2::Error),
     /// The request's body broke.
     Body(BodyError),
+    /// Nothing came in time.
+    Late,
 }
 
 /// Sends a request's body into its stream and waits for the answer's head. `holding`: until then the body is kept, so that
@@ -134,6 +142,7 @@ pub async fn over_http2(
     mut response: ResponseFuture,
     upload: &mut Upload,
     caller: Caller<'_>,
+    wait: &mut Wait,
 ) -> Result<Response<RecvStream>, NoAnswer> {
     let mut interim = 0;
     poll_fn(|cx| {
@@ -145,7 +154,13 @@ pub async fn over_http2(
                 caller.interim(head.status, head.headers);
             }
         }
-        std::pin::Pin::new(&mut response).poll(cx).map_err(NoAnswer::Stream)
+        match std::pin::Pin::new(&mut response).poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer.map_err(NoAnswer::Stream)),
+            Poll::Pending => {
+                let moved = upload.moved().wrapping_add(interim as u64);
+                wait.poll(cx, moved).map(|()| Err(NoAnswer::Late))
+            }
+        }
     })
     .await
 }

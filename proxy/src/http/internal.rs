@@ -59,18 +59,35 @@ pub fn port_value(port: u16) -> HeaderValue {
 }
 
 /// Whether the caller's app speaks HTTP/2; taken out of the request.
-pub fn take_is_http2(headers: &mut HeaderMap) -> bool {
-    headers.remove(VERSION).is_some_and(|value| value.as_bytes() == b"2")
+pub fn take_is_http2(headers: &mut HeaderMap) -> Result<bool, Reason> {
+    take_mark(headers, &VERSION, b"2")
 }
 
 /// Whether the request line shall name the whole URI; taken out of the request.
-pub fn take_is_absolute(headers: &mut HeaderMap) -> bool {
-    headers.remove(ABSOLUTE).is_some_and(|value| value.as_bytes() == b"1")
+pub fn take_is_absolute(headers: &mut HeaderMap) -> Result<bool, Reason> {
+    take_mark(headers, &ABSOLUTE, b"1")
+}
+
+/// A header that is there with its one value, or not at all.
+fn take_mark(headers: &mut HeaderMap, name: &HeaderName, set: &[u8]) -> Result<bool, Reason> {
+    match take_one(headers, name)? {
+        None => Ok(false),
+        Some(value) if value.as_bytes() == set => Ok(true),
+        Some(_) => Err(Reason::BadInternalHeader),
+    }
+}
+
+/// Said twice, two readers could take different ones.
+fn take_one(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<HeaderValue>, Reason> {
+    if headers.get_all(name).iter().nth(1).is_some() {
+        return Err(Reason::BadInternalHeader);
+    }
+    Ok(headers.remove(name))
 }
 
 /// The method of a request that wants to change its protocol; taken out of the request.
 pub fn take_method(headers: &mut HeaderMap) -> Result<Method, Reason> {
-    match headers.remove(METHOD) {
+    match take_one(headers, &METHOD)? {
         None => Ok(Method::GET),
         Some(value) => match Method::from_bytes(value.as_bytes()) {
             Ok(method) if method != Method::CONNECT => Ok(method),

@@ -11,6 +11,7 @@ pub mod h1;
 pub mod headers;
 pub mod internal;
 pub mod keepalive;
+pub mod patience;
 pub mod respond;
 pub mod server;
 pub mod target;
@@ -21,7 +22,10 @@ pub use exchange::{Answer, Asked, Caller};
 
 #[cfg(test)]
 #[path = "abuse_test.rs"]
-mod abuse_test;
+pub(crate) mod abuse_test;
 #[cfg(test)]
 #[path = "http_test.rs"]
 mod http_test;
+#[cfg(test)]
+#[path = "patience_test.rs"]
+mod patience_test;

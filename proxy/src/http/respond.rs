@@ -96,11 +96,12 @@ struct ErrorInfo {
     metadata: std::collections::BTreeMap<String, String>,
 }
 
-/// As gRPC's own mapping from HTTP statuses has it: PERMISSION_DENIED, INTERNAL, UNAVAILABLE.
+/// As gRPC's own mapping from HTTP statuses has it: PERMISSION_DENIED, INTERNAL, UNAVAILABLE; and DEADLINE_EXCEEDED.
 fn grpc_status(reason: Reason) -> &'static str {
     match reason.status() {
         403 => "7",
         400 => "13",
+        504 => "4",
         _ => "14",
     }
 }

@@ -39,6 +39,8 @@ pub struct Transfer {
     to: Sink,
     ended: bool,
     finished: bool,
+    /// Bytes that it has passed on.
+    moved: u64,
     /// What was sent, as long as it may have to be sent again.
     held: Option<Held>,
 }
@@ -51,7 +53,7 @@ struct Held {
 
 impl Transfer {
     pub fn new(from: Body, to: Sink) -> Transfer {
-        Transfer { from, to, ended: false, finished: false, held: None }
+        Transfer { from, to, ended: false, finished: false, moved: 0, held: None }
     }
 
     pub fn into_stream(from: Body, stream: SendStream<Bytes>) -> Transfer {
@@ -75,6 +77,10 @@ impl Transfer {
     pub fn into_rest(mut self: Box<Self>) -> Option<Box<Transfer>> {
         self.held = None;
         (!self.finished).then_some(self)
+    }
+
+    pub fn moved(&self) -> u64 {
+        self.moved
     }
 
     pub fn is_holding(&self) -> bool {
@@ -126,6 +132,7 @@ impl Transfer {
         match frame.transpose()? {
             Some(Frame::Data(piece)) => {
                 self.hold(&piece);
+                self.moved += piece.len() as u64;
                 let last = self.from.is_ended();
                 self.to.put(piece, last)?;
                 if last {

@@ -13,7 +13,10 @@ use super::world_test::{OWN, Spec, World, app, authority, id, identity, mirror, 
 use crate::tls;
 
 /// A mesh connection of somebody who holds `identity`, with nothing of our outbound path in it.
-async fn dial(world: &World, identity: &std::sync::Arc<IdentityStore>) -> Result<SendRequest<Bytes>, String> {
+pub(super) async fn dial(
+    world: &World,
+    identity: &std::sync::Arc<IdentityStore>,
+) -> Result<SendRequest<Bytes>, String> {
     let stream = TcpStream::connect(world.mesh).await.unwrap();
     let config = identity.client_config(&[tls::mesh::ALPN], ExpectedPeer::AnyOf(vec![id("orders")]));
     let connected = tls::connect(stream, world.mesh.ip(), config, tls::mesh::HANDSHAKE_DEADLINE).await;
@@ -27,7 +30,10 @@ async fn dial(world: &World, identity: &std::sync::Arc<IdentityStore>) -> Result
     send(&mut sender, Request::get("http://o/probe")).await.map(|_| sender)
 }
 
-async fn send(sender: &mut SendRequest<Bytes>, request: http::request::Builder) -> Result<Response<String>, String> {
+pub(super) async fn send(
+    sender: &mut SendRequest<Bytes>,
+    request: http::request::Builder,
+) -> Result<Response<String>, String> {
     let request = request.body(()).unwrap();
     let (response, _) = sender.send_request(request, true).map_err(|error| error.to_string())?;
     let (head, mut body) = response.await.map_err(|error| error.to_string())?.into_parts();
@@ -59,6 +65,14 @@ async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
             &[("isthmus-port", "65536")],
             &[("isthmus-port", "")],
             &[("isthmus_port", &own)],
+            &[("isthmus-port", &own), ("isthmus-version", "3")],
+            &[("isthmus-port", &own), ("isthmus-version", "2"), ("isthmus-version", "2")],
+            &[("isthmus-port", &own), ("isthmus-absolute", "yes")],
+            &[("isthmus-port", &own), ("isthmus-absolute", "1"), ("isthmus-absolute", "1")],
+            &[("isthmus-port", &own), ("isthmus-names", "a b")],
+            &[("isthmus-port", &own), ("isthmus-names", "A"), ("isthmus-names", "B")],
+            &[("isthmus-port", &own), ("isthmus-pin", "7")],
+            &[("isthmus-port", &own), ("isthmus-pin", "0000000000000007")],
         ];
         for headers in wrong {
             let request =

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::mesh::{Peer, serve_stream};
-use super::world_test::{OWN, Spec, VIP, World, app, id, identity, mirror, on_worker, store, world};
+use super::world_test::{OWN, Spec, VIP, World, app, id, mirror, on_worker, world};
 
 /// A mesh connection as ztunnel makes it: ALPN `h2`, an h2 client, nothing of ours.
 /// It falls silent when the sender is used.
@@ -102,40 +102,6 @@ async fn a_caller_that_falls_silent_is_given_up() {
         }
         assert!(started.elapsed().as_secs() <= 30, "{:?}", started.elapsed());
         drop(peer);
-    }))
-    .await;
-}
-
-#[tokio::test]
-async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
-    on_worker(Box::pin(async {
-        let (port, _) = app(|mut stream: TcpStream| async move {
-            let mut byte = [0];
-            while stream.read_exact(&mut byte).await.is_ok() {
-                stream.write_all(&byte).await.unwrap();
-            }
-        })
-        .await;
-        let world = world(Spec::http(port)).await;
-        let brief = store(&world.ca, &id("web"));
-        brief.replace(identity(&world.ca, &id("web"), Duration::from_secs(2))).unwrap();
-        let (mut peer, _silence) = hbone_as(&world, &brief).await;
-        let connect = Request::builder().method(Method::CONNECT).uri(format!("{OWN}:{port}")).body(()).unwrap();
-        let (response, mut send) = peer.send_request(connect, false).unwrap();
-        let mut body = response.await.unwrap().into_body();
-        // GOAWAY without an error, and no sooner than the certificate ends.
-        let end = brief.current().unwrap().not_after.as_secs();
-        let mut peer = Some(peer);
-        while let Some(ready) = peer.take() {
-            match ready.ready().await {
-                Ok(again) => peer = Some(again),
-                Err(error) => assert!(error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR), "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert!(brief.now().as_secs() > end);
-        send.send_data("x".into(), false).unwrap();
-        assert_eq!(body.data().await.unwrap().unwrap(), "x");
     }))
     .await;
 }

@@ -36,8 +36,14 @@ mod drain_test;
 #[path = "flows_test.rs"]
 mod flows_test;
 #[cfg(test)]
+#[path = "hbone_peer_test.rs"]
+mod hbone_peer_test;
+#[cfg(test)]
 #[path = "hostile_test.rs"]
 mod hostile_test;
+#[cfg(test)]
+#[path = "http2_test.rs"]
+mod http2_test;
 #[cfg(test)]
 #[path = "http_test.rs"]
 mod http_test;
@@ -47,6 +53,9 @@ mod mesh_test;
 #[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;
+#[cfg(test)]
+#[path = "raw_frames_test.rs"]
+mod raw_frames_test;
 #[cfg(test)]
 #[path = "standing_test.rs"]
 mod standing_test;

@@ -4,7 +4,7 @@
 use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use h2::ext::Protocol;
 use http::header::HeaderValue;
@@ -15,15 +15,16 @@ use super::Inbound;
 use super::authorize::{Caller, Refusal};
 use super::mesh::Peer;
 use crate::http::body::Body;
+use crate::http::client::To;
 use crate::http::h1::Names;
 use crate::http::h1::exchange::Home;
 use crate::http::h1::head::is_upgrade;
 use crate::http::headers::{FORWARDED_CLIENT_CERT, are_connection_bound, sanitize};
 use crate::http::internal::{self, Elapsed};
-use crate::http::{Answer, Asked, Caller as Asker, respond, target};
+use crate::http::{Answer, Asked, Caller as Asker, patience, respond, target};
 use crate::reason::Reason;
-use crate::state::HeaderNames;
 use crate::state::policy::{Arrived, HttpFacts};
+use crate::state::{HeaderNames, TrafficOptions};
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
@@ -37,11 +38,12 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
     let http2 = internal::take_is_http2(request.headers_mut());
     let (peer_id, forwarded, source) = (Some(&peer.identity.id), peer.forwarded.as_ref(), peer.source.ip());
     let absolute = internal::take_is_absolute(request.headers_mut());
-    let upgrade = if http2 { Ok(None) } else { take_upgrade(&mut request) };
+    let upgrade = if http2 == Ok(true) { Ok(None) } else { take_upgrade(&mut request) };
     let own = take_own(inbound, peer, &mut request);
     let names = Names::take(request.headers_mut());
     let hop = port.and_then(|port| {
         let (app, upgrade, own, names) = (app_address(inbound, peer, port)?, upgrade?, own?, names?);
+        let (http2, absolute) = (http2?, absolute?);
         let arrived = Arrived::Mesh;
         let reset = Cell::new(None);
         Ok(Hop {
@@ -167,11 +169,12 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
     let answered = match authorize(inbound, &hop, &request) {
-        Ok(names) => {
-            if names == HeaderNames::Preserve && !hop.http2 {
+        Ok(options) => {
+            if options.header_names == HeaderNames::Preserve && !hop.http2 {
                 request.extensions_mut().insert(hop.names.clone());
             }
-            send(inbound, &hop, request, &trace).await
+            let limit = patience::limit(options.request_timeout, request.headers());
+            send(inbound, &hop, request, &trace, limit).await
         }
         Err(refusal) => Err(refusal),
     };
@@ -201,13 +204,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
 }
 
 /// The elapsed times go to sidecars only.
-fn finish(
-    inbound: &Inbound,
-    mut answer: Answer,
-    elapsed: Elapsed,
-    to_mesh: bool,
-    total: std::time::Duration,
-) -> Answer {
+fn finish(inbound: &Inbound, mut answer: Answer, elapsed: Elapsed, to_mesh: bool, total: Duration) -> Answer {
     inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total);
     if to_mesh {
         if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -223,8 +220,8 @@ fn finish(
     answer
 }
 
-/// Also tells how the app's port wants header names spelled.
-fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<HeaderNames, Refusal> {
+/// Also tells how the app's port wants its requests.
+fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<TrafficOptions, Refusal> {
     let mesh = inbound.needs.state.snapshot();
     let number = hop.app.port();
     let port = mesh.inbound().port(number);
@@ -236,7 +233,7 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Resul
     };
     let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
     inbound.authorize(&mesh, number, port, caller, Some(http))?;
-    Ok(port.options.header_names)
+    Ok(port.options)
 }
 
 /// Sends to the app in the version that the caller's app speaks.
@@ -245,7 +242,8 @@ async fn send(
     hop: &Hop<'_>,
     mut request: Request<Body>,
     trace: &TraceContext,
-) -> Result<(Answer, std::time::Duration), Refusal> {
+    limit: Duration,
+) -> Result<(Answer, Duration), Refusal> {
     if let Some(identity) = hop.forwarded {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
     }
@@ -257,8 +255,8 @@ async fn send(
     }
     let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
     let sent = Instant::now();
-    let (upgrade, own) = (hop.upgrade.as_ref(), hop.own.as_ref());
-    let result = inbound.app.send(hop.app, request, hop.http2, upgrade, own, hop.caller).await;
+    let to = To { address: hop.app, http2: hop.http2, own: hop.own.as_ref(), limit };
+    let result = inbound.app.send(to, request, hop.upgrade.as_ref(), hop.caller).await;
     let app_time = sent.elapsed();
     if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
         span.end_ns = inbound.needs.tracer.now_ns();
@@ -282,7 +280,7 @@ async fn send(
 struct Outcome {
     status: u16,
     refused: Option<(Reason, Option<String>)>,
-    times: Option<(std::time::Duration, std::time::Duration)>,
+    times: Option<(Duration, Duration)>,
 }
 
 impl Outcome {
@@ -290,7 +288,7 @@ impl Outcome {
         Outcome { status, refused: Some((reason, decision)), times: None }
     }
 
-    fn answered(status: u16, total: std::time::Duration, app: std::time::Duration) -> Self {
+    fn answered(status: u16, total: Duration, app: Duration) -> Self {
         Outcome { status, refused: None, times: Some((total, app)) }
     }
 }
@@ -339,6 +337,6 @@ fn describe(inbound: &Inbound, hop: &Hop<'_>, span: &mut Span) {
     span.set("server.port", hop.app.port());
 }
 
-fn micros(time: std::time::Duration) -> i64 {
+fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

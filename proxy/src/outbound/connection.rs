@@ -77,6 +77,11 @@ impl Route {
         self.port.as_ref().map_or_else(|| by_port(self.destination.port()).connect, |port| port.options.connect)
     }
 
+    /// How long an answer's head may take, where the service says it.
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.port.as_ref().and_then(|port| port.options.request_timeout)
+    }
+
     /// Whether HTTP/1 apps see header names as their sender spelled them.
     pub(super) fn keeps_names(&self) -> bool {
         self.port.as_ref().is_some_and(|port| port.options.header_names == HeaderNames::Preserve)
@@ -173,6 +178,10 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
         // The client was to speak first, and left instead: there is nothing to carry.
         return Ok(None);
     }
+    let is_http = matches!(peeked.protocol, Protocol::Http1 | Protocol::Http2);
+    if is_http && takes_tunnels_only(outbound, &route).await {
+        return stream::serve(outbound, app, peeked.bytes, route).await;
+    }
     match peeked.protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
         Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
@@ -196,6 +205,20 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
             stream::serve(outbound, app, peeked.bytes, route).await
         }
     }
+}
+
+/// Whether the endpoint whose turn it is has a sidecar that takes tunnels and no requests (ALPN `h2`, HBONE): then the
+/// app's HTTP goes there as the bytes that it is. Which of both a sidecar takes shows when it is connected to.
+async fn takes_tunnels_only(outbound: &Rc<Outbound>, route: &Route) -> bool {
+    let Some((endpoint, ..)) = route.pick(outbound.coming_turn(), Tried::default()) else { return false };
+    let Some(peer) = &endpoint.mesh else { return false };
+    let slot = match outbound.pool.try_acquire(endpoint) {
+        Some(slot) => Ok(slot),
+        // On the heap: rare, and each connection would hold its room.
+        None => Box::pin(outbound.pool.acquire(endpoint, peer)).await,
+    };
+    // Without a connection the request will learn why.
+    slot.is_ok_and(|slot| !slot.takes_requests())
 }
 
 /// Bytes for somebody outside the mesh: nothing is read before, nothing is held.

@@ -22,9 +22,13 @@ use crate::http::headers::sanitize;
 use crate::http::internal::{
     ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
 };
+use crate::http::patience;
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
 use crate::telemetry::{MeshSide, TraceContext};
+
+/// The callee's sidecar knows better what it waited for, and says so first.
+const CALLEE_FIRST: Duration = Duration::from_secs(5);
 
 /// One endpoint behind its sidecar.
 #[derive(Clone, Copy)]
@@ -42,6 +46,8 @@ pub(super) enum Missed {
     Unprocessed(h2::Error),
     /// Perhaps processed.
     Lost(h2::Error),
+    /// Neither the app nor its sidecar said anything in time.
+    Late,
     /// The caller did not send all of it.
     Body(BodyError),
 }
@@ -62,6 +68,8 @@ pub(super) async fn exchange(
     let Some((mut head, body)) = unsent.take() else {
         return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
     };
+    let limit = patience::limit(route.request_timeout(), &head.headers).saturating_add(CALLEE_FIRST);
+    let mut wait = outbound.plain.wait(limit);
     add_mesh_headers(&mut head, hop, to.port, &link_trace);
     if let Line::Tied(tie) = &line {
         head.headers.insert(PIN, tie.id.clone());
@@ -85,9 +93,10 @@ pub(super) async fn exchange(
     } else {
         upload_into(body, stream).holding()
     };
-    let response = match over_http2(response, &mut upload, hop.caller).await {
+    let response = match over_http2(response, &mut upload, hop.caller, &mut wait).await {
         Ok(response) => response,
         Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
+        Err(NoAnswer::Late) => return Err(Missed::Late),
         Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
             unsent.body = match later {
                 Some((body, _)) => Some(body),

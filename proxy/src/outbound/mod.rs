@@ -97,6 +97,11 @@ impl Outbound {
         turn
     }
 
+    /// Whose turn comes next, without taking it.
+    fn coming_turn(&self) -> usize {
+        self.turn.get()
+    }
+
     /// A refusal: counted, and said in the log as far as that is not flooded.
     fn refuse(&self, reason: Reason, destination: SocketAddr, detail: &str) -> Reason {
         self.needs.metrics.refused(reason, Direction::Outbound);

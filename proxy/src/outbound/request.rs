@@ -18,11 +18,12 @@ use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
 use crate::http::body::Body;
+use crate::http::client::To;
 use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::{DENIED, Elapsed};
-use crate::http::{Answer, Asked, Caller, respond, target};
+use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
@@ -113,7 +114,7 @@ async fn route_and_send(
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
-        Way::Outside => return plain(outbound, hop, hop.destination, request).await,
+        Way::Outside => return plain(outbound, hop, hop.destination, request, None).await,
     };
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
@@ -142,7 +143,8 @@ async fn route_and_send(
                 (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into())
             })?;
             let Some((head, body)) = unsent.take() else { break };
-            return plain(outbound, hop, SocketAddr::new(endpoint.ip, port), Request::from_parts(head, body)).await;
+            let (to, request) = (SocketAddr::new(endpoint.ip, port), Request::from_parts(head, body));
+            return plain(outbound, hop, to, request, route.request_timeout()).await;
         };
         match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &mut unsent).await {
             Ok(answer) => return Ok(answer),
@@ -158,6 +160,7 @@ async fn route_and_send(
                 outbound.pool.forget_closed(endpoint);
                 return Err((Reason::ConnectFailed, format!("the callee's answer was lost: {error}")));
             }
+            Err(Missed::Late) => return Err((Reason::Timeout, "nothing came back in time".to_owned())),
             Err(Missed::Body(error)) => return Err((error.reason(), error.to_string())),
         }
     }
@@ -219,18 +222,24 @@ impl Unsent {
 /// To an endpoint without sidecar, or outside: plain, in the version that the app speaks.
 async fn plain(
     outbound: &Rc<Outbound>,
-    hop: &Hop<'_>,
+    hop: &mut Hop<'_>,
     address: SocketAddr,
     mut request: Request<Body>,
+    configured: Option<Duration>,
 ) -> Result<Answer, Failure> {
+    let limit = patience::limit(configured, request.headers());
     hop.trace.child().write(request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
     let own = hop.pin.map(|pin| pin.plain(|| outbound.plain.home_of_one()));
     let upgrade = hop.upgrade.as_ref();
-    let sent = outbound.plain.send(address, request, hop.http2, upgrade, own.as_ref(), hop.caller).await;
-    let mut answer = sent.map_err(|error| (error.reason(), error.to_string()))?;
+    let to = To { address, http2: hop.http2, own: own.as_ref(), limit };
+    let sent = outbound.plain.send(to, request, upgrade, hop.caller).await;
+    let mut answer = sent.map_err(|error| {
+        hop.reset = error.reset();
+        (error.reason(), error.to_string())
+    })?;
     sanitize(answer.response.headers_mut());
     Ok(answer)
 }

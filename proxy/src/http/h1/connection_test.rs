@@ -243,7 +243,12 @@ async fn ask(client: &AppClient, address: std::net::SocketAddr, method: &str, bo
     target::into_http1(&mut request, false).unwrap();
     let caller = crate::http::Caller::Http1(None);
     let answer = client
-        .send(address, request, false, None, None, caller)
+        .send(
+            crate::http::client::To { address, http2: false, own: None, limit: crate::http::patience::DEFAULT_LIMIT },
+            request,
+            None,
+            caller,
+        )
         .await
         .map_err(|error| error.reason().word().to_owned())?;
     let (head, mut body) = answer.response.into_parts();

@@ -23,6 +23,7 @@ use super::{Connection, Framing, Names, write};
 use crate::http::body::{Body, BodyError};
 use crate::http::client::Open;
 use crate::http::exchange::{Answer, Caller, MAX_INTERIM, Upload};
+use crate::http::patience::Wait;
 use crate::http::transfer::{Sink, Transfer};
 use crate::tcp::{DialOptions, dial};
 
@@ -42,6 +43,8 @@ pub enum ExchangeError {
     Closed,
     #[error("its answer cannot be understood: {0}")]
     Answer(HeadError),
+    #[error("it did not answer in time")]
+    Late,
     #[error("the request's body broke off: {0}")]
     Body(#[from] BodyError),
 }
@@ -132,6 +135,7 @@ pub async fn send(
     request: Request<Body>,
     upgrade: Option<&Protocol>,
     caller: Caller<'_>,
+    mut wait: Wait,
 ) -> Result<Answer, ExchangeError> {
     let (mut head, body) = request.into_parts();
     // What follows a change of protocol waits for the 101.
@@ -150,7 +154,7 @@ pub async fn send(
         let transfer = Transfer::new(body.take().unwrap_or_default(), Sink::Http1(out));
         let transfer = if fresh { transfer } else { transfer.holding() };
         let mut upload = Upload(Some(Box::new(transfer)));
-        match answer(&connection, &head, &mut upload, caller).await {
+        match answer(&connection, &head, &mut upload, caller, &mut wait).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let Some(after) = after.filter(|_| upgrade.is_some()) else {
                     return Err(ExchangeError::Answer(HeadError::Malformed("101, and nobody asked for it")));
@@ -183,10 +187,11 @@ async fn answer(
     asked: &request::Parts,
     upload: &mut Upload,
     caller: Caller<'_>,
+    wait: &mut Wait,
 ) -> Result<Response<Body>, ExchangeError> {
     connection.begin_reading();
-    for _ in 0..=MAX_INTERIM {
-        let head = read_head(connection, asked, upload).await?;
+    for interim in 0..=MAX_INTERIM {
+        let head = read_head(connection, asked, upload, (&mut *wait, interim as u64)).await?;
         let status = head.response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let incoming = Incoming::new(connection, Framing::UntilClose);
@@ -213,6 +218,7 @@ async fn read_head(
     connection: &Rc<Connection>,
     asked: &request::Parts,
     upload: &mut Upload,
+    (wait, interim): (&mut Wait, u64),
 ) -> Result<ResponseHead, ExchangeError> {
     poll_fn(|cx| {
         if let Err(error) = upload.poll(cx) {
@@ -229,7 +235,10 @@ async fn read_head(
             match connection.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ended(connection))),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let moved = upload.moved().wrapping_add(interim);
+                    return wait.poll(cx, moved).map(|()| Err(ExchangeError::Late));
+                }
             }
         }
     })
