@@ -172,9 +172,9 @@ pub fn look(ledger: &Ledger) -> Result<(), StoreError> {
 
 fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
     let world = ledger.world();
-    let all = world.resources.range(ResourceRef::new("Bypass", "", "")..).take_while(|(key, _)| key.kind == "Bypass");
-    let over = all.filter(|(_, r)| matches!(&r.spec, Spec::Bypass(bypass) if bypass.until_unix_ms <= now_ms));
-    let deletes: Vec<ResourceRef> = over.map(|(key, _)| key.clone()).collect();
+    let all = world.resources.of_kind("Bypass", None);
+    let over = all.filter(|r| matches!(&r.spec, Spec::Bypass(bypass) if bypass.until_unix_ms <= now_ms));
+    let deletes: Vec<ResourceRef> = over.map(|resource| resource.key.clone()).collect();
     if deletes.is_empty() {
         return Ok(());
     }

@@ -3,13 +3,15 @@
 //! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
 //! never cut off by a caller that goes away, so the store and what is published cannot part.
 
-use crate::index::{Changed, Index, Trust, Vips, allocate};
+use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
 use crate::store::{Change, Contents, Put, Store, StoreError};
-use crate::validate::cross::{self, Fault, Set};
+use crate::validate::cross::{self, Fault};
 use crate::validate::resource::MeshConfig;
+use crate::validate::set::Set;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, locate};
 use isthmus_certs::Clock;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use rpds::RedBlackTreeMapSync;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -18,12 +20,12 @@ use tokio::time::Instant;
 /// How many commits back `WaitInForce` can still tell whom they concerned.
 const REMEMBERED: usize = 1024;
 
-/// Everything at one revision. Immutable; readers clone the `Arc`.
-#[derive(Debug, Default)]
+/// Everything at one revision. Immutable; readers clone the `Arc`. The next one shares with it what does not change.
+#[derive(Clone, Debug, Default)]
 pub struct World {
     pub revision: u64,
     pub resources: Set,
-    pub meta: BTreeMap<ResourceRef, Meta>,
+    pub meta: RedBlackTreeMapSync<ResourceRef, Meta>,
     pub vips: Vips,
     pub mesh: MeshConfig,
     pub index: Arc<Index>,
@@ -78,6 +80,16 @@ pub struct Committed {
     pub changed: Arc<Changed>,
 }
 
+/// A proposal, checked and not yet stored.
+struct Planned {
+    outcome: Outcome,
+    change: Change,
+    /// The world as it would be, with the index of before.
+    next: World,
+    keys: Vec<ResourceRef>,
+    given: Given,
+}
+
 pub struct Ledger {
     store: Arc<dyn Store>,
     trust: Mutex<Arc<Trust>>,
@@ -130,7 +142,8 @@ impl Ledger {
         let nothing = Change::default();
         let revision = self.commit(world.revision, &nothing)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
-        self.publish(&world, world.resources.clone(), world.mesh.clone(), &nothing, revision);
+        let next = World { revision, ..World::clone(&world) };
+        self.publish(&world, next, &[], &Given::new(), true);
         Ok(revision)
     }
 
@@ -165,82 +178,86 @@ impl Ledger {
     ) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let world = self.world();
-        let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
-        let mut change = Change::default();
-        let mut next = world.resources.clone();
-        plan(&world, proposal, &mut outcome, &mut change, &mut next);
-        let found = cross::check(&next, &self.trust().trust_domain);
-        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
-        outcome.warnings.extend(relevant(found.warnings, proposal));
-        let mesh = cross::mesh_config(&next);
-        let (vips, full) = allocate(&next, &mesh.vip_ranges, &world.vips);
-        outcome.warnings.extend(full);
-        let nothing = change.puts.is_empty() && change.deletes.is_empty();
-        if !outcome.problems.is_empty() || nothing || dry_run {
+        let Planned { mut outcome, mut change, mut next, keys, given } = self.plan(&world, proposal);
+        if !outcome.problems.is_empty() || keys.is_empty() || dry_run {
             return Ok(outcome);
         }
         first(&world, &change)?;
-        change.vips = vips;
+        change.vips = given;
         outcome.revision = self.commit(world.revision, &change)?;
-        self.publish(&world, next, mesh, &change, outcome.revision);
+        next.revision = outcome.revision;
+        for key in &change.deletes {
+            next.meta.remove_mut(key);
+        }
+        for put in change.puts {
+            next.meta.insert_mut(put.key, Meta { revision: outcome.revision, origin: put.origin });
+        }
+        self.publish(&world, next, &keys, &change.vips, false);
         Ok(outcome)
     }
 
     /// What the mesh would be with a proposal on top of it. Nothing is written.
     pub fn preview(&self, proposal: &Proposal) -> (Outcome, Set, Index) {
         let world = self.world();
-        let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
-        let mut next = world.resources.clone();
-        plan(&world, proposal, &mut outcome, &mut Change::default(), &mut next);
-        let found = cross::check(&next, &self.trust().trust_domain);
-        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, &world)));
-        let mesh = cross::mesh_config(&next);
-        let mut vips = world.vips.clone();
-        vips.extend(allocate(&next, &mesh.vip_ranges, &world.vips).0);
-        let index = Index::build(&next, &vips, &self.trust(), &world.index);
-        (outcome, next, index)
+        let Planned { outcome, next, keys, given, .. } = self.plan(&world, proposal);
+        let trust = self.trust();
+        let wanted = Wanted { set: &next.resources, vips: &next.vips, trust: &trust };
+        let difference =
+            Difference { before: &world.resources, keys: &keys, vips: &world.vips, given: &given, trust: false };
+        let (index, _) = world.index.apply(wanted, difference);
+        (outcome, next.resources, index)
     }
 
-    fn publish(&self, before: &World, resources: Set, mesh: MeshConfig, change: &Change, revision: u64) {
+    /// What a proposal comes to: everything but writing it down and telling others.
+    fn plan(&self, world: &World, proposal: &Proposal) -> Planned {
+        let mut outcome = Outcome { revision: world.revision, ..Outcome::default() };
+        let mut change = Change::default();
+        let mut next = World::clone(world);
+        plan(world, proposal, &mut outcome, &mut change, &mut next.resources);
+        let keys: Vec<ResourceRef> = change.puts.iter().map(|put| &put.key).chain(&change.deletes).cloned().collect();
+        let found = cross::check_changed(&next.resources, &keys, &self.trust().trust_domain);
+        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, world)));
+        outcome.warnings.extend(relevant(found.warnings, proposal));
+        next.mesh = cross::mesh_config(&next.resources);
+        let mut allocation = allocate(&next.resources, &next.mesh.vip_ranges, &world.vips, &keys);
+        outcome.warnings.append(&mut allocation.full);
+        next.vips.settle(&allocation);
+        Planned { outcome, change, next, keys, given: allocation.given }
+    }
+
+    fn publish(&self, before: &World, mut next: World, keys: &[ResourceRef], given: &Given, trust_changed: bool) {
         let at = Instant::now();
-        let mut vips = before.vips.clone();
-        for (key, given) in &change.vips {
-            match given.as_slice() {
-                [] => vips.remove(key),
-                given => vips.insert(key.clone(), given.to_vec()),
-            };
-        }
-        let mut meta = before.meta.clone();
-        change.deletes.iter().for_each(|key| drop(meta.remove(key)));
-        for put in &change.puts {
-            meta.insert(put.key.clone(), Meta { revision, origin: put.origin.clone() });
-        }
-        let index = Index::build(&resources, &vips, &self.trust(), &before.index);
-        let changed = Arc::new(index.changed_since(&before.index));
+        let trust = self.trust();
+        let wanted = Wanted { set: &next.resources, vips: &next.vips, trust: &trust };
+        let difference =
+            Difference { before: &before.resources, keys, vips: &before.vips, given, trust: trust_changed };
+        let (index, changed) = before.index.apply(wanted, difference);
+        next.index = Arc::new(index);
         {
             let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
             if committed.len() == REMEMBERED {
                 committed.pop_front();
             }
-            committed.push_back(Committed { revision, at, changed });
+            committed.push_back(Committed { revision: next.revision, at, changed: Arc::new(changed) });
         }
-        let world = World { revision, resources, meta, vips, mesh, index: Arc::new(index) };
-        self.world.send_replace(Arc::new(world));
+        self.world.send_replace(Arc::new(next));
     }
 }
 
 fn read_world(contents: Contents, trust: &Trust) -> Result<World, StoreError> {
-    let mut world = World { revision: contents.revision, vips: contents.vips, ..World::default() };
+    let mut world = World { revision: contents.revision, ..World::default() };
     for (key, stored) in contents.resources {
         let resource = from_stored(&stored.json).map_err(|problems| StoreError::Damaged {
             what: key.to_string(),
             why: problems.first().map(Problem::to_string).unwrap_or_default(),
         })?;
-        world.resources.insert(key.clone(), Arc::new(resource));
-        world.meta.insert(key, Meta { revision: stored.revision, origin: stored.origin });
+        world.resources.insert(Arc::new(resource));
+        world.meta.insert_mut(key, Meta { revision: stored.revision, origin: stored.origin });
     }
+    world.vips.take(&contents.vips);
     world.mesh = cross::mesh_config(&world.resources);
-    world.index = Arc::new(Index::build(&world.resources, &world.vips, trust, &Index::default()));
+    let wanted = Wanted { set: &world.resources, vips: &world.vips, trust };
+    world.index = Arc::new(Index::build(wanted));
     Ok(world)
 }
 
@@ -269,7 +286,7 @@ fn plan(world: &World, proposal: &Proposal, outcome: &mut Outcome, change: &mut 
         };
         change.puts.push(Put { key: key.clone(), json: resource.json.clone(), origin });
         outcome.changes.push((key.clone(), if old.is_some() { Kind::Updated } else { Kind::Created }));
-        next.insert(key.clone(), Arc::new(resource.clone()));
+        next.insert(Arc::new(resource.clone()));
     }
     for key in &proposal.deletes {
         let owned = owned_by_other(world, key, proposal, "");

@@ -76,11 +76,9 @@ pub fn owner(resource: &Resource) -> String {
 
 /// Those that are active.
 pub fn bypasses(set: &Set, now_ms: i64) -> Vec<wire::ActiveBypass> {
-    let first = crate::validate::ResourceRef::new("Bypass", "", "");
-    let all = set.range(first..).take_while(|(key, _)| key.kind == "Bypass");
-    let active = all.filter_map(|(key, resource)| match &resource.spec {
+    let active = set.of_kind("Bypass", None).filter_map(|resource| match &resource.spec {
         Spec::Bypass(bypass) if bypass.until_unix_ms > now_ms => Some(wire::ActiveBypass {
-            namespace: key.namespace.clone(),
+            namespace: resource.key.namespace.clone(),
             service: bypass.services.join(","),
             until_unix_ms: bypass.until_unix_ms,
             operator: bypass.operator.clone(),

@@ -4,7 +4,7 @@ use super::{Operators, resources};
 use crate::ledger::{Kind, Meta, World};
 use crate::validate::ResourceRef;
 use isthmus_proto::admin::v1::{StoredResource, WatchEvent, WatchRequest};
-use std::collections::BTreeMap;
+use rpds::RedBlackTreeMapSync;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -33,7 +33,7 @@ pub(super) fn start(this: &Operators, request: WatchRequest) -> ReceiverStream<R
 async fn follow(this: &Operators, request: &WatchRequest, send: &Events) -> Result<(), Status> {
     let gone = |_| Status::cancelled("the operator is gone");
     let mut worlds = this.ledger.watch();
-    let mut known: BTreeMap<ResourceRef, Meta> = BTreeMap::new();
+    let mut known: RedBlackTreeMapSync<ResourceRef, Meta> = RedBlackTreeMapSync::default();
     let mut synced = false;
     loop {
         let world = worlds.borrow_and_update().clone();
@@ -52,7 +52,7 @@ async fn follow(this: &Operators, request: &WatchRequest, send: &Events) -> Resu
 
 fn events(
     world: &World,
-    known: &BTreeMap<ResourceRef, Meta>,
+    known: &RedBlackTreeMapSync<ResourceRef, Meta>,
     request: &WatchRequest,
 ) -> Result<Vec<WatchEvent>, Status> {
     let wanted = |key: &ResourceRef| resources::matches(key, &request.kind, &request.namespace);

@@ -15,7 +15,7 @@ fn times_are_those_of_the_control_plane_and_sites_those_of_the_mesh() {
     };
     let (parsed, problems) = parse("f", &format!("{}---\n{}", site("wide", "10.0.0.0/8"), site("dc1", "10.20.0.0/16")));
     assert_eq!(problems, []);
-    let resources = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let resources = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
     let trust = Trust {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: Vec::new(),

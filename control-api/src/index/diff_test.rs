@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// A view over a few keys, each absent, denied, or with one of a few bodies.
 fn views() -> impl Strategy<Value = View> {

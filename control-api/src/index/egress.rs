@@ -34,7 +34,7 @@ struct Compiled<'a> {
 impl<'a> Policies<'a> {
     pub(super) fn of(set: &'a Set, mesh: &MeshConfig) -> Self {
         let mut by_namespace: HashMap<&str, Vec<Compiled>> = HashMap::new();
-        for resource in set.values() {
+        for resource in set.of_kind("EgressPolicy", None) {
             let Spec::EgressPolicy(policy) = &resource.spec else { continue };
             let compile = |rules: &[EgressRule]| -> Vec<wire::EgressRule> {
                 rules.iter().zip(0..).map(|(rule, index)| compile_rule(resource, policy.audit, index, rule)).collect()
@@ -47,11 +47,6 @@ impl<'a> Policies<'a> {
             });
         }
         Policies { by_namespace, defaults: mesh.egress, made: RefCell::default() }
-    }
-
-    /// Whether anything at all is restricted: then a proxy that does not know of egress must refuse.
-    pub(super) fn restrict(&self) -> bool {
-        self.defaults != EgressDefaults::default() || !self.by_namespace.is_empty()
     }
 
     /// What the workload's proxy is told.
@@ -69,6 +64,11 @@ impl<'a> Policies<'a> {
         };
         made.entry((namespace, places)).or_insert_with(make).clone()
     }
+}
+
+/// Whether anything at all is restricted: then a proxy that does not know of egress must refuse.
+pub(super) fn restricts(set: &Set, mesh: &MeshConfig) -> bool {
+    mesh.egress != EgressDefaults::default() || set.of_kind("EgressPolicy", None).next().is_some()
 }
 
 fn combine(mine: &[&Compiled], defaults: EgressDefaults) -> wire::Egress {

@@ -38,7 +38,7 @@ fn policy(name: &str, spec: &str) -> String {
 
 fn index(documents: &[String]) -> Index {
     let set = set(&format!("{MESH}---\n{}", documents.join("---\n")));
-    Index::build(&set, &Vips::new(), &trust(), &Index::default())
+    Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust() })
 }
 
 fn egress(index: &Index, workload: &str) -> model::Egress {
@@ -115,12 +115,13 @@ fn an_audit_policy_enforces_nothing_and_tells_what_it_would() {
 
 #[test]
 fn a_change_reaches_those_whom_it_concerns() {
-    let before = index(&[]);
-    let after = {
-        let set =
-            set(&format!("{MESH}---\n{}", policy("out", "workloads: { matchLabels: { app: web } }, default: Deny")));
-        Index::build(&set, &Vips::new(), &trust(), &before)
-    };
-    let changed = after.changed_since(&before);
+    let before = set(MESH);
+    let (vips, trust) = (Vips::default(), trust());
+    let old = Index::build(Wanted { set: &before, vips: &vips, trust: &trust });
+    let out = policy("out", "workloads: { matchLabels: { app: web } }, default: Deny");
+    let after = set(&format!("{MESH}---\n{out}"));
+    let keys = [ResourceRef::new("EgressPolicy", "shop", "out")];
+    let difference = Difference { before: &before, keys: &keys, vips: &vips, given: &Given::new(), trust: false };
+    let (_, changed) = old.apply(Wanted { set: &after, vips: &vips, trust: &trust }, difference);
     assert_eq!(changed.inbound.into_iter().collect::<Vec<_>>(), ["shop/web"]);
 }

@@ -1,14 +1,14 @@
 //! Who is behind a service: Workloads that its labels select, and addresses written by hand.
 
+use super::egress;
 use super::policy::Policies;
 use super::traffic::Traffic;
 use super::{Trust, identity_of};
 use crate::validate::ResourceRef;
-use crate::validate::cross::Set;
 use crate::validate::resource::{
-    AppProtocol, Endpoints as Written, MeshConfig, Resource, Service, Site, Spec, Subset, TargetPort, TlsVersion,
-    Transport, Workload, selects,
+    AppProtocol, MeshConfig, Resource, Service, Site, Spec, Subset, TargetPort, TlsVersion, Transport, Workload,
 };
+use crate::validate::set::Set;
 use isthmus_certs::SpiffeId;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::TrafficOptions;
@@ -28,168 +28,38 @@ pub(super) struct Declared {
     pub(super) options: TrafficOptions,
 }
 
-/// Who is behind what, for a whole set.
-pub(super) struct Endpoints<'a> {
-    of_service: HashMap<&'a ResourceRef, Vec<Behind<'a>>>,
-    declared: HashMap<&'a ResourceRef, Vec<Declared>>,
-    /// Hand-written addresses that are no workload's, with their ports by the app's port.
-    external: BTreeMap<IpAddr, wire::Workload>,
-}
-
 /// One endpoint, with the workload whose sidecar is in front of it.
-pub(super) struct Behind<'a> {
-    pub(super) endpoint: wire::Endpoint,
-    pub(super) workload: Option<&'a Resource>,
+struct Behind<'a> {
+    endpoint: wire::Endpoint,
+    workload: Option<&'a Resource>,
 }
 
-struct World<'a> {
-    trust: &'a Trust,
-    traffic: &'a Traffic<'a>,
-    /// Workloads by (namespace, label, value).
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Resource>>,
-    by_address: HashMap<IpAddr, (&'a Resource, &'a Workload)>,
+/// What decides how services and workloads are seen.
+pub(super) struct Seen<'a> {
+    pub(super) set: &'a Set,
+    pub(super) trust: &'a Trust,
+    pub(super) mesh: &'a MeshConfig,
+    pub(super) policies: Policies<'a>,
+    pub(super) egress: egress::Policies<'a>,
     sites: Vec<(&'a str, &'a Site)>,
 }
 
-impl<'a> Endpoints<'a> {
-    pub(super) fn of(set: &'a Set, trust: &'a Trust, traffic: &'a Traffic<'a>) -> Self {
-        let world = World::of(set, trust, traffic);
-        let mut all = Endpoints { of_service: HashMap::new(), declared: HashMap::new(), external: BTreeMap::new() };
-        for resource in set.values() {
-            if let Spec::Service(service) = &resource.spec {
-                all.select(resource, service, &world);
-            }
-        }
-        for resource in set.values() {
-            if let Spec::Endpoints(written) = &resource.spec {
-                let key = ResourceRef::new("Service", &resource.key.namespace, &written.service);
-                if let Some((key, service)) = set.get_key_value(&key) {
-                    all.write(key, service, written, &world);
-                }
-            }
-        }
-        all
-    }
-
-    fn select(&mut self, resource: &'a Resource, service: &'a Service, world: &World<'a>) {
-        for workload in world.selected(&resource.key.namespace, service) {
-            let Spec::Workload(spec) = &workload.spec else { continue };
-            let Ok(identity) = identity_of(workload, spec, world.trust) else {
-                continue;
-            };
-            let mut target_ports = BTreeMap::new();
-            for port in &service.ports {
-                let TargetPort::Number(target) = port.target else {
-                    continue;
-                };
-                target_ports.insert(u32::from(port.port), u32::from(target));
-                let (protocol, options) = world.traffic.carried(&resource.key.namespace, &resource.key.name, port);
-                let declared = Declared { service: resource.key.name.clone(), target, protocol, options };
-                self.declared.entry(&workload.key).or_default().push(declared);
-            }
-            for ip in &spec.addresses {
-                let endpoint = with_sidecar(workload, spec, *ip, &identity, target_ports.clone());
-                let behind = Behind { endpoint, workload: Some(workload) };
-                self.of_service.entry(&resource.key).or_default().push(behind);
-            }
-        }
-    }
-
-    fn write(&mut self, key: &'a ResourceRef, service: &'a Resource, written: &'a Written, world: &World<'a>) {
-        let Spec::Service(spec) = &service.spec else { return };
-        for subset in &written.subsets {
-            let target_ports = written_ports(spec, subset);
-            for ip in &subset.addresses {
-                let (behind, is_external) = world.at(*ip, target_ports.clone());
-                if is_external {
-                    self.add_external(*ip, (key, spec), &behind.endpoint, world.traffic);
-                }
-                let list = self.of_service.entry(key).or_default();
-                match list.iter_mut().find(|known| known.endpoint.ip == behind.endpoint.ip) {
-                    Some(known) => known.endpoint.target_ports.extend(behind.endpoint.target_ports),
-                    None => list.push(behind),
-                }
-            }
-        }
-    }
-
-    fn add_external(
-        &mut self,
-        ip: IpAddr,
-        (key, service): (&ResourceRef, &Service),
-        endpoint: &wire::Endpoint,
-        traffic: &Traffic,
-    ) {
-        let entry = self.external.entry(ip).or_insert_with(|| wire::Workload {
-            endpoint: Some(wire::Endpoint { target_ports: BTreeMap::new(), ..endpoint.clone() }),
-            ports: Vec::new(),
-        });
-        for port in &service.ports {
-            let Some(target) = endpoint.target_ports.get(&u32::from(port.port)) else {
-                continue;
-            };
-            if !entry.ports.iter().any(|known| known.port == *target) {
-                let (protocol, options) = traffic.carried(&key.namespace, &key.name, port);
-                entry.ports.push(wire::ServicePort {
-                    port: *target,
-                    name: port.name.clone(),
-                    protocol: wire::AppProtocol::from(protocol).into(),
-                    options: options.write(),
-                    ..Default::default()
-                });
-            }
-        }
-    }
-
-    pub(super) fn of_service(&self, service: &ResourceRef) -> &[Behind<'a>] {
-        self.of_service.get(service).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    pub(super) fn declared(&self, workload: &ResourceRef) -> &[Declared] {
-        self.declared.get(workload).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    pub(super) fn external(&self) -> impl Iterator<Item = (IpAddr, wire::Workload)> {
-        self.external.iter().map(|(ip, workload)| (*ip, workload.clone()))
-    }
-}
-
-impl<'a> World<'a> {
-    fn of(set: &'a Set, trust: &'a Trust, traffic: &'a Traffic<'a>) -> Self {
-        let mut world =
-            World { trust, traffic, by_label: HashMap::new(), by_address: HashMap::new(), sites: Vec::new() };
-        for resource in set.values() {
-            let namespace = resource.key.namespace.as_str();
-            match &resource.spec {
-                Spec::Workload(workload) => {
-                    for (name, value) in &resource.labels {
-                        world.by_label.entry((namespace, name, value)).or_default().push(resource);
-                    }
-                    world.by_address.extend(workload.addresses.iter().map(|ip| (*ip, (&**resource, workload))));
-                }
-                Spec::Site(site) => world.sites.push((&resource.key.name, site)),
-                _ => {}
-            }
-        }
-        world
-    }
-
-    /// Workloads of the namespace with all labels of the selector, found by its rarest one.
-    fn selected(&self, namespace: &str, service: &Service) -> Vec<&'a Resource> {
-        let lists = service.selector.iter().map(|(name, value)| self.by_label.get(&(namespace, name, value)));
-        let Some(shortest) = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten() else {
-            return Vec::new();
+impl<'a> Seen<'a> {
+    pub(super) fn of(set: &'a Set, trust: &'a Trust, mesh: &'a MeshConfig) -> Self {
+        let site = |resource: &'a std::sync::Arc<Resource>| match &resource.spec {
+            Spec::Site(site) => Some((resource.key.name.as_str(), site)),
+            _ => None,
         };
-        shortest.iter().copied().filter(|workload| selects(&service.selector, &workload.labels)).collect()
+        let sites = set.of_kind("Site", None).filter_map(site).collect();
+        let (policies, egress) = (Policies::of(set, mesh, trust), egress::Policies::of(set, mesh));
+        Seen { set, trust, mesh, policies, egress, sites }
     }
 
     /// What is at a hand-written address: a workload's own address keeps its sidecar, any other has none.
-    fn at(&self, ip: IpAddr, target_ports: BTreeMap<u32, u32>) -> (Behind<'a>, bool) {
-        if let Some((resource, workload)) = self.by_address.get(&ip)
-            && let Ok(identity) = identity_of(resource, workload, self.trust)
-        {
+    fn at(&self, ip: IpAddr, target_ports: BTreeMap<u32, u32>) -> Behind<'a> {
+        if let Some((resource, workload, identity)) = self.workload_at(ip) {
             let endpoint = with_sidecar(resource, workload, ip, &identity, target_ports);
-            return (Behind { endpoint, workload: Some(resource) }, false);
+            return Behind { endpoint, workload: Some(resource) };
         }
         let site = self.sites.iter().find(|(_, site)| site.ranges.iter().any(|range| range.contains(&ip)));
         let endpoint = wire::Endpoint {
@@ -198,7 +68,112 @@ impl<'a> World<'a> {
             target_ports,
             ..wire::Endpoint::default()
         };
-        (Behind { endpoint, workload: None }, true)
+        Behind { endpoint, workload: None }
+    }
+
+    /// The workload whose own address this is.
+    pub(super) fn workload_at(&self, ip: IpAddr) -> Option<(&'a Resource, &'a Workload, SpiffeId)> {
+        let found = self.set.claimants(ip).find_map(|resource| match &resource.spec {
+            Spec::Workload(workload) => Some((&**resource, workload)),
+            _ => None,
+        });
+        let (resource, workload) = found?;
+        Some((resource, workload, identity_of(resource, workload, self.trust).ok()?))
+    }
+}
+
+/// What services declare of a workload's ports, in the order of their names.
+pub(super) fn declared(workload: &Resource, seen: &Seen) -> Vec<Declared> {
+    let namespace = &workload.key.namespace;
+    let mut all = Vec::new();
+    for service in seen.set.selecting(namespace, &workload.labels).iter() {
+        let Spec::Service(spec) = &service.spec else { continue };
+        let traffic = Traffic::of(seen.set, namespace, &service.key.name);
+        for port in &spec.ports {
+            let TargetPort::Number(target) = port.target else { continue };
+            let (protocol, options) = traffic.carried(port);
+            all.push(Declared { service: service.key.name.clone(), target, protocol, options });
+        }
+    }
+    all
+}
+
+/// All endpoints of a service: selected ones, then hand-written ones; an address that is written twice is one endpoint.
+fn behind<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<Behind<'a>> {
+    let mut all = selected(resource, service, seen);
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (i, behind) in all.iter().enumerate() {
+        places.entry(behind.endpoint.ip.clone()).or_insert(i);
+    }
+    for written in seen.set.referrers(&resource.key) {
+        let Spec::Endpoints(written) = &written.spec else { continue };
+        for subset in &written.subsets {
+            let target_ports = written_ports(service, subset);
+            for ip in &subset.addresses {
+                let behind = seen.at(*ip, target_ports.clone());
+                let place = *places.entry(behind.endpoint.ip.clone()).or_insert(all.len());
+                match all.get_mut(place) {
+                    Some(known) => known.endpoint.target_ports.extend(behind.endpoint.target_ports),
+                    None => all.push(behind),
+                }
+            }
+        }
+    }
+    all
+}
+
+fn selected<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<Behind<'a>> {
+    let number = |port: &crate::validate::resource::ServicePort| match port.target {
+        TargetPort::Number(target) => Some((u32::from(port.port), u32::from(target))),
+        TargetPort::Name(_) => None,
+    };
+    let target_ports: BTreeMap<u32, u32> = service.ports.iter().filter_map(number).collect();
+    let mut all = Vec::new();
+    for workload in seen.set.selected(&resource.key.namespace, &service.selector) {
+        let Spec::Workload(spec) = &workload.spec else { continue };
+        let Ok(identity) = identity_of(workload, spec, seen.trust) else { continue };
+        for ip in &spec.addresses {
+            let endpoint = with_sidecar(workload, spec, *ip, &identity, target_ports.clone());
+            all.push(Behind { endpoint, workload: Some(workload) });
+        }
+    }
+    all
+}
+
+/// A hand-written address that is no workload's, with its ports by the app's port; none if nobody wrote it.
+pub(super) fn external(ip: IpAddr, seen: &Seen) -> Option<wire::Workload> {
+    let mut found: Option<wire::Workload> = None;
+    for resource in seen.set.written_at(ip) {
+        let Spec::Endpoints(written) = &resource.spec else { continue };
+        let key = ResourceRef::new("Service", &resource.key.namespace, &written.service);
+        let Some(Spec::Service(service)) = seen.set.get(&key).map(|service| &service.spec) else { continue };
+        let traffic = Traffic::of(seen.set, &key.namespace, &key.name);
+        for subset in written.subsets.iter().filter(|subset| subset.addresses.contains(&ip)) {
+            let endpoint = found.get_or_insert_with(|| {
+                let endpoint = Some(seen.at(ip, BTreeMap::new()).endpoint);
+                wire::Workload { endpoint, ports: Vec::new() }
+            });
+            add_ports(endpoint, service, &written_ports(service, subset), &traffic);
+        }
+    }
+    found
+}
+
+fn add_ports(entry: &mut wire::Workload, service: &Service, target_ports: &BTreeMap<u32, u32>, traffic: &Traffic) {
+    for port in &service.ports {
+        let Some(target) = target_ports.get(&u32::from(port.port)) else {
+            continue;
+        };
+        if !entry.ports.iter().any(|known| known.port == *target) {
+            let (protocol, options) = traffic.carried(port);
+            entry.ports.push(wire::ServicePort {
+                port: *target,
+                name: port.name.clone(),
+                protocol: wire::AppProtocol::from(protocol).into(),
+                options: options.write(),
+                ..Default::default()
+            });
+        }
     }
 }
 
@@ -256,29 +231,18 @@ pub(super) fn direct(
     }
 }
 
-/// What decides how a service is seen.
-pub(super) struct Seen<'a> {
-    pub(super) policies: &'a Policies<'a>,
-    pub(super) traffic: &'a Traffic<'a>,
-    pub(super) mesh: &'a MeshConfig,
-}
-
 /// A service as its callers see it.
-pub(super) fn service(
-    resource: &Resource,
-    service: &Service,
-    vips: &[IpAddr],
-    behind: &[Behind],
-    seen: &Seen,
-) -> wire::Service {
+pub(super) fn service(resource: &Resource, service: &Service, vips: &[IpAddr], seen: &Seen) -> wire::Service {
     let name = &resource.key.name;
     let namespace = &resource.key.namespace;
     let mut hostnames: Vec<String> =
         seen.mesh.dns_suffixes.iter().map(|suffix| format!("{name}.{namespace}.{suffix}")).collect();
     hostnames.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
-    let (transport, min_tls) = least(resource, behind, seen.policies);
+    let behind = behind(resource, service, seen);
+    let (transport, min_tls) = least(resource, &behind, &seen.policies);
+    let traffic = Traffic::of(seen.set, namespace, name);
     let port = |port: &crate::validate::resource::ServicePort| {
-        let (protocol, options) = seen.traffic.carried(namespace, name, port);
+        let (protocol, options) = traffic.carried(port);
         wire::ServicePort {
             port: port.port.into(),
             name: port.name.clone(),
@@ -295,15 +259,19 @@ pub(super) fn service(
         hostnames,
         vips: vips.iter().map(IpAddr::to_string).collect(),
         ports: service.ports.iter().map(port).collect(),
-        endpoints: behind.iter().map(|behind| behind.endpoint.clone()).collect(),
+        endpoints: behind.into_iter().map(|behind| behind.endpoint).collect(),
     }
 }
 
 /// What every endpoint of the service demands at least: the sender refuses by this, the callee by its own.
 fn least(resource: &Resource, behind: &[Behind], policies: &Policies) -> (Transport, TlsVersion) {
-    let base = policies.for_service(&resource.key.namespace, &resource.key.name);
     let of_service = [resource.key.name.as_str()];
     let theirs = behind.iter().filter_map(|behind| behind.workload);
-    let theirs = theirs.map(|workload| policies.transport_for_port(workload, &of_service));
-    theirs.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1))).unwrap_or(base)
+    let theirs = theirs.map(|workload| {
+        // A hand-written address may be a workload's of another namespace, whose policies do not mean this service.
+        let is_near = workload.key.namespace == resource.key.namespace;
+        policies.transport_for_port(workload, if is_near { &of_service } else { &[] })
+    });
+    let least = theirs.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)));
+    least.unwrap_or_else(|| policies.for_service(&resource.key.namespace, &resource.key.name))
 }

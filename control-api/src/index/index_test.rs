@@ -3,6 +3,7 @@
 use super::*;
 use crate::validate::parse;
 use isthmus_proto::model::{self, Body};
+use std::collections::BTreeMap;
 
 const MESH: &str = r#"
 apiVersion: mesh.isthmus.dev/v1alpha1
@@ -52,13 +53,13 @@ pub(super) fn trust() -> Trust {
 pub(super) fn set(yaml: &str) -> Set {
     let (parsed, problems) = parse("f", yaml);
     assert_eq!(problems, []);
-    parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect()
+    parsed.into_iter().map(|p| Arc::new(p.resource)).collect()
 }
 
 fn index(more: &str) -> Index {
     let set = set(&format!("{MESH}---\n{more}"));
     assert_eq!(cross::check(&set, &trust().trust_domain).faults, []);
-    Index::build(&set, &Vips::new(), &trust(), &Index::default())
+    Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust() })
 }
 
 fn keys(names: &[&str]) -> BTreeSet<ResourceKey> {
@@ -179,17 +180,17 @@ fn an_audit_policy_reports_and_changes_nothing() {
 
 #[test]
 fn a_policy_concerns_the_selected_workload_and_nobody_else() {
-    let before = index("");
-    let after = set(&format!(
-        "{MESH}---\n{}",
-        policy("p", "services: [orders], allow: [{ from: { serviceAccounts: [web] } }]")
-    ));
-    let after = Index::build(&after, &Vips::new(), &trust(), &before);
-    let changed = after.changed_since(&before);
+    let before = set(MESH);
+    let (vips, trust) = (Vips::default(), trust());
+    let old = Index::build(Wanted { set: &before, vips: &vips, trust: &trust });
+    let policy = policy("p", "services: [orders], allow: [{ from: { serviceAccounts: [web] } }]");
+    let after = set(&format!("{MESH}---\n{policy}"));
+    let keys_put = [ResourceRef::new("ServicePolicy", "shop", "p")];
+    let difference = Difference { before: &before, keys: &keys_put, vips: &vips, given: &Given::new(), trust: false };
+    let (_, changed) = old.apply(Wanted { set: &after, vips: &vips, trust: &trust }, difference);
     assert_eq!(changed, Changed { inbound: ["shop/orders".to_string()].into(), ..Changed::default() });
     assert!(changed.concerns("shop/orders", [].iter()));
     assert!(!changed.concerns("shop/web", keys(&["10.96.0.10", "shop/orders"]).iter()));
-    assert!(after.changed_since(&after).is_empty());
 }
 
 #[test]
@@ -200,18 +201,45 @@ fn vips_are_given_once_and_stay() {
         )
     };
     let ranges: Vec<ipnet::IpNet> = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
+    let key = |name: &str| ResourceRef::new("Service", "shop", name);
     let one = set(&format!("{MESH}---\n{}", service("a")));
-    let (given, full) = allocate(&one, &ranges, &Vips::new());
-    assert_eq!((given.len(), full), (1, Vec::new()));
-    let a = ResourceRef::new("Service", "shop", "a");
-    assert!(given[&a].iter().all(|ip| ranges.iter().any(|range| range.contains(ip))) && given[&a].len() == 2);
+    let allocation = allocate(&one, &ranges, &Vips::default(), &[key("a")]);
+    assert_eq!((allocation.given.len(), &allocation.full), (1, &Vec::new()));
+    let a = allocation.given[&key("a")].clone();
+    assert!(a.iter().all(|ip| ranges.iter().any(|range| range.contains(ip))) && a.len() == 2);
+    let mut vips = Vips::default();
+    vips.settle(&allocation);
     let two = set(&format!("{MESH}---\n{}---\n{}", service("a"), service("b")));
-    let (change, _) = allocate(&two, &ranges, &given);
-    assert_eq!(change.keys().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["b"], "a keeps what it has");
-    let (change, _) = allocate(&set(MESH), &ranges, &given);
-    assert_eq!(change, Vips::from([(a, Vec::new())]), "given back when the service goes");
-    let tiny: Vec<ipnet::IpNet> = vec!["10.96.1.0/31".parse().unwrap()];
-    assert_eq!(allocate(&one, &tiny, &Vips::new()).1.len(), 1);
+    let mesh = ResourceRef::new("MeshConfig", "", "mesh");
+    let allocation = allocate(&two, &ranges, &vips, &[mesh, key("b")]);
+    assert_eq!(allocation.given.keys().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["b"], "a keeps what it has");
+    let allocation = allocate(&set(MESH), &ranges, &vips, &[key("a")]);
+    assert_eq!(allocation.given, Given::from([(key("a"), Vec::new())]), "given back when the service goes");
+    let by_number = service("c").replace("spec: {", &format!("spec: {{ clusterIP: {},", a[0]));
+    let taken = set(&format!("{MESH}---\n{}---\n{by_number}", service("a")));
+    let allocation = allocate(&taken, &ranges, &vips, &[key("c")]);
+    assert!(!allocation.given[&key("a")].contains(&a[0]), "who asks by number gets it, who was given it another one");
+}
+
+#[test]
+fn who_got_no_vip_is_served_when_one_is_free() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ namespace: shop, name: {name} }}\nspec: {{ ports: [{{ port: 80 }}] }}\n"
+        )
+    };
+    // Two addresses that are neither the network nor its broadcast.
+    let tiny: Vec<ipnet::IpNet> = vec!["10.96.1.0/30".parse().unwrap()];
+    let key = |name: &str| ResourceRef::new("Service", "shop", name);
+    let three = set(&format!("{MESH}---\n{}---\n{}---\n{}", service("a"), service("b"), service("c")));
+    let allocation = allocate(&three, &tiny, &Vips::default(), &["a", "b", "c"].map(key));
+    assert_eq!((allocation.given.len(), allocation.full.len()), (2, 1));
+    let mut vips = Vips::default();
+    vips.settle(&allocation);
+    let two = set(&format!("{MESH}---\n{}---\n{}", service("b"), service("c")));
+    vips.settle(&allocate(&two, &tiny, &vips, &[key("a")]));
+    let allocation = allocate(&two, &tiny, &vips, &[]);
+    assert!(!allocation.given[&key("c")].is_empty());
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! What each proxy should see: resources in, wire resources out. Synchronous, built aside by one writer, clusterless.
+//! What each proxy should see: resources in, wire resources out. Synchronous, one writer, pure, clusterless.
 //!
-//! [`Index::build`] makes every wire resource once, keeping those of the index before that did not change, so that
-//! "unchanged" is a pointer comparison; [`Index::view`] picks what one proxy needs; [`diff`] says what to send. How a
-//! workload's policy comes about is in [`policy`], how a service finds its endpoints in [`endpoints`].
+//! [`Index::apply`] makes the next index from the present one: [`touch`] says whom a change concerns, and only they are
+//! made anew; all else is shared. What still says the same keeps its identity, so that "unchanged" is a pointer
+//! comparison. [`Index::view`] picks what one proxy needs; [`diff`] says what to send. How a workload's policy comes
+//! about is in [`policy`], how a service finds its endpoints in [`endpoints`].
 //!
 //! It refuses nothing: [`crate::validate`] did. What it cannot resolve it leaves out, which a proxy reads as "absent".
 
@@ -12,25 +13,32 @@ mod inbound;
 mod look;
 mod policy;
 mod standing;
+mod touch;
 mod traffic;
 mod view;
 mod vips;
 
 pub use policy::compile_rule;
 pub use view::{View, diff};
-pub use vips::allocate;
+pub use vips::{Allocation, Given, Vips, allocate};
 
 use crate::validate::ResourceRef;
-use crate::validate::cross::{self, Set};
+use crate::validate::cross;
 use crate::validate::resource::{MeshConfig, Resource, Spec, Workload};
-use endpoints::Endpoints;
+use crate::validate::set::Set;
+use endpoints::Seen;
 use isthmus_certs::{Revocations, SpiffeId, TrustDomain};
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, write_revocations};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use rpds::HashTrieMapSync;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use touch::Touched;
 
+#[cfg(test)]
+#[path = "apply_test.rs"]
+mod apply_test;
 #[cfg(test)]
 #[path = "diff_test.rs"]
 mod diff_test;
@@ -52,19 +60,40 @@ pub struct Trust {
     pub revocations: Arc<Revocations>,
 }
 
-pub type Vips = BTreeMap<ResourceRef, Vec<IpAddr>>;
+/// The mesh as it is to be indexed.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub set: &'a Set,
+    pub vips: &'a Vips,
+    pub trust: &'a Trust,
+}
+
+/// How it differs from what the index was made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference<'a> {
+    pub before: &'a Set,
+    /// What was put or deleted.
+    pub keys: &'a [ResourceRef],
+    /// Who held which VIPs before, and what was given since.
+    pub vips: &'a Vips,
+    pub given: &'a Given,
+    /// Whom the mesh trusts is another than before.
+    pub trust: bool,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// By site.
-    mesh: HashMap<String, Arc<wire::Resource>>,
+    mesh: Arc<HashMap<String, Arc<wire::Resource>>>,
     /// By `<namespace>/<name>`.
-    workloads: HashMap<String, Known>,
-    services: HashMap<ServiceName, Arc<wire::Resource>>,
-    addresses: HashMap<IpAddr, Target>,
+    workloads: HashTrieMapSync<String, Known>,
+    /// How many workloads have an identity.
+    identities: HashTrieMapSync<SpiffeId, usize>,
+    services: HashTrieMapSync<ServiceName, Arc<wire::Resource>>,
+    addresses: HashTrieMapSync<IpAddr, Target>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Known {
     identity: SpiffeId,
     site: String,
@@ -72,7 +101,7 @@ struct Known {
     egress: Arc<wire::Resource>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Target {
     resource: Arc<wire::Resource>,
     /// Sent along with the address.
@@ -101,97 +130,178 @@ impl Changed {
 }
 
 impl Index {
-    /// Costs one pass over all resources. `before` gives unchanged parts their identity.
-    pub fn build(set: &Set, vips: &Vips, trust: &Trust, before: &Index) -> Index {
+    /// Everything anew. Costs one pass over all resources.
+    pub fn build(wanted: Wanted) -> Index {
+        Index::default().apply_touched(wanted, Touched { everything: true, ..Touched::default() }).0
+    }
+
+    /// The next index, and what differs in it. Costs in proportion to what the change touches; MeshConfig and Sites touch
+    /// everything.
+    pub fn apply(&self, wanted: Wanted, difference: Difference) -> (Index, Changed) {
+        let Difference { before, keys, vips, given, trust } = difference;
+        let mut touched = Touched::by(before, wanted.set, keys, vips, given);
+        touched.mesh |= trust;
+        self.apply_touched(wanted, touched)
+    }
+
+    fn apply_touched(&self, wanted: Wanted, mut touched: Touched) -> (Index, Changed) {
+        let Wanted { set, vips, trust } = wanted;
+        if touched.everything {
+            self.touch_everything(wanted, &mut touched);
+        }
         let mesh = cross::mesh_config(set);
-        let traffic = traffic::Traffic::of(set);
-        let endpoints = Endpoints::of(set, trust, &traffic);
-        let policies = policy::Policies::of(set, &mesh, trust);
-        let outside = egress::Policies::of(set, &mesh);
-        let mut index = Index::default();
-        index.add_mesh(set, &mesh, trust, outside.restrict(), before);
-        for resource in set.values() {
-            match &resource.spec {
-                Spec::Workload(workload) => {
-                    let given = (&endpoints, &policies, outside.for_workload(resource));
-                    index.add_workload(resource, workload, given, trust, before);
-                }
-                Spec::Service(service) => {
-                    let found = endpoints.of_service(&resource.key);
-                    let vips = service_vips(resource, vips);
-                    let seen = endpoints::Seen { policies: &policies, traffic: &traffic, mesh: &mesh };
-                    let body = endpoints::service(resource, service, &vips, found, &seen);
-                    index.add_service(&resource.key, body, &vips, before);
-                }
-                _ => {}
+        let seen = Seen::of(set, trust, &mesh);
+        let mut next = self.clone();
+        let mut changed = Changed::default();
+        if touched.mesh {
+            changed.mesh = next.put_mesh(set, &mesh, trust);
+        }
+        for key in &touched.workloads {
+            for ip in addresses_of(set.get(key)).chain(self.addresses_of(key)) {
+                touched.addresses.insert(ip);
+            }
+            if next.put_workload(key, &seen) {
+                changed.inbound.insert(key.qualified());
             }
         }
-        for (ip, external) in endpoints.external() {
-            index.add_address(ip, wire::address::Target::Workload(external), None, before);
+        for key in &touched.services {
+            if let Some(name) = next.put_service(key, vips, &seen) {
+                changed.keys.insert(ResourceKey::Service(name));
+            }
         }
-        index
+        for ip in &touched.addresses {
+            if next.put_address(*ip, vips, &seen) {
+                changed.keys.insert(ResourceKey::Address(*ip));
+            }
+        }
+        (next, changed)
     }
 
-    fn add_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust, egress: bool, before: &Index) {
+    fn touch_everything(&self, Wanted { set, vips, .. }: Wanted, touched: &mut Touched) {
+        touched.mesh = true;
+        touched.workloads.extend(set.of_kind("Workload", None).map(|workload| workload.key.clone()));
+        touched.services.extend(set.of_kind("Service", None).map(|service| service.key.clone()));
+        touched.addresses.extend(set.written_addresses().chain(set.claimed_addresses()).chain(vips.addresses()));
+        let split = |name: &str, kind: &str| {
+            name.split_once('/').map(|(namespace, name)| ResourceRef::new(kind, namespace, name))
+        };
+        touched.workloads.extend(self.workloads.keys().filter_map(|name| split(name, "Workload")));
+        touched.services.extend(self.services.keys().filter_map(|name| split(&name.to_string(), "Service")));
+        touched.addresses.extend(self.addresses.keys());
+    }
+
+    fn put_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust) -> bool {
         let base = wire_mesh(set, mesh, trust);
         // A proxy that knows nothing of egress would let through what is restricted.
-        let requires = if egress { vec![egress::EGRESS.to_string()] } else { Vec::new() };
+        let requires = if egress::restricts(set, mesh) { vec![egress::EGRESS.to_string()] } else { Vec::new() };
+        let mut by_site = HashMap::new();
         for site in &base.sites {
             let body = wire::resource::Body::Mesh(wire::Mesh { site: site.name.clone(), ..base.clone() });
-            let resource = kept_requiring(before.mesh.get(&site.name), ResourceKey::Mesh, requires.clone(), body);
-            self.mesh.insert(site.name.clone(), resource);
+            let resource = kept_requiring(self.mesh.get(&site.name), ResourceKey::Mesh, requires.clone(), body);
+            by_site.insert(site.name.clone(), resource);
+        }
+        let same =
+            |(site, new): (&String, &Arc<wire::Resource>)| self.mesh.get(site).is_some_and(|old| Arc::ptr_eq(old, new));
+        let changed = by_site.len() != self.mesh.len() || !by_site.iter().all(same);
+        self.mesh = Arc::new(by_site);
+        changed
+    }
+
+    /// Whether a workload's proxy sees its own workload differently, or is another's, or is gone.
+    fn put_workload<'a>(&mut self, key: &ResourceRef, seen: &Seen<'a>) -> bool {
+        let name = key.qualified();
+        let old = self.workloads.get(&name).cloned();
+        let new = seen.set.get(key).and_then(|resource| known(resource, old.as_ref(), seen));
+        let identity = |known: &Known| known.identity.clone();
+        let (left, came) = (old.as_ref().map(identity), new.as_ref().map(identity));
+        if left != came {
+            left.into_iter().for_each(|id| self.count(id, false));
+            came.into_iter().for_each(|id| self.count(id, true));
+        }
+        let same = match (&old, &new) {
+            (Some(old), Some(new)) => old == new,
+            (None, None) => true,
+            _ => false,
+        };
+        match new {
+            Some(new) => self.workloads.insert_mut(name, new),
+            None => drop(self.workloads.remove_mut(&name)),
+        }
+        !same
+    }
+
+    fn count(&mut self, identity: SpiffeId, comes: bool) {
+        let before = self.identities.get(&identity).copied().unwrap_or(0);
+        match if comes { before + 1 } else { before.saturating_sub(1) } {
+            0 => drop(self.identities.remove_mut(&identity)),
+            count => self.identities.insert_mut(identity, count),
         }
     }
 
-    fn add_workload(
-        &mut self,
-        resource: &Resource,
-        workload: &Workload,
-        (endpoints, policies, egress): (&Endpoints, &policy::Policies, Arc<wire::Resource>),
-        trust: &Trust,
-        before: &Index,
-    ) {
-        let name = resource.key.qualified();
-        let Ok(identity) = identity_of(resource, workload, trust) else {
-            return;
-        };
-        let ports = inbound::ports(resource, endpoints.declared(&resource.key), policies);
-        for ip in &workload.addresses {
-            let target = endpoints::direct(resource, workload, *ip, &identity, &ports);
-            self.add_address(*ip, wire::address::Target::Workload(target), None, before);
+    /// The service's name, if its callers see it differently.
+    fn put_service(&mut self, key: &ResourceRef, vips: &Vips, seen: &Seen) -> Option<ServiceName> {
+        let name = ServiceName::new(&key.namespace, &key.name).ok()?;
+        let old = self.services.get(&name);
+        let new = seen.set.get(key).and_then(|resource| match &resource.spec {
+            Spec::Service(service) => {
+                let body = endpoints::service(resource, service, service_vips(resource, vips), seen);
+                Some(kept(old, ResourceKey::Service(name.clone()), wire::resource::Body::Service(body)))
+            }
+            _ => None,
+        });
+        let same = same(old, new.as_ref());
+        match new {
+            Some(new) => self.services.insert_mut(name.clone(), new),
+            None => drop(self.services.remove_mut(&name)),
         }
-        let inbound = wire::Inbound {
-            workload: name.clone(),
-            addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
-            ports,
-            default_policy: Some(policies.for_port(resource, &[])),
-            default_standing: policies.standing(&resource.key.namespace, &[]),
-        };
-        let old = before.workloads.get(&name);
-        let body = wire::resource::Body::Inbound(inbound);
-        let inbound = kept(old.map(|known| &known.inbound), ResourceKey::Inbound, body);
-        let egress = old.map(|known| &known.egress).filter(|old| **old == egress).cloned().unwrap_or(egress);
-        self.workloads.insert(name, Known { identity, site: workload.site.clone(), inbound, egress });
+        (!same).then_some(name)
     }
 
-    fn add_service(&mut self, key: &ResourceRef, body: wire::Service, vips: &[IpAddr], before: &Index) {
-        let Ok(name) = ServiceName::new(&key.namespace, &key.name) else {
-            return;
-        };
-        for vip in vips {
-            self.add_address(*vip, wire::address::Target::Service(name.to_string()), Some(name.clone()), before);
+    /// Whether an address is something else now. Workloads and VIPs are unique; hand-written endpoints come last.
+    fn put_address(&mut self, ip: IpAddr, vips: &Vips, seen: &Seen) -> bool {
+        let old = self.addresses.get(&ip);
+        let new = self.target(ip, vips, seen).map(|(target, service)| {
+            let body = wire::resource::Body::Address(wire::Address { ip: ip.to_string(), target: Some(target) });
+            Target { resource: kept(old.map(|old| &old.resource), ResourceKey::Address(ip), body), service }
+        });
+        let same = same(old.map(|old| &old.resource), new.as_ref().map(|new| &new.resource));
+        match new {
+            Some(new) => self.addresses.insert_mut(ip, new),
+            None => drop(self.addresses.remove_mut(&ip)),
         }
-        let old = before.services.get(&name);
-        let resource = kept(old, ResourceKey::Service(name.clone()), wire::resource::Body::Service(body));
-        self.services.insert(name, resource);
+        !same
     }
 
-    /// The first to claim an address keeps it: workloads and VIPs are unique, hand-written endpoints come last.
-    fn add_address(&mut self, ip: IpAddr, target: wire::address::Target, service: Option<ServiceName>, before: &Index) {
-        let body = wire::resource::Body::Address(wire::Address { ip: ip.to_string(), target: Some(target) });
-        let old = before.addresses.get(&ip).map(|target| &target.resource);
-        let resource = kept(old, ResourceKey::Address(ip), body);
-        self.addresses.entry(ip).or_insert(Target { resource, service });
+    /// What is at an address, by what the index already holds of workloads.
+    fn target(&self, ip: IpAddr, vips: &Vips, seen: &Seen) -> Option<(wire::address::Target, Option<ServiceName>)> {
+        let by_number = seen.set.claimants(ip).find(|resource| matches!(&resource.spec, Spec::Service(_)));
+        let given = vips.owner(ip).filter(|key| seen.set.contains_key(key));
+        if let Some(key) = by_number.map(|resource| &resource.key).or(given)
+            && let Ok(name) = ServiceName::new(&key.namespace, &key.name)
+        {
+            return Some((wire::address::Target::Service(name.to_string()), Some(name)));
+        }
+        if let Some((resource, workload, identity)) = seen.workload_at(ip) {
+            let known = self.workloads.get(&resource.key.qualified())?;
+            let ports = match &known.inbound.body {
+                Some(wire::resource::Body::Inbound(inbound)) => inbound.ports.as_slice(),
+                _ => &[],
+            };
+            let target = endpoints::direct(resource, workload, ip, &identity, ports);
+            return Some((wire::address::Target::Workload(target), None));
+        }
+        endpoints::external(ip, seen).map(|external| (wire::address::Target::Workload(external), None))
+    }
+
+    /// The addresses that a workload had when it was last looked at.
+    fn addresses_of(&self, key: &ResourceRef) -> Vec<IpAddr> {
+        let body = self.workloads.get(&key.qualified()).and_then(|known| known.inbound.body.as_ref());
+        match body {
+            Some(wire::resource::Body::Inbound(inbound)) => {
+                inbound.addresses.iter().filter_map(|ip| ip.parse().ok()).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The identity that a workload's certificate carries; none if there is no such workload.
@@ -201,36 +311,53 @@ impl Index {
 
     /// Whether any workload has this identity.
     pub fn has_identity(&self, id: &SpiffeId) -> bool {
-        self.workloads.values().any(|known| known.identity == *id)
-    }
-
-    /// What changed from `before` to here. Costs one pass of pointer comparisons.
-    pub fn changed_since(&self, before: &Index) -> Changed {
-        let mut changed =
-            Changed { mesh: differs(&self.mesh, &before.mesh, |r| r).next().is_some(), ..Changed::default() };
-        changed.inbound = differs(&self.workloads, &before.workloads, |known| &known.inbound).cloned().collect();
-        changed.inbound.extend(differs(&self.workloads, &before.workloads, |known| &known.egress).cloned());
-        changed
-            .keys
-            .extend(differs(&self.services, &before.services, |r| r).map(|name| ResourceKey::Service(name.clone())));
-        changed.keys.extend(
-            differs(&self.addresses, &before.addresses, |target| &target.resource).map(|ip| ResourceKey::Address(*ip)),
-        );
-        changed
+        self.identities.contains_key(id)
     }
 }
 
-/// Keys whose resource is new, gone or another one.
-fn differs<'a, K: Eq + std::hash::Hash, V>(
-    new: &'a HashMap<K, V>,
-    old: &'a HashMap<K, V>,
-    resource: impl Fn(&V) -> &Arc<wire::Resource> + Copy + 'a,
-) -> impl Iterator<Item = &'a K> {
-    let changed = new
-        .iter()
-        .filter(move |(key, value)| !old.get(*key).is_some_and(|old| Arc::ptr_eq(resource(old), resource(value))));
-    let gone = old.keys().filter(|key| !new.contains_key(*key));
-    changed.map(|(key, _)| key).chain(gone)
+impl PartialEq for Index {
+    /// Says the same; whether it is the same memory does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.mesh == other.mesh
+            && self.workloads == other.workloads
+            && self.identities == other.identities
+            && self.services == other.services
+            && self.addresses == other.addresses
+    }
+}
+
+fn known<'a>(resource: &'a Resource, old: Option<&Known>, seen: &Seen<'a>) -> Option<Known> {
+    let Spec::Workload(workload) = &resource.spec else { return None };
+    let identity = identity_of(resource, workload, seen.trust).ok()?;
+    let declared = endpoints::declared(resource, seen);
+    let inbound = wire::Inbound {
+        workload: resource.key.qualified(),
+        addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
+        ports: inbound::ports(resource, &declared, &seen.policies),
+        default_policy: Some(seen.policies.for_port(resource, &[])),
+        default_standing: seen.policies.standing(&resource.key.namespace, &[]),
+    };
+    let body = wire::resource::Body::Inbound(inbound);
+    let inbound = kept(old.map(|old| &old.inbound), ResourceKey::Inbound, body);
+    let egress = seen.egress.for_workload(resource);
+    let egress = old.map(|old| &old.egress).filter(|old| **old == egress).cloned().unwrap_or(egress);
+    Some(Known { identity, site: workload.site.clone(), inbound, egress })
+}
+
+fn addresses_of(resource: Option<&Arc<Resource>>) -> impl Iterator<Item = IpAddr> {
+    let addresses = match resource.map(|resource| &resource.spec) {
+        Some(Spec::Workload(workload)) => workload.addresses.as_slice(),
+        _ => &[],
+    };
+    addresses.iter().copied()
+}
+
+fn same(old: Option<&Arc<wire::Resource>>, new: Option<&Arc<wire::Resource>>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// The resource as it was, if it still says the same.
@@ -255,10 +382,10 @@ fn identity_of(resource: &Resource, workload: &Workload, trust: &Trust) -> Resul
 }
 
 /// Asked for by the author, or given by us.
-fn service_vips(resource: &Resource, given: &Vips) -> Vec<IpAddr> {
+fn service_vips<'a>(resource: &'a Resource, given: &'a Vips) -> &'a [IpAddr] {
     match &resource.spec {
-        Spec::Service(service) if !service.vips.is_empty() => service.vips.clone(),
-        _ => given.get(&resource.key).cloned().unwrap_or_default(),
+        Spec::Service(service) if !service.vips.is_empty() => &service.vips,
+        _ => given.of(&resource.key),
     }
 }
 
@@ -275,7 +402,7 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
         ..wire::Mesh::default()
     };
-    for resource in set.values() {
+    for resource in set.of_kind("Site", None).chain(set.of_kind("Link", None)) {
         let name = resource.key.name.clone();
         match &resource.spec {
             Spec::Site(site) => {

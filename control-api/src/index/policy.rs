@@ -8,14 +8,17 @@
 
 use super::Trust;
 use super::standing::{self, Standings};
-use crate::validate::cross::Set;
+use crate::validate::ResourceRef;
 use crate::validate::resource::{
     Conditions, Defaults, HeaderRule, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects,
 };
+use crate::validate::set::{EVERY, Set};
 use isthmus_certs::TrustDomain;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::{Action, TlsVersion, Transport};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 /// What a proxy has to understand of a rule and of a policy.
 const RULES: &str = "rules/v1";
@@ -24,11 +27,13 @@ const RULES_2: &str = "rules/v2";
 const UNTIL: &str = "until/v1";
 const TRANSPORT: &str = "transport/v1";
 
-/// All policies of a mesh, by namespace.
+/// The ServicePolicies of a mesh. Each is compiled when the first asks for it, so a change compiles what it touches.
 pub(super) struct Policies<'a> {
-    by_namespace: HashMap<&'a str, Vec<Compiled<'a>>>,
+    set: &'a Set,
     defaults: Defaults,
+    trust_domain: &'a TrustDomain,
     standings: Standings<'a>,
+    compiled: RefCell<HashMap<&'a ResourceRef, Rc<Compiled<'a>>>>,
 }
 
 struct Compiled<'a> {
@@ -39,33 +44,39 @@ struct Compiled<'a> {
 }
 
 impl<'a> Policies<'a> {
-    pub(super) fn of(set: &'a Set, mesh: &MeshConfig, trust: &Trust) -> Self {
-        let mut by_namespace: HashMap<&str, Vec<Compiled>> = HashMap::new();
-        for resource in set.values() {
-            let Spec::ServicePolicy(policy) = &resource.spec else {
-                continue;
-            };
-            let compile = |rules: &[Rule]| -> Vec<wire::Rule> {
-                let number = |(i, rule)| {
-                    compile_rule(
-                        resource,
-                        policy.audit,
-                        u32::try_from(i).unwrap_or(u32::MAX),
-                        rule,
-                        &trust.trust_domain,
-                    )
-                };
-                rules.iter().enumerate().map(number).collect()
-            };
-            let compiled = Compiled {
-                name: resource.key.qualified(),
-                policy,
-                allow: compile(&policy.allow),
-                deny: compile(&policy.deny),
-            };
-            by_namespace.entry(&resource.key.namespace).or_default().push(compiled);
+    pub(super) fn of(set: &'a Set, mesh: &MeshConfig, trust: &'a Trust) -> Self {
+        let (standings, compiled) = (Standings::of(set), RefCell::default());
+        Policies { set, defaults: mesh.defaults, trust_domain: &trust.trust_domain, standings, compiled }
+    }
+
+    /// Those that may apply to a port that these services of the namespace declare, in the order of their names.
+    fn candidates(&self, namespace: &str, services: &[&str]) -> Vec<Rc<Compiled<'a>>> {
+        let mut found: BTreeMap<&ResourceRef, &'a Resource> = BTreeMap::new();
+        for name in services.iter().chain([&EVERY]) {
+            let named = self.set.referrers(&ResourceRef::new("Service", namespace, name));
+            found.extend(named.map(|resource| (&resource.key, &**resource)));
         }
-        Policies { by_namespace, defaults: mesh.defaults, standings: Standings::of(set) }
+        found.extend(self.set.loose().map(|resource| (&resource.key, &**resource)));
+        found.into_values().filter_map(|resource| self.compile(resource)).collect()
+    }
+
+    fn compile(&self, resource: &'a Resource) -> Option<Rc<Compiled<'a>>> {
+        let Spec::ServicePolicy(policy) = &resource.spec else {
+            return None;
+        };
+        if let Some(known) = self.compiled.borrow().get(&resource.key) {
+            return Some(known.clone());
+        }
+        let rules = |rules: &[Rule]| -> Vec<wire::Rule> {
+            let number = |(i, rule)| {
+                compile_rule(resource, policy.audit, u32::try_from(i).unwrap_or(u32::MAX), rule, self.trust_domain)
+            };
+            rules.iter().enumerate().map(number).collect()
+        };
+        let name = resource.key.qualified();
+        let compiled = Rc::new(Compiled { name, policy, allow: rules(&policy.allow), deny: rules(&policy.deny) });
+        self.compiled.borrow_mut().insert(&resource.key, compiled.clone());
+        Some(compiled)
     }
 
     /// Whether refusals at a port that these services declare are carried out.
@@ -75,9 +86,10 @@ impl<'a> Policies<'a> {
 
     /// The policy of a workload's port that these services (names in its namespace) declare.
     pub(super) fn for_port(&self, workload: &Resource, services: &[&str]) -> wire::PortPolicy {
-        let namespace = &workload.key.namespace;
-        let mut policy = self.combine(namespace, |policy| applies(policy, workload, services));
-        if standing::tightens(self.standing(namespace, services).as_ref()) {
+        let mut mine = self.candidates(&workload.key.namespace, services);
+        mine.retain(|compiled| applies(compiled.policy, workload, services));
+        let mut policy = self.combine(&mine);
+        if standing::tightens(self.standing(&workload.key.namespace, services).as_ref()) {
             policy.requires.push(standing::STANDING.to_string());
         }
         policy
@@ -85,20 +97,21 @@ impl<'a> Policies<'a> {
 
     /// The part of [`Self::for_port`] that the sender keeps as well.
     pub(super) fn transport_for_port(&self, workload: &Resource, services: &[&str]) -> (Transport, TlsVersion) {
-        self.transport_of(&workload.key.namespace, |policy| applies(policy, workload, services))
+        let mut mine = self.candidates(&workload.key.namespace, services);
+        mine.retain(|compiled| applies(compiled.policy, workload, services));
+        self.transport_of(&mine)
     }
 
     /// What a service without a sidecar behind it demands of its callers: transport alone can be kept by the sender.
     pub(super) fn for_service(&self, namespace: &str, service: &str) -> (Transport, TlsVersion) {
-        let applies = |policy: &ServicePolicy| policy.workloads.is_none() && by_service(policy, &[service]);
-        self.transport_of(namespace, applies)
+        let mut mine = self.candidates(namespace, &[service]);
+        mine.retain(|compiled| compiled.policy.workloads.is_none() && by_service(compiled.policy, &[service]));
+        self.transport_of(&mine)
     }
 
-    fn combine(&self, namespace: &str, applies: impl Fn(&ServicePolicy) -> bool) -> wire::PortPolicy {
-        let (transport, min_tls) = self.transport_of(namespace, &applies);
-        let all = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let mine: Vec<&Compiled> = all.iter().filter(|compiled| applies(compiled.policy)).collect();
-        let closes = |compiled: &&&Compiled| closes(compiled.policy);
+    fn combine(&self, mine: &[Rc<Compiled<'a>>]) -> wire::PortPolicy {
+        let (transport, min_tls) = self.transport_of(mine);
+        let closes = |compiled: &&Rc<Compiled>| closes(compiled.policy);
         // The last of the most specific, so that the name does not depend on how maps iterate.
         let default_from = mine.iter().filter(closes).max_by_key(|compiled| specificity(compiled.policy));
         let allow = default_from.is_none() && self.defaults.allow;
@@ -114,11 +127,10 @@ impl<'a> Policies<'a> {
     }
 
     /// The strictest of what the policies ask for; the mesh's default where none asks.
-    fn transport_of(&self, namespace: &str, applies: impl Fn(&ServicePolicy) -> bool) -> (Transport, TlsVersion) {
-        let all = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let mine = || all.iter().map(|compiled| compiled.policy).filter(|policy| !policy.audit && applies(policy));
-        let transport = mine().filter_map(|policy| policy.transport).max();
-        let min_tls = mine().filter_map(|policy| policy.min_tls).max();
+    fn transport_of(&self, mine: &[Rc<Compiled<'a>>]) -> (Transport, TlsVersion) {
+        let enforced = || mine.iter().map(|compiled| compiled.policy).filter(|policy| !policy.audit);
+        let transport = enforced().filter_map(|policy| policy.transport).max();
+        let min_tls = enforced().filter_map(|policy| policy.min_tls).max();
         (transport.unwrap_or(self.defaults.transport), min_tls.unwrap_or(self.defaults.min_tls))
     }
 }

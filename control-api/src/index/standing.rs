@@ -19,7 +19,7 @@ pub(super) struct Standings<'a> {
 impl<'a> Standings<'a> {
     pub(super) fn of(set: &'a Set) -> Self {
         let mut standings = Standings::default();
-        for resource in set.values() {
+        for resource in set.of_kind("Enforcement", None).chain(set.of_kind("Bypass", None)) {
             let namespace = resource.key.namespace.as_str();
             match &resource.spec {
                 Spec::Enforcement(one) => standings.enforcements.entry(namespace).or_default().push(one),

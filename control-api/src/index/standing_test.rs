@@ -36,7 +36,7 @@ fn kind(kind: &str, name: &str, spec: &str) -> String {
 fn standings(more: &[String]) -> [Standing; 3] {
     let set = set(&[&[MESH.to_owned()], more].concat().join("---\n"));
     assert_eq!(cross::check(&set, &trust().trust_domain).faults, []);
-    let index = Index::build(&set, &Vips::new(), &trust(), &Index::default());
+    let index = Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust() });
     let resource = (*index.workloads["shop/orders"].inbound).clone();
     let Some(wire::resource::Body::Inbound(inbound)) = resource.body else { panic!() };
     let inbound = model::Inbound::try_from(inbound).unwrap();
@@ -71,7 +71,7 @@ fn a_bypass_opens_what_it_names_until_its_end_and_the_latest_end_counts() {
 #[test]
 fn refusals_that_are_carried_out_need_a_proxy_that_can_read_it() {
     let set = set(&format!("{MESH}---\n{}", kind("Enforcement", "all", "mode: Enforce")));
-    let index = Index::build(&set, &Vips::new(), &trust(), &Index::default());
+    let index = Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust() });
     let Some(wire::resource::Body::Inbound(inbound)) = &index.workloads["shop/orders"].inbound.body else { panic!() };
     let policies = inbound.ports.iter().map(|p| p.policy.clone().unwrap()).chain(inbound.default_policy.clone());
     for policy in policies {

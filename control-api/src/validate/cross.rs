@@ -1,4 +1,5 @@
-//! Do the resources fit together? Checked over the whole set as it would be, before anything is stored.
+//! Do the resources fit together? Checked over the set as it would be, before anything is stored: after a change, what
+//! was changed and who refers to it ([`check_changed`]), which finds what checking everything ([`check`]) would.
 //!
 //! Refused: a reference to nothing, an address or range that belongs to two, what is lower than the mesh's floor, and
 //! what takes a name that the mesh keeps for itself. Said as a warning: what is true and allowed, but rarely meant.
@@ -9,17 +10,16 @@ use super::resource::*;
 use crate::index::compile_rule;
 use ipnet::IpNet;
 use isthmus_certs::TrustDomain;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::set::Set;
+
 #[cfg(test)]
 #[path = "cross_test.rs"]
 mod cross_test;
-
-/// All resources of a mesh by name.
-pub type Set = BTreeMap<ResourceRef, Arc<Resource>>;
 
 /// One thing that does not fit, on the resource whose author can put it right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +51,46 @@ pub fn mesh_config(set: &Set) -> MeshConfig {
 
 /// Checks a whole set. `trust_domain` is what this control plane issues certificates for.
 pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
+    check_these(set, trust_domain, set.values())
+}
+
+/// Checks a set that was sound before these resources changed (were put or deleted).
+pub fn check_changed(set: &Set, changed: &[ResourceRef], trust_domain: &TrustDomain) -> Findings {
+    if changed.iter().any(|key| key.kind == "MeshConfig") {
+        return check(set, trust_domain);
+    }
+    let mut concerned: BTreeMap<&ResourceRef, &Arc<Resource>> = BTreeMap::new();
+    for key in changed {
+        let new = set.get(key);
+        concerned.extend(new.map(|resource| (&resource.key, resource)));
+        concerned.extend(set.referrers(key).map(|resource| (&resource.key, resource)));
+        if let Some(new) = new {
+            let claimants = addresses(new).0.iter().flat_map(|ip| set.claimants(*ip));
+            concerned.extend(claimants.map(|resource| (&resource.key, resource)));
+        }
+        // Of two that say the same, the one whose name comes later is told; a change may make that another one.
+        if key.kind == "TrafficPolicy" {
+            let all = set.of_kind(&key.kind, Some(&key.namespace));
+            concerned.extend(all.map(|resource| (&resource.key, resource)));
+        }
+        if key.kind == "Site" {
+            concerned.extend(set.of_kind("Site", None).map(|resource| (&resource.key, resource)));
+        }
+    }
+    concerned.extend(set.loose().map(|resource| (&resource.key, resource)));
+    check_these(set, trust_domain, concerned.into_values())
+}
+
+fn check_these<'a>(
+    set: &Set,
+    trust_domain: &TrustDomain,
+    resources: impl Iterator<Item = &'a Arc<Resource>>,
+) -> Findings {
     let mesh = mesh_config(set);
     let world = World::new(set, trust_domain);
     let mut found = Findings::default();
-    for resource in set.values() {
+    let mut sites = false;
+    for resource in resources {
         match &resource.spec {
             Spec::MeshConfig(mesh) => check_mesh(&mut found, resource, mesh, trust_domain.as_str()),
             Spec::Link(link) => check_link(&mut found, resource, link, &world),
@@ -67,11 +103,13 @@ pub fn check(set: &Set, trust_domain: &TrustDomain) -> Findings {
             Spec::Enforcement(Enforcement { services, .. }) | Spec::Bypass(Bypass { services, .. }) => {
                 check_selected(&mut found, resource, services, &world);
             }
-            Spec::Site(_) => {}
+            Spec::Site(_) => sites = true,
         }
+        check_addresses(&mut found, resource, set);
     }
-    check_ranges(&mut found, set, &mesh);
-    check_addresses(&mut found, set);
+    if sites {
+        check_ranges(&mut found, set, &mesh);
+    }
     found
 }
 
@@ -87,7 +125,7 @@ impl<'a> World<'a> {
             Spec::Site(site) => Some((r.key.name.as_str(), site)),
             _ => None,
         };
-        World { trust_domain, set, sites: set.values().filter_map(site).collect() }
+        World { trust_domain, set, sites: set.of_kind("Site", None).filter_map(site).collect() }
     }
 
     fn has_service(&self, namespace: &str, name: &str) -> bool {
@@ -103,9 +141,8 @@ impl<'a> World<'a> {
         Some(format!("there is no Site `{name}`{}", hint(name, &known)))
     }
 
-    fn services_of(&self, namespace: &str) -> Vec<&'a str> {
-        let in_namespace = self.set.keys().filter(|key| key.kind == "Service" && key.namespace == namespace);
-        in_namespace.map(|key| key.name.as_str()).collect()
+    fn services_of(&self, namespace: &'a str) -> Vec<&'a str> {
+        self.set.of_kind("Service", Some(namespace)).map(|service| service.key.name.as_str()).collect()
     }
 }
 
@@ -222,12 +259,7 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
         found.warnings.push(format!("{}: gets no VIP, since MeshConfig has no spec.vipRanges", resource.key));
     }
     let key = &resource.key;
-    let selected = |r: &Arc<Resource>| {
-        r.key.namespace == key.namespace
-            && matches!(&r.spec, Spec::Workload(_))
-            && selects(&service.selector, &r.labels)
-    };
-    if !service.selector.is_empty() && !set.values().any(selected) {
+    if !service.selector.is_empty() && set.selected(&key.namespace, &service.selector).next().is_none() {
         let wanted: Vec<String> = service.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
         found.warnings.push(format!("{key}: selects no Workload in {} ({})", key.namespace, wanted.join(",")));
     }
@@ -286,11 +318,8 @@ fn check_services(found: &mut Findings, resource: &Resource, services: &[String]
 /// Of two policies that name the same service and set the same option, neither could win for a reason.
 fn check_traffic(found: &mut Findings, resource: &Resource, policy: &TrafficPolicy, world: &World) {
     check_services(found, resource, &policy.services, world);
-    let others = world.set.values().filter(|other| {
-        other.key.kind == resource.key.kind
-            && other.key.namespace == resource.key.namespace
-            && other.key.name < resource.key.name
-    });
+    let others = world.set.of_kind("TrafficPolicy", Some(&resource.key.namespace));
+    let others = others.take_while(|other| other.key.name < resource.key.name);
     for other in others {
         let Spec::TrafficPolicy(theirs) = &other.spec else { continue };
         let both = policy.services.iter().position(|service| theirs.services.contains(service));
@@ -357,7 +386,7 @@ fn camel_case(field: &str) -> String {
 /// Undeclared overlap of sites is refused: an address would belong to two places. So is a VIP range inside a site.
 fn check_ranges(found: &mut Findings, set: &Set, mesh: &MeshConfig) {
     let mut taken: Vec<(&Resource, usize, IpNet)> = Vec::new();
-    for resource in set.values() {
+    for resource in set.of_kind("Site", None) {
         let Spec::Site(site) = &resource.spec else { continue };
         for (i, range) in site.ranges.iter().enumerate() {
             let clash = taken.iter().find(|(_, _, other)| overlap(range, other));
@@ -381,22 +410,25 @@ pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
-/// An address belongs to one workload, a VIP to one service.
-fn check_addresses(found: &mut Findings, set: &Set) {
-    let mut owners: HashMap<IpAddr, &ResourceRef> = HashMap::new();
-    for resource in set.values() {
-        let (addresses, field): (&[IpAddr], &str) = match &resource.spec {
-            Spec::Workload(workload) => (&workload.addresses, "spec.addresses"),
-            Spec::Service(service) => (&service.vips, cluster_ip_field(resource)),
-            _ => continue,
-        };
-        for (i, ip) in addresses.iter().enumerate() {
-            let Some(owner) = owners.insert(*ip, &resource.key) else {
-                continue;
-            };
-            let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
-            found.fault(resource, place, format!("{ip} already belongs to {owner}"));
-            owners.insert(*ip, owner);
+/// An address belongs to one workload, a VIP to one service: to the first that says so, by their names.
+fn check_addresses(found: &mut Findings, resource: &Resource, set: &Set) {
+    let (addresses, field) = addresses(resource);
+    let mut own: HashSet<&IpAddr> = HashSet::new();
+    for (i, ip) in addresses.iter().enumerate() {
+        let owner = set.claimants(*ip).next().map_or(&resource.key, |first| &first.key);
+        if own.insert(ip) && *owner == resource.key {
+            continue;
         }
+        let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
+        found.fault(resource, place, format!("{ip} already belongs to {owner}"));
+    }
+}
+
+/// What a resource claims for itself, and where it says so.
+fn addresses(resource: &Resource) -> (&[IpAddr], &'static str) {
+    match &resource.spec {
+        Spec::Workload(workload) => (&workload.addresses, "spec.addresses"),
+        Spec::Service(service) => (&service.vips, cluster_ip_field(resource)),
+        _ => (&[], ""),
     }
 }

@@ -1,8 +1,9 @@
 //! Does an EgressPolicy fit the mesh? Refused: what is lower than the mesh's floor. Said as a warning: rules for
 //! addresses and names of the mesh itself, which a ServicePolicy decides.
 
-use super::cross::{Findings, Set, check_floor, overlap};
+use super::cross::{Findings, check_floor, overlap};
 use super::resource::*;
+use super::set::Set;
 use ipnet::IpNet;
 
 /// The floor that EgressPolicies have, in the form in which services have theirs.
@@ -27,19 +28,15 @@ pub(super) fn check(found: &mut Findings, resource: &Resource, policy: &EgressPo
         }
     }
     if let Some(labels) = &policy.workloads {
-        let selected = |other: &Resource| {
-            matches!(other.spec, Spec::Workload(_))
-                && other.key.namespace == resource.key.namespace
-                && selects(labels, &other.labels)
-        };
-        if !set.values().any(|other| selected(other)) {
+        let mut all = set.of_kind("Workload", Some(&resource.key.namespace));
+        if !all.any(|workload| selects(labels, &workload.labels)) {
             found.warnings.push(format!("{}: selects no Workload in {}", resource.key, resource.key.namespace));
         }
     }
 }
 
 fn warn_of_ours(found: &mut Findings, at: &str, rule: &EgressRule, mesh: &MeshConfig, set: &Set) {
-    let sites = set.values().filter_map(|other| match &other.spec {
+    let sites = set.of_kind("Site", None).filter_map(|other| match &other.spec {
         Spec::Site(site) => Some(site.ranges.iter()),
         _ => None,
     });

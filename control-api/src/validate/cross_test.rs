@@ -32,7 +32,7 @@ fn ours(kind: &str, metadata: &str, spec: &str) -> String {
 fn findings(more: &str) -> Findings {
     let (parsed, problems) = parse("f", &format!("{BASE}---\n{more}"));
     assert_eq!(problems, [], "the documents themselves are sound");
-    let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let set = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
     check(&set, &TrustDomain::parse("shop.example").unwrap())
 }
 
@@ -95,7 +95,7 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
 #[test]
 fn another_trust_domain_is_refused() {
     let (parsed, _) = parse("f", BASE);
-    let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let set = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
     assert_eq!(check(&set, &TrustDomain::parse("bank.example").unwrap()).faults[0].field, "spec.trustDomain");
 }
 

@@ -57,7 +57,7 @@ fn findings(mesh: &str, policy: &str) -> (Vec<String>, Vec<String>) {
     );
     let (parsed, problems) = parse("f", &yaml);
     assert_eq!(problems, []);
-    let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+    let set = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
     let found = check(&set, &TrustDomain::parse("shop.example").unwrap());
     (found.faults.iter().map(|f| format!("{} {}: {}", f.key, f.field, f.reason)).collect(), found.warnings)
 }

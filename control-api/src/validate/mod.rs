@@ -14,6 +14,7 @@ mod ours;
 mod problem;
 pub mod resource;
 mod service_policy;
+pub mod set;
 mod standing;
 
 pub use problem::{Problem, ResourceRef};
