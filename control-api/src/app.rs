@@ -14,8 +14,8 @@ use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens
 use crate::index::Trust;
 use crate::ledger::Ledger;
 use crate::pages::{self, Pages};
-use crate::push::Push;
 use crate::push::registry::Registry;
+use crate::push::{Push, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
 use crate::store::{EmbeddedStore, Store};
@@ -134,6 +134,7 @@ impl Control {
         };
         let state_dir = config.state_dir.clone();
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
+        control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(companies));
         control.tasks.spawn(writer);
@@ -199,18 +200,22 @@ impl Control {
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
     fn keep(&self, own: Arc<Own>, config: &Config) {
-        let until = |shutdown: CancellationToken, work: futures::future::BoxFuture<'static, ()>| async move {
+        self.until_shutdown(async move { own.keep_young().await });
+        self.until_shutdown(sweep(self.ledger.clone()));
+        self.until_shutdown(confirm::keep(self.ledger.clone()));
+        if let Some(dir) = config.resources.clone() {
+            self.until_shutdown(source::follow(self.ledger.clone(), dir));
+        }
+    }
+
+    fn until_shutdown(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = work => {}
             }
-        };
-        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(async move { own.keep_young().await })));
-        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(sweep(self.ledger.clone()))));
-        self.tasks.spawn(until(self.shutdown.clone(), Box::pin(confirm::keep(self.ledger.clone()))));
-        if let Some(dir) = config.resources.clone() {
-            self.tasks.spawn(until(self.shutdown.clone(), Box::pin(source::follow(self.ledger.clone(), dir))));
-        }
+        });
     }
 
     /// Waits for the shutdown and for what is still open, or for a server that fails.

@@ -164,6 +164,14 @@ impl Ledger {
         committed.iter().find(|commit| commit.revision == revision).cloned()
     }
 
+    /// All commits after one revision and up to another; none if they are not all remembered.
+    pub fn committed_after(&self, seen: u64, present: u64) -> Option<Vec<Committed>> {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = committed.iter().filter(|commit| commit.revision > seen && commit.revision <= present);
+        let after: Vec<Committed> = after.cloned().collect();
+        (after.len() as u64 == present.saturating_sub(seen)).then_some(after)
+    }
+
     /// All of a proposal or nothing of it.
     pub fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Outcome, StoreError> {
         self.propose_after(proposal, dry_run, |_, _| Ok(()))

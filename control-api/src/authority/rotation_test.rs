@@ -36,7 +36,9 @@ fn whoever_has_not_acknowledged_the_new_root_is_named() {
     let registry = Registry::default();
     let peer = peer();
     let seats: Vec<_> = ["shop/web", "shop/db", "shop/jobs"].map(|name| registry.arrive(name, "test", &peer, 0)).into();
-    seats.iter().for_each(|seat| seat.sent(7, Default::default()));
+    for seat in &seats {
+        seat.sent(7, Default::default());
+    }
     seats[0].acked(7, 1);
     seats[1].acked(6, 1);
     let mut seen = seen(7);

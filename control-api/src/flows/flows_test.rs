@@ -1,7 +1,7 @@
 //! What a report may say of time and place.
 
 use super::*;
-use crate::index::{Index, Trust};
+use crate::index::{Index, Trust, Wanted};
 use crate::ledger::World;
 use crate::validate::parse;
 use isthmus_certs::TrustDomain;
@@ -15,13 +15,14 @@ fn times_are_those_of_the_control_plane_and_sites_those_of_the_mesh() {
     };
     let (parsed, problems) = parse("f", &format!("{}---\n{}", site("wide", "10.0.0.0/8"), site("dc1", "10.20.0.0/16")));
     assert_eq!(problems, []);
-    let resources = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
+    let resources: crate::validate::set::Set = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
     let trust = Trust {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: Vec::new(),
         revocations: Default::default(),
     };
-    let index = Arc::new(Index::build(&resources, &Default::default(), &trust, &Index::default()));
+    let vips = Default::default();
+    let index = Arc::new(Index::build(Wanted { set: &resources, vips: &vips, trust: &trust }));
     let world = World { resources, index, ..World::default() };
     let settled = |address: &str, first: i64, last: i64| {
         let mut flow = wire::Flow {

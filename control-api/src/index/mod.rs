@@ -124,8 +124,10 @@ impl Changed {
     }
 
     /// Whether a proxy of this workload, which uses these keys, has anything to be told.
-    pub fn concerns<'a>(&self, workload: &str, mut used: impl Iterator<Item = &'a ResourceKey>) -> bool {
-        self.mesh || self.inbound.contains(workload) || used.any(|key| self.keys.contains(key))
+    pub fn concerns(&self, workload: &str, used: &BTreeSet<ResourceKey>) -> bool {
+        // By the shorter of the two: a change may be of the whole mesh, or a proxy use a lot.
+        let (few, many) = if used.len() < self.keys.len() { (used, &self.keys) } else { (&self.keys, used) };
+        self.mesh || self.inbound.contains(workload) || few.iter().any(|key| many.contains(key))
     }
 }
 

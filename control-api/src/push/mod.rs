@@ -5,6 +5,7 @@
 
 pub mod registry;
 mod stream;
+pub mod wake;
 
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};

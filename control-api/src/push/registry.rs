@@ -1,11 +1,14 @@
-//! Who is connected, and how far each has got. Written by the stream tasks, read by the admin API.
+//! Who is connected, how far each has got, and who uses what: a commit wakes those whom it concerns and nobody else.
+//! Written by the stream tasks and by [`super::wake`], read by the admin API.
 
+use crate::index::Changed;
 use crate::ledger::Committed;
 use isthmus_certs::PeerIdentity;
 use isthmus_proto::model::ResourceKey;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Proxies that went away are remembered up to this many; the longest gone are forgotten first.
@@ -29,12 +32,31 @@ pub struct Proxy {
     pub not_after_unix_ms: i64,
     /// Its clock minus ours, when it last said hello. The time on the way counts as if it were ahead of us.
     pub skew_ms: i64,
+    /// Since when something that concerns it is not in force there.
+    pub behind_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    proxy: Proxy,
     /// The keys of its view, to tell whom a change concerns.
     keys: BTreeSet<ResourceKey>,
     /// The latest revision at which the view that was sent was still the right one; at least `sent`.
     covers: u64,
+    /// Something that concerns it was committed, and its stream has not looked yet.
+    woken: bool,
     stream: u64,
     replaced: CancellationToken,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Proxies {
+    all: BTreeMap<Arc<str>, Entry>,
+    /// Connected proxies by what they use.
+    users: HashMap<ResourceKey, BTreeSet<Arc<str>>>,
+    /// The latest revision whose users were woken.
+    revision: u64,
 }
 
 /// How far a revision has got with one proxy.
@@ -48,7 +70,7 @@ pub enum Progress {
 
 #[derive(Debug)]
 pub struct Registry {
-    proxies: Mutex<BTreeMap<String, Proxy>>,
+    proxies: Mutex<Proxies>,
     /// Counts changes, so that waiting needs no polling.
     changes: watch::Sender<u64>,
 }
@@ -57,10 +79,12 @@ pub struct Registry {
 #[derive(Debug)]
 pub struct Seat<'a> {
     registry: &'a Registry,
-    workload: String,
+    workload: Arc<str>,
     stream: u64,
     /// Cancelled when a newer stream of the same workload takes over.
     pub replaced: CancellationToken,
+    /// Told when something was committed that concerns this proxy.
+    pub wake: Arc<Notify>,
 }
 
 impl Default for Registry {
@@ -70,7 +94,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    fn proxies(&self) -> MutexGuard<'_, BTreeMap<String, Proxy>> {
+    fn proxies(&self) -> MutexGuard<'_, Proxies> {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,10 +105,14 @@ impl Registry {
     /// A stream has said hello. An older one of the same workload is ended: a proxy that reconnects after a cut comes
     /// before its old stream is noticed to be dead.
     pub fn arrive(&self, workload: &str, build: &str, peer: &PeerIdentity, now_ms: i64) -> Seat<'_> {
-        let replaced = CancellationToken::new();
+        let (replaced, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let workload: Arc<str> = workload.into();
         let mut proxies = self.proxies();
-        let old = proxies.remove(workload);
+        let old = proxies.leave(&workload);
         let stream = old.as_ref().map_or(1, |old| old.stream + 1);
+        if let Some(old) = &old {
+            old.replaced.cancel();
+        }
         let proxy = Proxy {
             workload: workload.to_string(),
             spiffe_id: peer.id.to_string(),
@@ -98,26 +126,58 @@ impl Registry {
             serial: peer.serial.to_string(),
             not_after_unix_ms: i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000),
             skew_ms: 0,
-            keys: old.as_ref().map(|old| old.keys.clone()).unwrap_or_default(),
+            behind_since: Some(Instant::now()),
+        };
+        let entry = Entry {
+            proxy,
+            keys: BTreeSet::new(),
             covers: 0,
+            // Until it was sent its first view, everything concerns it.
+            woken: true,
             stream,
             replaced: replaced.clone(),
+            wake: wake.clone(),
         };
+        proxies.all.insert(workload.clone(), entry);
         if let Some(old) = old {
-            old.replaced.cancel();
+            proxies.uses(&workload, old.keys);
         }
-        proxies.insert(workload.to_string(), proxy);
         drop(proxies);
         self.changed();
-        Seat { registry: self, workload: workload.to_string(), stream, replaced }
+        Seat { registry: self, workload, stream, replaced, wake }
+    }
+
+    /// These commits are published: whom they concern is woken. `None`: too many to know; everybody is.
+    pub fn publish(&self, revision: u64, commits: Option<&[Committed]>) -> usize {
+        let mut proxies = self.proxies();
+        let proxies = &mut *proxies;
+        let before = std::mem::replace(&mut proxies.revision, revision);
+        let concerned = match commits {
+            Some(commits) => proxies.concerned(commits),
+            None => proxies.all.keys().cloned().collect(),
+        };
+        let mut woken = 0;
+        for workload in &concerned {
+            if let Some(entry) = proxies.all.get_mut(workload).filter(|entry| entry.proxy.connected) {
+                // What was sent was the right view until now, unless something waits to be looked at already.
+                entry.covers = entry.covers_now(before);
+                entry.woken = true;
+                entry.proxy.behind_since.get_or_insert_with(Instant::now);
+                entry.wake.notify_one();
+                woken += 1;
+            }
+        }
+        self.changed();
+        woken
     }
 
     pub fn list(&self) -> Vec<Proxy> {
-        self.proxies().values().cloned().collect()
+        let proxies = self.proxies();
+        proxies.all.values().map(|entry| entry.now(proxies.revision)).collect()
     }
 
     pub fn connected(&self) -> usize {
-        self.proxies().values().filter(|proxy| proxy.connected).count()
+        self.proxies().all.values().filter(|entry| entry.proxy.connected).count()
     }
 
     /// Wakes at each change of any proxy.
@@ -128,17 +188,87 @@ impl Registry {
     /// How far a commit has got with every proxy that it concerns.
     pub fn progress(&self, commit: &Committed) -> Vec<(String, Progress)> {
         let proxies = self.proxies();
-        let concerned = proxies.values().filter(|p| commit.changed.concerns(&p.workload, p.keys.iter()));
-        concerned.map(|proxy| (proxy.workload.clone(), proxy.progress(commit.revision))).collect()
+        let concerned = proxies.all.iter().filter(|(workload, entry)| commit.changed.concerns(workload, &entry.keys));
+        let progress = |entry: &Entry| entry.now(proxies.revision).progress(commit.revision);
+        concerned.map(|(workload, entry)| (workload.to_string(), progress(entry))).collect()
+    }
+}
+
+impl Proxies {
+    fn concerned(&self, commits: &[Committed]) -> BTreeSet<Arc<str>> {
+        let mut concerned = BTreeSet::new();
+        for Changed { mesh, inbound, keys } in commits.iter().map(|commit| &*commit.changed) {
+            if *mesh {
+                return self.all.keys().cloned().collect();
+            }
+            let own = inbound.iter().filter_map(|workload| self.all.get_key_value(workload.as_str()));
+            concerned.extend(own.map(|(workload, _)| workload.clone()));
+            concerned.extend(keys.iter().filter_map(|key| self.users.get(key)).flatten().cloned());
+        }
+        concerned
+    }
+
+    /// From now on the proxy uses these keys and no others.
+    fn uses(&mut self, workload: &Arc<str>, keys: BTreeSet<ResourceKey>) {
+        let Some(entry) = self.all.get_mut(workload) else { return };
+        let old = std::mem::replace(&mut entry.keys, keys);
+        for key in entry.keys.difference(&old) {
+            self.users.entry(key.clone()).or_default().insert(workload.clone());
+        }
+        let gone: Vec<ResourceKey> = old.difference(&entry.keys).cloned().collect();
+        gone.iter().for_each(|key| self.unuse(workload, key));
+    }
+
+    fn unuse(&mut self, workload: &Arc<str>, key: &ResourceKey) {
+        if let Some(users) = self.users.get_mut(key) {
+            users.remove(workload);
+            if users.is_empty() {
+                self.users.remove(key);
+            }
+        }
+    }
+
+    /// Takes a proxy out, with what it used.
+    fn leave(&mut self, workload: &Arc<str>) -> Option<Entry> {
+        let entry = self.all.remove(workload)?;
+        entry.keys.iter().for_each(|key| self.unuse(workload, key));
+        Some(entry)
+    }
+}
+
+impl Entry {
+    /// What an answer to this version speaks of; a version that was never sent speaks of nothing more.
+    fn reached(&self, version: u64) -> u64 {
+        if version >= self.proxy.sent { self.covers } else { version }
+    }
+
+    /// Whom no commit has concerned holds the present revision, though nobody told him so.
+    fn covers_now(&self, revision: u64) -> u64 {
+        let follows = self.proxy.connected && !self.woken;
+        if follows { self.covers.max(revision) } else { self.covers }
+    }
+
+    fn now(&self, revision: u64) -> Proxy {
+        let mut proxy = self.proxy.clone();
+        let covers = self.covers_now(revision);
+        if proxy.acked >= proxy.sent && proxy.sent > 0 {
+            proxy.acked = proxy.acked.max(covers);
+        } else if proxy.nacked >= proxy.sent && proxy.sent > 0 {
+            proxy.nacked = proxy.nacked.max(covers);
+        }
+        proxy
+    }
+
+    fn settle(&mut self, revision: u64) {
+        self.covers = self.covers_now(revision);
+        self.proxy = self.now(revision);
+        if self.proxy.acked >= self.proxy.sent && !self.woken {
+            self.proxy.behind_since = None;
+        }
     }
 }
 
 impl Proxy {
-    /// What an answer to this version speaks of; a version that was never sent speaks of nothing more.
-    fn reached(&self, version: u64) -> u64 {
-        if version >= self.sent { self.covers } else { version }
-    }
-
     fn progress(&self, revision: u64) -> Progress {
         if self.nacked >= revision && self.acked < self.nacked {
             Progress::Refused(self.last_error.clone())
@@ -153,10 +283,12 @@ impl Proxy {
 }
 
 impl Seat<'_> {
-    fn update(&self, change: impl FnOnce(&mut Proxy)) {
+    fn update(&self, change: impl FnOnce(&mut Entry)) {
         let mut proxies = self.registry.proxies();
-        if let Some(proxy) = proxies.get_mut(&self.workload).filter(|proxy| proxy.stream == self.stream) {
-            change(proxy);
+        let revision = proxies.revision;
+        if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
+            change(entry);
+            entry.settle(revision);
         }
         drop(proxies);
         self.registry.changed();
@@ -164,32 +296,45 @@ impl Seat<'_> {
 
     /// What its clock says, minus ours.
     pub fn clock(&self, skew_ms: i64) {
-        self.update(|proxy| proxy.skew_ms = skew_ms);
+        self.update(|entry| entry.proxy.skew_ms = skew_ms);
     }
 
-    pub fn sent(&self, version: u64, keys: BTreeSet<ResourceKey>) {
-        self.update(|proxy| {
-            proxy.sent = version;
-            proxy.covers = version;
-            proxy.keys = keys;
-        });
+    /// A delta was made of the world at this version. True: look again, since of a commit after it this proxy may not
+    /// have been told; it was not known yet what it uses.
+    pub fn sent(&self, version: u64, keys: BTreeSet<ResourceKey>) -> bool {
+        self.looked(version, keys, |entry| {
+            entry.proxy.sent = version;
+            entry.covers = version;
+            entry.proxy.behind_since.get_or_insert_with(Instant::now);
+        })
     }
 
     /// A view that did not change needs no push: what holds of the version that was sent holds of this one too.
-    pub fn up_to_date(&self, version: u64) {
-        self.update(|proxy| {
-            proxy.covers = proxy.covers.max(version);
-            if proxy.acked >= proxy.sent {
-                proxy.acked = proxy.covers;
-            } else if proxy.nacked >= proxy.sent {
-                proxy.nacked = proxy.covers;
-            }
-        });
+    pub fn up_to_date(&self, version: u64, keys: BTreeSet<ResourceKey>) -> bool {
+        self.looked(version, keys, |entry| entry.covers = entry.covers.max(version))
+    }
+
+    fn looked(&self, version: u64, keys: BTreeSet<ResourceKey>, change: impl FnOnce(&mut Entry)) -> bool {
+        let mut proxies = self.registry.proxies();
+        let revision = proxies.revision;
+        if proxies.all.get(&self.workload).is_some_and(|entry| entry.stream == self.stream) {
+            proxies.uses(&self.workload, keys);
+        }
+        if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
+            change(entry);
+            entry.woken = revision > version;
+            entry.settle(revision);
+        }
+        drop(proxies);
+        self.registry.changed();
+        revision > version
     }
 
     pub fn acked(&self, version: u64, now_ms: i64) {
-        self.update(|proxy| {
-            proxy.acked = proxy.acked.max(proxy.reached(version));
+        self.update(|entry| {
+            let reached = entry.reached(version);
+            let proxy = &mut entry.proxy;
+            proxy.acked = proxy.acked.max(reached);
             proxy.last_seen_unix_ms = now_ms;
             if proxy.acked >= proxy.nacked {
                 proxy.last_error.clear();
@@ -198,22 +343,26 @@ impl Seat<'_> {
     }
 
     pub fn nacked(&self, version: u64, reason: String, now_ms: i64) {
-        self.update(|proxy| {
-            proxy.nacked = proxy.nacked.max(proxy.reached(version));
-            proxy.last_error = reason;
-            proxy.last_seen_unix_ms = now_ms;
+        self.update(|entry| {
+            let reached = entry.reached(version);
+            entry.proxy.nacked = entry.proxy.nacked.max(reached);
+            entry.proxy.last_error = reason;
+            entry.proxy.last_seen_unix_ms = now_ms;
         });
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.update(|proxy| proxy.connected = false);
+        self.update(|_| ());
+        // Settled while connected; what comes after it does not reach this proxy.
+        self.update(|entry| entry.proxy.connected = false);
         let mut proxies = self.registry.proxies();
-        if proxies.len() > REMEMBERED {
-            let gone = proxies.values().filter(|proxy| !proxy.connected);
-            let longest = gone.min_by_key(|proxy| proxy.last_seen_unix_ms).map(|proxy| proxy.workload.clone());
-            longest.map(|workload| proxies.remove(&workload));
+        if proxies.all.len() > REMEMBERED {
+            let gone = proxies.all.iter().filter(|(_, entry)| !entry.proxy.connected);
+            let longest =
+                gone.min_by_key(|(_, entry)| entry.proxy.last_seen_unix_ms).map(|(workload, _)| workload.clone());
+            longest.and_then(|workload| proxies.leave(&workload));
         }
     }
 }

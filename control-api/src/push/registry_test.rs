@@ -4,6 +4,7 @@ use super::registry::{Progress, Registry};
 use crate::index::Changed;
 use crate::ledger::Committed;
 use isthmus_certs::{PeerIdentity, Serial, SpiffeId};
+use isthmus_proto::model::ResourceKey;
 use rustls::pki_types::UnixTime;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,11 +43,11 @@ fn a_change_that_was_taken_back_before_it_was_sent_is_in_force_too() {
     let registry = Registry::default();
     let seat = registry.arrive("shop/web", "1", &peer(), 1);
     seat.sent(5, BTreeSet::new());
-    seat.up_to_date(7);
+    assert!(!seat.up_to_date(7, BTreeSet::new()));
     assert_eq!(progress(&registry, 6), [Progress::Waiting], "version 5 is still on its way");
     seat.acked(5, 2);
     assert_eq!(progress(&registry, 7), [Progress::Acknowledged]);
-    seat.up_to_date(9);
+    seat.up_to_date(9, BTreeSet::new());
     assert_eq!(progress(&registry, 9), [Progress::Acknowledged]);
 }
 
@@ -82,4 +83,58 @@ fn who_left_is_offline_and_who_came_back_replaces_the_old_stream() {
     assert_eq!(registry.connected(), 1, "the old stream's end does not mark the new one as gone");
     drop(new);
     assert_eq!(progress(&registry, 5), [Progress::Offline]);
+}
+
+fn orders() -> BTreeSet<ResourceKey> {
+    [ResourceKey::Service("shop/orders".parse().unwrap())].into()
+}
+
+fn of_orders(revision: u64) -> Committed {
+    let changed = Changed { keys: orders(), ..Changed::default() };
+    Committed { revision, at: tokio::time::Instant::now(), changed: Arc::new(changed) }
+}
+
+#[test]
+fn a_commit_wakes_those_who_use_it_and_the_others_are_in_force_without_a_push() {
+    let registry = Registry::default();
+    let (web, jobs) = (registry.arrive("shop/web", "1", &peer(), 1), registry.arrive("shop/jobs", "1", &peer(), 1));
+    web.sent(5, orders());
+    jobs.sent(5, BTreeSet::new());
+    [&web, &jobs].into_iter().for_each(|seat| seat.acked(5, 2));
+    assert_eq!(registry.publish(6, Some(&[of_orders(6)])), 1);
+    let acked =
+        || registry.list().into_iter().map(|proxy| (proxy.acked, proxy.behind_since.is_some())).collect::<Vec<_>>();
+    assert_eq!(acked(), [(6, false), (5, true)], "jobs, web");
+    assert_eq!(registry.progress(&of_orders(6)), [("shop/web".to_string(), Progress::Waiting)]);
+    // A second one, before the stream has looked: what is in force does not move on.
+    assert_eq!(registry.publish(7, Some(&[commit(7, "shop/web")])), 1);
+    assert_eq!(acked(), [(7, false), (5, true)]);
+    assert!(!web.sent(7, orders()));
+    web.acked(7, 3);
+    assert_eq!(acked(), [(7, false), (7, false)]);
+    web.sent(8, BTreeSet::new());
+    assert_eq!(registry.publish(9, Some(&[of_orders(9)])), 0, "it does not use it any more");
+}
+
+#[test]
+fn a_commit_that_came_while_it_was_not_known_what_is_used_is_looked_at_again() {
+    let registry = Registry::default();
+    let seat = registry.arrive("shop/web", "1", &peer(), 1);
+    seat.sent(5, BTreeSet::new());
+    registry.publish(6, Some(&[of_orders(6)]));
+    assert!(seat.sent(5, orders()), "the view is of revision 5, and 6 may concern it");
+    seat.acked(5, 2);
+    assert_eq!(registry.progress(&of_orders(6)), [("shop/web".to_string(), Progress::Waiting)]);
+    assert!(!seat.up_to_date(6, orders()));
+    assert_eq!(registry.progress(&of_orders(6)), [("shop/web".to_string(), Progress::Acknowledged)]);
+}
+
+#[test]
+fn when_too_much_was_missed_everybody_is_woken() {
+    let registry = Registry::default();
+    let seats = ["shop/web", "shop/jobs"].map(|name| registry.arrive(name, "1", &peer(), 1));
+    for seat in &seats {
+        seat.sent(5, BTreeSet::new());
+    }
+    assert_eq!(registry.publish(5_000, None), 2);
 }

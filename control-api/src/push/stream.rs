@@ -1,7 +1,8 @@
 //! One proxy's stream: welcome, first sync, then a delta whenever its view differs from what it was sent.
 //!
-//! At most [`UNANSWERED`] deltas are on their way; while a proxy is slow, changes pile up nowhere: the next delta is
-//! the difference to the latest world. A proxy that stops answering is let go, and so is one whose certificate has
+//! It sleeps until the [`super::registry`] wakes it for a commit that concerns it, or its proxy asks for something. At most
+//! [`UNANSWERED`] deltas are on their way, and after one for a commit comes a [`PAUSE`]; while a proxy is slow or commits
+//! come in a burst, changes pile up nowhere: the next delta is the difference to the latest world. A proxy that stops answering is let go, and so is one whose certificate has
 //! ended, whose workload is gone, or that was replaced by a newer stream of the same workload.
 
 use super::Push;
@@ -13,15 +14,19 @@ use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, control_message, proxy_message};
 use isthmus_proto::model::ResourceKey;
 use isthmus_proto::{FEATURES, PROTOCOL};
+use prost::Message as _;
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// Deltas that a proxy has not answered. One would make each look-up wait for the answer to the one before.
 const UNANSWERED: usize = 8;
+/// Between two deltas for commits; a burst is one push, and a single change does not wait.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Of one message, about. A first sync that is larger comes in several, which the proxy takes as one.
+const MAX_DELTA: usize = 1 << 20;
 /// After this long without an answer a proxy is taken for hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that one proxy may subscribe to: an app that scans must not make the control plane hold its whole range.
@@ -61,10 +66,12 @@ pub(super) async fn run(
     stream.subscribe(hello.subscriptions, Vec::new())?;
     send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
     let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
-    let mut worlds = push.ledger.watch();
-    let mut dirty = true;
+    // What the proxy has asked for, and what was committed meanwhile.
+    let (mut asked, mut woken) = (true, false);
+    let mut pause = Instant::now();
     loop {
         let free = stream.unanswered.len() < UNANSWERED;
+        let paused = woken && !asked && pause > Instant::now();
         let hung = stream.unanswered.front().map_or_else(far, |(_, since)| *since + ANSWER_WITHIN);
         tokio::select! {
             // Proxy first: its answers make room.
@@ -74,29 +81,61 @@ pub(super) async fn run(
             () = tokio::time::sleep_until(ends) => return Err(Status::unauthenticated("the certificate has ended; renew it")),
             () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
             message = incoming.message() => match message? {
-                Some(message) => dirty |= stream.receive(message, push.ledger.clock().now_ms())?,
+                Some(message) => asked |= stream.receive(message, push.ledger.clock().now_ms())?,
                 None => return Ok(()),
             },
-            changed = worlds.changed() => {
-                changed.map_err(|_| Status::unavailable("the control plane is stopping; reconnect"))?;
-                dirty = true;
+            () = seat.wake.notified() => {
+                woken = true;
                 if push.ledger.trust().revocations.cover(peer) {
                     return Err(Status::permission_denied(format!("certificate {} was revoked", peer.serial)));
                 }
             }
-            permit = outgoing.reserve(), if dirty && free => {
+            () = tokio::time::sleep_until(pause), if paused => {}
+            permit = outgoing.reserve(), if (asked || woken) && free && !paused => {
                 let Ok(permit) = permit else { return Ok(()) };
-                dirty = false;
-                if let Some(delta) = stream.next_delta(&latest(&mut worlds))? {
-                    permit.send(Ok(ControlMessage { message: Some(control_message::Message::Delta(delta)) }));
+                let by_commit = woken;
+                (asked, woken) = (false, false);
+                let (delta, again) = stream.next_delta(&push.ledger.world())?;
+                woken |= again;
+                let Some(delta) = delta else { continue };
+                let (last, parts) = in_parts(delta);
+                drop(permit);
+                let all = async {
+                    for delta in parts.into_iter().chain([last]) {
+                        send(outgoing, control_message::Message::Delta(delta)).await?;
+                    }
+                    Ok::<(), Status>(())
+                };
+                let taken = tokio::time::timeout(ANSWER_WITHIN, all).await;
+                taken.map_err(|_| Status::deadline_exceeded("a delta was not read for 60 s"))??;
+                if by_commit {
+                    pause = Instant::now() + PAUSE;
                 }
             }
         }
     }
 }
 
-fn latest(worlds: &mut watch::Receiver<Arc<World>>) -> Arc<World> {
-    worlds.borrow_and_update().clone()
+/// A delta as messages of bearable size: the last one, and those before it. Only a first sync is ever split: a proxy
+/// builds it aside until it is complete, and answers once.
+fn in_parts(mut delta: wire::Delta) -> (wire::Delta, Vec<wire::Delta>) {
+    let mut parts = Vec::new();
+    let mut size = 0;
+    let mut rest = Vec::new();
+    for resource in std::mem::take(&mut delta.upserts) {
+        size += resource.encoded_len();
+        rest.push(resource);
+        if size > MAX_DELTA && delta.first_sync_complete {
+            parts.push(wire::Delta {
+                version: delta.version,
+                upserts: std::mem::take(&mut rest),
+                ..Default::default()
+            });
+            size = 0;
+        }
+    }
+    delta.upserts = rest;
+    (delta, parts)
 }
 
 fn far() -> Instant {
@@ -179,8 +218,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// The difference between what the proxy was sent and the world; none if there is none.
-    fn next_delta(&mut self, world: &World) -> Result<Option<wire::Delta>, Status> {
+    /// The difference between what the proxy was sent and the world, none if there is none; and whether to look again.
+    fn next_delta(&mut self, world: &World) -> Result<(Option<wire::Delta>, bool), Status> {
         if world.index.identity_of(&self.workload) != Some(&self.peer.id) {
             let reason = format!("Workload {} is gone, or has another identity now", self.workload);
             return Err(Status::permission_denied(reason));
@@ -190,9 +229,9 @@ impl Stream<'_> {
         };
         let (upserts, removals) = diff(&self.sent, &view);
         if self.synced && upserts.is_empty() && removals.is_empty() {
+            let again = self.seat.up_to_date(world.revision, view.keys().cloned().collect());
             self.sent = view;
-            self.seat.up_to_date(world.revision);
-            return Ok(None);
+            return Ok((None, again));
         }
         let delta = wire::Delta {
             version: world.revision,
@@ -201,10 +240,10 @@ impl Stream<'_> {
             first_sync_complete: !self.synced,
         };
         self.synced = true;
-        self.seat.sent(world.revision, view.keys().cloned().collect());
+        let again = self.seat.sent(world.revision, view.keys().cloned().collect());
         self.unanswered.push_back((world.revision, Instant::now()));
         self.sent = view;
-        Ok(Some(delta))
+        Ok((Some(delta), again))
     }
 }
 
