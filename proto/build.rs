@@ -20,7 +20,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Ordered maps encode the same bytes every time, so that an unchanged view pushes nothing.
         .btree_map(".")
         // These carry secrets; `redact.rs` writes their Debug by hand.
-        .skip_debug([".isthmus.identity.v1.EnrollRequest", ".isthmus.admin.v1.CreateJoinTokenResponse"])
+        .skip_debug([
+            ".isthmus.identity.v1.EnrollRequest",
+            ".isthmus.identity.v1.KubernetesProof",
+            ".isthmus.admin.v1.CreateJoinTokenResponse",
+        ])
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())

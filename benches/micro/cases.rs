@@ -127,8 +127,15 @@ fn decision(deny: Vec<Rule>, allow: Vec<Rule>) -> Box<dyn FnMut(u64)> {
     Box::new(move |_| {
         let http = HttpFacts { host: Some("orders.shop"), method: "GET", path: "/v1/orders/17", headers: &headers };
         let peer_ip = IpAddr::V4(Ipv4Addr::new(10, 10, 1, 10));
-        let facts =
-            Facts { peer: Some(&caller), peer_ip, peer_site: Some("dc1"), port: 8080, now_ms: 0, http: Some(http) };
+        let facts = Facts {
+            peer: Some(&caller),
+            foreign: false,
+            peer_ip,
+            peer_site: Some("dc1"),
+            port: 8080,
+            now_ms: 0,
+            http: Some(http),
+        };
         assert!(black_box(decide(&compiled, black_box(&facts))).allowed);
     })
 }
@@ -166,6 +173,8 @@ fn mesh_of(services: u32) -> Arc<Mesh> {
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
         revocations: Default::default(),
+        crypto_profile: Default::default(),
+        trust_domains: Default::default(),
     };
     let mut upserts = vec![Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(world))) }];
     for number in 0..services {

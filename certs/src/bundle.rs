@@ -1,5 +1,6 @@
 //! The roots that this mesh trusts, and the fingerprint by which a join token names one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -67,6 +68,9 @@ pub enum BundleError {
     #[error("root number {0} (from 1) is not a CA's certificate that may sign certificates")]
     NotACa(usize),
 }
+
+/// The roots of other trust domains that are believed: each speaks for its own identities, and for nobody else's.
+pub type Federation = BTreeMap<TrustDomain, TrustBundle>;
 
 /// The roots of one trust domain. Cheap to clone. An empty bundle trusts nobody.
 #[derive(Clone, Default)]

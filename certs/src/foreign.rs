@@ -66,13 +66,13 @@ pub fn verify(
 }
 
 /// Dates of an anchor are not looked at by path validation, so they are here.
-fn anchor_at<'a>(root: &'a CertificateDer<'_>, now: UnixTime) -> Option<TrustAnchor<'a>> {
+pub(crate) fn anchor_at<'a>(root: &'a CertificateDer<'_>, now: UnixTime) -> Option<TrustAnchor<'a>> {
     let parsed = leaf::parse(root).ok()?;
     let (from, to) = leaf::validity(&parsed).ok()?;
     (from <= now && now <= to).then(|| webpki::anchor_from_trusted_cert(root).ok()).flatten()
 }
 
-fn dns_names(cert: &x509_parser::certificate::X509Certificate<'_>) -> Result<Vec<String>, ForeignError> {
+pub(crate) fn dns_names(cert: &x509_parser::certificate::X509Certificate<'_>) -> Result<Vec<String>, ForeignError> {
     let names = cert.subject_alternative_name().map_err(|_| ForeignError::Malformed)?;
     let mut found = Vec::new();
     for name in names.iter().flat_map(|names| &names.value.general_names).take(MAX_NAMES) {

@@ -12,6 +12,9 @@ pub mod ca;
 mod ca_signer;
 pub mod clock;
 pub mod csr;
+mod der;
+#[cfg(test)]
+mod federation_test;
 pub mod foreign;
 mod hex;
 pub mod id;
@@ -24,8 +27,10 @@ mod mesh_test;
 pub mod peer_error;
 pub mod pem;
 mod private_file;
+pub mod profile;
 pub mod revocation;
 pub mod rotation;
+pub mod signed_document;
 pub mod store;
 #[cfg(test)]
 mod svid_test;
@@ -35,7 +40,7 @@ pub mod token;
 pub mod vault;
 pub mod verify;
 
-pub use bundle::{BundleError, RootFingerprint, TrustBundle};
+pub use bundle::{BundleError, Federation, RootFingerprint, TrustBundle};
 pub use ca::{CaError, CertificateAuthority, Issued};
 pub use clock::{Clock, ManualClock, SystemClock, skew_in_words, span_in_words};
 pub use csr::{CsrError, PublicKeyInfo};
@@ -44,7 +49,15 @@ pub use identity::{IdentityError, WorkloadIdentity};
 pub use key::{KeyError, PrivateKey, PublicKey};
 pub use leaf::{PeerIdentity, Serial, peer_identity};
 pub use peer_error::PeerError;
+pub use profile::{CryptoProfile, Negotiated};
 pub use revocation::Revocations;
 pub use store::{IdentityStore, Subscription};
-pub use tls::{ClientAuth, ExpectedPeer, provider};
+pub use tls::{ClientAuth, ExpectedPeer, ServerConfigs, provider};
 pub use token::{JoinToken, SecretHash, TokenError};
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    hash
+}

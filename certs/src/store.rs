@@ -9,11 +9,13 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::UnixTime;
 
-use crate::bundle::TrustBundle;
+use crate::bundle::{Federation, TrustBundle};
 use crate::clock::Clock;
 use crate::id::TrustDomain;
 use crate::identity::{IdentityError, WorkloadIdentity};
+use crate::leaf::PeerIdentity;
 use crate::peer_error::PeerError;
+use crate::profile::CryptoProfile;
 use crate::revocation::Revocations;
 
 type Hook = dyn Fn(u64) + Send + Sync;
@@ -28,10 +30,14 @@ pub struct IdentityStore {
 }
 
 /// One consistent state.
+#[derive(Clone, Default)]
 pub(crate) struct Held {
     pub(crate) identity: Option<Arc<WorkloadIdentity>>,
     pub(crate) bundle: TrustBundle,
+    /// Of other trust domains.
+    pub(crate) others: Arc<Federation>,
     pub(crate) revocations: Arc<Revocations>,
+    pub(crate) profile: CryptoProfile,
     generation: u64,
     /// As rustls wants it: the chain alone, and the chain with its root.
     plain: Option<Arc<CertifiedKey>>,
@@ -45,8 +51,8 @@ pub struct Subscription(#[expect(dead_code, reason = "held for its drop")] Arc<H
 impl IdentityStore {
     /// Without an identity, and trusting nobody: every handshake fails until [`replace`](Self::replace).
     pub fn new(trust_domain: TrustDomain, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let held = Held::new(None, TrustBundle::empty(), Arc::default(), 0);
-        Arc::new(Self { trust_domain, clock, held: ArcSwap::from_pointee(held), hooks: Mutex::default() })
+        let held = ArcSwap::from_pointee(Held::default());
+        Arc::new(Self { trust_domain, clock, held, hooks: Mutex::default() })
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -87,19 +93,51 @@ impl IdentityStore {
             return Err(IdentityError::OtherIdentity { found: identity.id, ours: ours.id.clone() });
         }
         identity.generation = before.generation + 1;
-        let bundle = identity.bundle.clone();
-        Ok(self.publish(
-            hooks,
-            Held::new(Some(Arc::new(identity)), bundle, before.revocations.clone(), before.generation + 1),
-        ))
+        Ok(self.publish(hooks, Held::clone(&before).with_identity(identity)))
     }
 
     /// Trusts `bundle` from the next handshake on; returns the new generation.
     pub fn set_bundle(&self, bundle: TrustBundle) -> u64 {
         let hooks = self.writer();
         let before = self.held.load();
-        let held = Held::new(before.identity.clone(), bundle, before.revocations.clone(), before.generation + 1);
-        self.publish(hooks, held)
+        self.publish(hooks, Held { bundle, ..Held::clone(&before) })
+    }
+
+    /// Believes identities of these trust domains too, from the next handshake on, and of no others. Our own is never
+    /// among them: only our bundle speaks for it.
+    pub fn set_others(&self, mut others: Federation) -> u64 {
+        others.remove(&self.trust_domain);
+        let hooks = self.writer();
+        let before = self.held.load();
+        if others == *before.others {
+            return before.generation;
+        }
+        self.publish(hooks, Held { others: Arc::new(others), ..Held::clone(&before) })
+    }
+
+    /// Uses the algorithms of `profile` from the next handshake on.
+    pub fn set_profile(&self, profile: CryptoProfile) -> u64 {
+        let hooks = self.writer();
+        let before = self.held.load();
+        if profile == before.profile {
+            return before.generation;
+        }
+        self.publish(hooks, Held { profile, ..Held::clone(&before) })
+    }
+
+    /// Whether a peer that was believed in its handshake still is: not revoked, and of a trust domain that counts.
+    pub fn believes(&self, peer: &PeerIdentity) -> bool {
+        let held = self.held.load();
+        let domain = peer.id.trust_domain();
+        !held.revocations.cover(peer) && (*domain == self.trust_domain || held.others.contains_key(domain))
+    }
+
+    pub fn profile(&self) -> CryptoProfile {
+        self.held.load().profile
+    }
+
+    pub fn others(&self) -> Arc<Federation> {
+        self.held.load().others.clone()
     }
 
     /// Refuses these from the next handshake on, and tells subscribers, who end what is open. False, and nothing changes,
@@ -111,9 +149,7 @@ impl IdentityStore {
             return false;
         }
         if revocations != *before.revocations {
-            let (identity, bundle) = (before.identity.clone(), before.bundle.clone());
-            let held = Held::new(identity, bundle, Arc::new(revocations), before.generation + 1);
-            self.publish(hooks, held);
+            self.publish(hooks, Held { revocations: Arc::new(revocations), ..Held::clone(&before) });
         }
         true
     }
@@ -139,7 +175,8 @@ impl IdentityStore {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, mut hooks: MutexGuard<'_, Vec<Weak<Hook>>>, held: Held) -> u64 {
+    fn publish(&self, mut hooks: MutexGuard<'_, Vec<Weak<Hook>>>, mut held: Held) -> u64 {
+        held.generation += 1;
         let generation = held.generation;
         self.held.store(Arc::new(held));
         hooks.retain(|hook| hook.strong_count() > 0);
@@ -149,19 +186,13 @@ impl IdentityStore {
 }
 
 impl Held {
-    fn new(
-        identity: Option<Arc<WorkloadIdentity>>,
-        bundle: TrustBundle,
-        revocations: Arc<Revocations>,
-        generation: u64,
-    ) -> Self {
-        let certified = |chain, identity: &WorkloadIdentity| CertifiedKey::new(chain, Arc::new(identity.key.clone()));
-        let plain = identity.as_deref().map(|i| Arc::new(certified(i.chain.clone(), i)));
-        let with_root = identity.as_deref().map(|i| {
-            let root = Some(&i.root).filter(|root| !i.chain.contains(root));
-            Arc::new(certified(i.chain.iter().chain(root).cloned().collect(), i))
-        });
-        Self { identity, bundle, revocations, generation, plain, with_root }
+    fn with_identity(self, identity: WorkloadIdentity) -> Self {
+        let certified = |chain| Arc::new(CertifiedKey::new(chain, Arc::new(identity.key.clone())));
+        let plain = certified(identity.chain.clone());
+        let root = Some(&identity.root).filter(|root| !identity.chain.contains(root));
+        let with_root = certified(identity.chain.iter().chain(root).cloned().collect());
+        let bundle = identity.bundle.clone();
+        Self { bundle, plain: Some(plain), with_root: Some(with_root), identity: Some(Arc::new(identity)), ..self }
     }
 
     pub(crate) fn certified(&self, with_root: bool) -> Option<Arc<CertifiedKey>> {

@@ -2,11 +2,10 @@
 //! gets checked in each handshake, against the identity and the roots of that moment.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -19,6 +18,7 @@ use crate::bundle::{RootFingerprint, TrustBundle};
 use crate::clock::TlsClock;
 use crate::id::SpiffeId;
 use crate::peer_error::PeerError;
+use crate::profile::CryptoProfile;
 use crate::store::IdentityStore;
 use crate::verify::{self, Role};
 
@@ -35,7 +35,7 @@ pub enum ClientAuth {
 /// Whom a client is willing to talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpectedPeer {
-    /// One of these, of our trust domain, signed by our bundle. An empty list accepts nobody.
+    /// One of these, of our trust domain or one that we believe, signed by the bundle of its own. An empty list accepts nobody.
     AnyOf(Vec<SpiffeId>),
     /// First contact: a chain that contains the root with this fingerprint, ending at this identity. No client
     /// certificate is shown.
@@ -47,45 +47,58 @@ pub enum ExpectedPeer {
     PinnedClockProbe(RootFingerprint, SpiffeId),
 }
 
-/// The one crypto provider of the mesh: AWS-LC, hybrid key exchange first (draft-ietf-tls-ecdhe-mlkem). Pass it on
-/// wherever rustls is used; nothing here relies on a process-wide default.
+/// The one crypto provider of the mesh, AWS-LC, with everything that [`CryptoProfile::Default`] allows. Pass it on wherever
+/// rustls is used; nothing here relies on a process-wide default.
 pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    PROVIDER.clone()
+    CryptoProfile::Default.provider()
 }
 
-/// [`provider`] with elliptic curves alone, for ways that drop what a hybrid hello needs: it is two segments long
-/// (ML-KEM-768's public key has 1,184 bytes), and some middleboxes know hellos of one.
-fn classical_provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    PROVIDER.clone()
+/// A server's configuration, of whichever profile is in force when a connection comes.
+#[derive(Clone)]
+pub struct ServerConfigs {
+    store: Arc<IdentityStore>,
+    default: Arc<ServerConfig>,
+    fips: Arc<ServerConfig>,
+}
+
+impl ServerConfigs {
+    /// For the next handshake.
+    pub fn now(&self) -> Arc<ServerConfig> {
+        match self.store.profile() {
+            CryptoProfile::Default => self.default.clone(),
+            CryptoProfile::Fips => self.fips.clone(),
+        }
+    }
 }
 
 impl IdentityStore {
-    /// A server that shows the current identity and checks its clients against the current bundle.
+    /// A server that shows the current identity and checks its clients against the current bundle, with the algorithms
+    /// that are in force now. For one handshake, or where the profile never changes; see [`server_configs`](Self::server_configs).
     pub fn server_config(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth) -> Arc<ServerConfig> {
-        self.server(alpn, clients, false)
+        self.server(self.profile().provider(), alpn, clients, false)
     }
 
     /// As [`server_config`](Self::server_config), with the root at the end of the chain, so that a client which knows
     /// only its fingerprint ([`ExpectedPeer::PinnedRoot`]) can check it. Costs every client some 500 bytes.
     pub fn server_config_with_root(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth) -> Arc<ServerConfig> {
-        self.server(alpn, clients, true)
+        self.server(self.profile().provider(), alpn, clients, true)
     }
 
-    fn server(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth, with_root: bool) -> Arc<ServerConfig> {
+    /// What a listener needs for as long as it lives.
+    pub fn server_configs(self: &Arc<Self>, alpn: &[&[u8]], clients: ClientAuth, with_root: bool) -> ServerConfigs {
+        let of = |profile: CryptoProfile| self.server(profile.provider(), alpn, clients, with_root);
+        ServerConfigs { store: self.clone(), default: of(CryptoProfile::Default), fips: of(CryptoProfile::Fips) }
+    }
+
+    fn server(
+        self: &Arc<Self>,
+        provider: Arc<CryptoProvider>,
+        alpn: &[&[u8]],
+        clients: ClientAuth,
+        with_root: bool,
+    ) -> Arc<ServerConfig> {
         let verifier = CheckClient { store: self.clone(), mandatory: clients == ClientAuth::Required };
-        let mut config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock(self.clock().clone())))
+        let mut config = ServerConfig::builder_with_details(provider, Arc::new(TlsClock(self.clock().clone())))
             .with_protocol_versions(&[&TLS13])
             .expect("AWS-LC has TLS 1.3 cipher suites and key exchanges")
             .with_client_cert_verifier(Arc::new(verifier))
@@ -99,13 +112,13 @@ impl IdentityStore {
     /// A client that talks to `expected` alone. The server name given to rustls plays no part: identities are not
     /// names; use the peer's address.
     pub fn client_config(self: &Arc<Self>, alpn: &[&[u8]], expected: ExpectedPeer) -> Arc<ClientConfig> {
-        self.client(provider(), alpn, expected)
+        self.client(self.profile().provider(), alpn, expected)
     }
 
-    /// As [`client_config`](Self::client_config), with a ClientHello that fits into one segment: X25519 and P-256 only,
+    /// As [`client_config`](Self::client_config), with a ClientHello that fits into one segment: elliptic curves only,
     /// nothing against a quantum computer. To be used where the other was tried and got no answer, and reported.
     pub fn client_config_small_hello(self: &Arc<Self>, alpn: &[&[u8]], expected: ExpectedPeer) -> Arc<ClientConfig> {
-        self.client(classical_provider(), alpn, expected)
+        self.client(self.profile().small_hello(), alpn, expected)
     }
 
     fn client(
@@ -173,7 +186,7 @@ impl CheckServer {
             }
             ExpectedPeer::AnyOf(ids) => {
                 let held = self.store.held();
-                let peer = verify::verify_chain(chain, &held.bundle, self.store.trust_domain(), Role::Server, now)?;
+                let peer = verify::verify_among(chain, &held, self.store.trust_domain(), Role::Server, now)?;
                 if held.revocations.cover(&peer) {
                     return Err(PeerError::Revoked);
                 }
@@ -242,7 +255,7 @@ impl ClientCertVerifier for CheckClient {
     ) -> Result<ClientCertVerified, Error> {
         let chain = whole(leaf, intermediates);
         let held = self.store.held();
-        let peer = verify::verify_chain(&chain, &held.bundle, self.store.trust_domain(), Role::Client, now)
+        let peer = verify::verify_among(&chain, &held, self.store.trust_domain(), Role::Client, now)
             .map_err(PeerError::into_rustls)?;
         if held.revocations.cover(&peer) {
             return Err(PeerError::Revoked.into_rustls());
@@ -280,6 +293,12 @@ fn whole<'a>(leaf: &'a CertificateDer<'_>, rest: &'a [CertificateDer<'_>]) -> Ve
 
 fn never_tls12() -> Error {
     PeerError::Incompatible.into_rustls()
+}
+
+impl fmt::Debug for ServerConfigs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerConfigs({})", self.store.profile())
+    }
 }
 
 impl fmt::Debug for OwnCertificate {

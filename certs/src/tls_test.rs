@@ -54,7 +54,7 @@ fn a_peer_without_the_hybrid_exchange_is_served_too() {
     let mesh = Mesh::new("shop.example");
     let (web, orders) = (mesh.store("web"), mesh.store("orders"));
     let mut classic = (*provider()).clone();
-    classic.kx_groups = vec![kx_group::X25519];
+    classic.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
     let client = ClientConfig::builder_with_details(classic.into(), Arc::new(TlsClock(web.clock().clone())))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -215,7 +215,7 @@ fn tls_1_2_is_refused_both_ways() {
     let mesh = Mesh::new("shop.example");
     let store = mesh.store("web");
     let old = [&rustls::version::TLS12];
-    let provider12 = aws_lc_rs::default_provider();
+    let provider12 = rustls::crypto::aws_lc_rs::default_provider();
     let client = ClientConfig::builder_with_provider(provider12.clone().into())
         .with_protocol_versions(&old)
         .unwrap()

@@ -11,6 +11,7 @@ use crate::bundle::{RootFingerprint, TrustBundle, signs_certificates};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::leaf::{self, Leaf, PeerIdentity};
 use crate::peer_error::PeerError;
+use crate::store::Held;
 
 /// Leaf, issuing CA, root, and two for cross-signing while roots are changed.
 const MAX_CHAIN: usize = 5;
@@ -32,6 +33,27 @@ pub fn verify_chain(
 ) -> Result<PeerIdentity, PeerError> {
     let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
     anchored(leaf, intermediates, bundle, trust_domain, role, now).map(|(leaf, _)| leaf.identity)
+}
+
+/// As [`verify_chain`], for identities of `ours` and of the trust domains that we believe beside it. Which roots count is
+/// decided by the trust domain that the leaf claims, so that nobody's root can speak for another's identities.
+pub(crate) fn verify_among(
+    chain: &[CertificateDer<'_>],
+    held: &Held,
+    ours: &TrustDomain,
+    role: Role,
+    now: UnixTime,
+) -> Result<PeerIdentity, PeerError> {
+    if held.others.is_empty() {
+        return verify_chain(chain, &held.bundle, ours, role, now);
+    }
+    let claimed = Leaf::parse(chain.first().ok_or(PeerError::NoCertificate)?)?.identity.id;
+    match held.others.get(claimed.trust_domain()) {
+        // What runs another mesh is nobody here, whatever its certificate says.
+        Some(_) if claimed.is_system() => Err(PeerError::WrongIdentity),
+        Some(theirs) => verify_chain(chain, theirs, claimed.trust_domain(), role, now),
+        None => verify_chain(chain, &held.bundle, ours, role, now),
+    }
 }
 
 /// As [`verify_chain`], when all that is known of the mesh is the fingerprint of its root: the root must be in the

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::confirm;
 use crate::flows::Intake;
 use crate::flows::store::FlowStore;
-use crate::identity::attest::certificate::CompanyCas;
+use crate::identity::attest::Attestors;
 use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
@@ -96,7 +96,7 @@ impl Control {
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
-        let companies = CompanyCas::read(&config.attestation.certificates).map_err(ControlError::Attestation)?;
+        let attestors = Attestors::read(&config.attestation).map_err(ControlError::Attestation)?;
         let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         let proxies = listen(config.listen.proxies).await?;
@@ -136,7 +136,7 @@ impl Control {
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
-        control.serve_proxies(proxies, (push, intake), &own, Arc::new(companies));
+        control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
         control.serve_operators(operators, admin, &own, Arc::new(rotation));
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
@@ -156,18 +156,18 @@ impl Control {
         listener: TcpListener,
         (push, intake): (Push, Intake),
         own: &Own,
-        companies: Arc<CompanyCas>,
+        attestors: Arc<Attestors>,
     ) {
         let identities = Identities {
             ledger: self.ledger.clone(),
             issuer: own.issuer.clone(),
-            companies,
+            attestors,
             enrolling: Arc::new(Semaphore::new(ENROLLING_AT_ONCE)),
         };
         let gate = Gate {
             listener,
             // With the root, so that a join token's pin can be checked; without a certificate only Enroll is answered.
-            tls: own.store.server_config_with_root(&[b"h2"], ClientAuth::Optional),
+            tls: own.store.server_configs(&[b"h2"], ClientAuth::Optional, true),
             admit: |_: &Peer| Ok(()),
             connections: PROXY_CONNECTIONS,
         };
@@ -183,7 +183,7 @@ impl Control {
     fn serve_operators(&mut self, listener: TcpListener, admin: Operators, own: &Arc<Own>, rotation: Arc<Rotation>) {
         let gate = Gate {
             listener,
-            tls: own.store.server_config(&[b"h2"], ClientAuth::Required),
+            tls: own.store.server_configs(&[b"h2"], ClientAuth::Required, false),
             admit: admin::admit,
             connections: OPERATOR_CONNECTIONS,
         };

@@ -36,6 +36,58 @@ pub struct Config {
 pub struct Attestation {
     /// Machine certificates of a company's own CAs.
     pub certificates: Vec<CompanyCa>,
+    /// Service-account tokens of pods.
+    pub kubernetes: Vec<Cluster>,
+    /// Attested documents of Azure VMs.
+    pub azure: Option<AzureVms>,
+}
+
+/// A Kubernetes cluster whose pods may enrol.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cluster {
+    /// As its proxies name it when they enrol.
+    pub name: String,
+    /// `https://host:port`.
+    pub api_server: String,
+    /// The CAs of the API server, PEM.
+    pub ca_file: PathBuf,
+    /// With which token we ask: its account needs the ClusterRole system:auth-delegator.
+    pub token_file: PathBuf,
+    /// What a pod's token must be made for.
+    #[serde(default = "audience")]
+    pub audience: String,
+    /// For whom the cluster may speak. Empty: for every namespace.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Whether a token must be bound to its pod's node too. Kubernetes does that from 1.32 on.
+    #[serde(default = "yes")]
+    pub node_bound: bool,
+}
+
+/// The Azure VMs that may enrol.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AzureVms {
+    /// The CAs that attested documents lead to, PEM: roots, and issuing CAs that documents do not bring along.
+    pub cas: PathBuf,
+    /// Whose certificates sign them; names below these as well.
+    #[serde(default = "azure_signers")]
+    pub signers: Vec<String>,
+    /// `<subscription id>/<VM id>` → `<namespace>/<name>` of its Workload. Nobody else comes in.
+    pub workloads: BTreeMap<String, String>,
+}
+
+fn audience() -> String {
+    "isthmus".to_string()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn azure_signers() -> Vec<String> {
+    vec!["metadata.azure.com".to_string()]
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+#[path = "e2e/attest_azure_test.rs"]
+mod attest_azure_test;
+#[path = "e2e/attest_kubernetes_test.rs"]
+mod attest_kubernetes_test;
 #[path = "e2e/attest_test.rs"]
 mod attest_test;
 #[path = "e2e/audit_test.rs"]
@@ -101,12 +105,10 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()
 }
 
-/// What a test has put into the directory before it starts the control plane.
+/// What a test has put into the directory before it starts the control plane, as in `control.yaml`.
 fn attestation(dir: &Path) -> crate::config::Attestation {
-    let roots = dir.join("corp.pem");
-    let workloads = [("VM-Web.corp.example".to_string(), "shop/web".to_string())].into();
-    let company = crate::config::CompanyCa { name: "corp".to_string(), roots, workloads };
-    crate::config::Attestation { certificates: if company.roots.exists() { vec![company] } else { Vec::new() } }
+    let Ok(text) = std::fs::read_to_string(dir.join("attestation.yaml")) else { return Default::default() };
+    serde_saphyr::from_str(&text.replace("DIR", &dir.display().to_string())).unwrap()
 }
 
 impl World {

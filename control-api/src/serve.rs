@@ -3,8 +3,7 @@
 //! Refused here: a handshake that fails or takes longer than 10 s, more connections than the limit (they wait in the
 //! kernel's queue), and on the operators' port everybody who is not an operator.
 
-use isthmus_certs::{PeerIdentity, peer_identity};
-use rustls::ServerConfig;
+use isthmus_certs::{PeerIdentity, ServerConfigs, peer_identity};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -36,7 +35,7 @@ pub struct Peer {
 /// One port: its socket, how TLS is done on it, who may pass, and how many at once.
 pub struct Gate {
     pub listener: TcpListener,
-    pub tls: Arc<ServerConfig>,
+    pub tls: ServerConfigs,
     pub admit: fn(&Peer) -> Result<(), String>,
     pub connections: usize,
 }
@@ -73,7 +72,6 @@ async fn accept_all(
     ready: mpsc::Sender<Result<Connection, io::Error>>,
     shutdown: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(gate.tls);
     let limit = Arc::new(Semaphore::new(gate.connections));
     loop {
         let Ok(permit) = limit.clone().acquire_owned().await else {
@@ -87,7 +85,8 @@ async fn accept_all(
                 continue;
             }
         };
-        let (acceptor, ready, admit, shutdown) = (acceptor.clone(), ready.clone(), gate.admit, shutdown.clone());
+        let (acceptor, ready, admit, shutdown) =
+            (TlsAcceptor::from(gate.tls.now()), ready.clone(), gate.admit, shutdown.clone());
         handshakes.spawn(async move {
             let handshake = tokio::time::timeout(HANDSHAKE_WITHIN, shake(acceptor, tcp, address, admit, permit));
             let done = tokio::select! {

@@ -3,13 +3,15 @@
 use std::fmt;
 
 use crate::admin::v1::CreateJoinTokenResponse;
-use crate::identity::v1::{EnrollRequest, enroll_request::Proof};
+use crate::identity::v1::{EnrollRequest, KubernetesProof, enroll_request::Proof};
 
 impl fmt::Debug for EnrollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proof = match &self.proof {
             Some(Proof::JoinToken(_)) => "JoinToken([redacted])",
             Some(Proof::Certificate(_)) => "Certificate",
+            Some(Proof::Kubernetes(_)) => "Kubernetes([redacted])",
+            Some(Proof::Azure(_)) => "Azure",
             None => "none",
         };
         f.debug_struct("EnrollRequest")
@@ -25,7 +27,15 @@ impl fmt::Debug for Proof {
         match self {
             Proof::JoinToken(_) => f.write_str("JoinToken([redacted])"),
             Proof::Certificate(proof) => f.debug_tuple("Certificate").field(proof).finish(),
+            Proof::Kubernetes(proof) => f.debug_tuple("Kubernetes").field(proof).finish(),
+            Proof::Azure(proof) => f.debug_tuple("Azure").field(&proof.document.len()).finish(),
         }
+    }
+}
+
+impl fmt::Debug for KubernetesProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesProof").field("cluster", &self.cluster).field("token", &"[redacted]").finish()
     }
 }
 

@@ -7,6 +7,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 
+const CORP: &str = r#"
+certificates:
+  - name: corp
+    roots: DIR/corp.pem
+    workloads: { VM-Web.corp.example: shop/web }
+"#;
 const ECDSA_P256_SHA256: u32 = 0x0403;
 
 /// The company's CA.
@@ -44,6 +50,7 @@ impl Company {
     async fn world(&self) -> World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("corp.pem"), self.0.pem()).unwrap();
+        std::fs::write(dir.path().join("attestation.yaml"), CORP).unwrap();
         World::start_with(dir).await
     }
 }
@@ -63,7 +70,7 @@ impl Machine {
 }
 
 impl World {
-    async fn ask(&self, request: idv::EnrollRequest) -> Result<idv::EnrollResponse, Status> {
+    pub(super) async fn ask(&self, request: idv::EnrollRequest) -> Result<idv::EnrollResponse, Status> {
         let root = self.operator_identity().bundle.fingerprints()[0];
         self.pinned(root).await.unwrap().enroll(request).await.map(|answer| answer.into_inner())
     }

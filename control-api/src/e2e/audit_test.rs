@@ -29,7 +29,7 @@ async fn every_issuance_and_refusal_is_on_record_and_the_record_survives_a_resta
     world.enroll(&token, &csr::new_key().unwrap()).await.unwrap_err();
     let mut client = IdentityClient::new(world.connect_as(first.clone(), world.control.proxies).await.unwrap());
     let csr_der = csr::request(&csr::new_key().unwrap()).unwrap();
-    client.renew(idv::RenewRequest { csr_der, client_time_unix_ms: NOW_MS }).await.unwrap();
+    client.renew(idv::RenewRequest { csr_der, client_time_unix_ms: NOW_MS, machine: None }).await.unwrap();
 
     let world = world.restart().await;
     let lines = world.audit().await;

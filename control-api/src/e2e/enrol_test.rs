@@ -96,7 +96,8 @@ async fn renewal_needs_the_certificate_and_keeps_the_identity() {
     let world = World::start().await;
     let old = world.join("shop/web").await;
     let key = csr::new_key().unwrap();
-    let request = || idv::RenewRequest { csr_der: csr::request(&key).unwrap(), client_time_unix_ms: NOW_MS };
+    let request =
+        || idv::RenewRequest { csr_der: csr::request(&key).unwrap(), client_time_unix_ms: NOW_MS, machine: None };
 
     let token = world.token("shop/web").await;
     let refused = world.pinned(token.root).await.unwrap().renew(request()).await.unwrap_err();

@@ -13,7 +13,7 @@ impl World {
         let key = csr::new_key().unwrap();
         let channel = self.connect_as(old.clone(), self.control.proxies).await;
         let channel = channel.map_err(|error| Status::unavailable(format!("{error:?}")))?;
-        let request = idv::RenewRequest { csr_der: csr::request(&key).unwrap(), client_time_unix_ms: 0 };
+        let request = idv::RenewRequest { csr_der: csr::request(&key).unwrap(), client_time_unix_ms: 0, machine: None };
         let answer = IdentityClient::new(channel).renew(request).await?.into_inner();
         Ok(identity(answer.certificate.unwrap(), key, &self.clock))
     }

@@ -14,13 +14,15 @@ pub mod tokens;
 use crate::audit::{Event, What};
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
-use attest::certificate::CompanyCas;
-use attest::{Attested, Once};
+use attest::kubernetes::Pod;
+use attest::{Attested, Attestors, Once};
 use issuer::{IssueError, Issuer};
 use isthmus_certs::ca::BACKDATE;
 use isthmus_certs::{PeerIdentity, PublicKeyInfo, SpiffeId, csr, skew_in_words};
 use isthmus_proto::identity::v1::identity_server::Identity;
-use isthmus_proto::identity::v1::{Certificate, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
+use isthmus_proto::identity::v1::{
+    Certificate, ChallengeRequest, ChallengeResponse, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -37,7 +39,7 @@ const ENROLL_WAITS: Duration = Duration::from_secs(5);
 pub struct Identities {
     pub ledger: Arc<Ledger>,
     pub issuer: Arc<Issuer>,
-    pub companies: Arc<CompanyCas>,
+    pub attestors: Arc<Attestors>,
     pub enrolling: Arc<Semaphore>,
 }
 
@@ -52,8 +54,13 @@ impl Identity for Identities {
             .map_err(|_| Status::unavailable("the control plane is stopping; try again"))?;
         let this = self.clone();
         let from = from.map(|address| address.to_string()).unwrap_or_default();
+        // The clock first, as ever, so that nobody is asked on behalf of a caller who is refused anyway.
+        let reviewed = match self.check_clock(request.client_time_unix_ms) {
+            Ok(()) => self.attestors.review(&request).await,
+            Err(status) => Err(status),
+        };
         blocking(move || {
-            let done = this.enroll_now(&request, &from);
+            let done = reviewed.and_then(|pod| this.enroll_now(&request, pod.as_ref(), &from));
             match &done {
                 Ok(response) => tracing::info!(workload = response.workload, from, "enrolled"),
                 Err(status) => this.note_refusal(status, attest::name_of(&request), String::new(), from),
@@ -62,6 +69,13 @@ impl Identity for Identities {
         })
         .await
         .map(Response::new)
+    }
+
+    async fn challenge(&self, request: Request<ChallengeRequest>) -> Result<Response<ChallengeResponse>, Status> {
+        let key =
+            csr::verify(&request.into_inner().csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let nonce = self.attestors.nonce(&key, self.ledger.clock().now_ms());
+        Ok(Response::new(ChallengeResponse { nonce }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
@@ -86,14 +100,17 @@ fn proof_of_holder(peer: &PeerIdentity) -> String {
 }
 
 impl Identities {
-    fn enroll_now(&self, request: &EnrollRequest, from: &str) -> Result<EnrollResponse, Status> {
-        // Before the proof: whoever could not even shake hands over a wrong clock asks without one.
-        self.check_clock(request.client_time_unix_ms)?;
+    /// The clock was checked before: whoever could not even shake hands over a wrong one asks without a proof.
+    fn enroll_now(&self, request: &EnrollRequest, pod: Option<&Pod>, from: &str) -> Result<EnrollResponse, Status> {
         let (store, now_ms) = (&**self.ledger.store(), self.ledger.clock().now_ms());
-        let attested = attest::attest(request, store, &self.companies, now_ms)?;
+        if request.proof.is_none() {
+            return Err(Status::invalid_argument("no proof of identity; send a join token"));
+        }
+        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let around = (store, &*self.ledger.world().index, now_ms);
+        let attested = attest::attest(request, pod, &key, &self.attestors, around)?;
         let id = self.workload_of(&attested)?;
         self.check_not_revoked(&id, &attested)?;
-        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         attest::use_up(&attested, store, &key, now_ms)?;
         let event = Event {
             what: What::Enrolled,
@@ -140,7 +157,7 @@ impl Identities {
             (None, Once::Token(_)) => Err(Status::failed_precondition(format!(
                 "Workload {workload} does not exist any more; apply it, then create a new token"
             ))),
-            (None, Once::FirstKey) => Err(Status::failed_precondition(format!(
+            (None, Once::FirstKey | Once::Vouched) => Err(Status::failed_precondition(format!(
                 "Workload {workload}, which this proof is for, does not exist; apply it"
             ))),
         }

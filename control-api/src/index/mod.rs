@@ -311,6 +311,15 @@ impl Index {
         self.workloads.get(workload).map(|known| &known.identity)
     }
 
+    /// The workloads of a service account, by name, in order. Only those of our own trust domain.
+    pub fn workloads_of(&self, namespace: &str, account: &str) -> Vec<&str> {
+        let is = |known: &Known| known.identity.namespace() == namespace && known.identity.service_account() == account;
+        let mut names: Vec<&str> =
+            self.workloads.iter().filter(|(_, k)| is(k)).map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Whether any workload has this identity.
     pub fn has_identity(&self, id: &SpiffeId) -> bool {
         self.identities.contains_key(id)

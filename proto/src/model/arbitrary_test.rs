@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use isthmus_certs::{Revocations, Serial, SpiffeId, TrustDomain};
+use isthmus_certs::{CryptoProfile, Federation, Revocations, Serial, SpiffeId, TrustBundle, TrustDomain};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -272,6 +272,8 @@ prop_compose! {
             telemetry: Ok(Telemetry { otlp, sampling_ratio }),
             leaf_lifetime: leaf.map(Duration::from_secs),
             revocations: revoked(leaf),
+            crypto_profile: if enforce { CryptoProfile::Fips } else { CryptoProfile::Default },
+            trust_domains: federated(leaf),
         }
     }
 }
@@ -325,6 +327,12 @@ fn revoked(seed: Option<u64>) -> Revocations {
     let id = SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/a{seed}")).unwrap();
     let serial = Serial::from_bytes(&seed.to_be_bytes()).unwrap();
     Revocations { epoch: seed + 1, serials: [serial].into(), identities: [(id, seed)].into() }
+}
+
+/// The same for another trust domain: there or not; the roots of a bundle are the concern of `certs`.
+fn federated(seed: Option<u64>) -> Federation {
+    let name = seed.map(|seed| TrustDomain::parse(&format!("d{seed}.example")).unwrap());
+    name.into_iter().map(|name| (name, TrustBundle::empty())).collect()
 }
 
 fn site_pair() -> impl Strategy<Value = (SiteName, SiteName)> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use isthmus_certs::{Revocations, Serial, SpiffeId, TrustDomain};
+use isthmus_certs::{CryptoProfile, Federation, Revocations, Serial, SpiffeId, TrustBundle, TrustDomain};
 
 use super::error::{each, each_message, parse, unknown_value};
 use super::{ModelError, SiteName, Understood};
@@ -28,6 +28,9 @@ pub struct Mesh {
     /// What a newly issued leaf lives for, where the control plane says so.
     pub leaf_lifetime: Option<Duration>,
     pub revocations: Revocations,
+    pub crypto_profile: CryptoProfile,
+    /// Other trust domains that are believed.
+    pub trust_domains: Federation,
 }
 
 /// Whether refusals are carried out or only counted.
@@ -95,6 +98,8 @@ impl TryFrom<wire::Mesh> for Mesh {
                 seconds => Some(Duration::from_secs(seconds.into())),
             },
             revocations: read_revocations(m.revocations.unwrap_or_default()).map_err(|e| e.within("revocations"))?,
+            crypto_profile: read_profile(m.crypto_profile)?,
+            trust_domains: read_federation(m.trust_domains).map_err(|e| e.within("trust_domains"))?,
         })
     }
 }
@@ -113,6 +118,8 @@ impl From<Mesh> for wire::Mesh {
             telemetry: m.telemetry.ok().map(Into::into),
             leaf_lifetime_seconds: m.leaf_lifetime.map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
             revocations: (m.revocations != Revocations::default()).then(|| write_revocations(&m.revocations)),
+            crypto_profile: write_profile(m.crypto_profile).into(),
+            trust_domains: write_federation(&m.trust_domains),
         }
     }
 }
@@ -142,6 +149,44 @@ pub fn write_revocations(r: &Revocations) -> wire::Revocations {
         serials: r.serials.iter().map(|serial| serial.as_bytes().to_vec()).collect(),
         identities: r.identities.iter().map(identity).collect(),
     }
+}
+
+fn read_profile(value: i32) -> Result<CryptoProfile, ModelError> {
+    match wire::CryptoProfile::try_from(value) {
+        Ok(wire::CryptoProfile::Unspecified | wire::CryptoProfile::Default) => Ok(CryptoProfile::Default),
+        Ok(wire::CryptoProfile::Fips) => Ok(CryptoProfile::Fips),
+        Err(_) => Err(unknown_value("crypto_profile", value)),
+    }
+}
+
+/// As the control plane sends it.
+pub fn write_profile(profile: CryptoProfile) -> wire::CryptoProfile {
+    match profile {
+        CryptoProfile::Default => wire::CryptoProfile::Default,
+        CryptoProfile::Fips => wire::CryptoProfile::Fips,
+    }
+}
+
+fn read_federation(bundles: Vec<wire::TrustDomainBundle>) -> Result<Federation, ModelError> {
+    let mut read = Federation::new();
+    for bundle in bundles {
+        let name = TrustDomain::parse(&bundle.trust_domain).map_err(|e| ModelError::new("trust_domain", e))?;
+        let roots = match bundle.roots_der.is_empty() {
+            true => TrustBundle::empty(),
+            false => TrustBundle::from_ders(&bundle.roots_der).map_err(|e| ModelError::new("roots_der", e))?,
+        };
+        read.insert(name, roots);
+    }
+    Ok(read)
+}
+
+/// As the control plane sends it.
+pub fn write_federation(federation: &Federation) -> Vec<wire::TrustDomainBundle> {
+    let bundle = |(name, bundle): (&TrustDomain, &TrustBundle)| wire::TrustDomainBundle {
+        trust_domain: name.to_string(),
+        roots_der: bundle.roots().iter().map(|root| root.to_vec()).collect(),
+    };
+    federation.iter().map(bundle).collect()
 }
 
 impl Enforcement {

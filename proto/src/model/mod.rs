@@ -25,7 +25,9 @@ pub use egress::{Egress, EgressConditions, EgressDefault, EgressRule};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Standing};
-pub use mesh::{Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_revocations};
+pub use mesh::{
+    Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_federation, write_profile, write_revocations,
+};
 pub use name::{ServiceName, SiteName, WorkloadName};
 pub use options::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress, TrafficOptions};
 pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template};

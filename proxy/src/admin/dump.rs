@@ -79,6 +79,8 @@ fn snapshot(mesh: &Mesh) -> Value {
         "version": mesh.version,
         "enforcement": format!("{:?}", mesh.enforcement()),
         "trustDomain": mesh.trust_domain().map(ToString::to_string),
+        "otherTrustDomains": mesh.trust_domains().map(|others| others.keys().map(ToString::to_string).collect::<Vec<_>>()),
+        "cryptoProfile": mesh.crypto_profile().map(isthmus_certs::CryptoProfile::in_words),
         "site": mesh.site().map(ToString::to_string),
         "dnsSuffixes": mesh.dns_suffixes(),
         "sampling": telemetry.sampling_ratio,

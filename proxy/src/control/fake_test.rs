@@ -206,6 +206,13 @@ impl Identity for Service {
         }))
     }
 
+    async fn challenge(
+        &self,
+        _: Request<id_wire::ChallengeRequest>,
+    ) -> Result<Response<id_wire::ChallengeResponse>, Status> {
+        Ok(Response::new(id_wire::ChallengeResponse { nonce: "0123456789".to_owned() }))
+    }
+
     async fn renew(&self, request: Request<id_wire::RenewRequest>) -> Result<Response<id_wire::RenewResponse>, Status> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let certificate = Some(self.issue(&request.into_inner().csr_der)?);

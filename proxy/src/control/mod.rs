@@ -7,6 +7,7 @@
 mod connect;
 mod enroll;
 mod error;
+mod machine;
 mod renew;
 mod report;
 mod revoked;

@@ -11,7 +11,7 @@ use isthmus_proto::identity::v1::identity_client::IdentityClient;
 use tracing::{error, info, warn};
 
 use super::enroll::{answer_in_time, expires_in, issued};
-use super::{Context, ControlError};
+use super::{Context, ControlError, machine};
 
 /// A wall clock can jump and a machine can sleep, so the time that is left is looked at again this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -90,7 +90,8 @@ async fn renew(context: &Context, current: &WorkloadIdentity) -> Result<(), Cont
     let key = csr::new_key()?;
     let channel = context.connect().await?;
     let asked_ms = clock.now_ms();
-    let request = RenewRequest { csr_der: csr::request(&key)?, client_time_unix_ms: asked_ms };
+    let request =
+        RenewRequest { csr_der: csr::request(&key)?, client_time_unix_ms: asked_ms, machine: Some(machine::this()) };
     let answer = answer_in_time(IdentityClient::new(channel).renew(request)).await?;
     let renewed = issued(answer.certificate, &key, clock.as_ref(), asked_ms)?;
     let (serial, expires) = (renewed.serial, expires_in(&context.start, &renewed));

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::skew::warn_if_skewed;
 use super::sync::{Answer, Sync};
-use super::{Context, ControlError, revoked};
+use super::{Context, ControlError, machine, revoked};
 use crate::state::{Demands, Mesh};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -105,6 +105,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         workload: context.workload.clone(),
         client_time_unix_ms: asked_ms,
         subscriptions: sync.begin(),
+        machine: Some(machine::this()),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
     let mut client = DiscoveryClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
@@ -207,8 +208,22 @@ fn take(
     }
 }
 
-/// Roots before rules: a peer that the new snapshot allows must find its root trusted.
+/// Roots before rules: a peer that the new snapshot allows must find its root trusted. And algorithms, so that no
+/// connection that the snapshot leads to is made with others.
 fn trust_roots(context: &Context, mesh: &Mesh) -> Result<(), ControlError> {
+    let before = context.identities.profile();
+    if let Some(profile) = mesh.crypto_profile().filter(|profile| *profile != before) {
+        info!("{}", profile.in_words());
+        context.identities.set_profile(profile);
+    }
+    if let Some(others) = mesh.trust_domains().filter(|others| **others != *context.identities.others()) {
+        let names: Vec<_> = others.keys().map(ToString::to_string).collect();
+        info!(
+            "other trust domains that are believed: {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        );
+        context.identities.set_others(others.clone());
+    }
     if mesh.roots_der().is_empty() {
         return Ok(());
     }

@@ -70,7 +70,9 @@ impl Inbound {
         let site = inbound_port.policy.needs_site().then(|| mesh.site_of(caller.address)).flatten();
         let peer_site = site.map(|site| site.name.as_str());
         let now_ms = if inbound_port.policy.needs_time() { self.needs.identity.clock().now_ms() } else { 0 };
-        let facts = Facts { peer: caller.peer, peer_ip: caller.address, peer_site, port, now_ms, http };
+        let ours = self.needs.identity.trust_domain();
+        let foreign = caller.peer.is_some_and(|peer| peer.trust_domain() != ours);
+        let facts = Facts { peer: caller.peer, foreign, peer_ip: caller.address, peer_site, port, now_ms, http };
         let decision = match policy::check_transport(&inbound_port.policy, caller.arrived) {
             Ok(()) => policy::decide(&inbound_port.policy, &facts),
             Err(reason) => Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None },

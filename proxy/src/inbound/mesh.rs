@@ -15,7 +15,7 @@ use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use isthmus_certs::PeerIdentity;
+use isthmus_certs::{Negotiated, PeerIdentity};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -49,7 +49,7 @@ pub(super) struct Peer {
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
-    let (stream, identity, protocol) = match tls::accept(stream, inbound.server_config.clone()).await {
+    let (stream, identity, protocol) = match tls::accept(stream, inbound.server.now()).await {
         Ok(accepted) => accepted,
         Err(error) => {
             inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, error.word());
@@ -57,7 +57,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
             return;
         }
     };
-    let last_read = stream.get_ref().0.last_read();
+    let (last_read, negotiated) = (stream.get_ref().0.last_read(), Negotiated::of(stream.get_ref().1));
     let forwarded = forwarded_client_cert(inbound, &identity);
     let peer = Rc::new(Peer { identity, source, local, last_read, protocol, forwarded, pins: RefCell::default() });
     let handshake = Http2Settings::MESH.server().handshake(stream);
@@ -65,6 +65,8 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
     };
+    inbound.needs.metrics.mesh_negotiated(MeshSide::Server, negotiated);
+    tracing::debug!(caller = %peer.identity.id, caller_address = %source, %negotiated, "mesh connection accepted");
     let _open = inbound.needs.metrics.mesh_connection(MeshSide::Server);
     serve_streams(inbound, connection, &peer).await;
 }

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{ClientAuth, IdentityStore};
+use isthmus_certs::{ClientAuth, IdentityStore, ServerConfigs};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -98,7 +98,7 @@ pub struct Needs {
 pub struct Inbound {
     needs: Needs,
     app: Rc<AppClient>,
-    server_config: Arc<rustls::ServerConfig>,
+    server: ServerConfigs,
     revoked: Arc<tls::Revoked>,
     dial: DialOptions,
     log: RefusalLog,
@@ -108,11 +108,11 @@ pub struct Inbound {
 impl Inbound {
     pub fn new(needs: Needs) -> Rc<Inbound> {
         let dial = DialOptions { mark: needs.mark, deadline: APP_DIAL_DEADLINE };
-        let server_config = needs.identity.server_config(tls::mesh::PROTOCOLS, ClientAuth::Required);
+        let server = needs.identity.server_configs(tls::mesh::PROTOCOLS, ClientAuth::Required, false);
         let revoked = tls::Revoked::of(&needs.identity);
         let (app, log) = (AppClient::new(dial), RefusalLog::default());
         let flows = Flows::new(needs.flows.clone());
-        Rc::new(Inbound { app, server_config, revoked, dial, log, flows, needs })
+        Rc::new(Inbound { app, server, revoked, dial, log, flows, needs })
     }
 
     /// What this worker has counted.

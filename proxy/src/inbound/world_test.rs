@@ -137,6 +137,8 @@ fn mesh_body(spec: &Spec) -> Body {
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
         revocations: Default::default(),
+        crypto_profile: Default::default(),
+        trust_domains: Default::default(),
     }))
 }
 

@@ -147,6 +147,16 @@ impl Mesh {
         self.told().map(|m| &m.revocations)
     }
 
+    /// The algorithms of mesh connections; `None`: not told.
+    pub fn crypto_profile(&self) -> Option<isthmus_certs::CryptoProfile> {
+        self.told().map(|m| m.crypto_profile)
+    }
+
+    /// Other trust domains that are believed; `None`: not told.
+    pub fn trust_domains(&self) -> Option<&isthmus_certs::Federation> {
+        self.told().map(|m| &m.trust_domains)
+    }
+
     pub fn leaf_lifetime(&self) -> Option<Duration> {
         self.told().and_then(|m| m.leaf_lifetime)
     }

@@ -41,6 +41,8 @@ fn mesh() -> Resource {
         telemetry: Ok(model::Telemetry::default()),
         leaf_lifetime: None,
         revocations: Default::default(),
+        crypto_profile: Default::default(),
+        trust_domains: Default::default(),
     };
     Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(mesh))) }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use isthmus_certs::Negotiated;
+
 use crate::reason::Reason;
 
 use super::metrics::{BUCKETS_US, Cell, Direction, Histogram, MeshSide, Metrics, STATUS_CLASSES, Words};
@@ -91,9 +93,28 @@ impl Metrics {
                 page.sample(names::MESH_FAILED, &[("side", side.word()), ("reason", word)], count);
             }
         }
+        self.render_negotiated(page);
         page.family(names::MESH_EVENTS);
         for (word, count) in self.words(|cell| &cell.mesh_events) {
             page.sample(names::MESH_EVENTS, &[("event", word)], count);
+        }
+    }
+
+    fn render_negotiated(&self, page: &mut Page) {
+        page.family(names::MESH_NEGOTIATED);
+        for side in MeshSide::ALL {
+            for (group, cipher) in Negotiated::GROUPS
+                .iter()
+                .enumerate()
+                .flat_map(|(group, _)| Negotiated::CIPHERS.iter().enumerate().map(move |(cipher, _)| (group, cipher)))
+            {
+                let count = self.sum(|cell| &cell.mesh_negotiated[side as usize][group][cipher]);
+                if count > 0 {
+                    let (group, cipher) = (Negotiated::GROUPS[group], Negotiated::CIPHERS[cipher]);
+                    let labels = [("side", side.word()), ("version", "1.3"), ("group", group), ("cipher", cipher)];
+                    page.sample(names::MESH_NEGOTIATED, &labels, count);
+                }
+            }
         }
     }
 

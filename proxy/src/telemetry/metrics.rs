@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use isthmus_certs::Negotiated;
+
 use crate::reason::Reason;
 
 use super::tracer::DropReason;
@@ -140,6 +142,8 @@ pub(super) struct Cell {
     pub(super) mesh_closed: [AtomicU64; 2],
     pub(super) mesh_failed: [Words; 2],
     pub(super) mesh_events: Words,
+    /// By side, group and cipher.
+    pub(super) mesh_negotiated: [[[AtomicU64; Negotiated::CIPHERS.len()]; Negotiated::GROUPS.len()]; 2],
     pub(super) streams_opened: [AtomicU64; 2],
     pub(super) streams_closed: [AtomicU64; 2],
     pub(super) accept_errors: Words,
@@ -226,6 +230,13 @@ impl Metrics {
     pub fn mesh_connection(&self, side: MeshSide) -> OpenStream {
         self.own.mesh_opened[side as usize].fetch_add(1, Relaxed);
         OpenStream { cell: self.own.clone(), side, of: Counted::Connection }
+    }
+
+    /// What a handshake between sidecars agreed on.
+    pub fn mesh_negotiated(&self, side: MeshSide, agreed: Negotiated) {
+        let place = |names: &[&str], name| names.iter().position(|known| *known == name).unwrap_or(names.len() - 1);
+        let (group, cipher) = (place(&Negotiated::GROUPS, agreed.group), place(&Negotiated::CIPHERS, agreed.cipher));
+        self.own.mesh_negotiated[side as usize][group][cipher].fetch_add(1, Relaxed);
     }
 
     /// A handshake between sidecars failed; `why` is the word of the certs crate's `PeerError`.

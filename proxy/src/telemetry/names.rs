@@ -49,6 +49,10 @@ pub(super) const MESH_ACTIVE: Family =
     gauge("isthmus_mesh_connections_active", "mTLS connections between sidecars open now, by side.");
 pub(super) const MESH_FAILED: Family =
     counter("isthmus_mesh_handshakes_failed_total", "Handshakes between sidecars that failed, by side and reason.");
+pub(super) const MESH_NEGOTIATED: Family = counter(
+    "isthmus_mesh_tls_total",
+    "Handshakes between sidecars that succeeded, by side, TLS version, key exchange group and cipher suite.",
+);
 pub(super) const MESH_EVENTS: Family = counter(
     "isthmus_mesh_events_total",
     "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, kept, handed, handed-back.",

@@ -23,12 +23,12 @@ impl Revoked {
         Arc::new(Revoked { identity: Arc::clone(identity), changed, _hook: hook })
     }
 
-    /// Resolves when `peer` is revoked, at once if it is already. Boxed: it is held for a connection's whole life, and is
+    /// Resolves when `peer` is revoked or its trust domain is no longer believed, at once if it is already. Boxed: it is held for a connection's whole life, and is
     /// larger than what else is.
     pub fn when(self: &Arc<Self>, peer: &PeerIdentity) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
         let (this, peer, mut changed) = (Arc::clone(self), peer.clone(), self.changed.clone());
         Box::pin(async move {
-            while !this.identity.revocations().cover(&peer) {
+            while this.identity.believes(&peer) {
                 if changed.changed().await.is_err() {
                     // The store lives as long as the process; without it nobody can be revoked.
                     return std::future::pending().await;

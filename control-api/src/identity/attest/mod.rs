@@ -1,23 +1,63 @@
 //! Proofs of who somebody is, behind one interface: each names exactly one workload, and with it one identity.
 //!
-//! A proof that can be shown again (a machine's certificate) binds the workload to the key that it first came with. Another
+//! A proof that can be shown again (a machine's certificate, a VM's document) binds the workload to the key that it first came with. Another
 //! key is a host that lost its own, or a copy of it: either way an operator has to say so first
 //! (`isthmus identity release`).
 
+pub mod azure;
 pub mod certificate;
+pub mod kubernetes;
+mod token_review;
 
 use super::tokens;
+use crate::config::Attestation;
+use crate::index::Index;
 use crate::store::{Store, TokenRecord};
+use azure::{Azure, Nonces};
 use certificate::CompanyCas;
 use isthmus_certs::PublicKeyInfo;
 use isthmus_certs::token::split_secret;
 use isthmus_proto::identity::v1::EnrollRequest;
 use isthmus_proto::identity::v1::enroll_request::Proof;
+use kubernetes::{Clusters, Pod};
 use serde_json::json;
 use tonic::Status;
 
 const BOUND: &str = "bound/";
 const RELEASED: &str = "releasedAtUnixMs";
+
+/// Who vouches for whom, as `control.yaml` says.
+pub struct Attestors {
+    companies: CompanyCas,
+    clusters: Clusters,
+    azure: Option<Azure>,
+    nonces: Nonces,
+}
+
+impl Attestors {
+    /// Reads the files of CAs.
+    pub fn read(configured: &Attestation) -> Result<Self, String> {
+        Ok(Attestors {
+            companies: CompanyCas::read(&configured.certificates)?,
+            clusters: Clusters::read(&configured.kubernetes)?,
+            azure: configured.azure.as_ref().map(Azure::read).transpose()?,
+            nonces: Nonces::new()?,
+        })
+    }
+
+    /// What a document for a request with this key has to carry.
+    pub fn nonce(&self, key: &PublicKeyInfo, now_ms: i64) -> String {
+        self.nonces.make(key, now_ms)
+    }
+
+    /// Asks whoever has to be asked over the network before [`attest`]; most proofs need nobody.
+    pub async fn review(&self, request: &EnrollRequest) -> Result<Option<Pod>, Status> {
+        match &request.proof {
+            Some(Proof::Kubernetes(proof)) => self.clusters.review(proof).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}
 
 /// What a proof says, once it holds.
 pub struct Attested {
@@ -37,6 +77,8 @@ pub enum Once {
     Token(TokenRecord),
     /// Bound to the first key.
     FirstKey,
+    /// Not at all: whoever vouched for it was asked just now, and is asked each time.
+    Vouched,
 }
 
 /// How the audit log names a proof, whether it holds or not. The secret half of a token is not in it.
@@ -47,31 +89,42 @@ pub fn name_of(request: &EnrollRequest) -> String {
             Err(_) => "join-token".to_string(),
         },
         Some(Proof::Certificate(proof)) => format!("certificate of {}", proof.authority.escape_debug()),
+        Some(Proof::Kubernetes(proof)) => format!("kubernetes {}", proof.cluster.escape_debug()),
+        Some(Proof::Azure(_)) => "azure".to_string(),
         None => "none".to_string(),
     }
 }
 
-/// Checks the proof of a request, whichever it is.
+/// Checks the proof of a request, whichever it is. `reviewed` is what [`Attestors::review`] found, `key` the request's.
 pub fn attest(
     request: &EnrollRequest,
-    store: &dyn Store,
-    companies: &CompanyCas,
-    now_ms: i64,
+    reviewed: Option<&Pod>,
+    key: &PublicKeyInfo,
+    attestors: &Attestors,
+    (store, index, now_ms): (&dyn Store, &Index, i64),
 ) -> Result<Attested, Status> {
-    match &request.proof {
-        Some(Proof::JoinToken(secret)) => {
+    let attested = match (&request.proof, reviewed) {
+        (Some(Proof::JoinToken(secret)), _) => {
             let token = tokens::find(store, secret, now_ms)?;
             let (workload, allowed_unix_ms) = (token.workload.clone(), token.created_unix_ms);
-            Ok(Attested { workload, proof: name_of(request), allowed_unix_ms, once: Once::Token(token) })
+            return Ok(Attested { workload, proof: name_of(request), allowed_unix_ms, once: Once::Token(token) });
         }
-        Some(Proof::Certificate(proof)) => {
-            let attested = companies.attest(proof, &request.csr_der, now_ms)?;
-            let bound = store.fact(&bound_to(&attested.workload)).map_err(tokens::unavailable)?;
-            let released = bound.and_then(|bound| bound[RELEASED].as_i64()).unwrap_or(0);
-            Ok(Attested { allowed_unix_ms: released, ..attested })
+        (Some(Proof::Certificate(proof)), _) => attestors.companies.attest(proof, &request.csr_der, now_ms)?,
+        (Some(Proof::Azure(proof)), _) => {
+            let none = || Status::unauthenticated("attestation.azure is not configured here");
+            let azure = attestors.azure.as_ref().ok_or_else(none)?;
+            azure.attest(&proof.document, &attestors.nonces, key, now_ms)?
         }
-        None => Err(Status::invalid_argument("no proof of identity that this control plane knows; send a join token")),
-    }
+        (Some(Proof::Kubernetes(_)), Some(pod)) => pod.attest(index)?,
+        (Some(Proof::Kubernetes(_)) | None, _) => {
+            return Err(Status::invalid_argument(
+                "no proof of identity that this control plane knows; send a join token",
+            ));
+        }
+    };
+    let bound = store.fact(&bound_to(&attested.workload)).map_err(tokens::unavailable)?;
+    let released = bound.and_then(|bound| bound[RELEASED].as_i64()).unwrap_or(0);
+    Ok(Attested { allowed_unix_ms: released, ..attested })
 }
 
 /// Uses the proof up, or binds it, durably, before anything is issued for it.
@@ -79,6 +132,7 @@ pub fn use_up(attested: &Attested, store: &dyn Store, key: &PublicKeyInfo, now_m
     match &attested.once {
         Once::Token(token) => tokens::spend(store, token, key, now_ms),
         Once::FirstKey => bind(attested, store, key, now_ms),
+        Once::Vouched => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use isthmus_certs::{ExpectedPeer, PeerIdentity};
+use isthmus_certs::{ExpectedPeer, Negotiated, PeerIdentity};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -181,10 +181,13 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         .await
         .map_err(|error| ConnectError::Handshake(address, Arc::new(error)))?;
     let last_read = stream.get_ref().0.last_read();
+    let negotiated = Negotiated::of(stream.get_ref().1);
     let (sender, wire) = speak_http2(stream).await.map_err(|error| match error {
         Some(error) => ConnectError::Http2(address, Arc::new(error)),
         None => ConnectError::Handshake(address, Arc::new(HandshakeError::Timeout)),
     })?;
+    pool.metrics.mesh_negotiated(MeshSide::Client, negotiated);
+    tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
     let (until, successor_at) = ends(pool, &identity);
     let facts = LinkFacts { protocol, identity, last_read, until, successor_at };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))

@@ -90,6 +90,15 @@ impl<'a> Known<'a> {
         self.facts.now_ms
     }
 
+    pub(super) fn is_foreign(&self) -> bool {
+        self.facts.foreign
+    }
+
+    /// Namespaces are ours: an identity of another trust domain is in none of them, whatever its path says.
+    pub(super) fn namespace(&self) -> Option<&'a str> {
+        self.facts.peer.filter(|_| !self.facts.foreign).map(|id| id.namespace())
+    }
+
     pub(super) fn site(&self) -> Option<&'a str> {
         self.facts.peer_site
     }
@@ -200,7 +209,7 @@ impl Half {
         let (facts, http) = (known.facts, known.http());
         present(&self.ports, |ports| yes(ports.contains(&facts.port)), &good)
             && present(&self.identities, |ids| told(facts.peer, |id| ids.hold(id)), &good)
-            && present(&self.namespaces, |set| told(facts.peer, |id| yes(set.contains(id.namespace()))), &good)
+            && present(&self.namespaces, |set| told(known.namespace(), |name| yes(set.contains(name))), &good)
             && present(&self.trust_domains, |set| told(known.trust_domain(), |td| yes(set.contains(td))), &good)
             && present(&self.sites, |set| told(facts.peer_site, |site| yes(set.contains(site))), &good)
             && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&known.ip))), &good)

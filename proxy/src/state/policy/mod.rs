@@ -27,6 +27,8 @@ use crate::reason::Reason;
 pub struct Facts<'a> {
     /// From the mesh certificate; never from a header.
     pub peer: Option<&'a SpiffeId>,
+    /// Its identity is of another trust domain: it is in no namespace of ours, and no default speaks of it.
+    pub foreign: bool,
     /// The transport peer's address; never from a header.
     pub peer_ip: IpAddr,
     pub peer_site: Option<&'a str>,
@@ -136,7 +138,8 @@ fn verdict<'p>(policy: &'p CompiledPolicy, facts: &Known<'_>, audit: bool) -> De
     }
     // A policy in audit mode with an allow list would have made the default a deny.
     let closing = policy.allow.first_audit().filter(|_| audit);
-    match (policy.default_action, closing) {
+    let default_action = if facts.is_foreign() { Action::Deny } else { policy.default_action };
+    match (default_action, closing) {
         (Action::Allow, Some(rule)) => Decision::refused(Reason::NotAllowed, Some(&rule.policy), None),
         (Action::Allow, None) => Decision::allowed(policy.default_from(), None),
         (Action::Deny, _) => Decision::refused(Reason::NotAllowed, policy.default_from(), None),

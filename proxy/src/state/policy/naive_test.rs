@@ -380,7 +380,15 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
     }
     let http =
         t.http.as_ref().map(|(method, path, host, _)| HttpFacts { host: *host, ..request(&headers, method, path) });
-    let facts = Facts { peer: t.peer.as_ref(), peer_ip: t.ip, peer_site: t.site, port: t.port, now_ms: 1_000, http };
+    let facts = Facts {
+        peer: t.peer.as_ref(),
+        foreign: false,
+        peer_ip: t.ip,
+        peer_site: t.site,
+        port: t.port,
+        now_ms: 1_000,
+        http,
+    };
     let compiled = CompiledPolicy::new(policy.clone());
     let decision = decide(&compiled, &facts);
     prop_assert_eq!((decision.reason, decision.rule), naive(policy, &facts, false));
@@ -455,7 +463,7 @@ fn each_of_many_rules_is_found() {
         let path = format!("/{place}");
         let ip = "10.10.1.10".parse().unwrap();
         let http = Some(request(&headers, "GET", &path));
-        let facts = Facts { peer: None, peer_ip: ip, peer_site: None, port: 8080, now_ms: 0, http };
+        let facts = Facts { peer: None, foreign: false, peer_ip: ip, peer_site: None, port: 8080, now_ms: 0, http };
         assert_eq!((decide(&allows, &facts).allowed, decide(&allows, &facts).rule), (true, Some(place)));
         assert_eq!((decide(&denies, &facts).allowed, decide(&denies, &facts).rule), (false, Some(place)));
     }

@@ -46,7 +46,15 @@ fn on_path(path: &str) -> Conditions {
 }
 
 fn facts<'a>(peer: Option<&'a SpiffeId>, http: Option<HttpFacts<'a>>) -> Facts<'a> {
-    Facts { peer, peer_ip: "10.10.1.10".parse().unwrap(), peer_site: Some("azure-eastus"), port: 8080, now_ms: 0, http }
+    Facts {
+        peer,
+        foreign: false,
+        peer_ip: "10.10.1.10".parse().unwrap(),
+        peer_site: Some("azure-eastus"),
+        port: 8080,
+        now_ms: 0,
+        http,
+    }
 }
 
 pub(super) fn request<'a>(headers: &'a HeaderMap, method: &'a str, path: &'a str) -> HttpFacts<'a> {
@@ -281,4 +289,20 @@ fn the_yaml_that_would_allow_names_the_caller_and_no_more() {
     let denied = decided(policy(vec![rule(3, from("web"))], vec![], Action::Allow), &facts);
     assert_eq!(yaml_that_would_allow(&denied, &facts, &service), None);
     assert!(sentence(&denied).contains("shop/orders refuses it in spec.deny[3]"));
+}
+
+#[test]
+fn an_identity_of_another_trust_domain_needs_an_allow_that_names_it() {
+    let vault = SpiffeId::parse("spiffe://bank.example/ns/shop/sa/vault").unwrap();
+    let foreign = Facts { foreign: true, ..facts(Some(&vault), None) };
+    let named =
+        |id: &SpiffeId| Conditions { identities: Some(vec![IdentityPattern::Exact(id.clone())]), ..Default::default() };
+    let namespace = || Conditions { namespaces: Some(vec!["shop".to_owned()]), ..Default::default() };
+    let allowed = |policy: PortPolicy| decided(policy, &foreign).allowed;
+    assert!(!allowed(policy(vec![], vec![], Action::Allow)), "no default speaks of it");
+    assert!(allowed(policy(vec![], vec![rule(0, named(&vault))], Action::Deny)));
+    assert!(!allowed(policy(vec![], vec![rule(0, named(&id("vault")))], Action::Allow)), "the same path in our domain");
+    assert!(!allowed(policy(vec![], vec![rule(0, namespace())], Action::Allow)), "it is in no namespace of ours");
+    let denied = policy(vec![rule(0, namespace())], vec![rule(1, named(&vault))], Action::Allow);
+    assert!(!allowed(denied), "which namespace it is in cannot be told, and a deny holds then");
 }

@@ -307,7 +307,7 @@ impl<F: FnMut(u32) -> bool> Search<'_, '_, F> {
                 return true;
             }
             Attribute::Identity => known.peer().map(|id| id.as_str()),
-            Attribute::Namespace => known.peer().map(|id| id.namespace()),
+            Attribute::Namespace => known.namespace(),
             Attribute::TrustDomain => known.trust_domain(),
             Attribute::Site => known.site(),
             Attribute::Grpc => known.grpc(),
