@@ -20,6 +20,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const PROXY: &[(&str, &[&str])] = &[
     ("detect", &[]),
     ("tcp", &[]),
+    ("dns", &["tcp"]),
     ("tls", &["detect"]),
     ("http", &["detect", "tcp", "tls"]),
     ("listen", &["tcp", "telemetry"]),
@@ -29,7 +30,7 @@ const PROXY: &[(&str, &[&str])] = &[
     ("state", &[]),
     ("flows", &["state"]),
     ("control", &["flows", "state", "tcp", "telemetry"]),
-    ("outbound", &["detect", "flows", "http", "state", "tcp", "telemetry", "tls"]),
+    ("outbound", &["detect", "dns", "flows", "http", "state", "tcp", "telemetry", "tls"]),
     ("inbound", &["detect", "flows", "http", "state", "tcp", "telemetry", "tls"]),
     ("admin", &["config", "flows", "redirect", "state", "telemetry"]),
 ];

@@ -1,6 +1,6 @@
 //! The Isthmus data plane. Read `inbound` and `outbound` first: they run in packet order.
 //!
-//! Building blocks (`listen detect tls tcp http`) know nothing of policy or state; the two paths use blocks and read
+//! Building blocks (`listen detect tls tcp http dns`) know nothing of policy or state; the two paths use blocks and read
 //! `state`; only `control` writes `state`; only `app` knows everybody.
 
 pub mod admin;
@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod control;
 pub mod detect;
+pub mod dns;
 pub mod flows;
 pub mod http;
 pub mod inbound;

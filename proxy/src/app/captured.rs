@@ -1,11 +1,14 @@
 //! Keeps traffic captured as the configuration and the snapshot say, whatever others do to the rules.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config::{self, InboundCapture, Mode, OnStop, UdpCapture};
+use crate::dns::host_resolvers;
+use crate::reason::Reason;
 use crate::redirect::{Applied, Capture, CaptureError, Changes, InboundPorts, Iptables, Plan, Protection, Scope, Udp};
-use crate::state::Mesh;
-use crate::telemetry::Metrics;
+use crate::state::{Enforcement, Mesh};
+use crate::telemetry::{Direction, Metrics};
 
 use super::known_ports::KnownPorts;
 use super::{Listening, Parts};
@@ -19,6 +22,12 @@ pub(super) struct Captured {
     /// Whether iptables may be used where nf_tables is not to be had.
     fallback: bool,
     applied: Option<Plan>,
+    /// What the configuration says of UDP; EgressPolicies may say more.
+    udp: Udp,
+    /// Where DNS may go, as the configuration names them.
+    resolvers: Vec<IpAddr>,
+    /// Packets that the rules had dropped at the last look.
+    udp_dropped: u64,
     /// When it was heard that somebody, perhaps we ourselves, changed the rules.
     heard: Option<Instant>,
 }
@@ -41,9 +50,13 @@ impl Captured {
                 rules => rules?,
             },
         };
+        let scope = scope(config, listening);
         Ok(Some(Captured {
             rules,
-            scope: scope(config, listening),
+            udp: scope.udp.clone(),
+            resolvers: config.resolvers.clone(),
+            udp_dropped: 0,
+            scope,
             known: KnownPorts::load(parts.config.state_dir.as_deref()),
             metrics: parts.metrics.clone(),
             on_stop: config.on_stop,
@@ -64,6 +77,7 @@ impl Captured {
             }
             *ports = self.known.ports().to_vec();
         }
+        self.scope.udp = self.udp_now(mesh);
         let plan = Plan::new(&self.scope);
         // With nf_tables every change is heard; without one the rules are as we left them.
         let told = matches!(self.rules, Rules::Nftables(..)) && self.heard.is_none();
@@ -93,14 +107,42 @@ impl Captured {
             self.tell_first(applied, mesh.version);
         }
         self.applied = Some(plan);
+        // The counters begin anew with the rules.
+        self.udp_dropped = 0;
         self.count_udp()
+    }
+
+    /// UDP cannot be looked into: where egress is denied by default, or TLS only, none leaves but DNS to the resolvers,
+    /// whom the configuration names, else the Site, else this host.
+    fn udp_now(&self, mesh: &Mesh) -> Udp {
+        let restricted = mesh.enforcement() == Enforcement::Enforce && mesh.is_ready() && mesh.egress().restricts_udp();
+        if !restricted || self.udp != Udp::Pass {
+            return self.udp.clone();
+        }
+        let resolvers = match (self.resolvers.as_slice(), mesh.resolvers()) {
+            ([], []) => host_resolvers(),
+            ([], of_site) => of_site.to_vec(),
+            (configured, _) => configured.to_vec(),
+        };
+        Udp::Drop { resolvers }
     }
 
     fn count_udp(&mut self) -> Result<(), CaptureError> {
         if self.scope.udp != Udp::Pass
             && let Rules::Nftables(capture, _) = &mut self.rules
         {
-            self.metrics.capture_udp_dropped(capture.dropped_udp()?);
+            let dropped = capture.dropped_udp()?;
+            self.metrics.capture_udp_dropped(dropped);
+            let more = dropped.saturating_sub(std::mem::replace(&mut self.udp_dropped, dropped));
+            if more > 0 {
+                self.metrics.refused_times(Reason::Udp, Direction::Outbound, more);
+                tracing::info!(
+                    reason = Reason::Udp.word(),
+                    packets = more,
+                    "refused: UDP cannot be looked into, and egress is denied by default or TLS only; DNS to the resolvers \
+                     leaves, and what capture excludes"
+                );
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::balance::{Tried, pick};
 use super::first::{First, detect};
 use super::pin::Pin;
 use super::tunnel::Reached;
-use super::{Outbound, request, stream};
+use super::{Outbound, egress, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, peek};
 use crate::http::respond::{is_grpc, refusal};
@@ -49,8 +49,10 @@ pub(super) enum Callee {
 /// Where a connection goes.
 pub(super) enum Way {
     Route(Route),
-    /// In none of the mesh's ranges, or to ourselves.
-    Outside,
+    /// In none of the mesh's ranges: EgressPolicies decide.
+    Outside(Snapshot),
+    /// To ourselves, or to what is not known where nothing is enforced.
+    Passing,
     Refused(Reason),
 }
 
@@ -107,7 +109,8 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, source: Socke
 
 async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Carried> {
     let route = match way(outbound, destination).await {
-        Way::Outside => return pass_through(outbound, app, destination).await.map(|()| None),
+        Way::Outside(mesh) => return Box::pin(egress::serve(outbound, app, destination, mesh)).await.map(|()| None),
+        Way::Passing => return pass_through(outbound, app, destination).await.map(|()| None),
         Way::Refused(reason) => return refuse(outbound, app, destination, reason).await.map(|()| None),
         Way::Route(route) => route,
     };
@@ -125,7 +128,7 @@ async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketA
 pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
     let mut mesh = outbound.needs.state.snapshot();
     if mesh.is_own_address(destination.ip()) {
-        return Way::Outside;
+        return Way::Passing;
     }
     let mut found = mesh.destination(destination);
     if matches!(found, Destination::Pending) {
@@ -133,7 +136,7 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
         found = mesh.destination(destination);
     }
     let refused = match found {
-        Destination::Outside => return Way::Outside,
+        Destination::Outside => return Way::Outside(mesh),
         Destination::Service { service, port } => {
             return Way::Route(Route { mesh, to: Callee::Service(service), port: Some(port), destination });
         }
@@ -148,7 +151,7 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
         return Way::Refused(refused);
     }
     outbound.needs.metrics.would_refuse(refused, Direction::Outbound);
-    Way::Outside
+    Way::Passing
 }
 
 /// Where the server speaks first, or the bytes mean nothing to us, nothing is waited for.
@@ -221,7 +224,7 @@ async fn takes_tunnels_only(outbound: &Rc<Outbound>, route: &Route) -> bool {
     slot.is_ok_and(|slot| !slot.takes_requests())
 }
 
-/// Bytes for somebody outside the mesh: nothing is read before, nothing is held.
+/// Nothing is read before, nothing is held.
 async fn pass_through(outbound: &Outbound, mut app: TcpStream, destination: SocketAddr) -> io::Result<()> {
     let mut far = match dial(destination, outbound.dial).await {
         Ok(far) => far,

@@ -1,11 +1,14 @@
 //! The path from the app towards others, in packet order: [`connection`] (what capture redirected: whom the app called, and
 //! in what language), then per request [`request`] or for the rest [`stream`], both over a mesh connection of [`pool`].
 //!
+//! What leaves the mesh is asked of [`egress`] first.
+//!
 //! Refuses: addresses inside the mesh's ranges that nobody knows, peers that are not who they should be, and traffic
 //! that the callee's transport would refuse, before a byte of it leaves the host.
 
 pub mod balance;
 pub mod connection;
+mod egress;
 mod exchange;
 mod first;
 mod pin;
@@ -25,6 +28,7 @@ use isthmus_certs::IdentityStore;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::dns::Resolver;
 use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
@@ -63,6 +67,8 @@ pub struct Needs {
 pub struct Outbound {
     needs: Needs,
     pool: Rc<Pool>,
+    /// For names that EgressPolicies allow.
+    resolver: Resolver,
     /// Towards endpoints without a sidecar.
     plain: Rc<AppClient>,
     dial: DialOptions,
@@ -78,7 +84,8 @@ impl Outbound {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
         let (turn, verdicts, log) = (Cell::new(0), first::Verdicts::default(), RefusalLog::default());
-        Rc::new(Outbound { pool, plain: AppClient::new(dial), dial, turn, verdicts, log, needs })
+        let resolver = Resolver::new(dial);
+        Rc::new(Outbound { pool, resolver, plain: AppClient::new(dial), dial, turn, verdicts, log, needs })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.

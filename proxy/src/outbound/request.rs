@@ -11,12 +11,12 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{Method, Request, Response, request};
 
-use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
+use super::{Outbound, egress};
 use crate::http::body::Body;
 use crate::http::client::To;
 use crate::http::h1::Names;
@@ -48,7 +48,8 @@ pub(super) async fn serve(
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link: None, reset: None };
+    let (link, reset, decision) = (None, None, None);
+    let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
     let answered = match into_mesh_form(&mut request, destination) {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -56,8 +57,11 @@ pub(super) async fn serve(
     let (answer, refused) = match answered {
         Ok(answer) => (answer, None),
         Err((reason, detail)) => {
-            outbound.refuse(reason, destination, &detail);
-            let mut answer = Answer::from(respond::refusal(reason, None, grpc));
+            // One with an id was counted and said where it was decided.
+            if hop.decision.is_none() {
+                outbound.refuse(reason, destination, &detail);
+            }
+            let mut answer = Answer::from(respond::refusal(reason, hop.decision.as_deref(), grpc));
             answer.reset = hop.reset;
             (answer, Some(reason))
         }
@@ -92,6 +96,8 @@ pub(super) struct Hop<'a> {
     pub(super) link: Option<Link>,
     /// The callee's app reset the stream: a caller in HTTP/2 gets the same.
     pub(super) reset: Option<h2::Reason>,
+    /// Of a refusal that has an id.
+    pub(super) decision: Option<String>,
 }
 
 /// How long the way between the two sidecars took, and which it was.
@@ -114,7 +120,16 @@ async fn route_and_send(
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
-        Way::Outside => return plain(outbound, hop, hop.destination, request, None).await,
+        Way::Passing => return plain(outbound, hop, hop.destination, request, None).await,
+        Way::Outside(mesh) => {
+            let host = request.uri().authority().map(|authority| authority.as_str());
+            let place = egress::place_of_request(outbound, hop.destination, host, &mesh).await;
+            let place = place.map_err(|denied| {
+                hop.decision = Some(denied.decision);
+                (denied.reason, "it may not leave the mesh".to_owned())
+            })?;
+            return plain(outbound, hop, place, request, None).await;
+        }
     };
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();

@@ -181,7 +181,7 @@ fn is_enforced(outbound: &Outbound, route: &Route, port: &ServicePort) -> bool {
     port.standing.is_enforced(route.mesh.enforcement(), || outbound.needs.identity.clock().now_ms())
 }
 
-fn wire_version(version: TlsVersion) -> WireVersion {
+pub(super) fn wire_version(version: TlsVersion) -> WireVersion {
     match version {
         TlsVersion::V1_0 => WireVersion::TLS1_0,
         TlsVersion::V1_1 => WireVersion::TLS1_1,

@@ -195,6 +195,11 @@ impl Metrics {
         self.own.refused[direction as usize][reason.index()].fetch_add(1, Relaxed);
     }
 
+    /// So many packets or connections were refused where nobody asked us for each.
+    pub fn refused_times(&self, reason: Reason, direction: Direction, times: u64) {
+        self.own.refused[direction as usize][reason.index()].fetch_add(times, Relaxed);
+    }
+
     /// It passed because enforcement is off, and would have been refused.
     pub fn would_refuse(&self, reason: Reason, direction: Direction) {
         self.own.would_refuse[direction as usize][reason.index()].fetch_add(1, Relaxed);

@@ -113,6 +113,11 @@ impl Mesh {
         &self.world
     }
 
+    /// The network, to add hosts to it.
+    pub fn world_mut(&mut self) -> &mut World {
+        &mut self.world
+    }
+
     /// The sidecar of a workload.
     ///
     /// # Panics

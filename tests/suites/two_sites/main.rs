@@ -1,6 +1,7 @@
 //! The two-site world, end to end: the binary that users get, in network namespaces, with ordinary programs as apps.
 //! Each test builds a mesh of its own, so that none depends on another.
 
+mod egress;
 mod hostile;
 mod joining;
 mod odd_callers;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
+    trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));

@@ -177,6 +177,11 @@ impl Default {
 }
 
 impl Verdict {
+    /// Of a no that no rule says.
+    pub fn of_no_rule() -> Verdict {
+        Verdict::allowed(None, None, false, None)
+    }
+
     fn allowed(policy: Option<&Arc<str>>, rule: Option<u32>, by_host: bool, min_tls: Option<TlsVersion>) -> Verdict {
         Verdict { refused: None, policy: policy.cloned(), rule, by_host, min_tls, audit: None }
     }
