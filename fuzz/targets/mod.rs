@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod chunked_body;
 pub mod csr;
+pub mod dns_answer;
 pub mod grpc_timeout;
 pub mod hello;
 pub mod internal_headers;
@@ -23,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     ("chain", chain::run),
     ("chunked_body", chunked_body::run),
     ("csr", csr::run),
+    ("dns_answer", dns_answer::run),
     ("grpc_timeout", grpc_timeout::run),
     ("hello", hello::run),
     ("internal_headers", internal_headers::run),

@@ -194,6 +194,7 @@ impl Worker {
             peers: self.parts.peers.clone(),
             metrics: metrics.clone(),
             tracer: self.parts.tracer.for_worker(metrics),
+            decisions: self.parts.decisions.clone(),
             mark: mark(&self.parts.config),
             stop: self.stop.clone(),
         })

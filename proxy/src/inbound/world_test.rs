@@ -252,6 +252,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         peers: Peers::new(&web, Limits::default()),
         metrics: Metrics::new(1).for_worker(0),
         tracer: Tracer::new(&metrics).0,
+        decisions: Arc::clone(&decisions),
         mark: None,
         stop: stopped,
     });

@@ -17,6 +17,7 @@ use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
 use super::connection::copy;
+use super::denied::{because, say};
 use super::pin::Pin;
 use super::stream::wire_version;
 use super::{Outbound, postgres, request};
@@ -30,7 +31,6 @@ use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Mesh, Snapshot, TlsVersion};
 use crate::tcp::copy::write_all;
 use crate::tcp::{self, dial};
-use crate::telemetry::Direction;
 use crate::tls::gate::{self, GateError};
 
 /// On a port of which nothing is known a silent client is waited for so long. Refusing it earlier would refuse apps that
@@ -295,7 +295,7 @@ impl Outside<'_> {
             last = Arc::clone(mesh.egress());
             let verdict = last.decide(leaving);
             if let Some(reason) = verdict.refused.filter(|_| is_enforced(&mesh) && !is_resolver(&mesh, self.to)) {
-                self.say(reason, &verdict, leaving, true, "a new policy ends this connection");
+                say(self.outbound, reason, &verdict, leaving, true, "a new policy ends this connection");
                 return;
             }
         }
@@ -306,7 +306,7 @@ impl Outside<'_> {
         let verdict = mesh.egress().decide(leaving);
         let enforced = is_enforced(mesh);
         if let Some((reason, _)) = &verdict.audit {
-            self.say(*reason, &verdict, leaving, false, "a policy in Audit would refuse it");
+            say(self.outbound, *reason, &verdict, leaving, false, "a policy in Audit would refuse it");
         }
         let Some(reason) = verdict.refused else {
             // In Observe nothing is led elsewhere, and no ServerHello is waited for.
@@ -314,53 +314,14 @@ impl Outside<'_> {
             return Ok(Allowed { by_host, min_tls });
         };
         let detail = mesh.egress().refusal_detail().map_or_else(|| because(reason, &verdict), str::to_owned);
-        let decision = self.say(reason, &verdict, leaving, enforced, &detail);
+        let decision = say(self.outbound, reason, &verdict, leaving, enforced, &detail);
         if enforced { Err(Denied { reason, decision }) } else { Ok(Allowed { by_host: false, min_tls: None }) }
     }
 
     /// A no that came after policy's yes.
     fn deny(&self, reason: Reason, leaving: &Leaving<'_>, detail: &str) -> Denied {
         let verdict = Verdict::of_no_rule();
-        Denied { reason, decision: self.say(reason, &verdict, leaving, true, detail) }
-    }
-
-    /// Counts it, and says it in the log where that is not flooded. Returns the id that both carry.
-    fn say(&self, reason: Reason, verdict: &Verdict, leaving: &Leaving<'_>, enforced: bool, detail: &str) -> String {
-        let Outbound { needs, log, .. } = &**self.outbound;
-        let id = format!("{:016x}", rand::random::<u64>());
-        if enforced {
-            needs.metrics.refused(reason, Direction::Outbound);
-        } else {
-            needs.metrics.would_refuse(reason, Direction::Outbound);
-        }
-        let audit = verdict.audit.as_ref().and_then(|(_, policy)| policy.as_deref());
-        if let Some(left_out) = log.may_say(reason) {
-            tracing::info!(
-                decision = id,
-                reason = reason.word(),
-                enforced,
-                destination = %self.to,
-                host = leaving.host,
-                policy = audit.or(verdict.policy.as_deref()),
-                rule = verdict.rule,
-                left_out = (left_out > 0).then_some(left_out),
-                "refused: {detail}",
-            );
-        }
-        id
-    }
-}
-
-fn because(reason: Reason, verdict: &Verdict) -> String {
-    let policy = verdict.policy.as_deref().unwrap_or("MeshConfig mesh");
-    match (reason, verdict.rule) {
-        (Reason::DeniedByRule, Some(rule)) => format!("EgressPolicy {policy}, deny[{rule}]"),
-        (Reason::NameMismatch, Some(rule)) => {
-            format!("allow[{rule}] of EgressPolicy {policy} is for another name here")
-        }
-        (Reason::Plaintext, _) => format!("{policy} lets nothing but TLS leave, and this is none"),
-        (Reason::TlsVersion, _) => format!("{policy} asks for a newer TLS version"),
-        _ => format!("no rule allows it, and {policy} denies the rest"),
+        Denied { reason, decision: say(self.outbound, reason, &verdict, leaving, true, detail) }
     }
 }
 

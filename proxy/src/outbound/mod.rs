@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod connection;
+mod denied;
 mod egress;
 mod exchange;
 mod first;
@@ -29,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::dns::Resolver;
+use crate::flows::Decisions;
 use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
@@ -57,6 +59,8 @@ pub struct Needs {
     pub metrics: Metrics,
     /// This worker's handle.
     pub tracer: Tracer,
+    /// Where each refusal is kept with its id.
+    pub decisions: Arc<Decisions>,
     /// SO_MARK of our own connections, where capture exempts by mark.
     pub mark: Option<u32>,
     /// Becomes true when the proxy stops: finish what is in flight, take nothing new.

@@ -140,6 +140,10 @@ fn names(mesh: &mut Mesh) -> Result<(), String> {
     passes(mesh, &["--resolve", &misled, "http://api.example/"])?;
     require(outside.reached()?[1] == before[1], || "the app's address was dialled".into())?;
 
+    let got = refused(mesh, &outside, "not-allowed", &["http://other.example/"])?;
+    let decision = mesh.decision("web", got.header("isthmus-decision"))?;
+    let yaml = decision["wouldAllow"].as_str().unwrap_or_default();
+    require(yaml.contains("hosts: [other.example], ports: [80]"), || format!("{decision}"))?;
     for url in ["https://other.example/", "http://other.example/", "https://203.0.113.10/", "http://203.0.113.10/"] {
         refused(mesh, &outside, "not-allowed", &[url])?;
     }

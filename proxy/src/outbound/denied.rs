@@ -1,0 +1,93 @@
+//! A no to what would leave the mesh, as the operator gets it: counted, remembered under its id with the YAML that would
+//! allow it, and said in the log as far as that is not flooded.
+
+use super::Outbound;
+use crate::flows::Record;
+use crate::reason::Reason;
+use crate::state::egress::{Leaving, Verdict};
+use crate::telemetry::Direction;
+
+/// Returns the id that record, log and answer carry.
+pub(super) fn say(
+    outbound: &Outbound,
+    reason: Reason,
+    verdict: &Verdict,
+    leaving: &Leaving<'_>,
+    enforced: bool,
+    detail: &str,
+) -> String {
+    let Outbound { needs, log, .. } = outbound;
+    if enforced {
+        needs.metrics.refused(reason, Direction::Outbound);
+    } else {
+        needs.metrics.would_refuse(reason, Direction::Outbound);
+    }
+    let audit = verdict.audit.as_ref().and_then(|(_, policy)| policy.as_deref());
+    let policy = audit.or(verdict.policy.as_deref());
+    let id = format!("{:016x}", rand::random::<u64>());
+    if let Some(left_out) = log.may_say(reason) {
+        tracing::info!(
+            decision = id,
+            reason = reason.word(),
+            enforced,
+            destination = %leaving.to,
+            host = leaving.host,
+            policy,
+            rule = verdict.rule,
+            left_out = (left_out > 0).then_some(left_out),
+            "refused: {detail}",
+        );
+    }
+    let mesh = needs.state.snapshot();
+    let workload = mesh.inbound().workload.as_ref();
+    let own = mesh.inbound().addresses().find(|ip| ip.is_ipv4() == leaving.to.is_ipv4());
+    needs.decisions.record(Record {
+        id: id.clone(),
+        at_ms: needs.identity.clock().now_ms(),
+        reason: reason.word(),
+        enforced,
+        because: format!(
+            "to {}{}: {detail}",
+            leaving.host.map(|host| format!("{host} at ")).unwrap_or_default(),
+            leaving.to
+        ),
+        caller: needs.identity.current().map(|identity| identity.id.to_string()),
+        caller_address: own.unwrap_or(leaving.to.ip()).to_string(),
+        service: None,
+        port: leaving.to.port(),
+        method: None,
+        path: None,
+        policy: policy.map(str::to_owned),
+        rule: verdict.rule,
+        would_allow: workload.and_then(|workload| yaml_that_would_allow(reason, leaving, workload.namespace())),
+    });
+    id
+}
+
+/// Why, in a sentence.
+pub(super) fn because(reason: Reason, verdict: &Verdict) -> String {
+    let policy =
+        verdict.policy.as_deref().map_or_else(|| "MeshConfig".to_owned(), |name| format!("EgressPolicy {name}"));
+    match (reason, verdict.rule) {
+        (Reason::DeniedByRule, Some(rule)) => format!("deny[{rule}] of {policy}"),
+        (Reason::NameMismatch, Some(rule)) => format!("allow[{rule}] of {policy} is for another name at this address"),
+        (Reason::Plaintext, _) => format!("{policy} lets nothing but TLS leave, and this is none"),
+        (Reason::TlsVersion, _) => format!("{policy} asks for a newer TLS version"),
+        _ => format!("no rule allows it, and {policy} denies the rest"),
+    }
+}
+
+/// The EgressPolicy that would let it leave, ready to paste; none where no rule can help.
+fn yaml_that_would_allow(reason: Reason, leaving: &Leaving<'_>, namespace: &str) -> Option<String> {
+    let ip = leaving.to.ip().to_canonical();
+    let place = match (reason, leaving.host) {
+        (Reason::NotAllowed | Reason::NameMismatch, Some(host)) => format!("hosts: [{host}]"),
+        (Reason::NotAllowed, None) => format!("cidrs: [\"{ip}/{}\"]", if ip.is_ipv4() { 32 } else { 128 }),
+        _ => return None,
+    };
+    Some(format!(
+        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{ namespace: {namespace}, name: NAME }}\n\
+         spec:\n  allow:\n    - {{ {place}, ports: [{}] }}\n",
+        leaving.to.port()
+    ))
+}
