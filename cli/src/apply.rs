@@ -51,8 +51,7 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     let documents = documents::read(&args.file)?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::ApplyRequest { documents, dry_run: args.dry_run, confirm_seconds: 0 };
-    let answer = admin.call(async |client| client.apply(request).await).await?;
+    let answer = send(&mut admin, documents, args.dry_run).await?;
     if !answer.problems.is_empty() {
         return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
@@ -89,6 +88,25 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
             Ok(())
         }
         (_, end) => end,
+    }
+}
+
+/// In as many messages as it takes; the control plane makes one change of them.
+async fn send(
+    admin: &mut Admin,
+    documents: Vec<wire::Document>,
+    dry_run: bool,
+) -> Result<wire::ApplyResponse, Failure> {
+    let mut parts = documents::parts(documents, dry_run);
+    match (parts.pop(), parts.is_empty()) {
+        (Some(wire::ApplyPart { documents, .. }), true) => {
+            let request = wire::ApplyRequest { documents, dry_run, confirm_seconds: 0 };
+            admin.call(async |client| client.apply(request).await).await
+        }
+        (last, _) => {
+            parts.extend(last);
+            admin.call(async |client| client.apply_stream(tokio_stream::iter(parts)).await).await
+        }
     }
 }
 

@@ -24,6 +24,9 @@ use tonic::{Code, Response, Status};
 use crate::failure::Failure;
 use crate::operator::{Operator, OperatorArgs};
 
+/// Of one answer of the control plane, which is who its certificate says.
+const MAX_ANSWER: usize = 512 << 20;
+
 /// Client commands wait for one answer at a time: one thread is enough.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -38,7 +41,9 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
-        Ok(Self { client: AdminClient::new(operator_channel(args).await?), limit: args.request_timeout })
+        // An answer names every resource of a large apply, or holds all that is stored.
+        let client = AdminClient::new(operator_channel(args).await?).max_decoding_message_size(MAX_ANSWER);
+        Ok(Self { client, limit: args.request_timeout })
     }
 
     /// One request, within the operator's time limit.

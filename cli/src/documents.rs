@@ -5,12 +5,40 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use isthmus_proto::admin::v1::Document;
+use isthmus_proto::admin::v1::{ApplyPart, Document};
 
 use crate::failure::Failure;
 
-/// tonic's default limit for one message is 4 MiB; the rest of the request needs a little of it.
-const MAX_BYTES: u64 = 4 * 1024 * 1024 - 64 * 1024;
+/// What the control plane takes as one apply.
+const MAX_BYTES: u64 = 64 << 20;
+/// Of one message; tonic takes 4 MiB.
+const PART: usize = 1 << 20;
+
+/// Documents as the messages that carry them, in order. The first says what is asked for.
+pub(crate) fn parts(documents: Vec<Document>, dry_run: bool) -> Vec<ApplyPart> {
+    let mut parts = vec![ApplyPart { dry_run, ..ApplyPart::default() }];
+    let mut free = PART;
+    for Document { source, yaml } in documents {
+        let (mut rest, mut continues) = (yaml.as_str(), false);
+        loop {
+            if free == 0 {
+                parts.push(ApplyPart { continues, ..ApplyPart::default() });
+                free = PART;
+            }
+            let (now, later) = rest.split_at(rest.floor_char_boundary(free));
+            if let Some(part) = parts.last_mut() {
+                part.documents.push(Document { source: source.clone(), yaml: now.to_owned() });
+            }
+            free -= now.len();
+            if later.is_empty() {
+                break;
+            }
+            // A character that does not fit any more begins the next part.
+            (rest, continues, free) = (later, true, 0);
+        }
+    }
+    parts
+}
 
 /// Reads every named file; a directory stands for the `.yaml` and `.yml` files in it (not below it), in name order.
 pub(crate) fn read(names: &[PathBuf]) -> Result<Vec<Document>, Failure> {
@@ -54,7 +82,7 @@ fn read_bounded(from: impl Read, left: &mut u64) -> io::Result<Vec<u8>> {
     match left.checked_sub(bytes.len() as u64) {
         Some(rest) => *left = rest,
         None => {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 MiB in one apply"));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 64 MiB in one apply"));
         }
     }
     Ok(bytes)
@@ -63,7 +91,7 @@ fn read_bounded(from: impl Read, left: &mut u64) -> io::Result<Vec<u8>> {
 fn document(source: &str, bytes: io::Result<Vec<u8>>, path: &Path) -> Result<Document, Failure> {
     let bytes = bytes.map_err(|e| match e.kind() {
         io::ErrorKind::FileTooLarge => Failure::new(
-            format!("{}: all files together are more than 4 MiB, the most that one apply can carry", path.display()),
+            format!("{}: all files together are more than 64 MiB, the most that one apply can carry", path.display()),
             "apply them in several steps",
         ),
         _ => unreadable(path, &e),

@@ -32,12 +32,33 @@ fn an_empty_directory_a_missing_file_and_other_bytes_are_refused_by_name() {
 }
 
 #[test]
-fn more_than_one_message_can_carry_is_refused_before_it_is_sent() {
+fn more_than_one_apply_can_carry_is_refused_before_it_is_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let half = "#".repeat(2 * 1024 * 1024);
-    for name in ["a.yaml", "b.yaml"] {
+    let half = "#".repeat(32 << 20);
+    for name in ["a.yaml", "b.yaml", "c.yaml"] {
         fs::write(dir.path().join(name), &half).unwrap();
     }
     let text = read(&[dir.path().to_owned()]).unwrap_err().text();
-    assert!(text.contains("b.yaml") && text.contains("4 MiB"), "{text}");
+    assert!(text.contains("c.yaml") && text.contains("64 MiB"), "{text}");
+}
+
+#[test]
+fn parts_put_together_again_are_the_documents() {
+    let lengths = [0, 5, PART - 6, 1, PART, 3 * PART + 7, 2];
+    let documents: Vec<Document> = (0..)
+        .zip(lengths)
+        .map(|(n, length)| Document { source: n.to_string(), yaml: "ü".repeat(length / 2) + &"x".repeat(length % 2) })
+        .collect();
+    let parts = parts(documents.clone(), true);
+    assert!(parts[0].dry_run && !parts[0].continues && parts.len() > 5);
+    let mut again: Vec<Document> = Vec::new();
+    for part in parts {
+        assert!(part.documents.iter().map(|document| document.yaml.len()).sum::<usize>() <= PART);
+        let mut of_part = part.documents.into_iter();
+        if part.continues {
+            again.last_mut().unwrap().yaml.push_str(&of_part.next().unwrap().yaml);
+        }
+        again.extend(of_part);
+    }
+    assert_eq!(again, documents);
 }

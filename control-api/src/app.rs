@@ -1,6 +1,6 @@
 //! Wiring: the one place that knows everybody. Store and CA first, then sockets, then services, then time.
 
-use crate::admin::{self, MAX_APPLY, Operators, Overseer};
+use crate::admin::{self, APPLYING_AT_ONCE, MAX_APPLY, Operators, Overseer};
 use crate::audit::AuditLog;
 use crate::authority::rotation::Rotation;
 use crate::authority::{self, Authorities, Own};
@@ -129,6 +129,7 @@ impl Control {
             advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
             issuer: own.issuer.clone(),
             flows: flows.clone(),
+            applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
         };

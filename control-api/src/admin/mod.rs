@@ -1,6 +1,7 @@
 //! The Admin service, for operators and pipelines. Served on a port where TLS admits operators alone.
 
 mod certificates;
+mod gather;
 mod overseer;
 mod policy;
 mod resources;
@@ -23,13 +24,16 @@ use crate::validate::{self, Problem};
 use isthmus_proto::admin::v1::admin_server::Admin;
 use isthmus_proto::admin::v1::*;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Documents of one apply, together. 100,000 small resources are about 40 MiB.
 pub const MAX_APPLY: usize = 64 << 20;
+/// Large applies at once.
+pub const APPLYING_AT_ONCE: usize = 2;
 
 /// The service that is registered with tonic.
 #[derive(Clone)]
@@ -40,6 +44,8 @@ pub struct Operators {
     pub advertise: String,
     pub issuer: Arc<Issuer>,
     pub flows: Arc<FlowStore>,
+    /// Large applies at once: each holds its documents.
+    pub applying: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -51,26 +57,16 @@ impl Admin for Operators {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         let operator = operator(self, &request)?;
-        let ApplyRequest { documents, dry_run, confirm_seconds } = request.into_inner();
-        if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
-            return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
-        }
-        let until = match (confirm_seconds, dry_run) {
-            (0, _) | (_, true) => None,
-            (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
-        };
-        let ledger = self.ledger.clone();
-        let by = operator.clone();
-        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run, until, &by)).await?;
-        let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
-        record(&operator, "apply", dry_run, &outcome);
-        Ok(Response::new(ApplyResponse {
-            revision: outcome.revision,
-            changes: resources::changes(&outcome),
-            problems: outcome.problems.into_iter().map(resources::problem).collect(),
-            warnings: outcome.warnings,
-            confirm_until_unix_ms: until.filter(|_| changed).unwrap_or(0),
-        }))
+        self.apply_as(operator, request.into_inner()).await
+    }
+
+    async fn apply_stream(&self, request: Request<Streaming<ApplyPart>>) -> Result<Response<ApplyResponse>, Status> {
+        let operator = operator(self, &request)?;
+        let _only_a_few = self.applying.try_acquire().map_err(|_| {
+            Status::resource_exhausted("other large applies are under way; try again when they are done")
+        })?;
+        let whole = gather::all(request.into_inner()).await?;
+        self.apply_as(operator, whole).await
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
@@ -178,6 +174,29 @@ impl Admin for Operators {
 }
 
 impl Operators {
+    async fn apply_as(&self, operator: String, request: ApplyRequest) -> Result<Response<ApplyResponse>, Status> {
+        let ApplyRequest { documents, dry_run, confirm_seconds } = request;
+        if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
+            return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
+        }
+        let until = match (confirm_seconds, dry_run) {
+            (0, _) | (_, true) => None,
+            (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
+        };
+        let ledger = self.ledger.clone();
+        let by = operator.clone();
+        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run, until, &by)).await?;
+        let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
+        record(&operator, "apply", dry_run, &outcome);
+        Ok(Response::new(ApplyResponse {
+            revision: outcome.revision,
+            changes: resources::changes(&outcome),
+            problems: outcome.problems.into_iter().map(resources::problem).collect(),
+            warnings: outcome.warnings,
+            confirm_until_unix_ms: until.filter(|_| changed).unwrap_or(0),
+        }))
+    }
+
     /// What an operator did to identities, on record before it is answered.
     fn log(&self, what: What, operator: String, event: Event) -> Result<(), Status> {
         let written = self.issuer.audit().append(Event { what, operator, ..event });

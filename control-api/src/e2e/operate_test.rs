@@ -148,3 +148,34 @@ async fn the_pages_say_whether_it_is_ready_and_how_it_does() {
     assert!(get("/metrics").await.contains("isthmus_controlplane_resources{kind=\"Workload\"} 2"));
     assert!(get("/").await.starts_with("HTTP/1.1 404"));
 }
+
+fn part(yaml: &str, continues: bool) -> adm::ApplyPart {
+    let documents = vec![adm::Document { source: "big.yaml".to_string(), yaml: yaml.to_string() }];
+    adm::ApplyPart { documents, continues, ..adm::ApplyPart::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_large_apply_are_one_change_or_none() {
+    let world = World::start().await;
+    let before = world.control.ledger.world().revision;
+    let site = |n: usize, range: &str| {
+        format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: {{ name: s{n} }}\nspec: {{ ranges: [{range}] }}\n---\n"
+        )
+    };
+    // More than the 1,024 documents of a text that serde-saphyr takes by itself.
+    let sites: Vec<String> = (0..1500).map(|n| site(n, &format!("10.{}.{}.0/24", 100 + n / 256, n % 256))).collect();
+    let text = sites.concat();
+    let (head, tail) = text.split_at(text.len() / 2 + 7);
+    let mut operator = world.operator().await;
+    let overlapping = part(&site(9999, "10.20.7.0/24"), false);
+    let parts = [part(head, false), part(tail, true), overlapping];
+    let refused = operator.apply_stream(tokio_stream::iter(parts)).await.unwrap().into_inner();
+    assert!(refused.problems.iter().any(|p| p.reason.contains("overlaps")), "{:?}", refused.problems);
+    assert_eq!(world.control.ledger.world().revision, before, "one fault in the last part: nothing was changed");
+    let parts = [part(head, false), part(tail, true)];
+    let applied = operator.apply_stream(tokio_stream::iter(parts)).await.unwrap().into_inner();
+    assert_eq!((applied.problems.len(), applied.changes.len(), applied.revision), (0, 1500, before + 1));
+    let lost = operator.apply_stream(tokio_stream::iter([part("a: 1", true)])).await.unwrap_err();
+    assert!(lost.message().contains("goes on from a document that is not there"), "{lost}");
+}

@@ -47,7 +47,10 @@ pub struct SyntaxError {
 pub fn parse(yaml: &str) -> Result<Vec<Node>, SyntaxError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_events: 2_000_000,
+            // 64 MiB of small documents in one file; what one apply may hold bounds it before.
+            max_events: 20_000_000,
+            max_nodes: 20_000_000,
+            max_documents: 200_000,
             max_aliases: 1_000,
             max_anchors: 1_000,
         },
