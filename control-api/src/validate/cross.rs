@@ -4,14 +4,13 @@
 //! Refused: a reference to nothing, an address or range that belongs to two, what is lower than the mesh's floor, and
 //! what takes a name that the mesh keeps for itself. Said as a warning: what is true and allowed, but rarely meant.
 
+use super::cross_addresses::{addresses, check_addresses, check_ranges, cluster_ip_field};
 use super::cross_egress;
 use super::problem::ResourceRef;
 use super::resource::*;
 use crate::index::compile_rule;
-use ipnet::IpNet;
 use isthmus_certs::TrustDomain;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -273,10 +272,6 @@ fn check_service(found: &mut Findings, resource: &Resource, service: &Service, m
     }
 }
 
-fn cluster_ip_field(resource: &Resource) -> &'static str {
-    if resource.json.pointer("/spec/clusterIPs").is_some() { "spec.clusterIPs" } else { "spec.clusterIP" }
-}
-
 fn check_endpoints(found: &mut Findings, resource: &Resource, endpoints: &Endpoints, world: &World) {
     if !world.has_service(&resource.key.namespace, &endpoints.service) {
         let known = world.services_of(&resource.key.namespace);
@@ -381,54 +376,4 @@ fn camel_case(field: &str) -> String {
         out.push_str(letters.as_str());
     }
     out
-}
-
-/// Undeclared overlap of sites is refused: an address would belong to two places. So is a VIP range inside a site.
-fn check_ranges(found: &mut Findings, set: &Set, mesh: &MeshConfig) {
-    let mut taken: Vec<(&Resource, usize, IpNet)> = Vec::new();
-    for resource in set.of_kind("Site", None) {
-        let Spec::Site(site) = &resource.spec else { continue };
-        for (i, range) in site.ranges.iter().enumerate() {
-            let clash = taken.iter().find(|(_, _, other)| overlap(range, other));
-            if let Some((owner, j, other)) = clash {
-                let reason = format!(
-                    "{range} overlaps with {other}, spec.ranges[{j}] of Site {}; sites must not",
-                    owner.key.name
-                );
-                found.fault(resource, format!("spec.ranges[{i}]"), reason);
-            }
-            if let Some(vips) = mesh.vip_ranges.iter().find(|vips| overlap(range, vips)) {
-                let reason = format!("{range} overlaps with {vips} of MeshConfig's spec.vipRanges");
-                found.fault(resource, format!("spec.ranges[{i}]"), reason);
-            }
-            taken.push((resource, i, *range));
-        }
-    }
-}
-
-pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
-/// An address belongs to one workload, a VIP to one service: to the first that says so, by their names.
-fn check_addresses(found: &mut Findings, resource: &Resource, set: &Set) {
-    let (addresses, field) = addresses(resource);
-    let mut own: HashSet<&IpAddr> = HashSet::new();
-    for (i, ip) in addresses.iter().enumerate() {
-        let owner = set.claimants(*ip).next().map_or(&resource.key, |first| &first.key);
-        if own.insert(ip) && *owner == resource.key {
-            continue;
-        }
-        let place = if field == "spec.clusterIP" { field.to_string() } else { format!("{field}[{i}]") };
-        found.fault(resource, place, format!("{ip} already belongs to {owner}"));
-    }
-}
-
-/// What a resource claims for itself, and where it says so.
-fn addresses(resource: &Resource) -> (&[IpAddr], &'static str) {
-    match &resource.spec {
-        Spec::Workload(workload) => (&workload.addresses, "spec.addresses"),
-        Spec::Service(service) => (&service.vips, cluster_ip_field(resource)),
-        _ => (&[], ""),
-    }
 }

@@ -1,7 +1,8 @@
 //! Does an EgressPolicy fit the mesh? Refused: what is lower than the mesh's floor. Said as a warning: rules for
 //! addresses and names of the mesh itself, which a ServicePolicy decides.
 
-use super::cross::{Findings, check_floor, overlap};
+use super::cross::{Findings, check_floor};
+use super::cross_addresses::overlap;
 use super::resource::*;
 use super::set::Set;
 use ipnet::IpNet;

@@ -4,6 +4,7 @@
 //! (do the resources fit together). A document with a fault is refused as a whole.
 
 pub mod cross;
+mod cross_addresses;
 mod cross_egress;
 mod egress;
 pub mod field;
