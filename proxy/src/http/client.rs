@@ -143,7 +143,9 @@ impl AppClient {
         let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
         let mut upload = upload(body, stream);
         match over_http2(response, &mut upload, caller, &mut wait).await {
-            Ok(response) => Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest(), reset: None }),
+            Ok(response) => {
+                Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest(), reset: None, held: None })
+            }
             Err(NoAnswer::Stream(error)) => Err(AppError::Http2(error)),
             Err(NoAnswer::Body(error)) => Err(AppError::Body(error)),
             Err(NoAnswer::Late) => Err(AppError::Late(address)),

@@ -1,6 +1,7 @@
 //! A request with whoever waits for its answer, and an answer with what is still sent of its request: the two ends of one
 //! exchange, the same for both versions of HTTP.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -66,11 +67,13 @@ pub struct Answer {
     pub upload: Option<Box<Transfer>>,
     /// What a caller in HTTP/2 gets in place of the response: the app's own reset.
     pub reset: Option<h2::Reason>,
+    /// Dropped when the answer has been sent to its end, or never will be.
+    pub held: Option<Box<dyn Any>>,
 }
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
-        Answer { response, upload: None, reset: None }
+        Answer { response, upload: None, reset: None, held: None }
     }
 }
 

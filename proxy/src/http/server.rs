@@ -133,6 +133,7 @@ where
     if let Some(reason) = answer.reset {
         return respond.send_reset(reason);
     }
+    let _held = answer.held;
     let mut upload = Upload(answer.upload);
     let (mut head, body) = answer.response.into_parts();
     head.version = http::Version::HTTP_2;

@@ -54,8 +54,9 @@ impl Inbound {
         port: u16,
         inbound_port: &InboundPort,
         caller: Caller<'_>,
+        http: Option<HttpFacts<'_>>,
     ) -> Result<(), Refusal> {
-        self.judge(mesh, port, inbound_port, caller, None, false)
+        self.judge(mesh, port, inbound_port, caller, http, false)
     }
 
     fn judge(

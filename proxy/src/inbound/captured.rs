@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::authorize::{Caller, Refusal};
+use super::live::{Entry, Signal, Watched};
 use super::tunnel::wire_version;
 use super::{Inbound, request};
 use crate::detect::peek::DETECTION_LIMIT;
@@ -96,18 +97,24 @@ impl Captured<'_> {
     fn may_become_tls(&self) -> Result<(), Refusal> {
         let arrived = self.app_tls(WireVersion::TLS1_3);
         let caller = Caller { peer: None, address: self.source.ip(), arrived };
-        self.inbound.still_authorized(self.mesh, self.destination.port(), self.port, caller)
+        self.inbound.still_authorized(self.mesh, self.destination.port(), self.port, caller, None)
     }
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (self.inbound, self.source.ip(), self.destination);
-        let pin = OnceCell::new();
-        let handle =
-            async |asked: Asked<'_>| request::from_plain(inbound, source, destination, false, &pin, asked).await;
+        let (pin, signal) = (OnceCell::new(), Rc::<Signal>::default());
+        let handle = async |asked: Asked<'_>| {
+            request::from_plain(inbound, source, destination, false, &pin, Watched::of(&signal), asked).await
+        };
         let refused = |reason, error: &h1::HeadError| {
             inbound.refuse(reason, source, &error.to_string());
         };
-        match h1::serve(stream, bytes, inbound.needs.stop.clone(), refused, handle).await? {
+        let served = tokio::select! {
+            biased;
+            ended = h1::serve(stream, bytes, inbound.needs.stop.clone(), refused, handle) => ended?,
+            _ = signal.ended() => h1::Ended::Closed,
+        };
+        match served {
             h1::Ended::Closed => Ok(()),
             // An app's own CONNECT is between it and the proxy that it believes to be there: bytes.
             h1::Ended::Tunnel(stream, bytes) => Box::pin(self.opaque(bytes, stream)).await,
@@ -117,10 +124,17 @@ impl Captured<'_> {
     async fn http2(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
         let (inbound, source, destination) = (Rc::clone(self.inbound), self.source.ip(), self.destination);
         let stop = inbound.needs.stop.clone();
+        let signal = Rc::<Signal>::default();
+        let ended = Rc::clone(&signal);
         let handle = async move |asked: Asked<'_>| {
-            request::from_plain(&inbound, source, destination, true, &OnceCell::new(), asked).await
+            let watched = Watched::of(&signal);
+            request::from_plain(&inbound, source, destination, true, &OnceCell::new(), watched, asked).await
         };
-        Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)).await
+        tokio::select! {
+            biased;
+            served = Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)) => served,
+            _ = ended.ended() => Ok(()),
+        }
     }
 
     async fn opaque(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
@@ -129,7 +143,7 @@ impl Captured<'_> {
             return Ok(());
         }
         let mut app = self.dial(&stream).await?;
-        self.copy(bytes, BytesMut::new(), &mut stream, &mut app).await
+        self.copy(Arrived::Plain, bytes, BytesMut::new(), &mut stream, &mut app).await
     }
 
     async fn tls(&self, mut held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
@@ -146,11 +160,14 @@ impl Captured<'_> {
         }
         let mut app = self.dial(&stream).await?;
         if self.port.policy.transport == Transport::Permissive || !self.enforced() {
-            return self.copy(held, BytesMut::new(), &mut stream, &mut app).await;
+            // What the ServerHello chooses is not looked at: should it ever have to be a version, this connection ends.
+            return self.copy(self.unseen_tls(), held, BytesMut::new(), &mut stream, &mut app).await;
         }
         let minimum = wire_version(self.port.policy.min_tls_version);
         match gate::open(&mut stream, held, &mut app, minimum).await {
-            Ok(gate) => self.copy(gate.to_server, gate.to_client, &mut stream, &mut app).await,
+            Ok(gate) => {
+                self.copy(self.app_tls(gate.version), gate.to_server, gate.to_client, &mut stream, &mut app).await
+            }
             Err(GateError::ServerVersion(version)) => {
                 // The same engine says no, so that the record names the same rule.
                 let _ = self.authorize(self.app_tls(version));
@@ -159,6 +176,13 @@ impl Captured<'_> {
                 Ok(())
             }
             Err(error) => self.shut(error, stream),
+        }
+    }
+
+    fn unseen_tls(&self) -> Arrived {
+        match self.app_tls(WireVersion(0)) {
+            Arrived::AppTls { declared, .. } => Arrived::AppTls { version: None, declared },
+            other => other,
         }
     }
 
@@ -212,14 +236,16 @@ impl Captured<'_> {
             tcp::reset(stream);
             return Ok(());
         }
-        self.copy(to_app, to_caller, &mut stream, &mut app).await
+        self.copy(Arrived::Plain, to_app, to_caller, &mut stream, &mut app).await
     }
 
     async fn postgres_tls(&self, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
         let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
         let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
         match gate::open(&mut stream, BytesMut::new(), &mut app, minimum).await {
-            Ok(gate) => self.copy(gate.to_server, gate.to_client, &mut stream, &mut app).await,
+            Ok(gate) => {
+                self.copy(self.app_tls(gate.version), gate.to_server, gate.to_client, &mut stream, &mut app).await
+            }
             Err(error) => self.shut(error, stream),
         }
     }
@@ -249,6 +275,7 @@ impl Captured<'_> {
 
     async fn copy(
         &self,
+        arrived: Arrived,
         to_app: BytesMut,
         to_caller: BytesMut,
         stream: &mut TcpStream,
@@ -258,7 +285,25 @@ impl Captured<'_> {
         write_all(stream, &to_caller).await?;
         drop((to_app, to_caller));
         let copied = Copied::default();
-        let result = copy_both(stream, app, &copied).await;
+        let signal = Rc::<Signal>::default();
+        let (port, address) = (self.destination.port(), self.source.ip());
+        let _admitted = self.inbound.live.admit(Entry {
+            port,
+            peer: None,
+            address,
+            arrived,
+            head: None,
+            signal: Rc::clone(&signal),
+        });
+        let ended = tokio::select! {
+            result = copy_both(stream, app, &copied) => Some(result),
+            _ = signal.ended() => None,
+        };
+        let result = ended.unwrap_or_else(|| {
+            tcp::mark_reset(stream);
+            tcp::mark_reset(app);
+            Ok(())
+        });
         self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
         result
     }

@@ -19,6 +19,7 @@ use isthmus_certs::{Negotiated, PeerIdentity};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::live::Watched;
 use super::{Inbound, pin, request, tunnel};
 use crate::http::Asked;
 use crate::http::h1::exchange::Home;
@@ -173,8 +174,14 @@ pub(super) async fn serve_stream(
     } else if request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == PIN_PROTOCOL) {
         pin::hold(&inbound, &peer, request, respond).await;
     } else {
-        let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, asked).await;
-        answer(request, respond, handle).await;
+        let watched = Watched::default();
+        let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, &watched, asked).await;
+        tokio::select! {
+            biased;
+            () = answer(request, respond, handle) => {}
+            // What is dropped unfinished is reset.
+            _ = watched.signal.ended() => {}
+        }
     }
 }
 

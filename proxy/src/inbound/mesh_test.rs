@@ -169,7 +169,8 @@ async fn the_futures_of_connections_and_streams_stay_within_their_budgets() {
         >(serve_stream);
         let budgets = [
             ("mesh connection", connection, 8_192),
-            ("mesh stream", stream, 6_144),
+            // 200 more than before requests under way were asked about again when policy changes.
+            ("mesh stream", stream, 6_656),
             ("app connection", captured, 6_144),
         ];
         let over: Vec<_> = budgets.iter().filter(|(_, bytes, most)| bytes > most).collect();

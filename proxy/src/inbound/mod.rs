@@ -8,6 +8,8 @@
 mod app;
 pub mod authorize;
 pub mod captured;
+mod live;
+mod matched;
 pub mod mesh;
 mod pin;
 pub mod request;
@@ -47,6 +49,9 @@ mod http2_test;
 #[cfg(test)]
 #[path = "http_test.rs"]
 mod http_test;
+#[cfg(test)]
+#[path = "live_test.rs"]
+mod live_test;
 #[cfg(test)]
 #[path = "mesh_test.rs"]
 mod mesh_test;
@@ -103,6 +108,7 @@ pub struct Inbound {
     dial: DialOptions,
     log: RefusalLog,
     flows: Flows,
+    live: Rc<live::Live>,
 }
 
 impl Inbound {
@@ -112,7 +118,10 @@ impl Inbound {
         let revoked = tls::Revoked::of(&needs.identity);
         let (app, log) = (AppClient::new(dial), RefusalLog::default());
         let flows = Flows::new(needs.flows.clone());
-        Rc::new(Inbound { app, server, revoked, dial, log, flows, needs })
+        Rc::new_cyclic(|own| {
+            let live = live::Live::new(own.clone());
+            Inbound { app, server, revoked, dial, log, flows, live, needs }
+        })
     }
 
     /// What this worker has counted.

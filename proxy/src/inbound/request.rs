@@ -13,6 +13,8 @@ use isthmus_certs::SpiffeId;
 
 use super::Inbound;
 use super::authorize::{Caller, Refusal};
+use super::live::{Entry, Head, Watched};
+use super::matched;
 use super::mesh::Peer;
 use crate::http::body::Body;
 use crate::http::client::To;
@@ -31,7 +33,13 @@ use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 /// address is our own.
 ///
 /// `came`: when the bytes of its head were there.
-pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant, asked: Asked<'_>) -> Answer {
+pub(super) async fn from_mesh(
+    inbound: &Rc<Inbound>,
+    peer: &Peer,
+    came: Instant,
+    watched: &Watched,
+    asked: Asked<'_>,
+) -> Answer {
     let Asked { mut request, caller, .. } = asked;
     let grpc = respond::is_grpc(request.headers());
     let port = internal::take_port(request.headers_mut());
@@ -60,6 +68,7 @@ pub(super) async fn from_mesh(inbound: &Rc<Inbound>, peer: &Peer, came: Instant,
             came,
             caller,
             reset,
+            watched,
         })
     });
     match hop {
@@ -78,6 +87,7 @@ pub(super) async fn from_plain(
     destination: SocketAddr,
     http2: bool,
     pin: &OnceCell<Rc<Home>>,
+    watched: Watched,
     asked: Asked<'_>,
 ) -> Answer {
     let Asked { mut request, raw, upgrade, caller } = asked;
@@ -101,12 +111,16 @@ pub(super) async fn from_plain(
         came,
         caller,
         reset,
+        watched: &watched,
     };
     if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
         let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
         return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
     }
-    forward(inbound, hop, request).await
+    let mut answer = forward(inbound, hop, request).await;
+    // The answer's body is still to come; until its end this is a live stream.
+    answer.held = watched.into_admitted().map(|admitted| Box::new(admitted) as _);
+    answer
 }
 
 /// Where the request came from and where it goes.
@@ -130,6 +144,7 @@ struct Hop<'a> {
     caller: Asker<'a>,
     /// What the app reset its stream with.
     reset: Cell<Option<h2::Reason>>,
+    watched: &'a Watched,
 }
 
 /// The tie that the request names. Credentials of a connection without one get a connection that is used once.
@@ -168,13 +183,17 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
-    let answered = match authorize(inbound, &hop, &request) {
+    let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
                 request.extensions_mut().insert(hop.names.clone());
             }
             let limit = patience::limit(options.request_timeout, request.headers());
-            send(inbound, &hop, request, &trace, limit).await
+            tokio::select! {
+                biased;
+                sent = send(inbound, &hop, request, &trace, limit) => sent,
+                refusal = hop.watched.signal.ended() => Err(refusal),
+            }
         }
         Err(refusal) => Err(refusal),
     };
@@ -221,10 +240,13 @@ fn finish(inbound: &Inbound, mut answer: Answer, elapsed: Elapsed, to_mesh: bool
 }
 
 /// Also tells how the app's port wants its requests.
-fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Result<TrafficOptions, Refusal> {
+fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &mut Request<Body>) -> Result<TrafficOptions, Refusal> {
     let mesh = inbound.needs.state.snapshot();
     let number = hop.app.port();
     let port = mesh.inbound().port(number);
+    if port.policy.needs_path() {
+        matched::normalise_path(request).map_err(|reason| inbound.refuse(reason, hop.source, "no valid path"))?;
+    }
     let http = HttpFacts {
         host: target::host(request),
         method: request.method().as_str(),
@@ -233,6 +255,11 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>) -> Resul
     };
     let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
     inbound.authorize(&mesh, number, port, caller, Some(http))?;
+    let head = Head::of(request, port.policy.needs_headers() || hop.upgrade.is_some());
+    let (peer, signal) = (hop.peer.cloned(), Rc::clone(&hop.watched.signal));
+    let (address, arrived) = (hop.source, hop.arrived);
+    let entry = Entry { port: number, peer, address, arrived, head: Some(head), signal };
+    hop.watched.admit(&inbound.live, entry);
     Ok(port.options)
 }
 

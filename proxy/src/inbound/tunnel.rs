@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::Inbound;
 use super::authorize::{Caller, Refusal};
+use super::live::{Entry, Signal};
 use super::mesh::Peer;
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
@@ -38,19 +40,33 @@ struct Tunnel {
     copied: Copied,
 }
 
-pub(super) async fn serve(inbound: &Inbound, peer: &Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+pub(super) async fn serve(
+    inbound: &Rc<Inbound>,
+    peer: &Peer,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
     // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
     let Some(mut tunnel) = Box::pin(begin(inbound, peer, request, respond)).await else {
         return;
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let signal = Rc::<Signal>::default();
+    let _admitted = inbound.live.admit(Entry {
+        port: tunnel.app.port(),
+        peer: Some(peer.identity.id.clone()),
+        address: peer.source.ip(),
+        arrived: Arrived::Mesh,
+        head: None,
+        signal: Rc::clone(&signal),
+    });
     tokio::select! {
         ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, &tunnel.copied) => {
             if let Err(error) = ended {
                 tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
             }
         }
-        () = no_longer_allowed(inbound, peer, tunnel.app.port()) => {
+        _ = signal.ended() => {
             // Dropping the stream's halves resets it; the app learns by RST as well.
             tcp::mark_reset(&tunnel.stream);
         }
@@ -236,16 +252,4 @@ async fn settle(from_peer: &mut RecvStream, to_peer: &mut SendStream<Bytes>) -> 
 
 fn add(count: &Cell<u64>, bytes: usize) {
     count.set(count.get() + bytes as u64);
-}
-
-/// Resolves when a new snapshot refuses what an old one allowed.
-async fn no_longer_allowed(inbound: &Inbound, peer: &Peer, port: u16) {
-    let mut published = inbound.needs.state.subscribe();
-    while published.changed().await.is_ok() {
-        let mesh = inbound.needs.state.snapshot();
-        if inbound.still_authorized(&mesh, port, mesh.inbound().port(port), caller(peer)).is_err() {
-            return;
-        }
-    }
-    std::future::pending().await
 }

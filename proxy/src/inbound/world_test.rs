@@ -56,6 +56,7 @@ pub(super) struct Spec {
     pub(super) enforcement: Enforcement,
     /// Service accounts that may call; `None`: all.
     pub(super) allow: Option<Vec<&'static str>>,
+    pub(super) deny: Vec<Rule>,
     pub(super) options: model::TrafficOptions,
     pub(super) standing: model::Standing,
     /// The app's port at a second endpoint, which comes after the first.
@@ -71,6 +72,7 @@ impl Spec {
             min_tls: TlsVersion::V1_2,
             enforcement: Enforcement::Enforce,
             allow: None,
+            deny: Vec::new(),
             options: model::TrafficOptions::default(),
             standing: model::Standing::default(),
             second: None,
@@ -112,7 +114,7 @@ fn policy(spec: &Spec) -> PortPolicy {
     PortPolicy {
         transport: spec.transport,
         min_tls_version: spec.min_tls,
-        deny: Vec::new(),
+        deny: spec.deny.clone(),
         allow: spec.allow.iter().flatten().map(rule).collect(),
         default_action: if spec.allow.is_some() { Action::Deny } else { Action::Allow },
         default_from: spec.allow.as_ref().map(|_| "shop/orders".into()),

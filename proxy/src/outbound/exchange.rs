@@ -124,7 +124,7 @@ pub(super) async fn exchange(
     if let Some((body, stream)) = later {
         upload = change_protocol(agreed, body, stream, &mut response);
     }
-    Ok(Answer { response, upload: upload.into_rest(), reset: None })
+    Ok(Answer { response, upload: upload.into_rest(), reset: None, held: None })
 }
 
 /// The way to the callee's sidecar.

@@ -54,7 +54,9 @@ impl Mesh {
         match (resource.key, resource.body) {
             (ResourceKey::Mesh, Ok(Body::Mesh(mesh))) => self.world = World::Is(Arc::new(KnownWorld::new(*mesh))),
             (ResourceKey::Mesh, _) => self.world = World::NotUnderstood,
-            (ResourceKey::Inbound, Ok(Body::Inbound(inbound))) => self.inbound = Arc::new(Inbound::from(*inbound)),
+            (ResourceKey::Inbound, Ok(Body::Inbound(inbound))) => {
+                self.inbound = Arc::new(Inbound::next(*inbound, &self.inbound))
+            }
             (ResourceKey::Inbound, Err(e)) => self.inbound = Arc::new(Inbound::from(&e)),
             (ResourceKey::Inbound, Ok(_)) => self.refuse_inbound("the inbound resource has another's body"),
             (ResourceKey::Egress, Ok(Body::Egress(egress))) => self.egress = Arc::new(Egress::from(*egress)),

@@ -1,8 +1,10 @@
 //! What others may do with this proxy's own workload, compiled.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
 use isthmus_proto::model::{
@@ -25,6 +27,8 @@ pub struct InboundPort {
     /// Whether its refusals are carried out.
     pub standing: Standing,
     pub policy: Arc<CompiledPolicy>,
+    /// Of what was told.
+    fingerprint: u64,
 }
 
 /// The own workload.
@@ -81,6 +85,7 @@ fn undeclared(policy: CompiledPolicy, standing: Standing) -> InboundPort {
         options: TrafficOptions::default(),
         standing,
         policy: Arc::new(policy),
+        fingerprint: 0,
     }
 }
 
@@ -91,24 +96,62 @@ fn compile(policy: Understood<model::PortPolicy>) -> CompiledPolicy {
     }
 }
 
-impl From<model::Inbound> for Inbound {
-    fn from(inbound: model::Inbound) -> Self {
-        let declared = |p: model::InboundPort| InboundPort {
-            port: p.port,
-            declared: true,
-            protocol: p.protocol,
-            services: p.services,
-            options: p.options,
-            standing: p.standing,
-            policy: Arc::new(compile(p.policy)),
+impl Inbound {
+    /// What was told, after what held before: a port of which the same is said stays what it is, compiled and all, so
+    /// that those who use it need not be asked about again.
+    pub fn next(told: model::Inbound, before: &Inbound) -> Self {
+        let declared = |told: model::InboundPort| {
+            let fingerprint = fingerprint(&told);
+            let kept = before.ports.get(&told.port).filter(|kept| kept.fingerprint == fingerprint);
+            kept.cloned().unwrap_or_else(|| {
+                Arc::new(InboundPort {
+                    port: told.port,
+                    declared: true,
+                    protocol: told.protocol,
+                    services: told.services,
+                    options: told.options,
+                    standing: told.standing,
+                    policy: Arc::new(compile(told.policy)),
+                    fingerprint,
+                })
+            })
+        };
+        let fingerprint = fingerprint(&(&told.default_policy, &told.default_standing));
+        let undeclared = match &before.undeclared {
+            kept if kept.fingerprint == fingerprint => Arc::clone(kept),
+            _ => {
+                let (policy, standing) = (compile(told.default_policy), told.default_standing);
+                Arc::new(InboundPort { fingerprint, ..undeclared(policy, standing) })
+            }
         };
         Self {
-            workload: Some(inbound.workload),
-            addresses: inbound.addresses.iter().map(IpAddr::to_canonical).collect(),
-            ports: inbound.ports.into_iter().map(|p| (p.port, Arc::new(declared(p)))).collect(),
-            undeclared: Arc::new(undeclared(compile(inbound.default_policy), inbound.default_standing)),
+            workload: Some(told.workload),
+            addresses: told.addresses.iter().map(IpAddr::to_canonical).collect(),
+            ports: told.ports.into_iter().map(|p| (p.port, declared(p))).collect(),
+            undeclared,
         }
     }
+
+    /// What stands for the ports that no service declares.
+    pub fn undeclared(&self) -> &Arc<InboundPort> {
+        &self.undeclared
+    }
+}
+
+/// Of all that is said, by a key that is another one in each process. 0: of nothing.
+fn fingerprint(told: &impl fmt::Debug) -> u64 {
+    static KEY: LazyLock<std::hash::RandomState> = LazyLock::new(Default::default);
+    struct Into<H>(H);
+    impl<H: Hasher> fmt::Write for Into<H> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut hasher = Into(KEY.build_hasher());
+    // A hasher takes all that is written.
+    let _ = fmt::write(&mut hasher, format_args!("{told:?}"));
+    hasher.0.finish().max(1)
 }
 
 impl From<&ModelError> for Inbound {

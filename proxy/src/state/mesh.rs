@@ -202,6 +202,14 @@ impl Mesh {
         self.inbound.is_own_address(ip)
     }
 
+    /// Whether every address is in the same site here as there, for all that is known without looking.
+    pub fn has_same_sites(&self, other: &Mesh) -> bool {
+        match (&self.world, &other.world) {
+            (World::Is(here), World::Is(there)) => Arc::ptr_eq(here, there) || here.told.sites == there.told.sites,
+            _ => false,
+        }
+    }
+
     /// The site whose ranges hold `ip`.
     pub fn site_of(&self, ip: IpAddr) -> Option<&Site> {
         let World::Is(world) = &self.world else { return None };

@@ -164,9 +164,10 @@ pub async fn send(
                     response,
                     upload: Some(Box::new(Transfer::new(after, Sink::Http1(out)))),
                     reset: None,
+                    held: None,
                 });
             }
-            Ok(response) => return Ok(Answer { response, upload: upload.into_rest(), reset: None }),
+            Ok(response) => return Ok(Answer { response, upload: upload.into_rest(), reset: None, held: None }),
             // The app closed a kept connection while we took it. Nothing came back, so the request may go again, if
             // doing it twice is doing it once (RFC 9110 §9.2.2), or if not a byte of it was taken.
             Err(ExchangeError::Closed) if !fresh => {

@@ -136,6 +136,7 @@ async fn answer_with(
         // Declined, and nothing after the head was read: it is the next request.
         connection.end_reading();
     }
+    let _held = answer.held;
     let mut upload = Upload(answer.upload);
     // A request that is not read to its end, and that nobody reads on, leaves its rest in the way of the next.
     let unread = connection.is_reading() && upload.0.is_none();

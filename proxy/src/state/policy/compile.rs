@@ -98,7 +98,8 @@ impl CompiledPolicy {
             host: some(|c| c.hosts.is_some()),
             path: some(|c| c.paths.is_some()),
             grpc: some(|c| c.grpc.is_some()),
-            other_http: some(|c| c.methods.is_some() || !c.headers.is_empty()),
+            method: some(|c| c.methods.is_some()),
+            headers: some(|c| !c.headers.is_empty()),
             site: some(|c| c.sites.is_some()),
         };
         Self {
@@ -132,12 +133,17 @@ impl CompiledPolicy {
     /// Some rule looks at a request: on an HTTP port, decide per request and not per connection.
     pub fn needs_http(&self) -> bool {
         let needs = &self.needs;
-        needs.host || needs.path || needs.grpc || needs.other_http
+        needs.host || needs.path || needs.grpc || needs.method || needs.headers
     }
 
     /// Some rule looks at the path: the app must get the path that was looked at.
     pub fn needs_path(&self) -> bool {
         self.needs.path || self.needs.grpc
+    }
+
+    /// Some rule looks at headers; a gRPC call is known by one.
+    pub fn needs_headers(&self) -> bool {
+        self.needs.headers || self.needs.grpc
     }
 
     /// Some rule ends by itself: the time has to be known.

@@ -34,8 +34,8 @@ pub(super) struct Needs {
     pub(super) host: bool,
     pub(super) path: bool,
     pub(super) grpc: bool,
-    /// The method or headers.
-    pub(super) other_http: bool,
+    pub(super) method: bool,
+    pub(super) headers: bool,
     pub(super) site: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Known<'a> {
         let http = facts.http.as_ref().map(|h: &'a HttpFacts<'a>| KnownHttp {
             host: h.host.filter(|_| needs.host).and_then(bare_host),
             method: h.method,
-            folded_method: upper_case(h.method),
+            folded_method: if needs.method { upper_case(h.method) } else { h.method.into() },
             path: if needs.path { PathReadings::of(h.path) } else { PathReadings::Ambiguous },
             grpc: if needs.grpc { grpc_call(h) } else { None },
             headers: h.headers,
