@@ -26,7 +26,7 @@ pub mod leaf;
 mod mesh_test;
 pub mod peer_error;
 pub mod pem;
-mod private_file;
+pub mod private_file;
 pub mod profile;
 pub mod revocation;
 pub mod rotation;

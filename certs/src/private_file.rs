@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 const MAX_FILE: u64 = 256 * 1024;
 
 /// Creates `dir` (and its parents) with mode 0700 if it is missing.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+pub fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Replaces `dir/name` in one step, with mode 0600. When this returns, the new content survives a power cut; when it
 /// fails, the old content is still there.
-pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+pub fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.new"));
     // A left-over of a crash may have been made by somebody else or with other rights: start afresh.
     match fs::remove_file(&temporary) {
@@ -33,7 +33,7 @@ pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> 
 }
 
 /// Reads a file of bounded size. The content is wiped when dropped. `None` if there is no such file.
-pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+pub fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -62,6 +62,8 @@ pub struct Embedding {
     pub set_log_level: Option<SetLogLevel>,
     /// Default: the machine's clock.
     pub clock: Option<Arc<dyn Clock>>,
+    /// Cancelled before `shutdown` where somebody stops the proxy for good: then capture ends with it.
+    pub by_hand: CancellationToken,
 }
 
 /// Runs a proxy until `shutdown`, then drains. Must be called in a tokio runtime with time and IO, which becomes the
@@ -123,7 +125,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     };
     parts.readiness.stop();
     tracing::info!(drain = ?parts.config.listen.drain, "stopping: what is in flight may finish");
-    follower.end();
+    follower.end(embedding.by_hand.is_cancelled());
     // The control stream goes on meanwhile: a request in flight may still need an address or a new certificate.
     workers.drain(parts.config.listen.drain).await;
     stop.cancel();

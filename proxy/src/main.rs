@@ -20,7 +20,8 @@ Examples:
   isthmus-proxy --config proxy.yaml --check           only check the configuration
   ISTHMUS_JOIN_TOKEN=\"$(cat token)\" isthmus-proxy     enrol with a join token (or joinTokenFile in the configuration)
 
-SIGTERM and SIGINT drain and end; a second one ends at once. Exit code 78: the configuration cannot be used.";
+SIGTERM and SIGINT drain and end; a second one ends at once. After SIGTERM the capture rules stay (capture.onStop),
+after SIGINT (Ctrl-C) they go. Exit code 78: the configuration cannot be used.";
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

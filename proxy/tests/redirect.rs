@@ -72,7 +72,8 @@ fn main() -> Outcome {
         an_app_sees_its_callers_address_and_its_answers_come_back,
         iptables_legacy_captures,
         iptables_nft_captures,
-        rules_stay_after_a_stop_where_asked_for,
+        rules_stay_after_an_orderly_stop,
+        rules_go_with_a_proxy_that_is_stopped_by_hand,
     ];
     macro_rules! with_both_hosts {
         ($($name:ident),* $(,)?) => { [$(Trial::test(stringify!($name), $name)),*] };
@@ -82,6 +83,7 @@ fn main() -> Outcome {
         no_plaintext_while_plans_change,
         udp_passes_or_is_dropped_and_counted,
         known_ports_are_closed_before_the_first_sync,
+        at_the_first_start_every_port_but_the_excluded_is_closed,
     ]);
     trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
     trials.push(Trial::test("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));

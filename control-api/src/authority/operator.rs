@@ -2,11 +2,10 @@
 
 use super::own::issue_here;
 use crate::identity::issuer::Issuer;
+use isthmus_certs::private_file::replace;
 use isthmus_certs::{Clock, SpiffeId, peer_identity, pem};
 use serde::Deserialize;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -74,18 +73,4 @@ fn is_current(path: &Path, address: &str, roots: &str, clock: &dyn Clock) -> boo
     };
     let lasts = identity.not_after.as_secs() > clock.now().as_secs() + OPERATOR_LEFT.as_secs();
     lasts && file.address == address && file.roots.trim() == roots.trim()
-}
-
-/// Mode 0600 from the first byte on, durable, in one step.
-pub(super) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!(".{name}.new"));
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    File::open(dir)?.sync_all()
 }

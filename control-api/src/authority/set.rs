@@ -1,8 +1,8 @@
 //! The CA in use and, while roots are changed, the one that comes or goes. `ca/authorities.json` says which is which; it
 //! is replaced in one step, so a kill at any moment leaves the step done or not begun.
 
-use super::operator::replace;
 use arc_swap::ArcSwap;
+use isthmus_certs::private_file::replace;
 use isthmus_certs::vault::{CaKey, Kept, KeyVault};
 use isthmus_certs::{CertificateAuthority, Clock, RootFingerprint, TrustBundle, TrustDomain};
 use rustls::pki_types::CertificateDer;

@@ -16,7 +16,8 @@ use super::{Listening, Parts};
 pub(super) struct Captured {
     rules: Rules,
     scope: Scope,
-    known: KnownPorts,
+    /// Where only the services' ports are captured.
+    known: Option<KnownPorts>,
     metrics: Metrics,
     on_stop: OnStop,
     /// Whether iptables may be used where nf_tables is not to be had.
@@ -57,7 +58,8 @@ impl Captured {
             resolvers: config.resolvers.clone(),
             udp_dropped: 0,
             scope,
-            known: KnownPorts::load(parts.config.state_dir.as_deref()),
+            known: (config.inbound == InboundCapture::Services)
+                .then(|| KnownPorts::load(parts.config.state_dir.as_deref())),
             metrics: parts.metrics.clone(),
             on_stop: config.on_stop,
             fallback,
@@ -68,14 +70,14 @@ impl Captured {
 
     /// Makes the rules what they should be. What cannot be done leaves them as they were.
     pub(super) fn look(&mut self, mesh: &Mesh) -> Result<(), CaptureError> {
-        if let InboundPorts::Only(ports) = &mut self.scope.inbound {
-            // Before the control plane has said anything: what was known last.
+        if let Some(known) = &mut self.known {
+            // Before the control plane has said anything: what was known last; where nothing is, any port may be one.
             if mesh.version > 0 {
                 let mut now: Vec<u16> = mesh.inbound().ports().map(|port| port.port).collect();
                 now.sort_unstable();
-                self.known.set(&now);
+                known.set(&now);
             }
-            *ports = self.known.ports().to_vec();
+            self.scope.inbound = known.ports().map_or(InboundPorts::All, |ports| InboundPorts::Only(ports.to_vec()));
         }
         self.scope.udp = self.udp_now(mesh);
         let plan = Plan::new(&self.scope);
@@ -156,10 +158,14 @@ impl Captured {
         self.heard = Some(Instant::now());
     }
 
-    /// Takes the rules away, so that nothing new comes; or leaves them, so that nothing passes until a proxy runs again.
-    pub(super) fn end(self) {
-        if self.on_stop == OnStop::Keep {
-            return tracing::info!("the capture rules stay (capture.onStop): what they capture is refused from now on");
+    /// Leaves the rules, so that nothing passes in plain until a proxy runs again; or takes them away, where the
+    /// configuration says so or somebody stopped the proxy by hand.
+    pub(super) fn end(self, by_hand: bool) {
+        if self.on_stop == OnStop::Keep && !by_hand {
+            return tracing::info!(
+                "the capture rules stay (capture.onStop): what they capture is refused until a proxy runs again, or \
+                 until: isthmus redirect remove"
+            );
         }
         let removed = match self.rules {
             Rules::Nftables(mut capture, _) => capture.remove(),
@@ -189,10 +195,19 @@ impl Captured {
                  put back at once, and isthmus_capture_exposed_seconds_total tells for how long they were gone"
             );
         }
-        if let InboundPorts::Only(ports) = &self.scope.inbound
-            && version == 0
-        {
-            tracing::info!(?ports, "until the control plane tells the services' ports, those known last are captured");
+        let Some(known) = self.known.as_ref().filter(|_| version == 0) else { return };
+        match known.ports() {
+            Some(ports) => {
+                tracing::info!(
+                    ?ports,
+                    "until the control plane tells the services' ports, those known last are captured"
+                );
+            }
+            None => tracing::warn!(
+                excluded = ?self.scope.exclude_inbound_ports,
+                "until the control plane tells the services' ports for the first time, every inbound port but those \
+                 excluded is captured, and refused (not-ready)"
+            ),
         }
     }
 }
@@ -213,6 +228,7 @@ fn scope(config: &config::Capture, listening: Listening) -> Scope {
         own_ports: [listening.mesh, listening.metrics, listening.readiness].map(|address| address.port()).to_vec(),
         inbound: match config.inbound {
             InboundCapture::All => InboundPorts::All,
+            // Set at each look.
             InboundCapture::Services => InboundPorts::Only(Vec::new()),
         },
         exclude_inbound_ports: config.exclude_inbound_ports.clone(),

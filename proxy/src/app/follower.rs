@@ -93,10 +93,10 @@ impl Follower {
     }
 
     /// Takes capture away: nothing new comes.
-    pub(super) fn end(mut self) {
+    pub(super) fn end(mut self, by_hand: bool) {
         self.parts.metrics.ready(false);
         if let Some(captured) = self.captured.take() {
-            captured.end();
+            captured.end(by_hand);
         }
     }
 }

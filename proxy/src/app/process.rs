@@ -28,7 +28,8 @@ pub struct Args {
 /// Configuration that cannot be used, as sysexits.h numbers it (EX_CONFIG); systemd's RestartPreventExitStatus knows it.
 const BAD_CONFIG: u8 = 78;
 
-/// Runs a proxy as this process, until a signal: SIGTERM and SIGINT drain, a second one ends at once.
+/// Runs a proxy as this process, until a signal: SIGTERM and SIGINT drain, a second one ends at once. SIGTERM comes from
+/// whoever will start it again, SIGINT from a hand, which wants its machine back.
 pub fn run_blocking(args: &Args) -> ExitCode {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
@@ -51,8 +52,9 @@ pub fn run_blocking(args: &Args) -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        let signals = tokio::spawn(on_signals(shutdown.clone()));
-        let embedding = Embedding { set_log_level, ..Embedding::default() };
+        let by_hand = CancellationToken::new();
+        let signals = tokio::spawn(on_signals(shutdown.clone(), by_hand.clone()));
+        let embedding = Embedding { set_log_level, by_hand, ..Embedding::default() };
         let outcome = run_embedded(config, shutdown, embedding).await;
         signals.abort();
         outcome
@@ -81,7 +83,7 @@ fn protect() {
     }
 }
 
-async fn on_signals(shutdown: CancellationToken) {
+async fn on_signals(shutdown: CancellationToken, by_hand: CancellationToken) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::error!("signals cannot be caught; SIGTERM will end the proxy without a drain");
@@ -89,7 +91,7 @@ async fn on_signals(shutdown: CancellationToken) {
     for _ in 0..2 {
         tokio::select! {
             _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => by_hand.cancel(),
         }
         if shutdown.is_cancelled() {
             tracing::warn!("second signal: ending at once");

@@ -40,7 +40,7 @@ pub struct Capture {
     pub udp: UdpCapture,
     /// Where DNS may go while UDP is dropped.
     pub resolvers: Vec<IpAddr>,
-    /// When the proxy is stopped. Default: remove.
+    /// When the proxy is stopped. Default: keep.
     pub on_stop: OnStop,
 }
 
@@ -63,7 +63,7 @@ pub enum UdpCapture {
     Drop,
 }
 
-/// What becomes of the rules at an orderly stop. After a crash they stay in any case.
+/// What becomes of the rules at an orderly stop. After a crash they stay in any case; after Ctrl-C (SIGINT) in none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStop {
     /// The host is as it was.
@@ -123,7 +123,7 @@ impl CaptureFile {
             exclude_uids: take_list(self.exclude_uids, "capture.excludeUids", problems),
             udp: take(self.udp, "capture.udp", || UdpCapture::Pass, problems),
             resolvers: take_list(self.resolvers, "capture.resolvers", problems),
-            on_stop: take(self.on_stop, "capture.onStop", || OnStop::Remove, problems),
+            on_stop: take(self.on_stop, "capture.onStop", || OnStop::Keep, problems),
         }
     }
 }
