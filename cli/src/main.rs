@@ -96,11 +96,11 @@ fn main() -> ExitCode {
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Proxy(args) => {
-            return_idle_memory();
+            isthmus_proxy::return_idle_memory();
             isthmus_proxy::run_blocking(&args)
         }
         Command::Control(args) => {
-            return_idle_memory();
+            isthmus_proxy::return_idle_memory();
             isthmus_control::run_blocking(&args)
         }
         Command::Redirect(args) => redirect::run(args),
@@ -108,13 +108,6 @@ fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),
     }
-}
-
-/// For the daemons: memory of closed connections goes back to the system though no allocation comes. Done by a thread of
-/// the allocator's own, and therefore not from the start: a process with threads cannot enter a user namespace.
-fn return_idle_memory() {
-    // Without it they work as well, and are only larger.
-    let _ = tikv_jemalloc_ctl::background_thread::write(true);
 }
 
 #[cfg(test)]

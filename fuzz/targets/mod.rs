@@ -11,6 +11,7 @@ pub mod internal_headers;
 pub mod join_token;
 pub mod netlink;
 pub mod preface;
+pub mod proxy_protocol;
 pub mod request_head;
 pub mod response_head;
 pub mod spiffe_id;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("join_token", join_token::run),
     ("netlink", netlink::run),
     ("preface", preface::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("request_head", request_head::run),
     ("response_head", response_head::run),
     ("spiffe_id", spiffe_id::run),

@@ -37,7 +37,7 @@ use crate::telemetry::{Metrics, Tracer, run_exporter};
 pub use error::RunError;
 use follower::Follower;
 use pages::Pages;
-pub use process::{Args, run_blocking};
+pub use process::{Args, return_idle_memory, run_blocking};
 use worker::Workers;
 
 /// After the drain: last spans, admin answers under way.

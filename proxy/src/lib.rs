@@ -21,5 +21,5 @@ pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 
-pub use app::{Args, Embedding, Listening, RunError, run, run_blocking, run_embedded};
+pub use app::{Args, Embedding, Listening, RunError, return_idle_memory, run, run_blocking, run_embedded};
 pub use config::Config;

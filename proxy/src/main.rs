@@ -27,7 +27,6 @@ after SIGINT (Ctrl-C) they go. Exit code 78: the configuration cannot be used.";
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // Memory of closed connections goes back to the system though no allocation comes; if not, we are only larger.
-    let _ = tikv_jemalloc_ctl::background_thread::write(true);
+    isthmus_proxy::return_idle_memory();
     isthmus_proxy::run_blocking(&Cli::parse().args)
 }

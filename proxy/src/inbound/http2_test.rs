@@ -233,6 +233,35 @@ async fn a_request_that_moves_is_not_cut() {
     .await;
 }
 
+/// Whoever picks a connection has to know what it still carries.
+#[tokio::test]
+async fn a_mesh_connection_is_busy_up_to_the_end_of_an_answer() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|stream| async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let to = respond.send_response(Response::new(()), false).unwrap();
+                tokio::task::spawn_local(echo(request.into_body(), to));
+            }
+        })
+        .await;
+        let world = world(http2(port)).await;
+        let mut sender = client(&world).await.ready().await.unwrap();
+        let request = Request::post("http://orders.shop/").body(()).unwrap();
+        let (response, mut send) = sender.send_request(request, false).unwrap();
+        let mut answer = response.await.unwrap().into_body();
+        send.send_data("x".into(), false).unwrap();
+        assert_eq!(answer.data().await.unwrap().unwrap(), "x");
+        assert_eq!(world.outbound.mesh_streams(), 1, "the answer's head is there, and its body goes on");
+        send.send_data(Bytes::new(), true).unwrap();
+        while let Some(Ok(_)) = answer.data().await {}
+        while world.outbound.mesh_streams() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }))
+    .await;
+}
+
 /// Bytes that a side could get rid of before it was stopped.
 async fn write_until_stuck(stream: &mut TcpStream) -> usize {
     use tokio::io::AsyncWriteExt;

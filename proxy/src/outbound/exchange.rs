@@ -1,5 +1,6 @@
 //! One try of a request: a stream on a mesh connection, what the two sidecars say to each other with it, and its answer.
 
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,7 +125,12 @@ pub(super) async fn exchange(
     if let Some((body, stream)) = later {
         upload = change_protocol(agreed, body, stream, &mut response);
     }
-    Ok(Answer { response, upload: upload.into_rest(), reset: None, held: None })
+    // The connection is busy up to the end of the answer. A tie counts for itself.
+    let held: Option<Box<dyn Any>> = match line {
+        Line::Own(slot) => Some(Box::new(slot)),
+        Line::Tied(_) => None,
+    };
+    Ok(Answer { response, upload: upload.into_rest(), reset: None, held })
 }
 
 /// The way to the callee's sidecar.

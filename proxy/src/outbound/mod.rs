@@ -102,6 +102,11 @@ impl Outbound {
         self.pool.open()
     }
 
+    #[cfg(test)]
+    pub(crate) fn mesh_streams(&self) -> usize {
+        self.pool.streams()
+    }
+
     fn next_turn(&self) -> usize {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));

@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("grpc_a_cancelled_call_is_cancelled_at_the_server", PROGRAMS, cancelled),
     ("grpc_a_thousand_calls_at_once_are_all_answered", PROGRAMS, thousand),
     ("grpc_a_message_of_4_mb_passes_both_ways", PROGRAMS, large),
+    ("grpc_a_server_that_goes_away_under_load_costs_no_call", PROGRAMS, aging),
     ("grpc_a_refusal_is_a_status_that_grpc_understands", PROGRAMS, refused),
 ];
 
@@ -24,11 +25,11 @@ const CLIENT: &str = include_str!("programs/grpc_client.py");
 /// Runs one of the client's scenes, which asserts what it gets and exits with 0 when all was so.
 fn scene(shop: &Shop, name: &str, streams: u32) -> Result<(), String> {
     let server = shop.grpc()?;
-    shop.crossing(streams, || play(shop, server, "web", name))
+    shop.crossing(streams, || play(shop, server, "web", 8300, name))
 }
 
-fn play(shop: &Shop, server: &Daemon, from: &str, name: &str) -> Result<(), String> {
-    let target = format!("{NAME}:8300");
+fn play(shop: &Shop, server: &Daemon, from: &str, port: u16, name: &str) -> Result<(), String> {
+    let target = format!("{NAME}:{port}");
     let done = apps::python_client(shop.host(from), CLIENT, &[&target, name], DEADLINE).map_err(|e| e.to_string())?;
     require(done.status.success(), || {
         let last = done.stderr.lines().last().unwrap_or_default();
@@ -38,6 +39,16 @@ fn play(shop: &Shop, server: &Daemon, from: &str, name: &str) -> Result<(), Stri
 
 pub(crate) fn start(host: &isthmus_world::Host) -> Result<Daemon, isthmus_world::Error> {
     apps::python_server(host, 8300, SERVER, &["8300"])
+}
+
+pub(crate) fn start_aging(host: &isthmus_world::Host) -> Result<Daemon, isthmus_world::Error> {
+    apps::python_server(host, 8301, SERVER, &["8301", "200"])
+}
+
+/// Its GOAWAYs arrive while 32 calls are on their way; a stream that is older than its connection's age goes on.
+fn aging(shop: &Shop) -> Result<(), String> {
+    let server = shop.aging_grpc()?;
+    shop.crossing(3_000, || play(shop, server, "web", 8301, "aging"))
 }
 
 fn unary(shop: &Shop) -> Result<(), String> {
@@ -78,5 +89,5 @@ fn large(shop: &Shop) -> Result<(), String> {
 
 fn refused(shop: &Shop) -> Result<(), String> {
     let server = shop.grpc()?;
-    shop.refusing(|| play(shop, server, "batch", "refused"))
+    shop.refusing(|| play(shop, server, "batch", 8300, "refused"))
 }

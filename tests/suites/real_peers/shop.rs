@@ -32,6 +32,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
     (8220, 8220, "socket", "kubernetes.io/ws"),
     (8230, 8230, "http-proxy", ""),
     (8300, 8300, "grpc", ""),
+    (8301, 8301, "grpc-aging", ""),
     (5432, 5432, "postgres", ""),
     (5433, 5433, "postgres-standby", "postgresql"),
     (5434, 5434, "postgres-gone", "postgresql"),
@@ -67,6 +68,7 @@ pub(crate) struct Shop {
     mariadb: Kept<Daemon>,
     sshd: Kept<Sshd>,
     grpc: Kept<Daemon>,
+    aging_grpc: Kept<Daemon>,
     websocket: Kept<Daemon>,
     postgres: Kept<Postgres>,
     standby: Kept<Postgres>,
@@ -95,6 +97,7 @@ impl Shop {
             mariadb: Kept::new(),
             sshd: Kept::new(),
             grpc: Kept::new(),
+            aging_grpc: Kept::new(),
             websocket: Kept::new(),
             postgres: Kept::new(),
             standby: Kept::new(),
@@ -250,6 +253,11 @@ impl Shop {
 
     pub(crate) fn grpc(&self) -> Result<&Daemon, String> {
         self.keep(&self.grpc, crate::grpc::start)
+    }
+
+    /// The same, whose connections go away after 200 ms each.
+    pub(crate) fn aging_grpc(&self) -> Result<&Daemon, String> {
+        self.keep(&self.aging_grpc, crate::grpc::start_aging)
     }
 
     pub(crate) fn websocket(&self) -> Result<&Daemon, String> {

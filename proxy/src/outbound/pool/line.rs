@@ -114,6 +114,12 @@ impl Local {
         self.lines.replace(lines.collect());
     }
 
+    /// This worker's streams, by connection.
+    #[cfg(test)]
+    pub(super) fn streams(&self) -> Vec<usize> {
+        self.lines.borrow().iter().map(|line| line.mine.get()).collect()
+    }
+
     /// Connections that GOAWAY or an error has closed take no more streams, of no worker.
     pub(super) fn forget_closed(&self) {
         let closed: Vec<Rc<Line>> = self.lines.borrow().iter().filter(|line| !line.is_alive()).map(Rc::clone).collect();

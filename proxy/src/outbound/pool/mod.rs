@@ -77,6 +77,12 @@ impl Pool {
         self.open.get()
     }
 
+    /// Streams of this worker that are counted as under way.
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> usize {
+        self.locals.borrow().values().flat_map(|local| local.streams()).sum()
+    }
+
     /// A connection to `endpoint` that can take a stream now, if there is one.
     pub fn try_acquire(self: &Rc<Self>, endpoint: &Arc<Endpoint>) -> Option<Slot> {
         let targets = self.targets.borrow();

@@ -89,6 +89,27 @@ def thousand():
         assert call.result() == b"%d" % number, call
 
 
+def aging():
+    import collections
+    import queue
+
+    questions = queue.Queue()
+    stream = method("stream_stream", "BidiStream")(iter(questions.get, None), timeout=TIME)
+    call = method("unary_unary", "Peer")
+    waiting, connections = collections.deque(), set()
+    for number in range(3000):
+        waiting.append(call.future(b"", timeout=TIME))
+        if len(waiting) == 32:
+            connections.add(waiting.popleft().result())
+        if number % 100 == 0:
+            questions.put(b"%d" % number)
+            assert next(stream) == b"%d!" % number
+    connections.update(future.result() for future in waiting)
+    questions.put(None)
+    assert list(stream) == []
+    assert len(connections) >= 4, f"the server went away too seldom to prove anything: {connections}"
+
+
 def large():
     message = bytes(range(256)) * (4 << 12)
     assert len(message) == 4 << 20

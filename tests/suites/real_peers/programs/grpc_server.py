@@ -1,6 +1,7 @@
 # Methods without a schema: messages are bytes.
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -46,6 +47,12 @@ def echo(request, context):
     return request
 
 
+def peer(request, context):
+    # Long enough for a GOAWAY to come between.
+    time.sleep(0.01)
+    return context.peer().encode()
+
+
 unary_method, stream_out = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
 methods = {
     "Unary": unary_method(unary),
@@ -55,8 +62,12 @@ methods = {
     "Status": unary_method(status),
     "Slow": unary_method(slow),
     "Echo": unary_method(echo),
+    "Peer": unary_method(peer),
 }
 sizes = [("grpc.max_receive_message_length", 16 << 20), ("grpc.so_reuseport", 0)]
+if len(sys.argv) > 2:
+    # Connections get a GOAWAY at this age, and calls that have begun may end.
+    sizes += [("grpc.max_connection_age_ms", int(sys.argv[2])), ("grpc.max_connection_age_grace_ms", 30_000)]
 server = grpc.server(futures.ThreadPoolExecutor(16), options=sizes)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("peers.Peers", methods),))
 server.add_insecure_port(f"[::]:{sys.argv[1]}")
