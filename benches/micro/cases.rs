@@ -14,9 +14,10 @@ use isthmus_proto::model::{
     Transport,
 };
 use isthmus_proxy::detect::{classify, client_hello};
+use isthmus_proxy::flows::{FlowTable, Observed, Verdict};
 use isthmus_proxy::http::headers::sanitize;
 use isthmus_proxy::state::Mesh;
-use isthmus_proxy::state::policy::{CompiledPolicy, Facts, HttpFacts, decide};
+use isthmus_proxy::state::policy::{Arrived, CompiledPolicy, Facts, HttpFacts, decide};
 use isthmus_proxy::telemetry::{Direction, Metrics, TraceContext};
 
 /// One function with its surroundings.
@@ -54,6 +55,8 @@ pub(crate) const ALL: &[Case] = &[
         prepare: sanitise_dirty,
     },
     Case { name: "metrics-request", what: "metrics record of one request", prepare: metrics },
+    Case { name: "flow-known", what: "record of one decision, in a way seen before", prepare: flow_known },
+    Case { name: "flow-many", what: "record of one decision, among 1,000 ways and 100 paths", prepare: flow_many },
     Case { name: "trace-context", what: "trace context parse (traceparent and tracestate)", prepare: trace_context },
     Case { name: "trace-child", what: "trace context of the next hop", prepare: trace_child },
 ];
@@ -288,6 +291,47 @@ fn metrics() -> Box<dyn FnMut(u64)> {
         let elapsed = Duration::from_micros(black_box(300 + number % 64));
         metrics.request(Direction::Inbound, black_box(200), elapsed);
     })
+}
+
+/// What a request costs beyond its decision: the same caller and template as before, another id.
+fn flow_known() -> Box<dyn FnMut(u64)> {
+    let caller = id("web");
+    let mut table = FlowTable::default();
+    table.record(&observed(&caller, "/v1/orders/17"));
+    let paths = ["/v1/orders/18", "/v1/orders/19"];
+    Box::new(move |number| table.record(black_box(&observed(&caller, paths[(number % 2) as usize]))))
+}
+
+fn flow_many() -> Box<dyn FnMut(u64)> {
+    let callers: Vec<_> = (0..10).map(|number| id(&format!("caller-{number}"))).collect();
+    let names = ["items", "orders", "carts", "users", "stock"];
+    let path = |n: usize| format!("/v1/{}/{}/17", names[n % 5], (b'a' + (n / 5) as u8) as char);
+    let paths: Vec<_> = (0..100).map(path).collect();
+    let mut table = FlowTable::default();
+    for (caller, path) in callers.iter().flat_map(|caller| paths.iter().map(move |path| (caller, path))) {
+        table.record(&observed(caller, path));
+    }
+    Box::new(move |number| {
+        let number = number as usize;
+        table.record(black_box(&observed(&callers[number % 10], &paths[number * 7 % 100])));
+    })
+}
+
+fn observed<'a>(caller: &'a SpiffeId, path: &'a str) -> Observed<'a> {
+    Observed {
+        peer: Some(caller),
+        ip: IpAddr::V4(Ipv4Addr::new(10, 10, 1, 10)),
+        port: 8080,
+        arrived: Arrived::Mesh,
+        method: Some("GET"),
+        path: Some(path),
+        host: None,
+        verdict: Verdict::Allowed,
+        reason: None,
+        policy: Some("shop/orders"),
+        rule: Some(0),
+        audit: None,
+    }
 }
 
 fn trace_context() -> Box<dyn FnMut(u64)> {

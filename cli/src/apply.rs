@@ -9,11 +9,12 @@ use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use crate::connect::{self, Admin};
+use crate::connect::{self, Admin, Policy};
 use crate::documents;
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
-use crate::output::{Format, OutputArgs};
+use crate::output::{Format, OutputArgs, when};
+use crate::policy::replay;
 use crate::problems::{Problem, changes_json, changes_text};
 use crate::span;
 
@@ -23,7 +24,9 @@ use crate::span;
     isthmus apply -f mesh.yaml\n  \
     isthmus apply -f policies/ --dry-run       say what would change, and every mistake, as file:line:column\n  \
     isthmus apply -f orders.yaml --wait        end when every connected proxy has it in force\n  \
+    isthmus apply -f orders.yaml --confirm 5m  taken back unless `isthmus confirm` is said\n  \
     cat orders.yaml | isthmus apply -f -\n\n\
+    Warns of traffic of the last hour that the change would cut off; --dry-run tells it beforehand.\n\n\
     EXIT STATUS: 0 stored (with --wait: in force), 1 refused, 3 stored, but not in force everywhere in time")]
 pub(crate) struct Args {
     /// A YAML file, a directory of them (.yaml, .yml), or `-` for stdin. May be repeated.
@@ -35,6 +38,9 @@ pub(crate) struct Args {
     /// Wait until the change is in force in every connected proxy that it concerns.
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
+    /// Have the control plane take the change back after this time, unless `isthmus confirm` comes before.
+    #[arg(long, conflicts_with = "dry_run", value_parser = span::parse, value_name = "DURATION")]
+    confirm: Option<Duration>,
     /// How long to wait for that.
     #[arg(long, default_value = "30s", value_parser = span::parse, value_name = "DURATION")]
     timeout: Duration,
@@ -51,12 +57,19 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     let documents = documents::read(&args.file)?;
     let mut admin = Admin::connect(operator).await?;
-    let answer = send(&mut admin, documents, args.dry_run).await?;
+    let cut_off = cut_off(&documents, operator).await;
+    let confirm_seconds = args.confirm.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
+    let mut answer = send(&mut admin, documents, args.dry_run, confirm_seconds).await?;
     if !answer.problems.is_empty() {
         return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
     if format != Format::Json {
         print!("{}", changes_text(&answer.changes, args.dry_run));
+    }
+    answer.warnings.extend(cut_off);
+    if answer.confirm_until_unix_ms != 0 && format != Format::Json {
+        let until = when(answer.confirm_until_unix_ms);
+        println!("revision {} is taken back at {until}, unless `isthmus confirm` is said", answer.revision);
     }
     for warning in &answer.warnings {
         eprintln!("warning: {warning}");
@@ -67,6 +80,7 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
         "revision": answer.revision,
         "changes": changes_json(&answer.changes),
         "warnings": answer.warnings,
+        "confirmUntilUnixMs": answer.confirm_until_unix_ms,
     });
     let mut end = Ok(());
     if args.wait {
@@ -96,11 +110,14 @@ async fn send(
     admin: &mut Admin,
     documents: Vec<wire::Document>,
     dry_run: bool,
+    confirm_seconds: u32,
 ) -> Result<wire::ApplyResponse, Failure> {
     let mut parts = documents::parts(documents, dry_run);
+    // What the first part says holds for all.
+    parts.iter_mut().take(1).for_each(|part| part.confirm_seconds = confirm_seconds);
     match (parts.pop(), parts.is_empty()) {
         (Some(wire::ApplyPart { documents, .. }), true) => {
-            let request = wire::ApplyRequest { documents, dry_run, confirm_seconds: 0 };
+            let request = wire::ApplyRequest { documents, dry_run, confirm_seconds };
             admin.call(async |client| client.apply(request).await).await
         }
         (last, _) => {
@@ -108,6 +125,29 @@ async fn send(
             admin.call(async |client| client.apply_stream(tokio_stream::iter(parts)).await).await
         }
     }
+}
+
+/// Lines that a list of warnings may have.
+const MOST_WARNINGS: usize = 20;
+
+/// What was seen within the last hour and would be refused from now on. A control plane that cannot tell stops no apply.
+async fn cut_off(documents: &[wire::Document], operator: &OperatorArgs) -> Vec<String> {
+    let concerned = ["ServicePolicy", "Enforcement", "MeshConfig", "Service", "Workload"];
+    if !documents.iter().any(|document| concerned.iter().any(|kind| document.yaml.contains(kind))) {
+        return Vec::new();
+    }
+    let found = async {
+        let mut policy = Policy::connect(operator).await?;
+        replay::cut_off(&mut policy, documents.to_vec()).await
+    };
+    let Ok(mut found) = found.await else { return Vec::new() };
+    let more = found.len().saturating_sub(MOST_WARNINGS);
+    found.truncate(MOST_WARNINGS);
+    let mut lines: Vec<String> = found.into_iter().map(|line| format!("this cuts off {line}")).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more; `isthmus policy replay -f` shows all"));
+    }
+    lines
 }
 
 /// Follows the revision to its end. Returns the last count that arrived, and how it ended.

@@ -12,6 +12,7 @@ use isthmus_certs::{
 };
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
+use isthmus_proto::admin::v1::policy_client::PolicyClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -32,6 +33,9 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Failure::plain(format!("cannot start: {e}")))?.block_on(work)
 }
+
+/// What the proxies of a large mesh are told, in one answer.
+const MOST_VIEWS: usize = 64 << 20;
 
 /// The admin port, spoken to as the operator.
 pub(crate) struct Admin {
@@ -70,6 +74,27 @@ impl Authority {
     pub(crate) async fn call<T>(
         &mut self,
         request: impl AsyncFnOnce(&mut AuthorityClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
+/// The same port, for what was decided and what would be.
+pub(crate) struct Policy {
+    client: PolicyClient<Channel>,
+    limit: Duration,
+}
+
+impl Policy {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        let client = PolicyClient::new(operator_channel(args).await?).max_decoding_message_size(MOST_VIEWS);
+        Ok(Self { client: client.max_encoding_message_size(MOST_VIEWS), limit: args.request_timeout })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut PolicyClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         within(self.limit, request(&mut self.client)).await
     }

@@ -15,6 +15,9 @@ const USAGE: u8 = 2;
 /// What was waited for did not come in time; it may still come.
 const TIMED_OUT: u8 = 3;
 
+/// A question was answered by no: it would be refused, it would break somebody.
+const ANSWERED_NO: u8 = 4;
+
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: u8,
@@ -47,6 +50,16 @@ impl Failure {
         let n = problems.len();
         let what = format!("{n} {}; nothing was changed", if n == 1 { "problem" } else { "problems" });
         Self { status: REFUSED, what, advice: None, problems, reported: false }
+    }
+
+    /// The same with something better to do about it.
+    pub(crate) fn with_advice(self, advice: &str) -> Self {
+        Self { advice: Some(advice.to_owned()), ..self }
+    }
+
+    /// The question was answered, and the answer is no. What there is to say has been said.
+    pub(crate) fn answered_no() -> Self {
+        Self { status: ANSWERED_NO, reported: true, ..Self::plain("") }
     }
 
     /// Only the exit status is left to set.

@@ -11,7 +11,7 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("EndpointSlice", true, &[]),
     ("ServicePolicy", true, &["policy", "policies", "sp"]),
     ("TrafficPolicy", true, &["tp"]),
-    ("EgressPolicy", true, &["ep", "egress"]),
+    ("EgressPolicy", true, &["egress"]),
     ("Enforcement", true, &[]),
     ("Bypass", true, &["bypasses"]),
 ];

@@ -7,13 +7,16 @@
 
 mod apply;
 mod audit;
+mod bypass;
 mod ca;
 mod certs;
 mod completions;
+mod confirm;
 mod connect;
 mod delete;
 mod demo;
 mod documents;
+mod explain;
 mod failure;
 mod get;
 mod identity;
@@ -22,6 +25,7 @@ mod kinds;
 mod leave;
 mod operator;
 mod output;
+mod policy;
 mod problems;
 mod proxies;
 mod redirect;
@@ -42,7 +46,8 @@ use crate::operator::OperatorArgs;
     isthmus demo                                  see the whole mesh on this machine\n  \
     isthmus apply -f policies/ --wait             push policy and wait until every proxy has it\n  \
     isthmus token create shop/orders --out token  a token that lets one VM join\n\n\
-    EXIT STATUS: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out while waiting")]
+    EXIT STATUS: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out while waiting,\n  \
+    4 asked and answered: no (explain: it would be refused; replay, enforce: it would break somebody)")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +63,10 @@ enum Command {
     Identity(WithOperator<identity::Args>),
     Ca(WithOperator<ca::Args>),
     Audit(WithOperator<audit::Args>),
+    Explain(WithOperator<explain::Args>),
+    Policy(WithOperator<policy::Args>),
+    Bypass(WithOperator<bypass::Args>),
+    Confirm(WithOperator<confirm::Args>),
     Join(join::Args),
     Leave(leave::Args),
     /// Run the sidecar of this machine or pod.
@@ -93,6 +102,10 @@ fn main() -> ExitCode {
         Command::Identity(c) => identity::run(c.args, &c.operator),
         Command::Ca(c) => ca::run(c.args, &c.operator),
         Command::Audit(c) => audit::run(c.args, &c.operator),
+        Command::Explain(c) => explain::run(c.args, &c.operator),
+        Command::Policy(c) => policy::run(c.args, &c.operator),
+        Command::Bypass(c) => bypass::run(c.args, &c.operator),
+        Command::Confirm(c) => confirm::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Proxy(args) => {

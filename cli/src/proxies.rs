@@ -3,10 +3,11 @@
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::connect::Admin;
+use crate::connect::{Admin, Policy};
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::{Format, or_dash, table, when};
+use crate::policy::bypass_text;
 
 pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Format) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
@@ -18,6 +19,11 @@ pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Fo
             let what = format!("no proxy of workload {name} has ever connected");
             return Err(Failure::new(what, "name it NAMESPACE/NAME, as `isthmus get proxies` does"));
         }
+    }
+    let mut policy = Policy::connect(operator).await?;
+    let open = policy.call(async |client| client.list_bypasses(wire::ListBypassesRequest {}).await).await?.bypasses;
+    if format == Format::Table {
+        open.iter().for_each(|bypass| println!("{}", bypass_text(bypass)));
     }
     match format {
         Format::Json => println!("{}", json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })),

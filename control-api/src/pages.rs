@@ -116,6 +116,11 @@ impl Pages {
                 "Connected proxies that refused their latest push.",
                 refusing as u64,
             ),
+            (
+                "isthmus_controlplane_bypasses_active",
+                "Break-glass that is open now (isthmus bypass).",
+                crate::views::bypasses(&world.resources, self.ledger.clock().now_ms()).len() as u64,
+            ),
             ("isthmus_controlplane_certificate_expiry_seconds", "When the own certificate ends, Unix time.", expiry),
             (
                 "isthmus_controlplane_store_failed",

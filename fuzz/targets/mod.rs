@@ -5,6 +5,7 @@ pub mod chain;
 pub mod chunked_body;
 pub mod csr;
 pub mod dns_answer;
+pub mod flow_report;
 pub mod grpc_timeout;
 pub mod hello;
 pub mod internal_headers;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("csr", csr::run),
     ("dns_answer", dns_answer::run),
     ("grpc_timeout", grpc_timeout::run),
+    ("flow_report", flow_report::run),
     ("hello", hello::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),

@@ -26,6 +26,8 @@ pub(super) struct Follower {
     identity: watch::Receiver<u64>,
     _identity_hook: Subscription,
     was_ready: bool,
+    /// When the bypass that was told of ends.
+    bypassed: Option<i64>,
 }
 
 impl Follower {
@@ -40,6 +42,7 @@ impl Follower {
             identity,
             _identity_hook: hook,
             was_ready: false,
+            bypassed: None,
             captured,
             parts,
         })
@@ -56,7 +59,20 @@ impl Follower {
             captured.look(&mesh)?;
         }
         self.tell_readiness(mesh.version);
+        self.tell_bypass(&mesh);
         Ok(())
+    }
+
+    /// Break-glass is no secret on the machine that it opens.
+    fn tell_bypass(&mut self, mesh: &Mesh) {
+        let until = mesh.inbound().next_bypass_end(self.parts.identities.clock().now_ms());
+        match (std::mem::replace(&mut self.bypassed, until), until) {
+            (before, Some(until)) if before != Some(until) => {
+                tracing::warn!(until_unix_ms = until, "bypass: refusals by policy are recorded and not carried out");
+            }
+            (Some(_), None) => tracing::warn!("the bypass is over: refusals are carried out as policy says"),
+            _ => {}
+        }
     }
 
     fn tell_readiness(&mut self, version: u64) {

@@ -51,6 +51,12 @@ impl Mesh {
         serde_json::from_str(&text).map_err(|e| format!("isthmus {}: {e}: {text}", args.join(" ")))
     }
 
+    /// A command that may end in any way: its exit status, and what it printed.
+    pub fn isthmus_with(&self, args: &[&str], input: &str) -> Result<(i32, String), String> {
+        let done = self.run(args, input)?;
+        done.status.code().map(|code| (code, done.stdout)).ok_or_else(|| format!("isthmus {}: killed", args.join(" ")))
+    }
+
     fn run(&self, args: &[&str], input: &str) -> Result<Finished, String> {
         let control = self.control();
         control.host().output(control.command(args).input(input), DEADLINE).map_err(|e| e.to_string())

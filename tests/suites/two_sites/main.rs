@@ -1,6 +1,7 @@
 //! The two-site world, end to end: the binary that users get, in network namespaces, with ordinary programs as apps.
 //! Each test builds a mesh of its own, so that none depends on another.
 
+mod decisions;
 mod egress;
 mod hostile;
 mod joining;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(decisions::TESTS, mesh));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));

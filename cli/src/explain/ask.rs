@@ -1,0 +1,234 @@
+//! A question about traffic that may never have been: made into facts, and answered for each workload behind the service.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_certs::{Clock, SpiffeId, SystemClock};
+use isthmus_proxy::state::AppProtocol;
+use isthmus_proxy::state::policy::Arrived;
+use serde_json::{Value, json};
+
+use super::{Args, owner_text, would_allow_text};
+use crate::connect::Policy;
+use crate::failure::Failure;
+use crate::operator::OperatorArgs;
+use crate::output::Format;
+use crate::policy::flows::tls_version;
+use crate::policy::judge::{Asked, AskedHttp, Found, Verdict, judge};
+use crate::policy::views::{Callee, Views};
+
+/// The answer for one workload.
+struct Answer<'a> {
+    callee: &'a Callee,
+    port: u16,
+    enforced: bool,
+    verdict: Verdict,
+}
+
+pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
+    let views = match args.file.as_slice() {
+        [] => Views::stored(&mut Policy::connect(operator).await?, &[], "", "").await?,
+        files => Views::of_files(files)?,
+    };
+    let (from, to) = (args.from.as_deref().unwrap_or_default(), args.to.as_deref().unwrap_or_default());
+    let service = find_service(&views, to)?;
+    let namespace = service.split_once('/').map_or("", |(namespace, _)| namespace);
+    let (peer, ip) = caller(&views, from, namespace, args.from_address)?;
+    let now_ms = SystemClock.now_ms();
+    let mut answers = Vec::new();
+    for callee in views.callees.iter() {
+        let Some(port) = app_port(&views, &service, callee, args.port)? else { continue };
+        let asked = Asked {
+            peer: peer.clone(),
+            ip,
+            port,
+            arrived: arrived(args, callee, port, &peer),
+            http: http(args, callee, port)?,
+            now_ms,
+        };
+        let enforced = callee.port(port).standing.is_enforced(views.enforcement, || now_ms);
+        answers.push(Answer { callee, port, enforced, verdict: judge(&views, callee, &asked) });
+    }
+    // The strictest of those behind the service, since any of them may be called.
+    answers.sort_by_key(|answer| match &answer.verdict {
+        Verdict::Refused(_) => 0,
+        Verdict::CannotTell(_) => 1,
+        Verdict::Allowed(_) => 2,
+    });
+    let Some(answer) = answers.first() else {
+        let what = format!("no workload with a sidecar is behind {service} at that port");
+        return Err(Failure::new(what, "its transport is kept by the callers' sidecars; name another --port"));
+    };
+    match format {
+        Format::Json => println!("{}", answer.json(&views, &service)),
+        Format::Yaml => println!("{:#}", answer.json(&views, &service)),
+        Format::Table => print!("{}", answer.text(&views, &service)),
+    }
+    match (&answer.verdict, answer.enforced) {
+        (Verdict::Allowed(_), _) | (Verdict::Refused(_), false) => Ok(()),
+        (Verdict::Refused(_), true) => Err(Failure::answered_no()),
+        (Verdict::CannotTell(missing), _) => {
+            let missing = missing.iter().copied().collect::<Vec<_>>().join(", ");
+            let failure = Failure::new(
+                format!("it depends on the {missing}"),
+                "say more with --method, --path, --host, --header, --from-address",
+            );
+            Err(if format == Format::Table { failure } else { failure.reported() })
+        }
+    }
+}
+
+/// `orders` where there is only one of that name.
+fn find_service(views: &Views, text: &str) -> Result<String, Failure> {
+    let all = views.services.iter().map(|service| format!("{}/{}", service.namespace, service.name));
+    let named: Vec<String> = all.filter(|name| name == text || name.rsplit('/').next() == Some(text)).collect();
+    match named.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::new(format!("there is no service `{text}`"), "`isthmus get services` lists them")),
+        several => Err(Failure::new(format!("`{text}` may be {}", several.join(" or ")), "write NAMESPACE/SERVICE")),
+    }
+}
+
+/// Who calls, and from where: its workload's address, if it has only one.
+fn caller(
+    views: &Views,
+    text: &str,
+    namespace: &str,
+    address: Option<IpAddr>,
+) -> Result<(Option<SpiffeId>, Option<IpAddr>), Failure> {
+    if let Ok(ip) = text.parse() {
+        return Ok((None, Some(address.unwrap_or(ip))));
+    }
+    let wrong = |e: isthmus_certs::IdError| Failure::usage(format!("--from {text}: {e}"), "isthmus explain --help");
+    let id = match text.strip_prefix("spiffe://") {
+        Some(_) => SpiffeId::parse(text).map_err(wrong)?,
+        None => {
+            let (namespace, account) = text.split_once('/').unwrap_or((namespace, text));
+            SpiffeId::workload(&views.trust_domain, namespace, account).map_err(wrong)?
+        }
+    };
+    let addresses: Vec<IpAddr> = views.callers(&id).flat_map(|workload| workload.addresses.iter().copied()).collect();
+    if views.callers(&id).next().is_none() {
+        eprintln!("note: no workload has the identity {id}");
+    }
+    let only = match addresses.as_slice() {
+        [first, rest @ ..] if rest.iter().all(|ip| views.site_of(*ip) == views.site_of(*first)) => Some(*first),
+        _ => None,
+    };
+    Ok((Some(id), address.or(only)))
+}
+
+/// The app's port at this workload; none if the service does not have it.
+fn app_port(views: &Views, service: &str, callee: &Callee, asked: Option<u16>) -> Result<Option<u16>, Failure> {
+    let told = views.services.iter().find(|told| format!("{}/{}", told.namespace, told.name) == service);
+    let endpoints = told.map(|told| told.endpoints.as_slice()).unwrap_or_default();
+    let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.workload == callee.workload) else {
+        return Ok(None);
+    };
+    let target = |port: u32| endpoint.target_ports.get(&port).and_then(|target| u16::try_from(*target).ok());
+    match (asked, endpoint.target_ports.len()) {
+        (Some(port), _) => Ok(Some(target(port.into()).unwrap_or(port))),
+        (None, 1) => Ok(endpoint.target_ports.keys().next().and_then(|port| target(*port))),
+        (None, _) => {
+            let ports: Vec<String> = endpoint.target_ports.keys().map(ToString::to_string).collect();
+            Err(Failure::usage(format!("{service} has the ports {}", ports.join(", ")), "name one with --port"))
+        }
+    }
+}
+
+fn arrived(args: &Args, callee: &Callee, port: u16, peer: &Option<SpiffeId>) -> Arrived {
+    match (&args.tls, args.plaintext || peer.is_none()) {
+        (Some(version), _) => Arrived::AppTls { version: tls_version(version), declared: callee.is_tls(port) },
+        (None, true) => Arrived::Plain,
+        (None, false) => Arrived::Mesh,
+    }
+}
+
+/// None where the port is no HTTP and nothing of a request was said.
+fn http(args: &Args, callee: &Callee, port: u16) -> Result<Option<AskedHttp>, Failure> {
+    let said = args.method.is_some() || args.path.is_some() || args.host.is_some() || !args.header.is_empty();
+    let is_http = matches!(callee.port(port).protocol, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Detect);
+    if !(said || is_http) {
+        return Ok(None);
+    }
+    let mut headers = HeaderMap::new();
+    for header in &args.header {
+        let wrong = || Failure::usage(format!("--header {header}"), "write it `name: value`");
+        let (name, value) = header.split_once(':').ok_or_else(wrong)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+        headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
+    }
+    let headers = (said && !args.header.is_empty()).then_some(headers);
+    Ok(Some(AskedHttp { method: args.method.clone(), path: args.path.clone(), host: args.host.clone(), headers }))
+}
+
+impl Answer<'_> {
+    fn word(&self) -> &'static str {
+        match (&self.verdict, self.enforced) {
+            (Verdict::Allowed(_), _) => "allowed",
+            (Verdict::Refused(_), true) => "refused",
+            (Verdict::Refused(_), false) => "would-refuse",
+            (Verdict::CannotTell(_), _) => "cannot-tell",
+        }
+    }
+
+    fn found(&self) -> Option<&Found> {
+        match &self.verdict {
+            Verdict::Allowed(found) | Verdict::Refused(found) => Some(found),
+            Verdict::CannotTell(_) => None,
+        }
+    }
+
+    fn text(&self, views: &Views, service: &str) -> String {
+        let Some(found) = self.found() else { return "cannot tell\n".to_owned() };
+        let mut text = match self.word() {
+            "allowed" => "allowed\n".to_owned(),
+            "refused" => format!("refused: {}\n", found.sentence),
+            _ => format!("passes, since it is only observed; enforced it would be refused: {}\n", found.sentence),
+        };
+        let mut line = |name: &str, value: String| {
+            if !value.is_empty() {
+                text.push_str(&format!("  {name:<9} {value}\n"));
+            }
+        };
+        let list = if matches!(self.verdict, Verdict::Allowed(_)) { "allow" } else { "deny" };
+        let policy = found.policy.as_deref().unwrap_or_default();
+        let owner = views.owner(policy);
+        line("callee", format!("{service}, the app's port {} at workload {}", self.port, self.callee.workload));
+        line("policy", policy.to_owned());
+        line("rule", found.rule.map(|rule| format!("spec.{list}[{rule}]")).unwrap_or_default());
+        line("owner", owner_text(policy, owner.map(|o| o.owner.as_str()).unwrap_or_default()));
+        line("from", owner.map(|o| o.origin.clone()).unwrap_or_default());
+        if let Some((reason, policy)) = &found.audit {
+            line("audit", format!("{} would refuse it ({reason})", policy.as_deref().unwrap_or("a policy")));
+        }
+        if let Verdict::Refused(found) = &self.verdict {
+            let yaml = found.would_allow.as_deref().unwrap_or_default();
+            text.push_str(&would_allow_text(yaml, found.reason.map_or("", |reason| reason.word())));
+        }
+        text
+    }
+
+    fn json(&self, views: &Views, service: &str) -> Value {
+        let missing = match &self.verdict {
+            Verdict::CannotTell(missing) => missing.iter().copied().collect::<Vec<_>>(),
+            _ => Vec::new(),
+        };
+        let found = self.found();
+        let owner = found.and_then(|found| views.owner(found.policy.as_deref()?));
+        json!({
+            "ok": self.found().is_some(),
+            "verdict": self.word(),
+            "enforced": self.enforced,
+            "reason": found.and_then(|found| found.reason).map(|reason| reason.word()),
+            "because": found.map(|found| found.sentence.as_str()),
+            "service": service, "workload": self.callee.workload, "port": self.port,
+            "policy": found.and_then(|found| found.policy.as_deref()),
+            "rule": found.and_then(|found| found.rule),
+            "owner": owner.map(|owner| owner.owner.as_str()),
+            "origin": owner.map(|owner| owner.origin.as_str()),
+            "wouldAllow": found.and_then(|found| found.would_allow.as_deref()),
+            "missing": missing,
+        })
+    }
+}

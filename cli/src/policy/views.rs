@@ -1,0 +1,194 @@
+//! What the proxies are told, compiled by the proxy's own code: from a control plane, or from files alone.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use isthmus_certs::{SpiffeId, TrustDomain};
+use isthmus_control::index::{Index, Trust, Vips, allocate};
+use isthmus_control::validate::{self, cross};
+use isthmus_control::views::{self, Selection};
+use isthmus_proto::admin::v1 as wire;
+use isthmus_proto::model::{Enforcement, Inbound as Told, PortPolicy};
+use isthmus_proxy::state::inbound::Inbound;
+use isthmus_proxy::state::{AppProtocol, InboundPort};
+
+use crate::connect::Policy;
+use crate::documents;
+use crate::failure::Failure;
+use crate::problems::Problem;
+
+/// What holds in files that name no trust domain.
+const NO_TRUST_DOMAIN: &str = "cluster.local";
+
+/// All that an answer needs.
+pub(crate) struct Views {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) enforcement: Enforcement,
+    pub(crate) callees: Vec<Callee>,
+    pub(crate) services: Vec<isthmus_proto::discovery::v1::Service>,
+    pub(crate) bypasses: Vec<wire::ActiveBypass>,
+    policies: Vec<wire::PolicyOwner>,
+    sites: Vec<(String, Vec<IpNet>)>,
+}
+
+/// A workload with a sidecar.
+pub(crate) struct Callee {
+    pub(crate) workload: String,
+    pub(crate) identity: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) inbound: Inbound,
+    told: Told,
+}
+
+impl Views {
+    /// As stored, with files on top of it. `namespace`, `service`: of the callee; empty: all.
+    pub(crate) async fn stored(
+        policy: &mut Policy,
+        files: &[PathBuf],
+        namespace: &str,
+        service: &str,
+    ) -> Result<Views, Failure> {
+        let documents = if files.is_empty() { Vec::new() } else { documents::read(files)? };
+        Self::with(policy, documents, namespace, service).await
+    }
+
+    /// The same with documents that were read already.
+    pub(crate) async fn with(
+        policy: &mut Policy,
+        documents: Vec<wire::Document>,
+        namespace: &str,
+        service: &str,
+    ) -> Result<Views, Failure> {
+        let (namespace, service) = (namespace.to_owned(), service.to_owned());
+        let request = wire::CompileViewsRequest { documents, namespace, service };
+        let answer = policy.call(async |client| client.compile_views(request).await).await?;
+        if !answer.problems.is_empty() {
+            return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
+        }
+        Self::read(answer)
+    }
+
+    /// Of files alone, as for a pipeline that has no control plane.
+    pub(crate) fn of_files(files: &[PathBuf]) -> Result<Views, Failure> {
+        let (mut set, mut problems) = (cross::Set::new(), Vec::new());
+        for document in documents::read(files)? {
+            let (parsed, found) = validate::parse(&document.source, &document.yaml);
+            problems.extend(found);
+            set.extend(parsed.into_iter().map(|p| (p.resource.key.clone(), std::sync::Arc::new(p.resource))));
+        }
+        let mesh = cross::mesh_config(&set);
+        let name = mesh.trust_domain.as_deref().unwrap_or(NO_TRUST_DOMAIN);
+        let trust_domain = TrustDomain::parse(name).map_err(|e| Failure::plain(format!("trustDomain: {e}")))?;
+        problems.extend(cross::check(&set, &trust_domain).faults.into_iter().map(|fault| validate::Problem {
+            source: String::new(),
+            line: 0,
+            column: 0,
+            resource: fault.key,
+            field: fault.field,
+            reason: fault.reason,
+        }));
+        if !problems.is_empty() {
+            return Err(Failure::invalid(problems.into_iter().map(problem).collect()));
+        }
+        let trust = Trust { trust_domain, roots_der: Vec::new(), revocations: Default::default() };
+        let vips = allocate(&set, &mesh.vip_ranges, &Vips::new()).0;
+        let index = Index::build(&set, &vips, &trust, &Index::default());
+        let origin = |_: &validate::resource::Resource| "the files given".to_owned();
+        Self::read(views::of(&set, &index, Selection::default(), 0, origin))
+    }
+
+    fn read(answer: wire::CompileViewsResponse) -> Result<Views, Failure> {
+        let unreadable = |e: &dyn std::fmt::Display| {
+            let advice = "use the `isthmus` of the control plane's own release";
+            Failure::new(format!("what the control plane compiled cannot be read: {e}"), advice)
+        };
+        let mesh = answer.mesh.unwrap_or_default();
+        let trust_domain = match mesh.trust_domain.as_str() {
+            "" => TrustDomain::parse(NO_TRUST_DOMAIN),
+            name => TrustDomain::parse(name),
+        };
+        let mut callees = Vec::new();
+        for view in answer.workloads {
+            let told = Told::try_from(view.inbound.unwrap_or_default()).map_err(|e| unreadable(&e))?;
+            callees.push(Callee {
+                workload: view.workload,
+                identity: view.spiffe_id,
+                addresses: view.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+                inbound: Inbound::from(told.clone()),
+                told,
+            });
+        }
+        let ranges = |site: &isthmus_proto::discovery::v1::Site| {
+            (site.name.clone(), site.ranges.iter().filter_map(|range| range.parse().ok()).collect())
+        };
+        Ok(Views {
+            trust_domain: trust_domain.map_err(|e| unreadable(&e))?,
+            enforcement: match mesh.enforcement() {
+                isthmus_proto::discovery::v1::Enforcement::Enforce => Enforcement::Enforce,
+                _ => Enforcement::Observe,
+            },
+            callees,
+            services: answer.services,
+            bypasses: answer.bypasses,
+            policies: answer.policies,
+            sites: mesh.sites.iter().map(ranges).collect(),
+        })
+    }
+
+    pub(crate) fn callee(&self, workload: &str) -> Option<&Callee> {
+        self.callees.iter().find(|callee| callee.workload == workload)
+    }
+
+    pub(crate) fn owner(&self, policy: &str) -> Option<&wire::PolicyOwner> {
+        self.policies.iter().find(|owner| owner.policy == policy)
+    }
+
+    /// The most specific site that holds the address.
+    pub(crate) fn site_of(&self, ip: IpAddr) -> Option<&str> {
+        let holding = self.sites.iter().filter_map(|(name, ranges)| {
+            let longest = ranges.iter().filter(|range| range.contains(&ip)).map(IpNet::prefix_len).max()?;
+            Some((longest, name.as_str()))
+        });
+        holding.max_by_key(|(longest, _)| *longest).map(|(_, name)| name)
+    }
+
+    /// One address of each site's ranges.
+    pub(crate) fn site_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.sites.iter().flat_map(|(_, ranges)| ranges.iter().map(IpNet::network))
+    }
+
+    /// Who has this identity.
+    pub(crate) fn callers(&self, identity: &SpiffeId) -> impl Iterator<Item = &Callee> {
+        self.callees.iter().filter(move |callee| callee.identity == identity.as_str())
+    }
+}
+
+impl Callee {
+    pub(crate) fn port(&self, port: u16) -> &InboundPort {
+        self.inbound.port(port)
+    }
+
+    /// The rules behind a port, in words; nothing where this build cannot read them.
+    pub(crate) fn rules(&self, port: u16) -> Option<&PortPolicy> {
+        let declared = self.told.ports.iter().find(|known| known.port == port).map(|known| &known.policy);
+        declared.unwrap_or(&self.told.default_policy).as_ref().ok()
+    }
+
+    pub(crate) fn is_tls(&self, port: u16) -> bool {
+        matches!(self.port(port).protocol, AppProtocol::Tls | AppProtocol::Postgres)
+    }
+}
+
+fn problem(problem: validate::Problem) -> Problem {
+    let reference =
+        |key: validate::ResourceRef| wire::ResourceRef { kind: key.kind, namespace: key.namespace, name: key.name };
+    Problem::from(wire::Problem {
+        source: problem.source,
+        line: problem.line,
+        column: problem.column,
+        resource: Some(reference(problem.resource)),
+        field: problem.field,
+        reason: problem.reason,
+    })
+}

@@ -1,0 +1,174 @@
+//! What the mesh decided, told to the operator: real traffic, and what `explain`, `policy` and break-glass make of it.
+
+use std::time::Duration;
+
+use isthmus_world::mesh::{Mesh, ORDERS_URL, resources};
+use serde_json::Value;
+
+use crate::{Test, require};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_refusal_is_explained_by_its_id_and_the_yaml_it_gives_allows_it", explained),
+    ("what_was_seen_is_reported_replayed_and_suggested", recorded),
+    ("one_step_from_observe_to_enforce_and_back", enforced),
+    ("a_bypass_opens_is_shown_and_ends_though_the_control_plane_is_gone", bypassed),
+    ("an_apply_that_nobody_confirms_is_taken_back_by_a_restarted_control_plane", unconfirmed),
+];
+
+/// Reports come every ten seconds.
+const REPORTED: Duration = Duration::from_secs(40);
+const STRAIGHT: &str = "http://10.20.1.10:8080/";
+
+/// A command whose answer is one JSON object.
+fn asked(mesh: &Mesh, args: &[&str], input: &str) -> Result<(i32, Value), String> {
+    let (code, text) = mesh.isthmus_with(args, input)?;
+    let value = serde_json::from_str(&text).map_err(|e| format!("isthmus {}: {e}: {code} {text}", args.join(" ")))?;
+    Ok((code, value))
+}
+
+fn ends(code: i32, expected: i32, value: &Value) -> Result<(), String> {
+    require(code == expected, || format!("exit status {code} and not {expected}: {value}"))
+}
+
+fn explained(mesh: &mut Mesh) -> Result<(), String> {
+    let answer = mesh.get("batch", &format!("{ORDERS_URL}secret/1"))?;
+    require(answer.status == 403, || format!("{answer:?}"))?;
+    let id = answer.header("isthmus-decision").unwrap_or_default().to_owned();
+    let (code, told) = mesh.until(REPORTED, "the control plane has the refusal", |mesh| {
+        let (code, told) = asked(mesh, &["explain", &id, "--json"], "")?;
+        Ok((told["decision"] == id.as_str()).then_some((code, told)))
+    })?;
+    ends(code, 4, &told)?;
+    require(told["policy"] == "shop/orders" && told["reason"] == "not-allowed" && told["path"] == "/secret/1", || {
+        told.to_string()
+    })?;
+    let yaml = told["wouldAllow"].as_str().unwrap_or_default().to_owned();
+    require(!answer.body.contains("orders") && !answer.body.contains("batch"), || format!("leaks: {}", answer.body))?;
+    // The same question before anybody calls, and its control arm.
+    let question = |from: &'static str| {
+        ["explain", "--from", from, "--to", "orders", "--method", "GET", "--path", "/secret/1", "--json"]
+    };
+    let (code, asked_first) = asked(mesh, &question("batch"), "")?;
+    ends(code, 4, &asked_first)?;
+    require(asked_first["wouldAllow"] == yaml.as_str(), || format!("{asked_first} is not {yaml}"))?;
+    let (code, web) = asked(mesh, &question("web"), "")?;
+    ends(code, 0, &web)?;
+    mesh.apply(&yaml)?;
+    let (code, allowed) = asked(mesh, &question("batch"), "")?;
+    ends(code, 0, &allowed)?;
+    let answer = mesh.get("batch", &format!("{ORDERS_URL}secret/1"))?;
+    require(answer.status != 403, || format!("the YAML does not allow it: {answer:?}"))?;
+    let answer = mesh.get("batch", &format!("{ORDERS_URL}secret/2"))?;
+    require(answer.status == 403, || format!("the YAML allows more than was asked: {answer:?}"))
+}
+
+fn recorded(mesh: &mut Mesh) -> Result<(), String> {
+    for path in ["", "orders/17", "orders/18"] {
+        mesh.get("web", &format!("{ORDERS_URL}{path}"))?;
+    }
+    require(mesh.get("batch", ORDERS_URL)?.status == 403, || "batch is let in".to_owned())?;
+    require(mesh.get("stranger", STRAIGHT)?.status == 403, || "plaintext is let in".to_owned())?;
+    let report = ["policy", "report", "shop/orders", "--all", "--json"];
+    let told = mesh.until(REPORTED, "all callers are in the report", |mesh| {
+        let (_, told) = asked(mesh, &report, "")?;
+        let callers = told["callers"].as_array().map_or(0, Vec::len);
+        Ok((callers >= 3).then_some(told))
+    })?;
+    let line = |caller: &str| {
+        told["callers"]
+            .as_array()
+            .and_then(|all| all.iter().find(|line| line["caller"] == caller))
+            .cloned()
+            .unwrap_or_default()
+    };
+    require(line("shop/web")["transport"] == "mesh" && line("shop/web")["count"] == 3, || told.to_string())?;
+    require(line("shop/batch")["refused"] == 1, || told.to_string())?;
+    require(line("10.20.1.99")["transport"] == "plaintext" && line("10.20.1.99")["refused"] == 1, || told.to_string())?;
+
+    // A policy that would cut web off from its ids, and one of which nobody can tell.
+    let policy = |paths: &str| {
+        resources::policy("orders")
+            .replace("serviceAccounts: [web]", &format!("serviceAccounts: [web]\n      to:\n        paths: [{paths}]"))
+    };
+    let replay = ["policy", "replay", "-f", "-", "--target", "shop/orders", "--last", "1h", "--json"];
+    let (code, told) = asked(mesh, &replay, &policy("/"))?;
+    ends(code, 4, &told)?;
+    let of = |told: &Value, request: &str| {
+        let all = told["outcomes"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|o| o["caller"] == "shop/web" && o["request"] == request).unwrap_or_default()
+    };
+    require(of(&told, "GET /")["verdict"] == "allowed", || told.to_string())?;
+    require(of(&told, "GET /orders/{id}")["verdict"] == "refused", || told.to_string())?;
+    let (_, told) = asked(mesh, &replay, &policy("/, /orders/17"))?;
+    let unclear = of(&told, "GET /orders/{id}");
+    require(unclear["verdict"] == "cannot tell" && unclear["missing"][0] == "path", || told.to_string())?;
+    let (_, told) = asked(mesh, &replay, &policy("/, \"/orders/{id}\""))?;
+    require(of(&told, "GET /orders/{id}")["verdict"] == "allowed", || told.to_string())?;
+    require(!told["gaps"].as_array().is_none_or(Vec::is_empty), || "no word on window and gaps".to_owned())?;
+    // Apply says it as well, before it is too late.
+    let (_, dry) = asked(mesh, &["apply", "-f", "-", "--dry-run", "--json"], &policy("/"))?;
+    require(dry["warnings"].to_string().contains("shop/web → shop/orders"), || dry.to_string())?;
+
+    let (code, told) = asked(mesh, &["policy", "suggest", "shop/orders", "--json"], "")?;
+    ends(code, 0, &told)?;
+    let yaml = told["yaml"].as_str().unwrap_or_default();
+    let fits =
+        yaml.contains("sa/web") && yaml.contains("/orders/{id}") && !yaml.contains("batch") && !yaml.contains('*');
+    require(fits && yaml.contains("mode: Audit"), || yaml.to_owned())?;
+    mesh.apply(yaml).map(|_| ())
+}
+
+fn enforced(mesh: &mut Mesh) -> Result<(), String> {
+    mesh.isthmus(&["policy", "enforce", "shop/orders", "--observe", "--yes"])?;
+    mesh.until(REPORTED, "batch passes where it is only observed", |mesh| {
+        Ok((mesh.get("batch", ORDERS_URL)?.status == 200).then_some(()))
+    })?;
+    let step = ["policy", "enforce", "shop/orders", "--yes", "--json"];
+    // Nothing is changed while somebody would break.
+    let told = mesh.until(REPORTED, "the replay knows batch", |mesh| {
+        let (code, told) = asked(mesh, &["policy", "replay", "--target", "shop/orders", "--json"], "")?;
+        Ok((code == 4 && told["summary"].as_str().is_some_and(|s| s.contains("1 would break"))).then_some(told))
+    })?;
+    require(told["refused"].as_u64() >= Some(1), || told.to_string())?;
+    let (code, told) = asked(mesh, &step, "")?;
+    ends(code, 4, &told)?;
+    require(mesh.get("batch", ORDERS_URL)?.status == 200, || "it was enforced all the same".to_owned())?;
+    let (code, told) = asked(mesh, &[&step[..], &["--accept-breakage"]].concat(), "")?;
+    ends(code, 0, &told)?;
+    mesh.until(REPORTED, "batch is refused", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 403).then_some(())))?;
+    require(mesh.get("web", ORDERS_URL)?.status == 200, || "web is refused too".to_owned())
+}
+
+fn bypassed(mesh: &mut Mesh) -> Result<(), String> {
+    let passes = |mesh: &Mesh, status: u16| Ok((mesh.get("batch", ORDERS_URL)?.status == status).then_some(()));
+    mesh.isthmus(&["bypass", "shop/orders", "--for", "1h", "--reason", "incident 4711"])?;
+    mesh.until(REPORTED, "batch passes", |mesh| passes(mesh, 200))?;
+    for shown in [["policy", "report"], ["get", "proxies"]] {
+        let text = mesh.isthmus(&shown)?;
+        require(text.contains("BYPASS shop/orders") && text.contains("incident 4711"), || {
+            format!("{shown:?}: {text}")
+        })?;
+    }
+    require(mesh.isthmus(&["audit", "export"])?.contains("incident 4711"), || "not on the audit log".to_owned())?;
+    mesh.isthmus(&["bypass", "shop/orders", "--end"])?;
+    mesh.until(REPORTED, "batch is refused again", |mesh| passes(mesh, 403))?;
+    mesh.isthmus(&["bypass", "shop/orders", "--for", "6s"])?;
+    mesh.until(REPORTED, "batch passes once more", |mesh| passes(mesh, 200))?;
+    mesh.control_mut().kill();
+    mesh.until(REPORTED, "the bypass ends by itself", |mesh| passes(mesh, 403))
+}
+
+fn unconfirmed(mesh: &mut Mesh) -> Result<(), String> {
+    let apply = ["apply", "-f", "-", "--confirm", "12s", "--json"];
+    let (code, told) = asked(mesh, &apply, &resources::batch_allowed())?;
+    ends(code, 0, &told)?;
+    mesh.until(REPORTED, "batch passes", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 200).then_some(())))?;
+    mesh.control_mut().kill();
+    mesh.restart_control()?;
+    mesh.until(REPORTED, "it is taken back", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 403).then_some(())))?;
+    let (code, told) = asked(mesh, &apply, &resources::batch_allowed())?;
+    ends(code, 0, &told)?;
+    mesh.isthmus(&["confirm"])?;
+    let (code, told) = asked(mesh, &["confirm", "--json"], "")?;
+    ends(code, 1, &told)
+}
