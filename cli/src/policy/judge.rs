@@ -166,6 +166,7 @@ impl Candidates {
         });
         let facts = Facts {
             peer: asked.peer.as_ref(),
+            foreign: asked.peer.as_ref().is_some_and(|peer| *peer.trust_domain() != views.trust_domain),
             peer_ip: self.ips[ip],
             peer_site: views.site_of(self.ips[ip]),
             port: asked.port,

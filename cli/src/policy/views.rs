@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use isthmus_certs::{SpiffeId, TrustDomain};
-use isthmus_control::index::{Index, Trust, Vips, allocate};
+use isthmus_control::index::{Index, Trust, Vips, Wanted, allocate};
 use isthmus_control::validate::{self, cross};
 use isthmus_control::views::{self, Selection};
 use isthmus_proto::admin::v1 as wire;
@@ -71,11 +71,13 @@ impl Views {
 
     /// Of files alone, as for a pipeline that has no control plane.
     pub(crate) fn of_files(files: &[PathBuf]) -> Result<Views, Failure> {
-        let (mut set, mut problems) = (cross::Set::new(), Vec::new());
+        let (mut set, mut problems) = (cross::Set::default(), Vec::new());
         for document in documents::read(files)? {
             let (parsed, found) = validate::parse(&document.source, &document.yaml);
             problems.extend(found);
-            set.extend(parsed.into_iter().map(|p| (p.resource.key.clone(), std::sync::Arc::new(p.resource))));
+            for parsed in parsed {
+                set.insert(std::sync::Arc::new(parsed.resource));
+            }
         }
         let mesh = cross::mesh_config(&set);
         let name = mesh.trust_domain.as_deref().unwrap_or(NO_TRUST_DOMAIN);
@@ -92,8 +94,10 @@ impl Views {
             return Err(Failure::invalid(problems.into_iter().map(problem).collect()));
         }
         let trust = Trust { trust_domain, roots_der: Vec::new(), revocations: Default::default() };
-        let vips = allocate(&set, &mesh.vip_ranges, &Vips::new()).0;
-        let index = Index::build(&set, &vips, &trust, &Index::default());
+        let keys: Vec<_> = set.keys().cloned().collect();
+        let mut vips = Vips::default();
+        vips.settle(&allocate(&set, &mesh.vip_ranges, &vips, &keys));
+        let index = Index::build(Wanted { set: &set, vips: &vips, trust: &trust });
         let origin = |_: &validate::resource::Resource| "the files given".to_owned();
         Self::read(views::of(&set, &index, Selection::default(), 0, origin))
     }
