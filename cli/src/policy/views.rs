@@ -10,6 +10,7 @@ use isthmus_control::validate::{self, cross};
 use isthmus_control::views::{self, Selection};
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::model::{Enforcement, Inbound as Told, PortPolicy};
+use isthmus_proxy::reason::Reason;
 use isthmus_proxy::state::inbound::Inbound;
 use isthmus_proxy::state::{AppProtocol, InboundPort};
 
@@ -119,7 +120,7 @@ impl Views {
                 workload: view.workload,
                 identity: view.spiffe_id,
                 addresses: view.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
-                inbound: Inbound::from(told.clone()),
+                inbound: Inbound::next(told.clone(), &Inbound::refusing(Reason::NotReady, "nothing came before")),
                 told,
             });
         }
