@@ -45,7 +45,7 @@ fn naive_each(c: &Conditions, f: &Facts) -> Vec<Option<bool>> {
         ),
         known(
             c.namespaces.is_some(),
-            any(&c.namespaces, f.peer.map(|peer| move |n: &String| Some(n == peer.namespace()))),
+            any(&c.namespaces, f.peer.filter(|_| !f.foreign).map(|peer| move |n: &String| Some(n == peer.namespace()))),
         ),
         known(c.sites.is_some(), any(&c.sites, f.peer_site.map(|s| move |t: &SiteName| Some(t.as_str() == s)))),
         known(c.cidrs.is_some(), any(&c.cidrs, Some(|range: &ipnet::IpNet| Some(range.contains(&f.peer_ip))))),
@@ -221,7 +221,8 @@ fn naive(p: &PortPolicy, f: &Facts, audit: bool) -> (Option<Reason>, Option<u32>
     if let Some(rule) = p.allow.iter().filter(counts).find(|r| r.conditions.is_err()) {
         return (Some(Reason::UnknownFeature), Some(rule.index));
     }
-    let closed = p.default_action == Action::Deny || (audit && p.allow.iter().any(|r| r.mode == RuleMode::Audit));
+    let closed =
+        f.foreign || p.default_action == Action::Deny || (audit && p.allow.iter().any(|r| r.mode == RuleMode::Audit));
     (closed.then_some(Reason::NotAllowed), None)
 }
 
@@ -382,7 +383,7 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
         t.http.as_ref().map(|(method, path, host, _)| HttpFacts { host: *host, ..request(&headers, method, path) });
     let facts = Facts {
         peer: t.peer.as_ref(),
-        foreign: false,
+        foreign: t.peer.as_ref().is_some_and(|peer| peer.trust_domain().as_str() != "shop.example"),
         peer_ip: t.ip,
         peer_site: t.site,
         port: t.port,
