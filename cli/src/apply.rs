@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::{self, Admin, Policy};
+use crate::difference;
 use crate::documents;
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, when};
 use crate::policy::replay;
-use crate::problems::{Problem, changes_json, changes_text};
+use crate::problems::{Problem, changes_json, changes_text, resource_name};
 use crate::span;
 
 /// Create or change resources: all of the input or nothing.
@@ -65,6 +66,7 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     }
     if format != Format::Json {
         print!("{}", changes_text(&answer.changes, args.dry_run));
+        print!("{}", differences_text(&answer.changes));
     }
     answer.warnings.extend(cut_off);
     if answer.confirm_until_unix_ms != 0 && format != Format::Json {
@@ -103,6 +105,34 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
         }
         (_, end) => end,
     }
+}
+
+/// What an apply would change, printed; whether it would change anything.
+pub(crate) async fn preview(files: &[PathBuf], operator: &OperatorArgs, format: Format) -> Result<bool, Failure> {
+    let documents = documents::read(files)?;
+    let mut admin = Admin::connect(operator).await?;
+    let answer = send(&mut admin, documents, true, 0).await?;
+    if !answer.problems.is_empty() {
+        return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
+    }
+    let differs = answer.changes.iter().any(|change| change.kind() != wire::ChangeKind::Unchanged);
+    match format {
+        Format::Json => {
+            println!("{}", json!({ "ok": true, "differs": differs, "changes": changes_json(&answer.changes) }))
+        }
+        Format::Table | Format::Yaml => print!("{}", differences_text(&answer.changes)),
+    }
+    Ok(differs)
+}
+
+/// Of a dry run: each resource that would change, line by line.
+fn differences_text(changes: &[wire::Change]) -> String {
+    let mut text = String::new();
+    for change in changes.iter().filter(|change| !change.after_yaml.is_empty()) {
+        let name = change.resource.as_ref().map(resource_name).unwrap_or_default();
+        text.push_str(&format!("\n{name}\n{}", difference::unified(&change.before_yaml, &change.after_yaml)));
+    }
+    text
 }
 
 /// In as many messages as it takes; the control plane makes one change of them.

@@ -10,7 +10,7 @@ use crate::failure::{Failure, finish};
 use crate::kinds::{self, Kind};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, or_dash, table};
-use crate::problems::{resource_json, resource_name};
+use crate::problems::{change_word, resource_json, resource_name};
 use crate::proxies;
 
 /// Show resources, or the proxies.
@@ -20,6 +20,7 @@ use crate::proxies;
     isthmus get workload orders -n shop -o yaml\n  \
     isthmus get workload shop/orders -o yaml\n  \
     isthmus get all -o json\n  \
+    isthmus get services -n shop -w         and every change from now on, until interrupted\n  \
     isthmus get proxies                     who is connected, and what is in force where")]
 pub(crate) struct Args {
     /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy, TrafficPolicy; `proxies`; or `all`.
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Every namespace, which is also what happens without -n.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// The present state, then every change, until interrupted. With `-o json`: one object per line.
+    #[arg(short, long, conflicts_with = "name")]
+    watch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -45,10 +49,14 @@ async fn get(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     match args.kind.to_ascii_lowercase().as_str() {
         "proxy" | "proxies" => return proxies::show(args.name.as_deref(), operator, format).await,
+        "all" if args.watch => return watch(None, &args, operator).await,
         "all" if args.name.is_none() => return list(None, &args, operator).await,
         _ => {}
     }
     let kind = kinds::parse(&args.kind).map_err(|e| Failure::usage(e, "isthmus get --help"))?;
+    if args.watch {
+        return watch(Some(kind), &args, operator).await;
+    }
     match &args.name {
         Some(name) => one(kind, name, &args, operator).await,
         None => list(Some(kind), &args, operator).await,
@@ -88,6 +96,34 @@ async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resul
         }
         Format::Table if answer.resources.is_empty() => eprintln!("nothing is stored that matches"),
         Format::Table => print!("{}", stored_table(&answer.resources)),
+    }
+    Ok(())
+}
+
+/// Until the control plane or the person ends it.
+async fn watch(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
+    let mut admin = Admin::connect(operator).await?;
+    let request = wire::WatchRequest {
+        kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+        namespace: args.namespace.clone().unwrap_or_default(),
+    };
+    let mut events = admin.call(async |client| client.watch(request).await).await?;
+    let mut synced = false;
+    while let Some(event) = events.message().await.map_err(|status| connect::refused(&status))? {
+        let Some(stored) = event.resource.as_ref().filter(|_| !event.synced) else {
+            synced |= event.synced;
+            continue;
+        };
+        // What was there before is neither created nor changed now.
+        let word = if synced { change_word(event.kind()) } else { "present" };
+        match args.output.format() {
+            Format::Json => println!("{}", json!({ "change": word, "resource": stored_json(stored) })),
+            Format::Yaml => println!("# {word}\n{}---", stored.yaml),
+            Format::Table => {
+                let name = stored.resource.as_ref().map(resource_name).unwrap_or_default();
+                println!("{:<9} {:>8}  {name}", word, event.revision);
+            }
+        }
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ mod confirm;
 mod connect;
 mod delete;
 mod demo;
+mod diff;
+mod difference;
 mod documents;
 mod explain;
 mod failure;
@@ -29,6 +31,7 @@ mod policy;
 mod problems;
 mod proxies;
 mod redirect;
+mod services;
 mod span;
 mod token;
 mod version;
@@ -57,7 +60,11 @@ pub(crate) struct Cli {
 enum Command {
     Apply(WithOperator<apply::Args>),
     Get(WithOperator<get::Args>),
+    Diff(WithOperator<diff::Args>),
     Delete(WithOperator<delete::Args>),
+    Proxies(WithOperator<proxies::Args>),
+    Services(WithOperator<services::Args>),
+    Endpoints(WithOperator<services::EndpointsArgs>),
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
     Identity(WithOperator<identity::Args>),
@@ -96,7 +103,11 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Apply(c) => apply::run(c.args, &c.operator),
         Command::Get(c) => get::run(c.args, &c.operator),
+        Command::Diff(c) => diff::run(c.args, &c.operator),
         Command::Delete(c) => delete::run(c.args, &c.operator),
+        Command::Proxies(c) => proxies::run(c.args, &c.operator),
+        Command::Services(c) => services::run(c.args, &c.operator),
+        Command::Endpoints(c) => services::run_endpoints(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
         Command::Identity(c) => identity::run(c.args, &c.operator),

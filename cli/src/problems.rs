@@ -81,7 +81,7 @@ pub(crate) fn changes_json(changes: &[wire::Change]) -> Vec<Value> {
     changes.iter().map(one).collect()
 }
 
-fn change_word(kind: wire::ChangeKind) -> &'static str {
+pub(crate) fn change_word(kind: wire::ChangeKind) -> &'static str {
     match kind {
         wire::ChangeKind::Created => "created",
         wire::ChangeKind::Updated => "updated",

@@ -37,7 +37,7 @@ fn an_unknown_place_is_left_out_and_not_shown_as_zero() {
 #[test]
 fn a_change_says_what_became_of_the_resource() {
     let site = wire::ResourceRef { kind: "Site".into(), namespace: String::new(), name: "dc1".into() };
-    let changes = [wire::Change { resource: Some(site), kind: wire::ChangeKind::Created.into() }];
+    let changes = [wire::Change { resource: Some(site), kind: wire::ChangeKind::Created.into(), ..Default::default() }];
     assert_eq!(changes_text(&changes, false), "Site dc1 created\n");
     assert_eq!(changes_text(&changes, true), "Site dc1 created (dry run)\n");
     assert_eq!(changes_json(&changes)[0]["change"], "created");

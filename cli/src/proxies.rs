@@ -1,13 +1,31 @@
-//! `isthmus get proxies`: who is connected, and whose answer to the last push is still missing.
+//! `isthmus proxies`, or `isthmus get proxies`: who is connected, and what is not yet in force where, since when and why.
+
+use std::process::ExitCode;
+use std::time::Duration;
 
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::connect::{Admin, Policy};
-use crate::failure::Failure;
+use crate::connect::{self, Admin, Policy};
+use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
-use crate::output::{Format, or_dash, table, when};
+use crate::output::{Format, OutputArgs, or_dash, table, when};
 use crate::policy::bypass_text;
+
+/// Show the proxies: what was sent, what is in force, how far behind each is, and what it refused.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "EXAMPLES:\n  isthmus proxies\n  isthmus proxies shop/vm-7 --json")]
+pub(crate) struct Args {
+    /// NAMESPACE/NAME of a workload.
+    name: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
+    let format = args.output.format();
+    finish(connect::block_on(show(args.name.as_deref(), operator, format)), format)
+}
 
 pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Format) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
@@ -44,20 +62,30 @@ fn proxies_table(proxies: &[wire::Proxy]) -> String {
             state(proxy).to_owned(),
             or_dash(&proxy.build_version),
             format!("{}/{}", proxy.acknowledged_version, proxy.sent_version),
+            lag(proxy),
             when(proxy.last_seen_unix_ms),
             when(proxy.certificate_not_after_unix_ms),
             or_dash(&proxy.last_error),
         ]
     };
     let rows: Vec<_> = proxies.iter().map(row).collect();
-    table(&["WORKLOAD", "STATE", "BUILD", "ACK/SENT", "LAST SEEN", "CERTIFICATE UNTIL", "ERROR"], &rows)
+    table(&["WORKLOAD", "STATE", "BUILD", "ACK/SENT", "BEHIND", "LAST SEEN", "CERTIFICATE UNTIL", "ERROR"], &rows)
 }
 
 fn state(proxy: &wire::Proxy) -> &'static str {
-    match (proxy.connected, proxy.acknowledged_version == proxy.sent_version) {
+    match (proxy.connected, proxy.behind_ms) {
         (false, _) => "offline",
-        (true, true) => "in force",
-        (true, false) => "behind",
+        (true, _) if proxy.refused_version > proxy.acknowledged_version => "refused",
+        (true, 0) => "in force",
+        (true, _) => "behind",
+    }
+}
+
+/// For how long something has not been in force there.
+fn lag(proxy: &wire::Proxy) -> String {
+    match (proxy.connected, proxy.behind_ms) {
+        (false, _) | (_, 0) => "-".to_owned(),
+        (true, ms) => format!("{:.1?}", Duration::from_millis(ms)),
     }
 }
 
@@ -69,6 +97,8 @@ fn proxy_json(proxy: &wire::Proxy) -> Value {
         "connected": proxy.connected,
         "sentVersion": proxy.sent_version,
         "acknowledgedVersion": proxy.acknowledged_version,
+        "refusedVersion": proxy.refused_version,
+        "behindMs": proxy.behind_ms,
         "lastError": proxy.last_error,
         "lastSeenUnixMs": proxy.last_seen_unix_ms,
         "certificateSerial": proxy.certificate_serial,

@@ -15,7 +15,7 @@ use crate::index::Trust;
 use crate::ledger::Ledger;
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
-use crate::push::{Push, wake};
+use crate::push::{Push, lease, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
 use crate::store::{EmbeddedStore, Store};
@@ -136,6 +136,9 @@ impl Control {
         let state_dir = config.state_dir.clone();
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
+        let enrolled = own.issuer.register().live(clock.now_ms()).into_iter().map(|holding| holding.workload.into());
+        let leases = lease::keep(ledger.clone(), registry.clone(), config.leases, enrolled.collect());
+        control.until_shutdown(leases);
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);

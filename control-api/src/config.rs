@@ -1,10 +1,12 @@
 //! `control.yaml`: one struct, defaults beside docs, every fault with its place.
 
 use isthmus_certs::TrustDomain;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What `control.yaml` says.
 #[derive(Clone, Debug, Deserialize)]
@@ -27,8 +29,46 @@ pub struct Config {
     /// By what workloads may enrol, beside join tokens.
     #[serde(default)]
     pub attestation: Attestation,
+    /// When the endpoints of a workload whose proxy is gone are withdrawn.
+    #[serde(default)]
+    pub leases: Leases,
     #[serde(default)]
     pub log: Log,
+}
+
+/// `leases: { grace: 10s, afterStart: 60s }`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Leases {
+    /// For how long a proxy's stream may be gone.
+    #[serde(deserialize_with = "span")]
+    pub grace: Duration,
+    /// For how long after the control plane's own start nobody is taken for dead.
+    #[serde(deserialize_with = "span")]
+    pub after_start: Duration,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        // A cut is noticed after up to 25 s (push's pings); a process that ends, at once.
+        Leases { grace: Duration::from_secs(10), after_start: Duration::from_secs(60) }
+    }
+}
+
+/// `500ms`, `10s`, `2m` or `1h`.
+fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong = || D::Error::custom(format!("`{text}` is not a time; write it as 500ms, 10s, 2m or 1h"));
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -100,6 +100,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         resources: None,
         authority: Default::default(),
         attestation: attestation(dir),
+        leases: Default::default(),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

@@ -11,7 +11,7 @@ use crate::validate::set::Set;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, locate};
 use isthmus_certs::Clock;
 use rpds::RedBlackTreeMapSync;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ const REMEMBERED: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub revision: u64,
+    /// Counts what was published. Who is away changes without a commit, and so without a revision.
+    pub turn: u64,
     pub resources: Set,
     pub meta: RedBlackTreeMapSync<ResourceRef, Meta>,
     pub vips: Vips,
@@ -67,6 +69,8 @@ pub enum Kind {
 pub struct Outcome {
     pub revision: u64,
     pub changes: Vec<(ResourceRef, Kind)>,
+    /// Of a dry run: what would change, as it is and as it would be, in YAML.
+    pub shown: HashMap<ResourceRef, (String, String)>,
     /// Not empty: nothing was changed.
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
@@ -76,6 +80,7 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Committed {
     pub revision: u64,
+    pub turn: u64,
     pub at: Instant,
     pub changed: Arc<Changed>,
 }
@@ -164,12 +169,23 @@ impl Ledger {
         committed.iter().find(|commit| commit.revision == revision).cloned()
     }
 
-    /// All commits after one revision and up to another; none if they are not all remembered.
+    /// All that was published after one turn and up to another; none if not all of it is remembered.
     pub fn committed_after(&self, seen: u64, present: u64) -> Option<Vec<Committed>> {
         let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
-        let after = committed.iter().filter(|commit| commit.revision > seen && commit.revision <= present);
+        let after = committed.iter().filter(|commit| commit.turn > seen && commit.turn <= present);
         let after: Vec<Committed> = after.cloned().collect();
         (after.len() as u64 == present.saturating_sub(seen)).then_some(after)
+    }
+
+    /// Workloads that are away, or back. Published as a commit is, but not stored: after a restart it is found out anew.
+    pub fn presence(&self, away: &[ResourceRef], back: &[ResourceRef]) {
+        let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = self.world();
+        let mut next = World::clone(&world);
+        away.iter().for_each(|workload| next.resources.presence(workload, true));
+        back.iter().for_each(|workload| next.resources.presence(workload, false));
+        let keys: Vec<ResourceRef> = away.iter().chain(back).cloned().collect();
+        self.publish(&world, next, &keys, &Given::new(), false);
     }
 
     /// All of a proposal or nothing of it.
@@ -235,6 +251,7 @@ impl Ledger {
 
     fn publish(&self, before: &World, mut next: World, keys: &[ResourceRef], given: &Given, trust_changed: bool) {
         let at = Instant::now();
+        next.turn = before.turn + 1;
         let trust = self.trust();
         let wanted = Wanted { set: &next.resources, vips: &next.vips, trust: &trust };
         let difference =
@@ -246,7 +263,8 @@ impl Ledger {
             if committed.len() == REMEMBERED {
                 committed.pop_front();
             }
-            committed.push_back(Committed { revision: next.revision, at, changed: Arc::new(changed) });
+            let (revision, turn) = (next.revision, next.turn);
+            committed.push_back(Committed { revision, turn, at, changed: Arc::new(changed) });
         }
         self.world.send_replace(Arc::new(next));
     }

@@ -5,6 +5,7 @@ mod gather;
 mod overseer;
 mod policy;
 mod resources;
+mod services;
 mod tokens;
 mod wait;
 mod watch;
@@ -171,6 +172,14 @@ impl Admin for Operators {
         let proxies = self.registry.list().into_iter().map(resources::proxy).collect();
         Ok(Response::new(ListProxiesResponse { proxies }))
     }
+
+    async fn list_services(
+        &self,
+        request: Request<ListServicesRequest>,
+    ) -> Result<Response<ListServicesResponse>, Status> {
+        operator(self, &request)?;
+        services::list(self, &request.into_inner()).map(Response::new)
+    }
 }
 
 impl Operators {
@@ -263,6 +272,9 @@ fn apply_now(
     };
     let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
     let mut outcome = proposed.map_err(unavailable)?;
+    if dry_run {
+        outcome.shown = resources::shown(&ledger.world(), &proposal);
+    }
     // "There is no Site `a`" is no news where the document of that Site is the faulty one.
     let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
     let follows = |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));

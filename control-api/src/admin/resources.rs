@@ -1,15 +1,43 @@
 //! Between the ledger's words and the admin API's messages.
 
-use crate::ledger::{Kind, Outcome, World};
+use crate::ledger::{Kind, Outcome, Proposal, World};
 use crate::push::registry;
 use crate::validate;
 use crate::validate::ResourceRef as Key;
 use isthmus_proto::admin::v1::{Change, ChangeKind, Problem, Proxy, ResourceRef, StoredResource};
+use std::collections::HashMap;
 use tonic::Status;
 
+/// Texts of a dry run, together. What is more is told by name alone.
+const MAX_SHOWN: usize = 2 << 20;
+
 pub(super) fn changes(outcome: &Outcome) -> Vec<Change> {
-    let change = |(key, what): &(Key, Kind)| Change { resource: Some(write_ref(key)), kind: kind(*what).into() };
+    let change = |(key, what): &(Key, Kind)| {
+        let (before_yaml, after_yaml) = outcome.shown.get(key).cloned().unwrap_or_default();
+        Change { resource: Some(write_ref(key)), kind: kind(*what).into(), before_yaml, after_yaml }
+    };
     outcome.changes.iter().map(change).collect()
+}
+
+/// What a proposal would change, as it is and as it would be.
+pub(super) fn shown(world: &World, proposal: &Proposal) -> HashMap<Key, (String, String)> {
+    let yaml = |json: &serde_json::Value| serde_saphyr::to_string(json).unwrap_or_default();
+    let mut shown = HashMap::new();
+    let mut size = 0;
+    for parsed in &proposal.puts {
+        let (key, after) = (&parsed.resource.key, &parsed.resource.json);
+        let before = world.resources.get(key).map(|resource| &resource.json);
+        if before == Some(after) {
+            continue;
+        }
+        let texts = (before.map(yaml).unwrap_or_default(), yaml(after));
+        size += texts.0.len() + texts.1.len();
+        if size > MAX_SHOWN {
+            break;
+        }
+        shown.insert(key.clone(), texts);
+    }
+    shown
 }
 
 pub(super) fn kind(kind: Kind) -> ChangeKind {
@@ -71,5 +99,7 @@ pub(super) fn proxy(proxy: registry::Proxy) -> Proxy {
         last_seen_unix_ms: proxy.last_seen_unix_ms,
         certificate_serial: proxy.serial,
         certificate_not_after_unix_ms: proxy.not_after_unix_ms,
+        refused_version: proxy.nacked,
+        behind_ms: proxy.behind_since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(0).max(1)),
     }
 }

@@ -158,20 +158,24 @@ fn part(yaml: &str, continues: bool) -> adm::ApplyPart {
 async fn the_parts_of_a_large_apply_are_one_change_or_none() {
     let world = World::start().await;
     let before = world.control.ledger.world().revision;
-    let site = |n: usize, range: &str| {
+    let vm = |n: usize, ip: &str| {
         format!(
-            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: {{ name: s{n} }}\nspec: {{ ranges: [{range}] }}\n---\n"
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: {{ namespace: shop, name: vm{n} }}\nspec: {{ site: dc1, addresses: [{ip}], serviceAccount: vm }}\n---\n"
         )
     };
     // More than the 1,024 documents of a text that serde-saphyr takes by itself.
-    let sites: Vec<String> = (0..1500).map(|n| site(n, &format!("10.{}.{}.0/24", 100 + n / 256, n % 256))).collect();
-    let text = sites.concat();
+    let all: Vec<String> = (0..1500).map(|n| vm(n, &format!("10.20.{}.{}", 100 + n / 250, n % 250))).collect();
+    let text = all.concat();
     let (head, tail) = text.split_at(text.len() / 2 + 7);
     let mut operator = world.operator().await;
-    let overlapping = part(&site(9999, "10.20.7.0/24"), false);
+    let overlapping = part(&vm(9999, "10.20.1.10"), false);
     let parts = [part(head, false), part(tail, true), overlapping];
     let refused = operator.apply_stream(tokio_stream::iter(parts)).await.unwrap().into_inner();
-    assert!(refused.problems.iter().any(|p| p.reason.contains("overlaps")), "{:?}", refused.problems);
+    assert!(
+        refused.problems.iter().any(|p| p.reason.contains("already belongs to Workload shop/orders")),
+        "{:?}",
+        refused.problems
+    );
     assert_eq!(world.control.ledger.world().revision, before, "one fault in the last part: nothing was changed");
     let parts = [part(head, false), part(tail, true)];
     let applied = operator.apply_stream(tokio_stream::iter(parts)).await.unwrap().into_inner();

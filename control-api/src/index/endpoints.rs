@@ -98,7 +98,8 @@ pub(super) fn declared(workload: &Resource, seen: &Seen) -> Vec<Declared> {
     all
 }
 
-/// All endpoints of a service: selected ones, then hand-written ones; an address that is written twice is one endpoint.
+/// All endpoints of a service that are there: selected ones, then hand-written ones; an address that is written twice is
+/// one endpoint.
 fn behind<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<Behind<'a>> {
     let mut all = selected(resource, service, seen);
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -111,6 +112,9 @@ fn behind<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<Be
             let target_ports = written_ports(service, subset);
             for ip in &subset.addresses {
                 let behind = seen.at(*ip, target_ports.clone());
+                if behind.workload.is_some_and(|workload| seen.set.is_away(&workload.key)) {
+                    continue;
+                }
                 let place = *places.entry(behind.endpoint.ip.clone()).or_insert(all.len());
                 match all.get_mut(place) {
                     Some(known) => known.endpoint.target_ports.extend(behind.endpoint.target_ports),
@@ -130,6 +134,9 @@ fn selected<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<
     let target_ports: BTreeMap<u32, u32> = service.ports.iter().filter_map(number).collect();
     let mut all = Vec::new();
     for workload in seen.set.selected(&resource.key.namespace, &service.selector) {
+        if seen.set.is_away(&workload.key) {
+            continue;
+        }
         let Spec::Workload(spec) = &workload.spec else { continue };
         let Ok(identity) = identity_of(workload, spec, seen.trust) else { continue };
         for ip in &spec.addresses {

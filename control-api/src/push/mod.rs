@@ -3,6 +3,7 @@
 //! hello → is it who its certificate says? → a seat in the [`registry`] → [`stream`] until one side ends it. Refused: no
 //! certificate, a workload that does not exist or has another identity, another protocol version.
 
+pub mod lease;
 pub mod registry;
 mod stream;
 pub mod wake;

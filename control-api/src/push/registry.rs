@@ -5,7 +5,7 @@ use crate::index::Changed;
 use crate::ledger::Committed;
 use isthmus_certs::PeerIdentity;
 use isthmus_proto::model::ResourceKey;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -55,8 +55,11 @@ struct Proxies {
     all: BTreeMap<Arc<str>, Entry>,
     /// Connected proxies by what they use.
     users: HashMap<ResourceKey, BTreeSet<Arc<str>>>,
-    /// The latest revision whose users were woken.
+    /// The latest revision whose users were woken, and the turn that it was published in.
     revision: u64,
+    turn: u64,
+    /// Who came (true) or left, until [`super::lease`] takes it; the last counts.
+    moves: BTreeMap<Arc<str>, bool>,
 }
 
 /// How far a revision has got with one proxy.
@@ -73,6 +76,7 @@ pub struct Registry {
     proxies: Mutex<Proxies>,
     /// Counts changes, so that waiting needs no polling.
     changes: watch::Sender<u64>,
+    moved: Notify,
 }
 
 /// A proxy's entry while its stream lives. Dropping it marks the proxy as gone.
@@ -89,7 +93,7 @@ pub struct Seat<'a> {
 
 impl Default for Registry {
     fn default() -> Self {
-        Registry { proxies: Mutex::default(), changes: watch::Sender::new(0) }
+        Registry { proxies: Mutex::default(), changes: watch::Sender::new(0), moved: Notify::new() }
     }
 }
 
@@ -139,6 +143,8 @@ impl Registry {
             wake: wake.clone(),
         };
         proxies.all.insert(workload.clone(), entry);
+        proxies.moves.insert(workload.clone(), true);
+        self.moved.notify_one();
         if let Some(old) = old {
             proxies.uses(&workload, old.keys);
         }
@@ -148,10 +154,11 @@ impl Registry {
     }
 
     /// These commits are published: whom they concern is woken. `None`: too many to know; everybody is.
-    pub fn publish(&self, revision: u64, commits: Option<&[Committed]>) -> usize {
+    pub fn publish(&self, revision: u64, turn: u64, commits: Option<&[Committed]>) -> usize {
         let mut proxies = self.proxies();
         let proxies = &mut *proxies;
         let before = std::mem::replace(&mut proxies.revision, revision);
+        proxies.turn = turn;
         let concerned = match commits {
             Some(commits) => proxies.concerned(commits),
             None => proxies.all.keys().cloned().collect(),
@@ -171,6 +178,16 @@ impl Registry {
         woken
     }
 
+    /// Who came and who left since this was last asked.
+    pub fn take_moves(&self) -> BTreeMap<Arc<str>, bool> {
+        std::mem::take(&mut self.proxies().moves)
+    }
+
+    /// Somebody came or left.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
     pub fn list(&self) -> Vec<Proxy> {
         let proxies = self.proxies();
         proxies.all.values().map(|entry| entry.now(proxies.revision)).collect()
@@ -178,6 +195,18 @@ impl Registry {
 
     pub fn connected(&self) -> usize {
         self.proxies().all.values().filter(|entry| entry.proxy.connected).count()
+    }
+
+    /// Connected proxies that use it.
+    pub fn users(&self, key: &ResourceKey) -> usize {
+        let proxies = self.proxies();
+        let users = proxies.users.get(key).into_iter().flatten();
+        users.filter(|workload| proxies.all.get(*workload).is_some_and(|entry| entry.proxy.connected)).count()
+    }
+
+    pub fn connected_workloads(&self) -> HashSet<String> {
+        let proxies = self.proxies();
+        proxies.all.values().filter(|e| e.proxy.connected).map(|e| e.proxy.workload.clone()).collect()
     }
 
     /// Wakes at each change of any proxy.
@@ -299,10 +328,10 @@ impl Seat<'_> {
         self.update(|entry| entry.proxy.skew_ms = skew_ms);
     }
 
-    /// A delta was made of the world at this version. True: look again, since of a commit after it this proxy may not
+    /// A delta was made of the world at this version and turn. True: look again, since of a commit after it this proxy may not
     /// have been told; it was not known yet what it uses.
-    pub fn sent(&self, version: u64, keys: BTreeSet<ResourceKey>) -> bool {
-        self.looked(version, keys, |entry| {
+    pub fn sent(&self, version: u64, turn: u64, keys: BTreeSet<ResourceKey>) -> bool {
+        self.looked(turn, keys, |entry| {
             entry.proxy.sent = version;
             entry.covers = version;
             entry.proxy.behind_since.get_or_insert_with(Instant::now);
@@ -310,24 +339,24 @@ impl Seat<'_> {
     }
 
     /// A view that did not change needs no push: what holds of the version that was sent holds of this one too.
-    pub fn up_to_date(&self, version: u64, keys: BTreeSet<ResourceKey>) -> bool {
-        self.looked(version, keys, |entry| entry.covers = entry.covers.max(version))
+    pub fn up_to_date(&self, version: u64, turn: u64, keys: BTreeSet<ResourceKey>) -> bool {
+        self.looked(turn, keys, |entry| entry.covers = entry.covers.max(version))
     }
 
-    fn looked(&self, version: u64, keys: BTreeSet<ResourceKey>, change: impl FnOnce(&mut Entry)) -> bool {
+    fn looked(&self, turn: u64, keys: BTreeSet<ResourceKey>, change: impl FnOnce(&mut Entry)) -> bool {
         let mut proxies = self.registry.proxies();
-        let revision = proxies.revision;
+        let (revision, again) = (proxies.revision, proxies.turn > turn);
         if proxies.all.get(&self.workload).is_some_and(|entry| entry.stream == self.stream) {
             proxies.uses(&self.workload, keys);
         }
         if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
             change(entry);
-            entry.woken = revision > version;
+            entry.woken = again;
             entry.settle(revision);
         }
         drop(proxies);
         self.registry.changed();
-        revision > version
+        again
     }
 
     pub fn acked(&self, version: u64, now_ms: i64) {
@@ -358,6 +387,10 @@ impl Drop for Seat<'_> {
         // Settled while connected; what comes after it does not reach this proxy.
         self.update(|entry| entry.proxy.connected = false);
         let mut proxies = self.registry.proxies();
+        if proxies.all.get(&self.workload).is_some_and(|entry| entry.stream == self.stream) {
+            proxies.moves.insert(self.workload.clone(), false);
+            self.registry.moved.notify_one();
+        }
         if proxies.all.len() > REMEMBERED {
             let gone = proxies.all.iter().filter(|(_, entry)| !entry.proxy.connected);
             let longest =

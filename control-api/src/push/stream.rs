@@ -229,7 +229,7 @@ impl Stream<'_> {
         };
         let (upserts, removals) = diff(&self.sent, &view);
         if self.synced && upserts.is_empty() && removals.is_empty() {
-            let again = self.seat.up_to_date(world.revision, view.keys().cloned().collect());
+            let again = self.seat.up_to_date(world.revision, world.turn, view.keys().cloned().collect());
             self.sent = view;
             return Ok((None, again));
         }
@@ -240,7 +240,7 @@ impl Stream<'_> {
             first_sync_complete: !self.synced,
         };
         self.synced = true;
-        let again = self.seat.sent(world.revision, view.keys().cloned().collect());
+        let again = self.seat.sent(world.revision, world.turn, view.keys().cloned().collect());
         self.unanswered.push_back((world.revision, Instant::now()));
         self.sent = view;
         Ok((Some(delta), again))

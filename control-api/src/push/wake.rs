@@ -2,17 +2,21 @@
 //! woken looks at the latest world: a burst becomes one push.
 
 use super::registry::Registry;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, World};
 use std::sync::Arc;
 
 /// Runs for as long as there is a ledger.
 pub async fn follow(ledger: Arc<Ledger>, registry: Arc<Registry>) {
     let mut worlds = ledger.watch();
-    let mut seen = worlds.borrow_and_update().revision;
-    registry.publish(seen, None);
+    let (first, mut seen) = position(&worlds.borrow_and_update());
+    registry.publish(first, seen, None);
     while worlds.changed().await.is_ok() {
-        let present = worlds.borrow_and_update().revision;
-        registry.publish(present, ledger.committed_after(seen, present).as_deref());
-        seen = present;
+        let (revision, turn) = position(&worlds.borrow_and_update());
+        registry.publish(revision, turn, ledger.committed_after(seen, turn).as_deref());
+        seen = turn;
     }
+}
+
+fn position(world: &World) -> (u64, u64) {
+    (world.revision, world.turn)
 }

@@ -37,6 +37,8 @@ pub struct Set {
     referrers: HashTrieMapSync<ResourceRef, Members>,
     /// Those of whom it is not known what they refer to.
     loose: Members,
+    /// Workloads whose proxy's lease is over. Not stored: it is true of this moment.
+    away: RedBlackTreeSetSync<ResourceRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +112,11 @@ impl Set {
 
     /// Puts a resource in; the one of that name that was there before.
     pub fn insert(&mut self, resource: Arc<Resource>) -> Option<Arc<Resource>> {
+        let is_away = self.away.contains(&resource.key);
         let old = self.remove(&resource.key);
+        if is_away {
+            self.away.insert_mut(resource.key.clone());
+        }
         let member = Member(resource.clone());
         self.look_up(&member, true);
         self.all.insert_mut(resource.key.clone(), resource);
@@ -120,8 +126,22 @@ impl Set {
     pub fn remove(&mut self, key: &ResourceRef) -> Option<Arc<Resource>> {
         let old = self.all.get(key)?.clone();
         self.all.remove_mut(key);
+        self.away.remove_mut(key);
         self.look_up(&Member(old.clone()), false);
         Some(old)
+    }
+
+    /// A Workload is away, or it is back.
+    pub fn presence(&mut self, workload: &ResourceRef, is_away: bool) {
+        if !is_away {
+            self.away.remove_mut(workload);
+        } else if self.all.contains_key(workload) {
+            self.away.insert_mut(workload.clone());
+        }
+    }
+
+    pub fn is_away(&self, workload: &ResourceRef) -> bool {
+        self.away.contains(workload)
     }
 
     /// Does the same to every look-up that the resource belongs into.

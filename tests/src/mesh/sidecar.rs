@@ -60,6 +60,12 @@ impl Sidecar {
         self.process.terminate(STOP).map(|_| ()).map_err(|e| e.to_string())
     }
 
+    /// Ends it at once; nothing is drained.
+    pub(super) fn kill(mut self) {
+        // Gone already is as good.
+        let _ = self.process.kill();
+    }
+
     /// Waits until it has a certificate, a first snapshot, and captures.
     pub(super) fn ready(&self) -> Result<(), String> {
         let seen = self.process.wait_for_line("its readiness", START, |line| line.contains("ready"));

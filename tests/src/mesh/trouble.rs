@@ -120,9 +120,21 @@ impl Mesh {
 
     /// Ends a sidecar in order and starts it again on the state that it left.
     pub fn restart_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
-        let options = self.options.clone();
         let mut old = self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?;
         old.stop()?;
+        self.start_sidecar_again(workload)
+    }
+
+    /// SIGKILL, as when its host dies.
+    pub fn kill_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
+        let old = self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?;
+        old.kill();
+        Ok(())
+    }
+
+    /// On the state that it left.
+    pub fn start_sidecar_again(&mut self, workload: &'static str) -> Result<(), String> {
+        let options = self.options.clone();
         let token = self.dir.path().join(format!("{workload}.token"));
         let dir = self.dir.path().join(workload);
         let host = self.world.host(workload);

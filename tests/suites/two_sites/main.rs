@@ -5,6 +5,7 @@ mod decisions;
 mod egress;
 mod hostile;
 mod joining;
+mod leases;
 mod odd_callers;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     trials.extend(tests(decisions::TESTS, mesh));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
+    trials.extend(tests(leases::TESTS, mesh));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,0 +1,128 @@
+//! `isthmus services` and `isthmus endpoints`: services as their callers see them.
+
+use std::process::ExitCode;
+
+use isthmus_proto::admin::v1 as wire;
+use serde_json::{Value, json};
+
+use crate::connect::{self, Admin};
+use crate::failure::{Failure, finish};
+use crate::operator::OperatorArgs;
+use crate::output::{Format, OutputArgs, or_dash, table};
+
+/// Show services as their callers see them: addresses, endpoints, and how many proxies use them.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "EXAMPLES:\n  isthmus services\n  isthmus services -n shop --json")]
+pub(crate) struct Args {
+    /// Only this namespace.
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Show the endpoints of a service, also those that are withdrawn since their proxy is gone.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "EXAMPLES:\n  isthmus endpoints shop/orders\n  isthmus endpoints shop/orders --json")]
+pub(crate) struct EndpointsArgs {
+    /// NAMESPACE/NAME
+    service: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
+    let format = args.output.format();
+    finish(connect::block_on(services(args, operator)), format)
+}
+
+pub(crate) fn run_endpoints(args: EndpointsArgs, operator: &OperatorArgs) -> ExitCode {
+    let format = args.output.format();
+    finish(connect::block_on(endpoints(args, operator)), format)
+}
+
+async fn services(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
+    let mut admin = Admin::connect(operator).await?;
+    let request = wire::ListServicesRequest { namespace: args.namespace.unwrap_or_default(), name: String::new() };
+    let answer = admin.call(async |client| client.list_services(request).await).await?;
+    match args.output.format() {
+        Format::Json | Format::Yaml => {
+            let services: Vec<Value> = answer.services.iter().map(service_json).collect();
+            println!("{:#}", json!({ "revision": answer.revision, "services": services }));
+        }
+        Format::Table if answer.services.is_empty() => eprintln!("there is no Service"),
+        Format::Table => print!("{}", services_table(&answer.services)),
+    }
+    Ok(())
+}
+
+async fn endpoints(args: EndpointsArgs, operator: &OperatorArgs) -> Result<(), Failure> {
+    let Some((namespace, name)) = args.service.split_once('/') else {
+        return Err(Failure::usage(format!("`{}` has no namespace", args.service), "NAMESPACE/NAME"));
+    };
+    let mut admin = Admin::connect(operator).await?;
+    let request = wire::ListServicesRequest { namespace: namespace.to_owned(), name: name.to_owned() };
+    let answer = admin.call(async |client| client.list_services(request).await).await?;
+    let each: Vec<&wire::EndpointView> = answer.services.iter().flat_map(|service| &service.each).collect();
+    match args.output.format() {
+        Format::Json | Format::Yaml => {
+            let list: Vec<Value> = each.into_iter().map(endpoint_json).collect();
+            println!("{:#}", json!({ "service": args.service, "revision": answer.revision, "endpoints": list }));
+        }
+        Format::Table if each.is_empty() => eprintln!("{} has no endpoints", args.service),
+        Format::Table => print!("{}", endpoints_table(&each)),
+    }
+    Ok(())
+}
+
+fn services_table(services: &[wire::ServiceView]) -> String {
+    let row = |service: &wire::ServiceView| {
+        vec![
+            format!("{}/{}", service.namespace, service.name),
+            or_dash(&service.vips.join(",")),
+            or_dash(&service.ports.join(",")),
+            service.endpoints.to_string(),
+            service.away.to_string(),
+            service.users.to_string(),
+        ]
+    };
+    let rows: Vec<_> = services.iter().map(row).collect();
+    table(&["SERVICE", "ADDRESSES", "PORTS", "ENDPOINTS", "AWAY", "USED BY"], &rows)
+}
+
+fn endpoints_table(endpoints: &[&wire::EndpointView]) -> String {
+    let row = |endpoint: &&wire::EndpointView| {
+        vec![
+            endpoint.ip.clone(),
+            or_dash(&endpoint.site),
+            or_dash(&endpoint.workload),
+            endpoint.state.clone(),
+            or_dash(&endpoint.ports.join(",")),
+        ]
+    };
+    let rows: Vec<_> = endpoints.iter().map(row).collect();
+    table(&["ADDRESS", "SITE", "WORKLOAD", "STATE", "PORTS"], &rows)
+}
+
+fn service_json(service: &wire::ServiceView) -> Value {
+    json!({
+        "namespace": service.namespace,
+        "name": service.name,
+        "vips": service.vips,
+        "hostnames": service.hostnames,
+        "ports": service.ports,
+        "endpoints": service.endpoints,
+        "away": service.away,
+        "usedBy": service.users,
+    })
+}
+
+fn endpoint_json(endpoint: &wire::EndpointView) -> Value {
+    json!({
+        "ip": endpoint.ip,
+        "site": endpoint.site,
+        "workload": endpoint.workload,
+        "state": endpoint.state,
+        "ports": endpoint.ports,
+    })
+}

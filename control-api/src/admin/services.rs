@@ -1,0 +1,94 @@
+//! Services as their callers see them, for an operator who asks why nobody answers.
+
+use super::Operators;
+use crate::ledger::World;
+use crate::push::registry::Registry;
+use crate::validate::resource::{Resource, Spec};
+use isthmus_proto::admin::v1::{EndpointView, ListServicesRequest, ListServicesResponse, ServiceView};
+use isthmus_proto::discovery::v1 as discovery;
+use isthmus_proto::model::{ResourceKey, ServiceName};
+use std::collections::HashSet;
+use tonic::Status;
+
+pub(super) fn list(this: &Operators, request: &ListServicesRequest) -> Result<ListServicesResponse, Status> {
+    let world = this.ledger.world();
+    let namespace = Some(request.namespace.as_str()).filter(|name| !name.is_empty());
+    let by_name = !request.name.is_empty();
+    let connected = if by_name { this.registry.connected_workloads() } else { HashSet::new() };
+    let mut services = Vec::new();
+    for service in world.resources.of_kind("Service", namespace) {
+        if by_name && service.key.name != request.name {
+            continue;
+        }
+        let Some(seen) = world.index.service(&service.key) else { continue };
+        let mut view = view(service, seen, &world, &this.registry);
+        if by_name {
+            view.each = each(service, seen, &world, &connected);
+        }
+        services.push(view);
+    }
+    if by_name && services.is_empty() {
+        return Err(Status::not_found(format!("there is no Service {}/{}", request.namespace, request.name)));
+    }
+    Ok(ListServicesResponse { revision: world.revision, services })
+}
+
+fn view(service: &Resource, seen: &discovery::Service, world: &World, registry: &Registry) -> ServiceView {
+    let name = ServiceName::new(&service.key.namespace, &service.key.name).ok();
+    let users = name.map_or(0, |name| registry.users(&ResourceKey::Service(name)));
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    ServiceView {
+        namespace: seen.namespace.clone(),
+        name: seen.name.clone(),
+        vips: seen.vips.clone(),
+        hostnames: seen.hostnames.clone(),
+        ports: seen.ports.iter().map(|port| format!("{}/{}", port.port, port.name)).collect(),
+        endpoints: count(seen.endpoints.len()),
+        away: count(away(service, world).count()),
+        users: count(users),
+        each: Vec::new(),
+    }
+}
+
+/// Workloads that it selects, and that are away.
+fn away<'a>(service: &'a Resource, world: &'a World) -> impl Iterator<Item = &'a Resource> {
+    let selector = match &service.spec {
+        Spec::Service(spec) => Some(&spec.selector),
+        _ => None,
+    };
+    let selected = selector.into_iter().flat_map(|selector| world.resources.selected(&service.key.namespace, selector));
+    selected.map(|workload| &**workload).filter(|workload| world.resources.is_away(&workload.key))
+}
+
+fn each(
+    service: &Resource,
+    seen: &discovery::Service,
+    world: &World,
+    connected: &HashSet<String>,
+) -> Vec<EndpointView> {
+    let present = seen.endpoints.iter().map(|endpoint| EndpointView {
+        site: endpoint.site.clone(),
+        ip: endpoint.ip.clone(),
+        workload: endpoint.workload.clone(),
+        state: match endpoint.workload.as_str() {
+            "" => "no-sidecar",
+            workload if connected.contains(workload) => "connected",
+            _ => "not-connected",
+        }
+        .to_string(),
+        ports: endpoint.target_ports.iter().map(|(from, to)| format!("{from}→{to}")).collect(),
+    });
+    let mut views: Vec<EndpointView> = present.collect();
+    for workload in away(service, world) {
+        let Spec::Workload(spec) = &workload.spec else { continue };
+        views.extend(spec.addresses.iter().map(|ip| EndpointView {
+            site: spec.site.clone(),
+            ip: ip.to_string(),
+            workload: workload.key.qualified(),
+            state: "away".to_string(),
+            ports: Vec::new(),
+        }));
+    }
+    views.iter_mut().for_each(|view| view.ports.sort());
+    views
+}
