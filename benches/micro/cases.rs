@@ -215,6 +215,7 @@ fn service(name: ServiceName, number: u32, site: &model::SiteName) -> model::Ser
         vips: vec![vip(number)],
         ports: vec![(80, Ok(port))],
         endpoints: vec![Ok(endpoint)],
+        external: None,
     }
 }
 

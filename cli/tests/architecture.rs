@@ -21,7 +21,7 @@ const PROXY: &[(&str, &[&str])] = &[
     ("detect", &[]),
     ("tcp", &[]),
     ("dns", &["tcp"]),
-    ("tls", &["detect"]),
+    ("tls", &["detect", "tcp"]),
     ("http", &["detect", "tcp", "tls"]),
     ("listen", &["tcp", "telemetry"]),
     ("redirect", &[]),

@@ -44,8 +44,16 @@ pub const PROTOCOL: u32 = 1;
 
 /// Every feature that this build understands when it is named in `requires`. A name is added here together with the
 /// code that honours it, and never taken out.
-pub const FEATURES: &[&str] =
-    &["rules/v1", "transport/v1", "proxy-protocol/v2", "rules/v2", "until/v1", "egress/v1", "standing/v1"];
+pub const FEATURES: &[&str] = &[
+    "rules/v1",
+    "transport/v1",
+    "proxy-protocol/v2",
+    "rules/v2",
+    "until/v1",
+    "egress/v1",
+    "external/v1",
+    "standing/v1",
+];
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {

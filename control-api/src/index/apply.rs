@@ -120,7 +120,9 @@ impl Index {
         let new = seen.set.get(key).and_then(|resource| match &resource.spec {
             Spec::Service(service) => {
                 let body = endpoints::service(resource, service, service_vips(resource, vips), seen);
-                Some(kept(old, ResourceKey::Service(name.clone()), wire::resource::Body::Service(body)))
+                let requires = body.external.iter().map(|_| endpoints::EXTERNAL.to_string()).collect();
+                let body = wire::resource::Body::Service(body);
+                Some(kept_requiring(old, ResourceKey::Service(name.clone()), requires, body))
             }
             _ => None,
         });

@@ -267,7 +267,36 @@ pub(super) fn service(resource: &Resource, service: &Service, vips: &[IpAddr], s
         vips: vips.iter().map(IpAddr::to_string).collect(),
         ports: service.ports.iter().map(port).collect(),
         endpoints: behind.into_iter().map(|behind| behind.endpoint).collect(),
+        external: outside(service, &traffic),
     }
+}
+
+/// What a proxy has to understand of a service that has an [`External`](wire::External).
+pub(super) const EXTERNAL: &str = "external/v1";
+
+fn outside(service: &Service, traffic: &Traffic) -> Option<wire::External> {
+    let (name, tls) = (service.external_name.as_ref(), traffic.tls());
+    if name.is_none() && tls.is_none() {
+        return None;
+    }
+    let target = |port: &crate::validate::resource::ServicePort| match port.target {
+        TargetPort::Number(target) => Some((u32::from(port.port), u32::from(target))),
+        TargetPort::Name(_) => None,
+    };
+    let tls = tls.and_then(|tls| {
+        let (client_certificate, client_key) = tls.client.clone().unwrap_or_default();
+        Some(wire::TlsOrigination {
+            server_name: tls.server_name.as_ref().or(name)?.clone(),
+            roots_der: tls.roots_der.clone(),
+            client_certificate,
+            client_key,
+        })
+    });
+    Some(wire::External {
+        name: name.cloned().unwrap_or_default(),
+        target_ports: service.ports.iter().filter_map(target).collect(),
+        tls,
+    })
 }
 
 /// What every endpoint of the service demands at least: the sender refuses by this, the callee by its own.

@@ -2,7 +2,7 @@
 //! one of its whole namespace, option by option.
 
 use crate::validate::ResourceRef;
-use crate::validate::resource::{AppProtocol, ProxyProtocol, ServicePort, Spec, TrafficPolicy};
+use crate::validate::resource::{AppProtocol, ProxyProtocol, ServicePort, Spec, TlsOrigination, TrafficPolicy};
 use crate::validate::set::{EVERY, Set};
 use isthmus_proto::model::TrafficOptions;
 
@@ -32,6 +32,11 @@ impl<'a> Traffic<'a> {
             request_timeout: self.said(|policy| policy.request_timeout),
         };
         (protocol(port.protocol, options.proxy_protocol), options)
+    }
+
+    /// TLS that callers' proxies begin.
+    pub(super) fn tls(&self) -> Option<&'a TlsOrigination> {
+        self.0.iter().find_map(|policy| policy.tls.as_ref())
     }
 
     fn said<T: Copy>(&self, option: impl Fn(&TrafficPolicy) -> Option<T>) -> Option<T> {

@@ -313,6 +313,7 @@ fn check_services(found: &mut Findings, resource: &Resource, services: &[String]
 /// Of two policies that name the same service and set the same option, neither could win for a reason.
 fn check_traffic(found: &mut Findings, resource: &Resource, policy: &TrafficPolicy, world: &World) {
     check_services(found, resource, &policy.services, world);
+    super::origination::check(found, resource, policy, world.set);
     let others = world.set.of_kind("TrafficPolicy", Some(&resource.key.namespace));
     let others = others.take_while(|other| other.key.name < resource.key.name);
     for other in others {
@@ -335,6 +336,7 @@ fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'s
         ("sourceAddress", a.source_address.is_some() && b.source_address.is_some()),
         ("proxyProtocol", a.proxy_protocol.is_some() && b.proxy_protocol.is_some()),
         ("headerNames", a.header_names.is_some() && b.header_names.is_some()),
+        ("tls", a.tls.is_some() && b.tls.is_some()),
         ("timeouts.request", a.request_timeout.is_some() && b.request_timeout.is_some()),
     ];
     both.into_iter().filter_map(|(name, both)| both.then_some(name))

@@ -1,10 +1,10 @@
 //! Readers of Kubernetes' own kinds, as Kubernetes writes them: `Service`, `Endpoints`, `EndpointSlice`.
 //!
 //! Fields that Kubernetes knows and the mesh has no use for are read over by name; a field that nobody knows is a slip
-//! and refused. What would change who is reached and is not done here (`ExternalName`, UDP) is refused in words.
+//! and refused. What would change who is reached and is not done here (UDP) is refused in words.
 
 use super::field::Field;
-use super::names::is_label;
+use super::names::{is_label, is_subdomain};
 use super::node::Value;
 use super::ours::address;
 use super::resource::*;
@@ -30,14 +30,13 @@ const SERVICE_READ_OVER: &[&str] = &[
 
 pub(super) fn service(spec: &Field) -> Service {
     spec.only(&["selector", "ports", "clusterIP", "clusterIPs", "type", "externalName"], SERVICE_READ_OVER);
-    if let Some(kind) = spec.get("type") {
-        let known = [("ClusterIP", true), ("NodePort", true), ("LoadBalancer", true), ("ExternalName", false)];
-        if kind.choice(&known) == Some(false) {
-            kind.fault("ExternalName is not served yet; write a Service without selector, and Endpoints for it");
-        }
-    }
+    let known = [("ClusterIP", false), ("NodePort", false), ("LoadBalancer", false), ("ExternalName", true)];
+    let by_name = spec.get("type").and_then(|kind| kind.choice(&known)).unwrap_or(false);
+    let external_name = external_name(spec, by_name);
     let mut ports: Vec<ServicePort> = Vec::new();
-    for item in spec.need("ports").map(|f| f.items()).unwrap_or_default() {
+    // Kubernetes asks for no ports where there is only a name; the mesh carries those that are written.
+    let written = if by_name { spec.get("ports") } else { spec.need("ports") };
+    for item in written.map(|f| f.items()).unwrap_or_default() {
         let Some(port) = service_port(&item) else { continue };
         if ports.iter().any(|other| other.port == port.port) {
             item.fault(format!("port {} is declared twice", port.port));
@@ -45,7 +44,29 @@ pub(super) fn service(spec: &Field) -> Service {
         ports.push(port);
     }
     let (vips, headless) = cluster_ips(spec);
-    Service { selector: spec.get("selector").map(|f| super::labels(&f)).unwrap_or_default(), ports, vips, headless }
+    let selector = spec.get("selector").map(|f| super::labels(&f)).unwrap_or_default();
+    if external_name.is_some() && !selector.is_empty() {
+        spec.fault("has both `externalName` and a selector; a service is either outside or made of workloads");
+    }
+    Service { selector, ports, vips, headless, external_name }
+}
+
+fn external_name(spec: &Field, by_name: bool) -> Option<String> {
+    if !by_name {
+        if let Some(name) = spec.get("externalName") {
+            name.fault("belongs to `type: ExternalName`");
+        }
+        return None;
+    }
+    let field = spec.need("externalName")?;
+    let name = field.word()?.trim_end_matches('.').to_ascii_lowercase();
+    if !is_subdomain(&name) || name.parse::<IpAddr>().is_ok() {
+        field.fault(format!(
+            "`{name}` is not a DNS name; for addresses write a Service without selector, and Endpoints"
+        ));
+        return None;
+    }
+    Some(name)
 }
 
 fn service_port(field: &Field) -> Option<ServicePort> {

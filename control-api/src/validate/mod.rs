@@ -11,6 +11,7 @@ pub mod field;
 mod kubernetes;
 mod names;
 pub mod node;
+mod origination;
 mod ours;
 mod problem;
 pub mod resource;

@@ -178,7 +178,7 @@ pub(super) fn match_labels(field: &Field) -> Labels {
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
-    const OPTIONS: [&str; 5] = ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts"];
+    const OPTIONS: [&str; 6] = ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
     if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
         spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
@@ -197,6 +197,7 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
         header_names: spec
             .get("headerNames")
             .and_then(|f| f.choice(&[("TitleCase", HeaderNames::TitleCase), ("Preserve", HeaderNames::Preserve)])),
+        tls: spec.get("tls").map(|f| super::origination::read(&f)),
         request_timeout: spec.get("timeouts").and_then(|f| request_timeout(&f)),
     }
 }

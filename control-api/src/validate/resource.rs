@@ -145,6 +145,8 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// `clusterIP: None`: reached by the addresses of its endpoints, never given a VIP.
     pub headless: bool,
+    /// `type: ExternalName`: it is wherever this name leads, outside of the mesh.
+    pub external_name: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -203,7 +205,19 @@ pub struct TrafficPolicy {
     pub source_address: Option<SourceAddress>,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub header_names: Option<HeaderNames>,
+    /// TLS that the callers' proxies begin towards endpoints without sidecar.
+    pub tls: Option<TlsOrigination>,
     pub request_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsOrigination {
+    /// `None`: the Service's `externalName`.
+    pub server_name: Option<String>,
+    /// DER. Empty: the roots of the caller's host.
+    pub roots_der: Vec<Vec<u8>>,
+    /// Certificate and key: files on the caller's host.
+    pub client: Option<(String, String)>,
 }
 
 /// Where the workloads of a namespace may go outside of the mesh.

@@ -106,8 +106,25 @@ prop_compose! {
         vips in vec(ip(), 0..3),
         ports in service_ports(),
         endpoints in vec(endpoint().prop_map(Ok), 0..4),
+        external in option::of(external()),
     ) -> Service {
-        Service { name, hostnames, vips, ports, endpoints }
+        Service { name, hostnames, vips, ports, endpoints, external }
+    }
+}
+
+prop_compose! {
+    fn external()(
+        name in option::of("[a-z]{1,5}\\.[a-z]{2,5}"),
+        target_ports in prop::collection::btree_map(port(), port(), 0..3),
+        tls in option::of(("[a-z]{1,5}", vec(vec(any::<u8>(), 0..4), 0..2), any::<bool>())),
+    ) -> External {
+        let files = || ("/c.pem".to_owned(), "/k.pem".to_owned());
+        let tls = tls.map(|(server_name, roots_der, client)| TlsOrigination {
+            server_name,
+            roots_der,
+            client: client.then(files),
+        });
+        External { name, target_ports, tls }
     }
 }
 

@@ -10,6 +10,7 @@ mod delta;
 mod egress;
 mod endpoint;
 mod error;
+mod external;
 pub mod flow;
 pub mod hint;
 mod inbound;
@@ -24,6 +25,7 @@ pub use delta::{Body, Delta, Resource, ResourceKey};
 pub use egress::{Egress, EgressConditions, EgressDefault, EgressRule};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
+pub use external::{External, TlsOrigination};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Standing};
 pub use mesh::{
     Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, write_federation, write_profile, write_revocations,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::endpoint::write_endpoint;
 use super::error::{each, each_understood, parse, port, unknown_value};
-use super::{Endpoint, ModelError, ServiceName, Standing, TrafficOptions, Understood};
+use super::{Endpoint, External, ModelError, ServiceName, Standing, TrafficOptions, Understood};
 use crate::discovery::v1 as wire;
 
 /// A service that the proxy's app may call.
@@ -17,6 +17,8 @@ pub struct Service {
     pub ports: Vec<(u16, Understood<ServicePort>)>,
     /// An endpoint that is not understood gets no traffic.
     pub endpoints: Vec<Understood<Endpoint>>,
+    /// `None`: it is in the mesh.
+    pub external: Option<External>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +89,7 @@ impl TryFrom<wire::Service> for Service {
             vips: each("vips", &s.vips, parse)?,
             ports: service_ports(s.ports)?,
             endpoints: each_understood("endpoints", s.endpoints)?,
+            external: s.external.map(External::try_from).transpose().map_err(|e| e.within("external"))?,
         })
     }
 }
@@ -100,6 +103,7 @@ impl From<Service> for wire::Service {
             vips: s.vips.iter().map(ToString::to_string).collect(),
             ports: write_ports(s.ports),
             endpoints: s.endpoints.into_iter().map(write_endpoint).collect(),
+            external: s.external.map(Into::into),
         }
     }
 }

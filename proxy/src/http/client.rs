@@ -19,6 +19,7 @@ use super::patience::{Wait, Waits};
 use super::server::Http2Settings;
 use crate::reason::Reason;
 use crate::tcp::{DialOptions, dial};
+use crate::tls::originate::{self, Inside, Origination};
 
 /// What goes wrong with a called app.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,11 @@ impl AppError {
     }
 
     pub fn reason(&self) -> Reason {
+        if let AppError::Dial(_, error) | AppError::Http1(_, ExchangeError::Dial(error)) = self
+            && let Some(reason) = originate::reason_of(error)
+        {
+            return reason;
+        }
         match self {
             AppError::Dial(_, error) | AppError::Http1(_, ExchangeError::Dial(error))
                 if error.kind() == std::io::ErrorKind::TimedOut =>
@@ -68,6 +74,8 @@ impl AppError {
 /// The app-facing client of one worker.
 pub struct AppClient {
     options: DialOptions,
+    /// Where apps are called in TLS.
+    tls: Option<Rc<Origination>>,
     http1: Rc<Home>,
     http2: RefCell<HashMap<SocketAddr, SendRequest<Bytes>>>,
     /// Connections being made: whoever comes meanwhile waits for the same.
@@ -88,15 +96,24 @@ pub struct To<'a> {
 
 impl AppClient {
     pub fn new(options: DialOptions) -> Rc<AppClient> {
+        AppClient::with(options, None)
+    }
+
+    /// For servers outside, in TLS that we begin.
+    pub fn over_tls(options: DialOptions, tls: Rc<Origination>) -> Rc<AppClient> {
+        AppClient::with(options, Some(tls))
+    }
+
+    fn with(options: DialOptions, tls: Option<Rc<Origination>>) -> Rc<AppClient> {
         let open = Rc::default();
-        let http1 = Home::new(options, Rc::clone(&open));
+        let http1 = Home::new(options, tls.clone(), Rc::clone(&open));
         let (http2, dialling, waits) = Default::default();
-        Rc::new(AppClient { options, http1, http2, dialling, waits, open })
+        Rc::new(AppClient { options, tls, http1, http2, dialling, waits, open })
     }
 
     /// Connections that one caller's requests have for themselves.
     pub fn home_of_one(&self) -> Rc<Home> {
-        Home::of_one(self.options, Rc::clone(&self.open))
+        Home::of_one(self.options, self.tls.clone(), Rc::clone(&self.open))
     }
 
     /// A wait for an answer that comes by another way than [`AppClient::send`].
@@ -174,7 +191,11 @@ impl AppClient {
     }
 
     async fn dial_http2(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, AppError> {
-        let stream = dial(address, self.options).await.map_err(|error| AppError::Dial(address, error))?;
+        let dialled = match &self.tls {
+            Some(tls) => tls.dial(address, Inside::Http2).await,
+            None => dial(address, self.options).await,
+        };
+        let stream = dialled.map_err(|error| AppError::Dial(address, error))?;
         let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
         let open = Open::count(&self.open);
         tokio::task::spawn_local(async move {

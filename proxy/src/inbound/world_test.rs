@@ -205,6 +205,7 @@ pub(super) fn publish_endpoints(state: &State, mesh_ports: &[Option<u16>], expec
             }),
         )],
         endpoints: mesh_ports.iter().flat_map(|mesh| app_ports().map(|app| endpoint((*mesh, app)))).collect(),
+        external: None,
     };
     let name = service.name.clone();
     let address = model::Address { ip: VIP.ip(), target: model::Target::Service(name.clone()) };

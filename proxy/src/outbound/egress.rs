@@ -93,6 +93,38 @@ pub(super) async fn place_of_request(
     Ok(places.first().copied().unwrap_or(to))
 }
 
+/// Whether a service's own place outside may be reached; the TLS that it then takes, if any. `host`: the name that it is
+/// declared with.
+pub(super) fn declared(
+    outbound: &Rc<Outbound>,
+    mesh: &Mesh,
+    to: SocketAddr,
+    host: Option<&str>,
+    arrived: Arrived,
+) -> Result<Option<TlsVersion>, Denied> {
+    let outside = Outside { outbound, to };
+    if mesh.egress().is_open() {
+        return Ok(None);
+    }
+    outside.authorize(mesh, &outside.leaving(host, arrived)).map(|allowed| allowed.min_tls)
+}
+
+/// Where a name leads, as this site's resolver has it, and outside of the mesh.
+pub(super) async fn addresses_of(
+    outbound: &Outbound,
+    mesh: &Mesh,
+    name: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
+    let found = outbound.resolver.resolve(name, mesh.resolvers()).await.map_err(|error| error.to_string())?;
+    let usable = found.iter().copied().filter(|ip| is_outside(mesh, *ip));
+    let places: Vec<SocketAddr> = usable.take(ATTEMPTS).map(|ip| SocketAddr::new(ip, port)).collect();
+    if places.is_empty() {
+        return Err(format!("{name} resolves to addresses of the mesh or of this host only: {found:?}"));
+    }
+    Ok(places)
+}
+
 /// The resolvers are part of what lets anything leave at all; over UDP they are let through by capture.
 fn is_resolver(mesh: &Mesh, to: SocketAddr) -> bool {
     to.port() == DNS && mesh.resolvers().contains(&to.ip().to_canonical())

@@ -11,6 +11,7 @@ pub mod connection;
 mod denied;
 mod egress;
 mod exchange;
+mod external;
 mod first;
 mod pin;
 pub mod pool;
@@ -73,6 +74,8 @@ pub struct Outbound {
     pool: Rc<Pool>,
     /// For names that EgressPolicies allow.
     resolver: Resolver,
+    /// TLS that is begun towards services outside.
+    originations: external::Originations,
     /// Towards endpoints without a sidecar.
     plain: Rc<AppClient>,
     dial: DialOptions,
@@ -88,8 +91,18 @@ impl Outbound {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
         let (turn, verdicts, log) = (Cell::new(0), first::Verdicts::default(), RefusalLog::default());
-        let resolver = Resolver::new(dial);
-        Rc::new(Outbound { pool, resolver, plain: AppClient::new(dial), dial, turn, verdicts, log, needs })
+        let (resolver, originations) = (Resolver::new(dial), external::Originations::default());
+        Rc::new(Outbound {
+            pool,
+            resolver,
+            originations,
+            plain: AppClient::new(dial),
+            dial,
+            turn,
+            verdicts,
+            log,
+            needs,
+        })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.

@@ -16,15 +16,16 @@ use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, egress};
+use super::{Outbound, egress, external};
 use crate::http::body::Body;
-use crate::http::client::To;
+use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::{DENIED, Elapsed};
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
+use crate::state::policy::Arrived;
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
@@ -120,7 +121,7 @@ async fn route_and_send(
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
-        Way::Passing => return plain(outbound, hop, hop.destination, request, None).await,
+        Way::Passing => return plain(hop, (&outbound.plain, hop.destination), request, None).await,
         Way::Outside(mesh) => {
             let host = request.uri().authority().map(|authority| authority.as_str());
             let place = egress::place_of_request(outbound, hop.destination, host, &mesh).await;
@@ -128,7 +129,7 @@ async fn route_and_send(
                 hop.decision = Some(denied.decision);
                 (denied.reason, "it may not leave the mesh".to_owned())
             })?;
-            return plain(outbound, hop, place, request, None).await;
+            return plain(hop, (&outbound.plain, place), request, None).await;
         }
     };
     let mut unsent = Unsent::new(request, raw, &route);
@@ -151,15 +152,17 @@ async fn route_and_send(
     }
     for _ in 0..ATTEMPTS {
         let Some((endpoint, place, port)) = route.pick(turn, tried) else {
+            if route.is_by_name()
+                && let Some((head, body)) = unsent.take()
+            {
+                return outside(outbound, hop, &route, None, Request::from_parts(head, body)).await;
+            }
             break;
         };
         let Some(peer) = &endpoint.mesh else {
-            check_plain(outbound, &route, None).map_err(|reason| {
-                (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into())
-            })?;
             let Some((head, body)) = unsent.take() else { break };
-            let (to, request) = (SocketAddr::new(endpoint.ip, port), Request::from_parts(head, body));
-            return plain(outbound, hop, to, request, route.request_timeout()).await;
+            let to = Some(SocketAddr::new(endpoint.ip, port));
+            return outside(outbound, hop, &route, to, Request::from_parts(head, body)).await;
         };
         match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &mut unsent).await {
             Ok(answer) => return Ok(answer),
@@ -234,11 +237,33 @@ impl Unsent {
     }
 }
 
-/// To an endpoint without sidecar, or outside: plain, in the version that the app speaks.
-async fn plain(
+/// To an endpoint without sidecar, or to where the service's name leads.
+async fn outside(
     outbound: &Rc<Outbound>,
     hop: &mut Hop<'_>,
-    address: SocketAddr,
+    route: &Route,
+    endpoint: Option<SocketAddr>,
+    mut request: Request<Body>,
+) -> Result<Answer, Failure> {
+    check_plain(outbound, route, None)
+        .map_err(|reason| (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into()))?;
+    let places = Box::pin(external::places(outbound, route, endpoint, Arrived::Plain)).await;
+    let (places, _) = places.map_err(|unreached| {
+        hop.decision = unreached.decision;
+        (unreached.reason, unreached.detail)
+    })?;
+    let Some(place) = places.first().copied() else {
+        return Err((Reason::NoEndpoint, "no endpoint serves this port".to_owned()));
+    };
+    let client = external::client_for(outbound, route, &mut request)?;
+    let client = client.as_ref().unwrap_or(&outbound.plain);
+    plain(hop, (client, place), request, route.request_timeout()).await
+}
+
+/// Plain (TLS, where it is, is the client's), in the version that the app speaks.
+async fn plain(
+    hop: &mut Hop<'_>,
+    (client, address): (&Rc<AppClient>, SocketAddr),
     mut request: Request<Body>,
     configured: Option<Duration>,
 ) -> Result<Answer, Failure> {
@@ -247,10 +272,10 @@ async fn plain(
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
-    let own = hop.pin.map(|pin| pin.plain(|| outbound.plain.home_of_one()));
+    let own = hop.pin.map(|pin| pin.plain(|| client.home_of_one()));
     let upgrade = hop.upgrade.as_ref();
     let to = To { address, http2: hop.http2, own: own.as_ref(), limit };
-    let sent = outbound.plain.send(to, request, upgrade, hop.caller).await;
+    let sent = client.send(to, request, upgrade, hop.caller).await;
     let mut answer = sent.map_err(|error| {
         hop.reset = error.reset();
         (error.reason(), error.to_string())

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Carried, Route, copy};
+use super::external::{self, Unreached};
 use super::postgres;
 use super::tunnel::{Opened, Prefix, TunnelError, open};
 use crate::detect::WireVersion;
@@ -23,7 +24,7 @@ use crate::reason::Reason;
 use crate::state::policy::{Arrived, check_required};
 use crate::state::{AppProtocol, Connect, Endpoint, ProxyProtocol, ServicePort, TlsVersion, Transport};
 use crate::tcp::copy::write_all;
-use crate::tcp::{self, dial, proxy_protocol};
+use crate::tcp::{self, proxy_protocol};
 use crate::tls::gate;
 
 /// Tries on other endpoints or connections, while nothing was lost.
@@ -33,7 +34,8 @@ const ATTEMPTS: usize = 3;
 enum Far {
     Mesh(Box<Opened>),
     /// An endpoint without sidecar.
-    Plain(TcpStream, SocketAddr),
+    /// With what an EgressPolicy asks of the app's TLS.
+    Plain(TcpStream, SocketAddr, Option<TlsVersion>),
 }
 
 /// Opaque bytes; `held` was read from the app already.
@@ -83,9 +85,13 @@ async fn serve_attempts(
         let far = match opened.take() {
             Some(opened) => Ok(Far::Mesh(Box::new(opened))),
             None => match route.pick(turn, tried) {
+                None if route.is_by_name() && tried == Tried::default() => {
+                    tried.add(0);
+                    reach_plain(outbound, &route, None, &prefix).await
+                }
                 None => break,
                 Some(to) => {
-                    let far = reach(outbound, to, &prefix).await;
+                    let far = reach(outbound, &route, to, &prefix).await;
                     if far.is_err() {
                         tried.add(to.1);
                     }
@@ -94,8 +100,8 @@ async fn serve_attempts(
             },
         };
         match far {
-            Ok(Far::Plain(far, address)) => {
-                return plain(outbound, app, prefix, &route, far, address).await.map(|()| None);
+            Ok(Far::Plain(far, address, min_tls)) => {
+                return Box::pin(plain(outbound, app, prefix, &route, (far, address, min_tls))).await.map(|()| None);
             }
             Ok(Far::Mesh(opened)) => {
                 let (endpoint, place) = (Arc::clone(&opened.endpoint), opened.place);
@@ -111,7 +117,14 @@ async fn serve_attempts(
                     Err(error) => return end(outbound, app, &route, &error).await.map(|()| None),
                 }
             }
-            Err((reason, word)) => failed = TunnelError::Refused { reason, word, decision: "none".to_owned() },
+            // Counted and said where it was decided.
+            Err(Unreached { decision: Some(_), .. }) => {
+                tcp::reset(app);
+                return Ok(None);
+            }
+            Err(Unreached { reason, detail, .. }) => {
+                failed = TunnelError::Refused { reason, word: detail, decision: "none".to_owned() };
+            }
         }
     }
     end(outbound, app, &route, &failed).await.map(|()| None)
@@ -120,17 +133,38 @@ async fn serve_attempts(
 /// A tunnel that was asked for, or a connection to an endpoint without sidecar.
 async fn reach(
     outbound: &Rc<Outbound>,
+    route: &Route,
     to: (&Arc<Endpoint>, usize, u16),
     prefix: &Prefix,
-) -> Result<Far, (Reason, String)> {
+) -> Result<Far, Unreached> {
     if let Some(peer) = &to.0.mesh {
-        return open(outbound, to, peer, prefix).await.map(|opened| Far::Mesh(Box::new(opened)));
+        let opened = open(outbound, to, peer, prefix).await;
+        let unreached = |(reason, detail)| Unreached { reason, detail, decision: None };
+        return opened.map(|opened| Far::Mesh(Box::new(opened))).map_err(unreached);
     }
-    let address = SocketAddr::new(to.0.ip, to.2);
-    match dial(address, outbound.dial).await {
-        Ok(far) => Ok(Far::Plain(far, address)),
-        Err(error) => Err((Reason::ConnectFailed, format!("{address}: {error}"))),
-    }
+    reach_plain(outbound, route, Some(SocketAddr::new(to.0.ip, to.2)), prefix).await
+}
+
+/// On the heap: rare, and each connection would hold its room.
+async fn reach_plain(
+    outbound: &Rc<Outbound>,
+    route: &Route,
+    endpoint: Option<SocketAddr>,
+    prefix: &Prefix,
+) -> Result<Far, Unreached> {
+    let arrived = match prefix.first().map(client_hello::parse) {
+        Some(Parsed::Hello(hello, _)) => app_tls(hello.newest),
+        // It asks for TLS first; the gate will see.
+        _ if route.protocol() == AppProtocol::Postgres => app_tls(WireVersion::TLS1_3),
+        _ => Arrived::Plain,
+    };
+    let (places, min_tls) = Box::pin(external::places(outbound, route, endpoint, arrived)).await?;
+    let (far, address) = Box::pin(external::connect(outbound, route, &places)).await?;
+    Ok(Far::Plain(far, address, min_tls))
+}
+
+fn app_tls(version: WireVersion) -> Arrived {
+    Arrived::AppTls { version: TlsVersion::from_wire(version.0), declared: true }
 }
 
 /// There is no way to the app.
@@ -196,14 +230,14 @@ async fn plain(
     mut app: TcpStream,
     prefix: Prefix,
     route: &Route,
-    mut far: TcpStream,
-    address: SocketAddr,
+    (mut far, address, min_tls): (TcpStream, SocketAddr, Option<TlsVersion>),
 ) -> io::Result<()> {
     let held = prefix.into_bytes();
+    let minimum = minimum_tls(outbound, route).max(min_tls.map(wire_version));
     let newest = match client_hello::parse(&held) {
         Parsed::Hello(hello, _) => Some(hello.newest),
         // The gate will see which; without TLS it stays shut.
-        _ if route.protocol() == AppProtocol::Postgres && minimum_tls(outbound, route).is_some() => {
+        _ if route.protocol() == AppProtocol::Postgres && minimum.is_some() && route.server_name().is_none() => {
             Some(WireVersion::TLS1_3)
         }
         _ => None,
@@ -216,7 +250,7 @@ async fn plain(
     if route.port.as_ref().is_some_and(|port| port.options.proxy_protocol == ProxyProtocol::V2) {
         far.write_all(&proxy_protocol::header(app.peer_addr()?, address)).await?;
     }
-    let (Some(_), Some(minimum)) = (newest, minimum_tls(outbound, route)) else {
+    let (Some(_), Some(minimum)) = (newest, minimum) else {
         return copy(outbound, &mut app, &mut far, &held).await;
     };
     let held = BytesMut::from(&held[..]);
@@ -247,6 +281,8 @@ pub(super) fn check_plain(outbound: &Outbound, route: &Route, tls: Option<WireVe
     };
     let Some(transport) = port.transport else { return Ok(()) };
     let arrived = match tls {
+        // It leaves in TLS that we begin.
+        _ if route.server_name().is_some() => app_tls(WireVersion::TLS1_3),
         Some(version) => Arrived::AppTls {
             version: TlsVersion::from_wire(version.0),
             declared: matches!(port.protocol, AppProtocol::Tls | AppProtocol::Postgres),

@@ -74,6 +74,11 @@ impl Prefix {
         Ok(())
     }
 
+    /// What it begins with.
+    pub(super) fn first(&self) -> Option<&[u8]> {
+        self.sent.first().map(AsRef::as_ref)
+    }
+
     /// For whom no tunnel is: everything in one piece.
     pub(super) fn into_bytes(self) -> Bytes {
         match <[Bytes; 1]>::try_from(self.sent) {

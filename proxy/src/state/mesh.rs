@@ -182,6 +182,12 @@ impl Mesh {
         told.sites.iter().find(|site| site.name == told.site).map_or(&[], |site| &site.resolvers)
     }
 
+    /// Whether `ip` is in a range of the mesh, whoever has it.
+    pub fn is_in_ranges(&self, ip: IpAddr) -> bool {
+        let World::Is(world) = &self.world else { return true };
+        world.ranges.get(ip.to_canonical()).is_some()
+    }
+
     /// Whether `ip` is in a range of the mesh: of a site, or of virtual addresses.
     pub fn is_inside(&self, ip: IpAddr) -> bool {
         let World::Is(world) = &self.world else { return true };

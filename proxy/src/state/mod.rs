@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use inbound::InboundPort;
 pub use isthmus_proto::model::{
-    AppProtocol, Connect, Endpoint, Enforcement, HeaderNames, MeshPeer, ProxyProtocol, ServiceName, ServicePort, Site,
-    SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
+    AppProtocol, Connect, Endpoint, Enforcement, External, HeaderNames, MeshPeer, ProxyProtocol, ServiceName,
+    ServicePort, Site, SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
 };
 pub use mesh::{Destination, Mesh};
 pub use order::Order;

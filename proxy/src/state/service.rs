@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use isthmus_proto::model::{self, Endpoint, ServiceName, ServicePort, SiteName, Understood};
+use isthmus_proto::model::{self, Endpoint, External, ServiceName, ServicePort, SiteName, Understood};
 
 use super::order::Order;
 
@@ -26,6 +26,8 @@ pub struct Service {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Endpoints that need a feature which this build lacks. They get no traffic.
     pub unusable_endpoints: usize,
+    /// `None`: it is in the mesh.
+    pub external: Option<Arc<External>>,
     ports: Ports,
     order: OnceLock<Order>,
 }
@@ -89,6 +91,7 @@ impl From<model::Service> for Service {
             vips: s.vips.iter().map(IpAddr::to_canonical).collect(),
             unusable_endpoints: all - endpoints.len(),
             endpoints,
+            external: s.external.map(Arc::new),
             ports: Ports::new(s.ports),
             order: OnceLock::new(),
         }

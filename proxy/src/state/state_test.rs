@@ -80,6 +80,7 @@ fn orders(vip: &str) -> model::Service {
         vips: vec![ip(vip)],
         ports: vec![port(80), (81, Err(ModelError::new("protocol", "99")))],
         endpoints: vec![Ok(endpoint("10.20.1.10"))],
+        external: None,
     }
 }
 

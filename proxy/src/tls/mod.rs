@@ -6,6 +6,7 @@
 mod ahead;
 pub mod gate;
 pub mod mesh;
+pub mod originate;
 pub mod revoked;
 pub mod socket;
 pub mod stamped;

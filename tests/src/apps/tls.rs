@@ -41,6 +41,11 @@ impl SelfSigned {
         Ok(Self { certificate: made.cert.der().clone(), certificate_pem: made.cert.pem(), key: made.signing_key })
     }
 
+    /// PEM, for whoever is to trust it.
+    pub fn pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
     /// Writes `certificate.pem` and `key.pem` (0600) into a directory, for programs that want files.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_world::apps::raw::{self, End, Then};
 use isthmus_world::apps::{self, Fetched, Nginx, SelfSigned, Server};
 use isthmus_world::mesh::{Mesh, resources};
-use isthmus_world::{CLOUD, find};
+use isthmus_world::{CLOUD, Host, find};
 
 use crate::{Test, require};
 
@@ -34,6 +34,9 @@ pub(crate) fn can_run() -> bool {
 /// The hosts outside, and what runs there.
 pub(crate) struct Outside {
     pub(crate) right: Nginx,
+    /// Of both nginx.
+    pub(crate) certificate: SelfSigned,
+    pub(crate) host: Host,
     wrong: Nginx,
     echo: Server,
     greeter: Server,
@@ -46,6 +49,7 @@ impl Outside {
             (RIGHT.into(), "api.example files.cdn.example"),
             (WRONG.into(), "other.example"),
             ("10.20.1.99".parse().expect("an address"), "inside.cdn.example"),
+            ("10.96.0.40".parse().expect("an address"), "payments.shop.svc.cluster.local payments.shop"),
             ("10.96.0.10".parse().expect("an address"), "orders.shop.svc.cluster.local"),
         ];
         mesh.world().host("web").set_hosts(&names).map_err(|e| e.to_string())?;
@@ -58,10 +62,12 @@ impl Outside {
         let certificate = SelfSigned::new(&["api.example", "files.cdn.example", "other.example"])?;
         let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         Ok(Outside {
+            host: right.clone(),
             right: Nginx::start(&right, 80, 443, 8099, &certificate)?,
             wrong: Nginx::start(&wrong, 80, 443, 8099, &certificate)?,
             echo: apps::echo_server(&right, any(ECHO))?,
             greeter: apps::greeter(&right, any(GREETER), "SSH-2.0-outside\r\n")?,
+            certificate,
         })
     }
 

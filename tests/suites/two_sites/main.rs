@@ -3,6 +3,7 @@
 
 mod decisions;
 mod egress;
+mod external;
 mod hostile;
 mod joining;
 mod leases;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(decisions::TESTS, mesh));
+    trials.extend(tests(external::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));

@@ -26,6 +26,7 @@ use crate::http::exchange::{Answer, Caller, MAX_INTERIM, Upload};
 use crate::http::patience::Wait;
 use crate::http::transfer::{Sink, Transfer};
 use crate::tcp::{DialOptions, dial};
+use crate::tls::originate::{Inside, Origination};
 
 /// Kept connections per address that wait for work. More are closed when their answer is done.
 const MAX_IDLE: usize = 64;
@@ -57,6 +58,8 @@ struct Idle {
 /// Where kept connections wait.
 pub struct Home {
     options: DialOptions,
+    /// Where it is called in TLS.
+    tls: Option<Rc<Origination>>,
     idle: RefCell<HashMap<SocketAddr, VecDeque<Idle>>>,
     open: Rc<Cell<usize>>,
     sweeping: Cell<bool>,
@@ -71,14 +74,15 @@ impl std::fmt::Debug for Home {
 }
 
 impl Home {
-    pub fn new(options: DialOptions, open: Rc<Cell<usize>>) -> Rc<Home> {
-        Rc::new(Home { options, idle: RefCell::default(), open, sweeping: Cell::new(false), patience: IDLE_LIMIT })
+    pub fn new(options: DialOptions, tls: Option<Rc<Origination>>, open: Rc<Cell<usize>>) -> Rc<Home> {
+        let (idle, sweeping) = (RefCell::default(), Cell::new(false));
+        Rc::new(Home { options, tls, idle, open, sweeping, patience: IDLE_LIMIT })
     }
 
     /// For one caller alone, for as long as it lives.
-    pub fn of_one(options: DialOptions, open: Rc<Cell<usize>>) -> Rc<Home> {
+    pub fn of_one(options: DialOptions, tls: Option<Rc<Origination>>, open: Rc<Cell<usize>>) -> Rc<Home> {
         let (idle, sweeping) = (RefCell::default(), Cell::new(false));
-        Rc::new(Home { options, idle, open, sweeping, patience: Duration::from_secs(24 * 3600) })
+        Rc::new(Home { options, tls, idle, open, sweeping, patience: Duration::from_secs(24 * 3600) })
     }
 
     pub(super) fn give_back(self: &Rc<Self>, address: SocketAddr, connection: Rc<Connection>) {
@@ -106,7 +110,11 @@ impl Home {
     }
 
     async fn dial(self: &Rc<Self>, address: SocketAddr) -> Result<Rc<Connection>, ExchangeError> {
-        let stream = dial(address, self.options).await.map_err(ExchangeError::Dial)?;
+        let dialled = match &self.tls {
+            Some(tls) => tls.dial(address, Inside::Http1).await,
+            None => dial(address, self.options).await,
+        };
+        let stream = dialled.map_err(ExchangeError::Dial)?;
         Ok(Connection::to_app(stream, self, address, Open::count(&self.open)))
     }
 }

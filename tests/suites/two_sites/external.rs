@@ -1,0 +1,125 @@
+//! Services outside of the mesh: by name (ExternalName) and by addresses written by hand, in plain and in TLS that the
+//! sidecar begins; none of them a way around EgressPolicies.
+
+use isthmus_world::apps::{Daemon, SelfSigned};
+use isthmus_world::mesh::Mesh;
+
+use crate::egress::{Outside, RIGHT, fetch, passes, policy, refusals, refused};
+use crate::{Test, require};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("an_external_name_is_reached_in_plain_and_in_tls_that_the_sidecar_begins", by_name),
+    ("tls_to_a_service_outside_shows_a_certificate_from_the_host", client_certificate),
+    ("endpoints_outside_are_asked_of_egress_policies", by_address),
+];
+
+const URL: &str = "http://payments.shop.svc.cluster.local/";
+/// Nobody has a sidecar there, so that MeshOnly would refuse everything.
+const TRANSPORT: &str = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: payments }\n\
+                         spec: { services: [payments], transport: @TRANSPORT@ }\n";
+
+fn service(target: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ namespace: shop, name: payments }}\nspec:\n  type: ExternalName\n  \
+         externalName: api.example\n  clusterIP: 10.96.0.40\n  ports: [{{ name: http, port: 80, targetPort: {target} }}]\n---\n"
+    )
+}
+
+fn transport(transport: &str) -> String {
+    format!("{}---\n", TRANSPORT.replace("@TRANSPORT@", transport))
+}
+
+fn tls(server_name: &str, ca: &SelfSigned, more: &str) -> String {
+    let ca: String = ca.pem().lines().map(|line| format!("      {line}\n")).collect();
+    format!(
+        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ namespace: shop, name: payments }}\nspec:\n  \
+         services: [payments]\n  tls:\n    serverName: {server_name}\n    ca: |\n{ca}{more}"
+    )
+}
+
+fn by_name(mesh: &mut Mesh) -> Result<(), String> {
+    let outside = Outside::start(mesh)?;
+    mesh.apply(&format!("{}{}", service(80), transport("Permissive")))?;
+    let got = passes(mesh, &[URL])?;
+    // As Kubernetes documents it: the Host stays what the app said.
+    require(got.json()["host"] == "payments.shop.svc.cluster.local", || format!("{got:?}"))?;
+    mesh.apply(&transport("HttpsOnly"))?;
+    refused(mesh, &outside, "plaintext", &[URL])?;
+
+    let ca = &outside.certificate;
+    mesh.apply(&format!("{}{}", service(443), tls("api.example", ca, "")))?;
+    let got = passes(mesh, &[URL])?;
+    let said = got.json();
+    require(said["tls"] == "TLSv1.3" && said["host"] == "api.example", || format!("{got:?}"))?;
+    // Twice over one kept connection, and with a body.
+    passes(mesh, &["--data", "x=1", URL, "--next", "--silent", URL])?;
+    // SNI and Host are one.
+    let before = refusals(mesh, "name-mismatch")?;
+    let got = fetch(mesh, &["-H", "Host: other.example", URL])?;
+    require(got.status == 403 && refusals(mesh, "name-mismatch")? > before, || format!("{got:?}"))?;
+
+    let stranger = SelfSigned::new(&["api.example"]).map_err(|e| e.to_string())?;
+    for (name, ca, what) in [("api.example", &stranger, "another CA"), ("unproved.example", ca, "another name")] {
+        mesh.apply(&tls(name, ca, ""))?;
+        let before = refusals(mesh, "peer-identity")?;
+        let got = fetch(mesh, &[URL])?;
+        require(got.status == 502 && got.header("isthmus-denied") == "peer-identity", || format!("{what}: {got:?}"))?;
+        require(refusals(mesh, "peer-identity")? > before, || format!("{what} is not counted"))?;
+    }
+    mesh.apply(&tls("api.example", ca, ""))?;
+    passes(mesh, &[URL])?;
+
+    // Naming it a service opens nothing.
+    mesh.apply(&policy("  default: Deny\n"))?;
+    let got = refused(mesh, &outside, "not-allowed", &[URL])?;
+    require(got.status == 403, || format!("{got:?}"))?;
+    mesh.apply(&policy("  transport: HttpsOnly\n  allow:\n    - { hosts: [api.example], ports: [443] }\n"))?;
+    passes(mesh, &[URL]).map(|_| ())
+}
+
+fn client_certificate(mesh: &mut Mesh) -> Result<(), String> {
+    let outside = Outside::start(mesh)?;
+    let own = SelfSigned::new(&["web.example"]).map_err(|e| e.to_string())?;
+    let files = mesh.world().host("web").files().join("origination");
+    std::fs::create_dir_all(&files).map_err(|e| e.to_string())?;
+    let (certificate, key) = own.write(&files).map_err(|e| e.to_string())?;
+    let there = outside.host.files().join("demanding");
+    std::fs::create_dir_all(&there).map_err(|e| e.to_string())?;
+    let (server, server_key) = outside.certificate.write(&there).map_err(|e| e.to_string())?;
+    let configuration = NGINX
+        .replace("@SERVER@", &server.display().to_string())
+        .replace("@KEY@", &server_key.display().to_string())
+        .replace("@CLIENT@", &certificate.display().to_string());
+    let _nginx = Daemon::nginx(&outside.host, 9443, &configuration).map_err(|e| e.to_string())?;
+
+    let without = tls("api.example", &outside.certificate, "");
+    mesh.apply(&format!("{}{}{without}", service(9443), transport("HttpsOnly")))?;
+    let got = fetch(mesh, &[URL])?;
+    require(got.status == 400, || format!("without a certificate: {got:?}"))?;
+    let more = format!("    clientCertificate: {}\n    clientKey: {}\n", certificate.display(), key.display());
+    mesh.apply(&tls("api.example", &outside.certificate, &more))?;
+    let got = passes(mesh, &[URL])?;
+    require(got.body.starts_with("SUCCESS"), || format!("{got:?}"))
+}
+
+const NGINX: &str = "daemon off;\nuser root root;\nmaster_process off;\npid @DIR@/nginx.pid;\nerror_log stderr notice;\n\
+events { worker_connections 64; }\nhttp {\n access_log off;\n client_body_temp_path @DIR@/body;\n proxy_temp_path @DIR@/proxy;\n \
+fastcgi_temp_path @DIR@/fastcgi;\n uwsgi_temp_path @DIR@/uwsgi;\n scgi_temp_path @DIR@/scgi;\n server {\n  listen 0.0.0.0:9443 ssl;\n  \
+ssl_certificate @SERVER@;\n  ssl_certificate_key @KEY@;\n  ssl_client_certificate @CLIENT@;\n  ssl_verify_client on;\n  \
+location / { return 200 \"$ssl_client_verify\\n\"; }\n }\n}\n";
+
+fn by_address(mesh: &mut Mesh) -> Result<(), String> {
+    let outside = Outside::start(mesh)?;
+    let written = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ namespace: shop, name: payments }}\nspec:\n  clusterIP: 10.96.0.40\n  \
+         ports: [{{ name: http, port: 80 }}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+         namespace: shop\n  name: payments-1\n  labels: {{ kubernetes.io/service-name: payments }}\naddressType: IPv4\n\
+         endpoints: [{{ addresses: [{RIGHT}] }}]\nports: [{{ name: http, port: 80 }}]\n---\n"
+    );
+    mesh.apply(&format!("{written}{}", transport("Permissive")))?;
+    passes(mesh, &[URL])?;
+    mesh.apply(&policy("  default: Deny\n"))?;
+    refused(mesh, &outside, "not-allowed", &[URL])?;
+    mesh.apply(&policy(&format!("  allow:\n    - {{ cidrs: [{RIGHT}/32], ports: [80] }}\n")))?;
+    passes(mesh, &[URL]).map(|_| ())
+}
