@@ -107,3 +107,45 @@ fn a_rule_for_the_mesh_itself_is_warned_of() {
             || warnings[1].contains("10.20.1.0/24 is inside the mesh")
     );
 }
+
+#[test]
+fn tls_that_proxies_begin_is_for_services_outside_and_knows_its_name() {
+    let by_name = "spec: { type: ExternalName, externalName: api.example, ports: [{ port: 80 }] }";
+    let by_address = "spec: { ports: [{ port: 80 }] }";
+    for (service, tls, expected) in [
+        (by_name, "tls: {}", None),
+        (by_address, "tls: { serverName: api.example }", None),
+        (by_address, "tls: {}", Some("TrafficPolicy shop/t spec.tls.serverName: is missing")),
+        (
+            "spec: { selector: { app: web }, ports: [{ port: 80 }] }",
+            "tls: { serverName: a.example }",
+            Some("TrafficPolicy shop/t spec.services[0]: selects workloads"),
+        ),
+    ] {
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ namespace: shop, name: s }}\n{service}\n---\n\
+             apiVersion: {GROUP}\nkind: TrafficPolicy\nmetadata: {{ namespace: shop, name: t }}\nspec: {{ services: [s], {tls} }}\n"
+        );
+        let (parsed, problems) = parse("f", &yaml);
+        assert_eq!(problems, []);
+        let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+        let found = check(&set, &TrustDomain::parse("shop.example").unwrap());
+        let faults: Vec<String> = found.faults.iter().map(|f| format!("{} {}: {}", f.key, f.field, f.reason)).collect();
+        match expected {
+            None => assert_eq!(faults, Vec::<String>::new(), "{service} {tls}"),
+            Some(start) => assert!(faults.iter().any(|fault| fault.starts_with(start)), "{faults:#?}"),
+        }
+    }
+    for (tls, reason) in [
+        ("{ clientKey: /k.pem }", "write both"),
+        ("{ clientCertificate: c.pem, clientKey: /k.pem }", "absolute path"),
+        ("{ ca: nonsense }", "certificate"),
+        ("{ serverName: 192.0.2.1 }", "is not a DNS name"),
+    ] {
+        let yaml = format!(
+            "apiVersion: {GROUP}\nkind: TrafficPolicy\nmetadata: {{ namespace: shop, name: t }}\nspec: {{ services: [s], tls: {tls} }}\n"
+        );
+        let problems: Vec<String> = parse("f", &yaml).1.iter().map(Problem::to_string).collect();
+        assert!(problems.iter().any(|problem| problem.contains(reason)), "{tls}: {problems:#?}");
+    }
+}

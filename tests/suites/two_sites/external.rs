@@ -44,7 +44,8 @@ fn by_name(mesh: &mut Mesh) -> Result<(), String> {
     // As Kubernetes documents it: the Host stays what the app said.
     require(got.json()["host"] == "payments.shop.svc.cluster.local", || format!("{got:?}"))?;
     mesh.apply(&transport("HttpsOnly"))?;
-    refused(mesh, &outside, "plaintext", &[URL])?;
+    let got = fetch(mesh, &[URL])?;
+    require(got.status == 403 && got.header("isthmus-denied") == "plaintext", || format!("{got:?}"))?;
 
     let ca = &outside.certificate;
     mesh.apply(&format!("{}{}", service(443), tls("api.example", ca, "")))?;
