@@ -128,7 +128,7 @@ fn tls_that_proxies_begin_is_for_services_outside_and_knows_its_name() {
         );
         let (parsed, problems) = parse("f", &yaml);
         assert_eq!(problems, []);
-        let set = parsed.into_iter().map(|p| (p.resource.key.clone(), Arc::new(p.resource))).collect();
+        let set = parsed.into_iter().map(|p| Arc::new(p.resource)).collect();
         let found = check(&set, &TrustDomain::parse("shop.example").unwrap());
         let faults: Vec<String> = found.faults.iter().map(|f| format!("{} {}: {}", f.key, f.field, f.reason)).collect();
         match expected {
