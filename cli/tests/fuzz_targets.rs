@@ -1,5 +1,6 @@
 //! The fuzz targets, without a fuzzer: each gets its seeds, and mutations of them that are the same in every run. It finds
 //! little that is new, but no target rots, and what a fuzzer found once stays found: its input becomes a seed.
+//! `ISTHMUS_FUZZ_ROUNDS=1000` looks a thousand times as long, with other mutations in each round.
 
 #[path = "../../fuzz/targets/mod.rs"]
 #[expect(
@@ -72,14 +73,15 @@ impl Numbers {
 
 #[test]
 fn every_target_takes_its_seeds_and_mutations_of_them() {
+    let rounds = std::env::var("ISTHMUS_FUZZ_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number"));
     for (name, run) in targets::TARGETS {
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "fuzz/seeds/{name} has no seed");
         let runs = SLOW.iter().find(|(slow, _)| slow == name).map_or(MUTATIONS, |(_, runs)| *runs);
         let mut numbers = Numbers(0x1571_4A05);
-        let mutated = (0..runs).map(|_| numbers.mutate(&seeds)).collect::<Vec<_>>();
-        for bytes in seeds.iter().chain(&mutated) {
-            if catch_unwind(AssertUnwindSafe(|| run(bytes))).is_err() {
+        let mutated = (0..runs * rounds).map(|_| numbers.mutate(&seeds));
+        for bytes in seeds.clone().into_iter().chain(mutated) {
+            if catch_unwind(AssertUnwindSafe(|| run(&bytes))).is_err() {
                 panic!("target {name} fails with b\"{}\"", bytes.escape_ascii());
             }
         }

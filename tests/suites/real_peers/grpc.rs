@@ -48,7 +48,7 @@ pub(crate) fn start_aging(host: &isthmus_world::Host) -> Result<Daemon, isthmus_
 /// Its GOAWAYs arrive while 32 calls are on their way; a stream that is older than its connection's age goes on.
 fn aging(shop: &Shop) -> Result<(), String> {
     let server = shop.aging_grpc()?;
-    shop.crossing(3_000, || play(shop, server, "web", 8301, "aging"))
+    shop.crossing(1_000, || play(shop, server, "web", 8301, "aging"))
 }
 
 fn unary(shop: &Shop) -> Result<(), String> {

@@ -97,11 +97,11 @@ def aging():
     stream = method("stream_stream", "BidiStream")(iter(questions.get, None), timeout=TIME)
     call = method("unary_unary", "Peer")
     waiting, connections = collections.deque(), set()
-    for number in range(3000):
+    for number in range(1000):
         waiting.append(call.future(b"", timeout=TIME))
         if len(waiting) == 32:
             connections.add(waiting.popleft().result())
-        if number % 100 == 0:
+        if number % 50 == 0:
             questions.put(b"%d" % number)
             assert next(stream) == b"%d!" % number
     connections.update(future.result() for future in waiting)

@@ -67,7 +67,7 @@ methods = {
 sizes = [("grpc.max_receive_message_length", 16 << 20), ("grpc.so_reuseport", 0)]
 if len(sys.argv) > 2:
     # Connections get a GOAWAY at this age, and calls that have begun may end.
-    sizes += [("grpc.max_connection_age_ms", int(sys.argv[2])), ("grpc.max_connection_age_grace_ms", 30_000)]
+    sizes += [("grpc.max_connection_age_ms", int(sys.argv[2])), ("grpc.max_connection_age_grace_ms", 120_000)]
 server = grpc.server(futures.ThreadPoolExecutor(16), options=sizes)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("peers.Peers", methods),))
 server.add_insecure_port(f"[::]:{sys.argv[1]}")
