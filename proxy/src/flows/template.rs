@@ -46,27 +46,35 @@ struct Node {
 impl Templates {
     /// The template of a request's path.
     pub fn of(&mut self, target: &str) -> PathId {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
-        let Some(path) = path.strip_prefix('/') else { return UNCLEAR_ID };
+        let Some(path) = target.strip_prefix('/') else { return UNCLEAR_ID };
         if self.nodes.is_empty() {
             self.nodes.push(Node { parent: ROOT, segment: Box::default(), literal_children: 0 });
         }
-        let (mut at, mut segments) = (ROOT, path.split('/').peekable());
-        let mut count = 0;
-        while let Some(segment) = segments.next() {
+        let (mut at, mut begin, mut count) = (ROOT, 0, 0);
+        let mut seen = Seen::default();
+        // In one pass: this is done for each request.
+        for (end, byte) in path.bytes().map(Some).chain([None]).enumerate() {
+            let byte = byte.filter(|byte| *byte != b'?');
+            if let Some(byte) = byte.filter(|byte| *byte != b'/') {
+                seen.add(byte);
+                continue;
+            }
+            // Both ends are ASCII or the text's own.
+            let segment = path.get(begin..end).unwrap_or_default();
             count += 1;
             if count > MOST_SEGMENTS {
                 return OTHER_ID;
             }
-            at = match kind(segment) {
-                Kind::Name if segment.is_empty() && segments.peek().is_some() => return UNCLEAR_ID,
+            at = match kind(segment, seen) {
+                Kind::Name if segment.is_empty() && byte.is_some() => return UNCLEAR_ID,
                 Kind::Unclear => return UNCLEAR_ID,
                 Kind::Name => self.child(at, segment),
                 Kind::Id => self.child(at, ID),
             };
-            if at == OTHER_ID {
-                return OTHER_ID;
+            if at == OTHER_ID || byte.is_none() {
+                return at;
             }
+            (begin, seen) = (end + 1, Seen::default());
         }
         at
     }
@@ -139,19 +147,63 @@ enum Kind {
     Unclear,
 }
 
-fn kind(segment: &str) -> Kind {
+/// What was seen of a segment's bytes.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    classes: u8,
+    digits: usize,
+}
+
+const DIGIT: u8 = 1;
+/// Neither a hexadecimal digit nor `-`.
+const NOT_HEX: u8 = 2;
+/// In no name: what separates parameters, mail addresses, placeholders, what is not ASCII.
+const ODD: u8 = 4;
+const PERCENT: u8 = 8;
+const UNCLEAR_BYTE: u8 = 16;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        classes[byte] = match b {
+            b'0'..=b'9' => DIGIT,
+            b'a'..=b'f' | b'A'..=b'F' | b'-' => 0,
+            b'%' => PERCENT | NOT_HEX,
+            b'\\' | b'#' | 0..=31 | 127 => UNCLEAR_BYTE | NOT_HEX,
+            b'@' | b';' | b'=' | b',' | b'*' | b'{' | b'}' | 128..=255 => ODD | NOT_HEX,
+            _ => NOT_HEX,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+impl Seen {
+    fn add(&mut self, byte: u8) {
+        let class = CLASSES[usize::from(byte)];
+        self.classes |= class;
+        self.digits += usize::from(class & DIGIT);
+    }
+
+    fn any(self, class: u8) -> bool {
+        self.classes & class != 0
+    }
+}
+
+fn kind(segment: &str, seen: Seen) -> Kind {
     let bytes = segment.as_bytes();
-    if matches!(bytes, b"." | b"..") || bytes.iter().any(|b| matches!(b, b'\\' | b'#') || b.is_ascii_control()) {
+    if seen.any(UNCLEAR_BYTE) || matches!(bytes, b"." | b"..") {
         return Kind::Unclear;
     }
-    if bytes.contains(&b'%') {
+    if seen.any(PERCENT) {
         return if changes_structure(bytes) { Kind::Unclear } else { Kind::Id };
     }
-    let odd = |b: &u8| matches!(b, b'@' | b';' | b'=' | b',' | b'*' | b'{' | b'}') || !b.is_ascii();
-    if bytes.len() > LONGEST_SEGMENT || bytes.iter().any(odd) {
+    if bytes.len() > LONGEST_SEGMENT || seen.any(ODD) {
         return Kind::Id;
     }
-    let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();
+    let digits = seen.digits;
     if digits == 0 {
         return Kind::Name;
     }
@@ -159,7 +211,7 @@ fn kind(segment: &str) -> Kind {
     if bytes[0] == b'v' && digits == bytes.len() - 1 {
         return Kind::Name;
     }
-    let hex = bytes.len() >= 8 && bytes.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
+    let hex = bytes.len() >= 8 && !seen.any(NOT_HEX);
     if hex || digits == bytes.len() || (bytes.len() >= 3 && digits * 2 >= bytes.len()) { Kind::Id } else { Kind::Name }
 }
 
