@@ -170,7 +170,7 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         ConnectError::Dial(address, Arc::new(error))
     })?;
     let round_trip = started.elapsed();
-    let generation = pool.peers.identity.generation();
+    let generation = pool.peers.generation();
     let expected = ExpectedPeer::AnyOf(peer.key.identities.clone());
     let config = match hello {
         Hello::Hybrid => pool.peers.identity.client_config(PROTOCOLS, expected),

@@ -175,5 +175,8 @@ impl Drop for OpenHere {
 #[path = "pool_test.rs"]
 mod pool_test;
 #[cfg(test)]
+#[path = "trust_test.rs"]
+mod trust_test;
+#[cfg(test)]
 #[path = "way_test.rs"]
 mod way_test;

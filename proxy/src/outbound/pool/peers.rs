@@ -51,8 +51,8 @@ pub struct Peers {
     pub(super) identity: Arc<IdentityStore>,
     pub(super) limits: Limits,
     known: Mutex<HashMap<Key, Arc<Peer>>>,
-    /// What our connections' peers were checked against.
-    bundle: Mutex<TrustBundle>,
+    /// What our connections were made with: our certificate's generation, and the roots that peers were checked against.
+    made_with: Mutex<(u64, TrustBundle)>,
     /// Told whenever a list of connections changed, so that every worker lets go of what is no longer in it.
     changed: watch::Sender<u64>,
     workers: AtomicUsize,
@@ -95,7 +95,7 @@ pub(super) struct Connection {
 pub(super) struct Link {
     /// The worker whose task drives it.
     pub(super) worker: usize,
-    /// Of our own certificate and bundle.
+    /// Of our own certificate.
     pub(super) generation: u64,
     pub(super) protocol: MeshProtocol,
     pub(super) identity: PeerIdentity,
@@ -158,7 +158,7 @@ impl Peers {
                 identity: Arc::clone(identity),
                 limits,
                 known: Mutex::default(),
-                bundle: Mutex::new(identity.bundle()),
+                made_with: Mutex::new((own_generation(identity), identity.bundle())),
                 changed: watch::Sender::new(0),
                 workers: AtomicUsize::new(0),
                 revoked: Revoked::of(identity),
@@ -200,18 +200,30 @@ impl Peers {
         }
     }
 
-    /// A new certificate of our own: connections go on until their successors are made. Other roots: who is at the other
-    /// end was decided by what holds no more, and nothing new is sent there.
+    /// Of the certificate that the next connection shows.
+    pub(super) fn generation(&self) -> u64 {
+        own_generation(&self.identity)
+    }
+
+    /// A new certificate of our own: connections go on until their successors are made. A root that is gone: who is at the
+    /// other end was decided by what may hold no more, and nothing new is sent there. Another root beside the others, or a
+    /// revocation: nothing changes for those whom it does not concern, and [`Revoked`] ends the others.
     fn rotated(&self) {
-        let now = self.identity.bundle();
-        let before = std::mem::replace(&mut *lock(&self.bundle), now.clone());
+        let now = (self.generation(), self.identity.bundle());
+        let before = std::mem::replace(&mut *lock(&self.made_with), now.clone());
+        let roots = |of: &TrustBundle| of.fingerprints().to_vec();
+        let kept = roots(&now.1);
+        let lost = roots(&before.1).iter().any(|root| !kept.contains(root));
         for peer in lock(&self.known).values() {
+            // What failed may work now.
+            peer.lock().failed = None;
+            if before.0 == now.0 && !lost {
+                continue;
+            }
             peer.change(|state| {
-                if before != now {
+                if lost {
                     state.connections.clear();
                 }
-                // What failed may work now.
-                state.failed = None;
                 // Successors are made apart from each other: a proxy may have thousands of peers.
                 let spread = Duration::from_secs(1).mul_f64(rand::rng().random_range(0.0..1.0));
                 state.retry_at = Some(Instant::now() + spread);
@@ -219,6 +231,10 @@ impl Peers {
         }
         self.tell();
     }
+}
+
+fn own_generation(identity: &IdentityStore) -> u64 {
+    identity.current().map_or(0, |own| own.generation)
 }
 
 impl Peer {

@@ -26,24 +26,24 @@ use crate::telemetry::Metrics;
 use crate::tls;
 
 pub(super) struct World {
-    ca: CertificateAuthority,
-    identity: Arc<IdentityStore>,
-    far: Arc<IdentityStore>,
+    pub(super) ca: CertificateAuthority,
+    pub(super) identity: Arc<IdentityStore>,
+    pub(super) far: Arc<IdentityStore>,
     peers: Arc<Peers>,
     metrics: Metrics,
 }
 
-fn id(account: &str) -> SpiffeId {
+pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::workload(&TrustDomain::parse("shop.example").unwrap(), "shop", account).unwrap()
 }
 
-fn issue(ca: &CertificateAuthority, who: &SpiffeId, lifetime: Duration) -> WorkloadIdentity {
+pub(super) fn issue(ca: &CertificateAuthority, who: &SpiffeId, lifetime: Duration) -> WorkloadIdentity {
     let key = PrivateKey::generate().unwrap();
     let issued = ca.issue(&PublicKeyInfo::of(&key), who, lifetime, &[]).unwrap();
     WorkloadIdentity::from_issued(issued, key, ca.bundle(), SystemClock.now()).unwrap()
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 impl World {
     pub(super) fn new() -> World {

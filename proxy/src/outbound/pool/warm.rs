@@ -54,7 +54,7 @@ impl Pool {
             target.local.wanted.set(target.local.wanted.get() || wanted);
             wanted
         });
-        let (unix, generation) = (self.peers.identity.now().as_secs(), self.peers.identity.generation());
+        let (unix, generation) = (self.peers.identity.now().as_secs(), self.peers.generation());
         for local in locals {
             local.refresh(self);
             match self.decide(&local, unix, generation) {
