@@ -178,6 +178,7 @@ fn mesh_of(services: u32) -> Arc<Mesh> {
         revocations: Default::default(),
         crypto_profile: Default::default(),
         trust_domains: Default::default(),
+        upkeep: Default::default(),
     };
     let mut upserts = vec![Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(world))) }];
     for number in 0..services {

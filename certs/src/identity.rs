@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::bundle::{BundleError, TrustBundle};
+use crate::bundle::{BundleError, RootFingerprint, TrustBundle};
 use crate::ca::{BACKDATE, Issued};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::key::{KeyError, PrivateKey};
@@ -17,9 +17,12 @@ use crate::leaf::{Leaf, Serial};
 use crate::peer_error::PeerError;
 use crate::verify::{self, Role};
 use crate::{pem, private_file};
+use zeroize::Zeroizing;
 
-const IDENTITY_FILE: &str = "identity.pem";
-const ROOTS_FILE: &str = "roots.pem";
+/// The chain and its key.
+pub const IDENTITY_FILE: &str = "identity.pem";
+/// The roots that came with it.
+pub const ROOTS_FILE: &str = "roots.pem";
 
 /// Why an identity is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -106,14 +109,47 @@ impl WorkloadIdentity {
         if issued < self.not_after { issued } else { self.not_before }
     }
 
-    /// Writes `identity.pem` (chain and key) and `roots.pem` to a state directory, 0600 each, each replaced in one step.
+    /// Of the root at which the chain ends.
+    pub fn root_fingerprint(&self) -> RootFingerprint {
+        RootFingerprint::of(&self.root)
+    }
+
+    /// Whether its dates hold at `at`.
+    pub fn holds_at(&self, at: UnixTime) -> bool {
+        self.not_before <= at && at <= self.not_after
+    }
+
+    /// What `identity.pem` (chain and key) and `roots.pem` hold.
+    pub fn to_pem(&self) -> Result<[Zeroizing<String>; 2], IdentityError> {
+        Ok([pem::write(&self.chain, Some(&self.key))?, pem::write(self.bundle.roots(), None)?])
+    }
+
+    /// Reads what [`to_pem`](Self::to_pem) made. An ended one is `Err(Certificate(Expired))`: enrol again.
+    pub fn from_pem(
+        [identity, roots]: [&[u8]; 2],
+        trust_domain: &TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, IdentityError> {
+        let parse = |text: &[u8], file: &str| {
+            pem::parse(text).map_err(|why| IdentityError::Damaged { file: file.into(), why: why.to_string() })
+        };
+        let bundle = TrustBundle::from_ders(&parse(roots, ROOTS_FILE)?.certificates)?;
+        let identity = parse(identity, IDENTITY_FILE)?;
+        let damaged = || IdentityError::Damaged { file: IDENTITY_FILE.into(), why: "it holds no private key".into() };
+        let read = Self::new(identity.certificates, identity.key.ok_or_else(damaged)?, bundle, now)?;
+        if read.id.trust_domain() != trust_domain {
+            return Err(PeerError::WrongTrustDomain.into());
+        }
+        Ok(read)
+    }
+
+    /// Writes both files to a state directory, 0600 each, each replaced in one step.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         let io = |source| IdentityError::Io { file: dir.display().to_string(), source };
         private_file::make_dir(dir).map_err(io)?;
+        let [identity, roots] = self.to_pem()?;
         // Roots first: an identity whose root is missing could not be loaded, more roots than needed do no harm.
-        let roots = pem::write(self.bundle.roots(), None)?;
         private_file::replace(dir, ROOTS_FILE, roots.as_bytes()).map_err(io)?;
-        let identity = pem::write(&self.chain, Some(&self.key))?;
         private_file::replace(dir, IDENTITY_FILE, identity.as_bytes()).map_err(io)
     }
 
@@ -124,25 +160,13 @@ impl WorkloadIdentity {
             return Ok(None);
         };
         let roots = read(dir, ROOTS_FILE)?.unwrap_or_default();
-        let bundle = TrustBundle::from_ders(&roots.certificates)?;
-        let damaged = || IdentityError::Damaged {
-            file: dir.join(IDENTITY_FILE).display().to_string(),
-            why: "it holds no private key".into(),
-        };
-        let loaded = Self::new(identity.certificates, identity.key.ok_or_else(damaged)?, bundle, now)?;
-        if loaded.id.trust_domain() != trust_domain {
-            return Err(PeerError::WrongTrustDomain.into());
-        }
-        Ok(Some(loaded))
+        Self::from_pem([&identity, &roots], trust_domain, now).map(Some)
     }
 }
 
-fn read(dir: &Path, name: &str) -> Result<Option<pem::PemParts>, IdentityError> {
+fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
     let path = dir.join(name);
-    let file = || path.display().to_string();
-    let content = private_file::read(&path).map_err(|source| IdentityError::Io { file: file(), source })?;
-    let parts = content.map(|content| pem::parse(&content)).transpose();
-    parts.map_err(|why| IdentityError::Damaged { file: file(), why: why.to_string() })
+    private_file::read(&path).map_err(|source| IdentityError::Io { file: path.display().to_string(), source })
 }
 
 impl fmt::Debug for WorkloadIdentity {

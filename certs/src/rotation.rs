@@ -26,6 +26,21 @@ pub fn next_renewal(now_ms: i64, issued_ms: i64, not_after_ms: i64, jitter: f64)
     issued_ms.saturating_add((life * part) as i64).max(now_ms)
 }
 
+/// A certificate that was issued this moment is not renewed before this, whatever our clock says: by a clock that is ahead
+/// it may be past half of its life when it comes, and would be asked for anew without end. Half of what is left by our
+/// clock, and at least a hundredth of the life.
+pub fn not_again_before(now_ms: i64, issued_ms: i64, not_after_ms: i64) -> i64 {
+    let (life, left) = (not_after_ms.saturating_sub(issued_ms).max(0), not_after_ms.saturating_sub(now_ms).max(0));
+    let least = (left / 2).max(life / 100);
+    // By a clock that is right, half of the life less its jitter comes first.
+    now_ms.saturating_add(least.min((life as f64 * (0.5 - JITTER)) as i64))
+}
+
+/// When to do what all of a fleet were asked to do at `told_ms`: somewhere in `within`, by its own jitter.
+pub fn spread(told_ms: i64, within: Duration, jitter: f64) -> i64 {
+    told_ms.saturating_add((within.as_millis() as f64 * unit(jitter)) as i64)
+}
+
 /// How long to wait after the `failures`-th failed renewal in a row (from 1): doubling from 1 s to 5 min, half of it
 /// jittered, and never more than a tenth of the time that is left, so that a short certificate gets its tries as well.
 pub fn retry_after(failures: u32, now_ms: i64, not_after_ms: i64, jitter: f64) -> Duration {

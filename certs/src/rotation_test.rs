@@ -27,6 +27,16 @@ fn retries_double_to_five_minutes() {
     assert_eq!(retry_after(40, DAY_MS, 0, 1.0).as_secs(), 300);
 }
 
+#[test]
+fn a_clock_that_is_ahead_makes_no_storm() {
+    // Right: the jittered half of the life comes later or at the same time.
+    assert_eq!(not_again_before(0, 0, DAY_MS), DAY_MS / 10 * 4);
+    // Ahead by nine tenths of the life, by all of it, and by a month.
+    assert_eq!(not_again_before(DAY_MS / 10 * 9, 0, DAY_MS), DAY_MS / 10 * 9 + DAY_MS / 20);
+    assert_eq!(not_again_before(DAY_MS, 0, DAY_MS), DAY_MS + DAY_MS / 100);
+    assert_eq!(not_again_before(31 * DAY_MS, 0, DAY_MS), 31 * DAY_MS + DAY_MS / 100);
+}
+
 proptest! {
     #[test]
     fn a_renewal_is_never_in_the_past_and_early_enough(
@@ -80,5 +90,7 @@ proptest! {
     fn no_input_panics(now: i64, issued: i64, end: i64, jitter: f64, failures: u32) {
         prop_assert!(next_renewal(now, issued, end, jitter) >= now);
         let _ = retry_after(failures, now, end, jitter);
+        prop_assert!(not_again_before(now, issued, end) >= now);
+        prop_assert!(spread(now, Duration::from_secs(u64::from(failures)), jitter) >= now);
     }
 }

@@ -72,6 +72,12 @@ impl IdentityStore {
         self.held.load().identity.clone()
     }
 
+    /// What the next handshake shows: nothing outside of its own dates.
+    pub fn shown(&self) -> Option<Arc<WorkloadIdentity>> {
+        let now = self.now();
+        self.current().filter(|identity| identity.holds_at(now))
+    }
+
     pub fn bundle(&self) -> TrustBundle {
         self.held.load().bundle.clone()
     }
@@ -195,7 +201,9 @@ impl Held {
         Self { bundle, plain: Some(plain), with_root: Some(with_root), identity: Some(Arc::new(identity)), ..self }
     }
 
-    pub(crate) fn certified(&self, with_root: bool) -> Option<Arc<CertifiedKey>> {
+    /// Nothing outside of its dates: a peer would refuse it, and a clock that is wrong is named by another way.
+    pub(crate) fn certified(&self, with_root: bool, now: UnixTime) -> Option<Arc<CertifiedKey>> {
+        self.identity.as_ref().filter(|identity| identity.holds_at(now))?;
         if with_root { self.with_root.clone() } else { self.plain.clone() }
     }
 }

@@ -154,16 +154,16 @@ struct OwnCertificate {
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.store.held().certified(self.with_root)
+        self.store.held().certified(self.with_root, self.store.now())
     }
 }
 
 impl ResolvesClientCert for OwnCertificate {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.store.held().certified(self.with_root)
+        self.store.held().certified(self.with_root, self.store.now())
     }
     fn has_certs(&self) -> bool {
-        self.store.held().identity.is_some()
+        self.store.shown().is_some()
     }
 }
 

@@ -35,6 +35,8 @@ fn what_the_documents_show_parses() {
         "isthmus identity revoke --id spiffe://shop.example/ns/shop/sa/db",
         "isthmus identity revocations",
         "isthmus identity release shop/orders",
+        "isthmus status --socket /run/isthmus/proxy.sock --json",
+        "isthmus check -o yaml",
         "isthmus ca rotate start",
         "isthmus ca rotate retire --force",
         "isthmus ca csr",

@@ -10,6 +10,7 @@ mod audit;
 mod bypass;
 mod ca;
 mod certs;
+mod check;
 mod completions;
 mod confirm;
 mod connect;
@@ -33,6 +34,7 @@ mod proxies;
 mod redirect;
 mod services;
 mod span;
+mod status;
 mod token;
 mod version;
 
@@ -67,6 +69,8 @@ enum Command {
     Endpoints(WithOperator<services::EndpointsArgs>),
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
+    Check(WithOperator<check::Args>),
+    Status(status::Args),
     Identity(WithOperator<identity::Args>),
     Ca(WithOperator<ca::Args>),
     Audit(WithOperator<audit::Args>),
@@ -110,6 +114,8 @@ fn main() -> ExitCode {
         Command::Endpoints(c) => services::run_endpoints(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
+        Command::Check(c) => check::run(c.args, &c.operator),
+        Command::Status(args) => status::run(args),
         Command::Identity(c) => identity::run(c.args, &c.operator),
         Command::Ca(c) => ca::run(c.args, &c.operator),
         Command::Audit(c) => audit::run(c.args, &c.operator),

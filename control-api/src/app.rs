@@ -120,6 +120,7 @@ impl Control {
         let push = Push {
             ledger: ledger.clone(),
             registry: registry.clone(),
+            own: own.store.clone(),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
         };
@@ -277,7 +278,8 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc
     let revocations = revocation::in_force(&revocation::list(&*store)?, clock.now().as_secs());
     own.store.revoke(revocations.clone());
     let roots_der = issuer.authorities().bundle().roots().iter().map(|root| root.to_vec()).collect();
-    let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations) };
+    let issuing = authority::rotation::issuing(&issuer, clock.now_ms());
+    let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations), issuing };
     let flows = Arc::new(FlowStore::open(&dir.join("flows.redb"))?);
     let ledger = Ledger::open(store, trust, clock)?;
     confirm::forget_unborn(&**ledger.store(), ledger.world().revision)?;

@@ -25,6 +25,7 @@ fn ledger(store: &Arc<MemoryStore>, clock: &ManualClock) -> Ledger {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: Vec::new(),
         revocations: Default::default(),
+        issuing: Default::default(),
     };
     Ledger::open(store.clone(), trust, Arc::new(clock.clone())).unwrap()
 }

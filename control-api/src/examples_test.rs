@@ -15,6 +15,7 @@ fn the_two_sites_example_is_sound() {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: vec![],
         revocations: Default::default(),
+        issuing: Default::default(),
     };
     let ledger = Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap();
     let report = sync(&ledger, &dir).unwrap();

@@ -10,6 +10,7 @@ pub mod grpc_timeout;
 pub mod hello;
 pub mod internal_headers;
 pub mod join_token;
+pub mod last_good;
 pub mod netlink;
 pub mod preface;
 pub mod proxy_protocol;
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("hello", hello::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),
+    ("last_good", last_good::run),
     ("netlink", netlink::run),
     ("preface", preface::run),
     ("proxy_protocol", proxy_protocol::run),

@@ -6,6 +6,7 @@
 
 pub mod model;
 mod redact;
+pub mod view;
 
 /// Enrolment and renewal of certificates.
 pub mod identity {

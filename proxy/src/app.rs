@@ -14,7 +14,7 @@ mod process;
 mod worker;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_certs::{Clock, IdentityStore, SystemClock};
@@ -23,14 +23,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Readiness, SetLogLevel};
-use crate::config::{Config, Mode};
-use crate::control::{self, Settings, Start, Upward};
+use crate::config::{Config, Keep, Mode, Sealing};
+use crate::control::{self, Seal, Settings, Start, Upward};
 use crate::flows::{Collector, Decisions, Shipper};
 use crate::listen::{BindError, Bound, bind};
 use crate::outbound::pool::{Limits, Peers};
 use crate::redirect::Exemption;
 use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
+use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Metrics, Tracer, run_exporter};
 
@@ -83,7 +84,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     process::check_exemption(&config)?;
     let dial = DialOptions { mark: mark(&config), ..DialOptions::default() };
     let clock = embedding.clock.unwrap_or_else(|| Arc::new(SystemClock));
-    let start = Start::prepare(settings(&config, dial)?, clock)?;
+    let start = Start::prepare(settings(&config, dial).await?, clock)?;
     let (state, demands) = State::new();
     let metrics = Metrics::new(config.workers);
     let (tracer, spans) = Tracer::new(&metrics);
@@ -169,8 +170,22 @@ fn mark(config: &Config) -> Option<u32> {
     }
 }
 
-fn settings(config: &Config, dial: DialOptions) -> Result<Settings, RunError> {
+async fn settings(config: &Config, dial: DialOptions) -> Result<Settings, RunError> {
+    let seal = match (&config.state_dir, config.last_good.seal) {
+        (Some(dir), Sealing::Auto) => Seal::find(dir).await.map_err(RunError::Seal)?,
+        (_, Sealing::None) | (None, _) => Seal::default(),
+    };
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let keep = match config.last_good.keep {
+        Keep::Auto => !in_pod,
+        Keep::On => true,
+        Keep::Off => false,
+    };
     Ok(Settings {
+        seal,
+        last_good: keep.then_some(config.last_good.max_stale),
+        // Not everybody has one; without it a copied directory is known by its identity alone.
+        machine_id: std::fs::read("/etc/machine-id").unwrap_or_default(),
         address: config.control_plane.clone(),
         token: join_token::find(config)?,
         state_dir: config.state_dir.clone(),
@@ -224,6 +239,9 @@ struct Parts {
     state: Arc<State>,
     identities: Arc<IdentityStore>,
     renew_now: Arc<Notify>,
+    standing: Arc<Standing>,
+    /// By which way traffic is captured, once it is.
+    captured_by: OnceLock<&'static str>,
     peers: Arc<Peers>,
     metrics: Metrics,
     tracer: Tracer,
@@ -243,13 +261,15 @@ impl Parts {
         (tracer, flows): (Tracer, Shipper),
     ) -> Parts {
         let identities = start.identities().clone();
-        let readiness = Readiness::new(state.clone(), identities.clone());
+        let readiness = Readiness::new(state.clone(), identities.clone(), start.standing().clone());
         let peers = Peers::new(&identities, Limits::default());
         Parts {
             config,
             state,
             identities,
             renew_now: start.renew_now().clone(),
+            standing: start.standing().clone(),
+            captured_by: OnceLock::new(),
             peers,
             metrics,
             tracer,

@@ -173,3 +173,44 @@ async fn a_workload_that_is_deleted_loses_its_stream() {
     world.operator().await.delete(adm::DeleteRequest { resources: vec![web_ref], dry_run: false }).await.unwrap();
     assert_eq!(web.ended().await.code(), Code::PermissionDenied);
 }
+
+/// What a proxy keeps on its disk, and checks there.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_delta_brings_a_signature_over_the_whole_view() {
+    use isthmus_certs::{Clock as _, statement};
+    use isthmus_proto::view;
+    use prost::Message as _;
+
+    let world = World::start().await;
+    let identity = world.join("shop/web").await;
+    let mut web = world.stream(identity.clone(), "shop/web", &[]).await;
+    let mut held = std::collections::BTreeMap::new();
+    let mut check = |delta: &disc::Delta| {
+        for key in &delta.removals {
+            held.remove(&view::key(key));
+        }
+        for one in &delta.upserts {
+            held.insert(view::key(one.key.as_ref().unwrap()), view::digest(&one.encode_to_vec()));
+        }
+        let signed = delta.signature.clone().unwrap();
+        assert_eq!(signed.signed_unix_ms, NOW_MS);
+        let chain: Vec<_> = signed.chain_der.into_iter().map(Into::into).collect();
+        let of = |version| view::ViewOf { workload: "shop/web", version, signed_unix_ms: NOW_MS };
+        let control = SpiffeId::control_plane(&TrustDomain::parse("shop.example").unwrap());
+        let holds = |text: &[u8]| {
+            statement::check((&chain, &signed.signature), text, &control, &identity.bundle, world.clock.now()).is_ok()
+        };
+        assert!(holds(&view::text(of(delta.version), &held)));
+        assert!(!holds(&view::text(of(delta.version + 1), &held)));
+        held.len()
+    };
+    assert_eq!(check(&web.delta().await), 2);
+    let asked = |add: &[&str], drop: &[&str]| {
+        let keys = |names: &[&str]| names.iter().map(|name| key(name)).collect();
+        Message::Subscribe(disc::Subscribe { add: keys(add), drop: keys(drop) })
+    };
+    web.say(asked(&["10.20.1.10", "shop/orders"], &[])).await;
+    assert_eq!(check(&web.delta().await), 4);
+    web.say(asked(&[], &["shop/orders"])).await;
+    assert_eq!(check(&web.delta().await), 3);
+}

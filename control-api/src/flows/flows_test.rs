@@ -20,6 +20,7 @@ fn times_are_those_of_the_control_plane_and_sites_those_of_the_mesh() {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: Vec::new(),
         revocations: Default::default(),
+        issuing: Default::default(),
     };
     let vips = Default::default();
     let index = Arc::new(Index::build(Wanted { set: &resources, vips: &vips, trust: &trust }));

@@ -47,6 +47,7 @@ pub(super) fn trust() -> Trust {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: vec![vec![1]],
         revocations: Default::default(),
+        issuing: Default::default(),
     }
 }
 
@@ -76,7 +77,7 @@ fn read(index: &Index, workload: &str, subscriptions: &[&str]) -> BTreeMap<Resou
     let (upserts, removals) = diff(&View::default(), &view);
     let upserts = upserts.iter().map(|r| (**r).clone()).collect();
     let removals = removals.into_iter().map(Into::into).collect();
-    let delta = wire::Delta { version: 1, upserts, removals, first_sync_complete: true };
+    let delta = wire::Delta { version: 1, upserts, removals, first_sync_complete: true, signature: None };
     let (delta, problems) = model::Delta::read(delta);
     assert_eq!(problems, []);
     delta.upserts.into_iter().map(|r| (r.key, r.body.unwrap())).collect()

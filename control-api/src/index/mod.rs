@@ -30,11 +30,12 @@ use crate::validate::set::Set;
 use endpoints::Seen;
 use isthmus_certs::{Revocations, SpiffeId, TrustDomain};
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, write_revocations};
+use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, Upkeep, write_revocations};
 use rpds::HashTrieMapSync;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(test)]
 #[path = "apply_test.rs"]
@@ -58,6 +59,14 @@ pub struct Trust {
     pub trust_domain: TrustDomain,
     pub roots_der: Vec<Vec<u8>>,
     pub revocations: Arc<Revocations>,
+    pub issuing: Issuing,
+}
+
+/// Which root issues now, and over what time the holders of others renew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Issuing {
+    pub root: Option<[u8; 32]>,
+    pub renew_within: Duration,
 }
 
 /// The mesh as it is to be indexed.
@@ -192,6 +201,11 @@ fn service_vips<'a>(resource: &'a Resource, given: &'a Vips) -> &'a [IpAddr] {
     }
 }
 
+fn upkeep(mesh: &MeshConfig, trust: &Trust) -> wire::Upkeep {
+    let Issuing { root, renew_within } = trust.issuing.clone();
+    Upkeep { issuing_root: root, renew_within, max_stream_age: mesh.max_stream_age }.into()
+}
+
 fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
     let enforcement = if mesh.enforce { Enforcement::Enforce } else { Enforcement::Observe };
     let mut message = wire::Mesh {
@@ -203,6 +217,7 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         telemetry: Some(wire::Telemetry { otlp_endpoint: mesh.otlp.clone(), sampling_ratio: mesh.sampling }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
+        upkeep: Some(upkeep(mesh, trust)),
         ..wire::Mesh::default()
     };
     for resource in set.of_kind("Site", None).chain(set.of_kind("Link", None)) {

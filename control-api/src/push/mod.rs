@@ -5,12 +5,13 @@
 
 pub mod lease;
 pub mod registry;
+mod signed;
 mod stream;
 pub mod wake;
 
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
-use isthmus_certs::{PeerIdentity, skew_in_words};
+use isthmus_certs::{IdentityStore, PeerIdentity, skew_in_words};
 use isthmus_proto::PROTOCOL;
 use isthmus_proto::discovery::v1::discovery_server::Discovery;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, proxy_message};
@@ -39,6 +40,8 @@ const SKEW_WORTH_A_WARNING_MS: u64 = 30_000;
 pub struct Push {
     pub ledger: Arc<Ledger>,
     pub registry: Arc<Registry>,
+    /// Whose certificate signs what proxies keep.
+    pub own: Arc<IdentityStore>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }

@@ -7,6 +7,7 @@
 
 use super::Push;
 use super::registry::Seat;
+use super::signed::{Held, REFRESH};
 use crate::index::{View, diff};
 use crate::ledger::World;
 use isthmus_certs::PeerIdentity;
@@ -41,6 +42,8 @@ struct Stream<'a> {
     subscriptions: BTreeSet<ResourceKey>,
     /// What the proxy holds once it has applied all that was sent.
     sent: View,
+    held: Held,
+    signed: Instant,
     synced: bool,
     unanswered: VecDeque<(u64, Instant)>,
 }
@@ -60,6 +63,8 @@ pub(super) async fn run(
         workload: hello.workload,
         subscriptions: BTreeSet::new(),
         sent: View::default(),
+        held: Held::default(),
+        signed: Instant::now(),
         synced: false,
         unanswered: VecDeque::new(),
     };
@@ -79,6 +84,7 @@ pub(super) async fn run(
             () = push.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
             () = seat.replaced.cancelled() => return Err(Status::aborted("a newer stream of this workload took over")),
             () = tokio::time::sleep_until(ends) => return Err(Status::unauthenticated("the certificate has ended; renew it")),
+            () = tokio::time::sleep_until(stream.signed + REFRESH), if !asked => asked = true,
             () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
             message = incoming.message() => match message? {
                 Some(message) => asked |= stream.receive(message, push.ledger.clock().now_ms())?,
@@ -95,7 +101,7 @@ pub(super) async fn run(
                 let Ok(permit) = permit else { return Ok(()) };
                 let by_commit = woken;
                 (asked, woken) = (false, false);
-                let (delta, again) = stream.next_delta(&push.ledger.world())?;
+                let (delta, again) = stream.next_delta(push, &push.ledger.world())?;
                 woken |= again;
                 let Some(delta) = delta else { continue };
                 let (last, parts) = in_parts(delta);
@@ -219,7 +225,7 @@ impl Stream<'_> {
     }
 
     /// The difference between what the proxy was sent and the world, none if there is none; and whether to look again.
-    fn next_delta(&mut self, world: &World) -> Result<(Option<wire::Delta>, bool), Status> {
+    fn next_delta(&mut self, push: &Push, world: &World) -> Result<(Option<wire::Delta>, bool), Status> {
         if world.index.identity_of(&self.workload) != Some(&self.peer.id) {
             let reason = format!("Workload {} is gone, or has another identity now", self.workload);
             return Err(Status::permission_denied(reason));
@@ -228,16 +234,22 @@ impl Stream<'_> {
             return Err(Status::not_found(format!("there is no Workload {}", self.workload)));
         };
         let (upserts, removals) = diff(&self.sent, &view);
-        if self.synced && upserts.is_empty() && removals.is_empty() {
+        let fresh = self.signed.elapsed() < REFRESH;
+        if self.synced && fresh && upserts.is_empty() && removals.is_empty() {
             let again = self.seat.up_to_date(world.revision, world.turn, view.keys().cloned().collect());
             self.sent = view;
             return Ok((None, again));
         }
+        let removals: Vec<wire::ResourceKey> = removals.into_iter().map(Into::into).collect();
+        self.held.apply(&upserts, &removals);
+        self.signed = Instant::now();
+        let signature = self.held.sign(&push.own, &self.workload, world.revision, push.ledger.clock().now_ms());
         let delta = wire::Delta {
             version: world.revision,
             upserts: upserts.iter().map(|resource| (**resource).clone()).collect(),
-            removals: removals.into_iter().map(Into::into).collect(),
+            removals,
             first_sync_complete: !self.synced,
+            signature,
         };
         self.synced = true;
         let again = self.seat.sent(world.revision, world.turn, view.keys().cloned().collect());

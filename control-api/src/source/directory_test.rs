@@ -15,6 +15,7 @@ fn ledger() -> Ledger {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
         roots_der: vec![],
         revocations: Default::default(),
+        issuing: Default::default(),
     };
     Ledger::open(Arc::new(MemoryStore::new()), trust, Arc::new(ManualClock::at_ms(0))).unwrap()
 }

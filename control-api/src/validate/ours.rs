@@ -34,7 +34,10 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         mesh.enforce = enforce;
     }
     if let Some(certificates) = spec.get("certificates") {
-        certificates.only(&["leafLifetime"], &[]);
+        certificates.only(&["leafLifetime", "maxStreamAge"], &[]);
+        if let Some(age) = certificates.get("maxStreamAge").and_then(|f| stream_age(&f)) {
+            mesh.max_stream_age = age;
+        }
         if let Some(lifetime) = certificates.get("leafLifetime").and_then(|f| lifetime(&f)) {
             mesh.leaf_lifetime = lifetime;
         }
@@ -85,6 +88,15 @@ fn lifetime(field: &Field) -> Option<Duration> {
         return None;
     }
     Some(lifetime)
+}
+
+fn stream_age(field: &Field) -> Option<Duration> {
+    let age = field.duration()?;
+    if age > Duration::from_secs(30 * 86_400) {
+        field.fault("is longer than 30d: a stream should not outlive for months the certificate that let it in");
+        return None;
+    }
+    Some(age)
 }
 
 fn read_defaults(field: &Field) -> Defaults {

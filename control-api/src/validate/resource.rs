@@ -43,6 +43,8 @@ pub struct MeshConfig {
     pub trust_domain: Option<String>,
     pub enforce: bool,
     pub leaf_lifetime: Duration,
+    /// How long a stream may go on after its peer's certificate has ended.
+    pub max_stream_age: Duration,
     pub vip_ranges: Vec<IpNet>,
     pub dns_suffixes: Vec<String>,
     pub defaults: Defaults,
@@ -73,6 +75,7 @@ impl Default for MeshConfig {
             trust_domain: None,
             enforce: false,
             leaf_lifetime: Duration::from_secs(24 * 3600),
+            max_stream_age: Duration::from_secs(24 * 3600),
             vip_ranges: Vec::new(),
             dns_suffixes: vec!["svc.cluster.local".to_string()],
             defaults: Defaults::default(),

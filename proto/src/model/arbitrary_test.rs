@@ -291,6 +291,11 @@ prop_compose! {
             revocations: revoked(leaf),
             crypto_profile: if enforce { CryptoProfile::Fips } else { CryptoProfile::Default },
             trust_domains: federated(leaf),
+            upkeep: Upkeep {
+                issuing_root: leaf.map(|leaf| [leaf as u8; 32]),
+                renew_within: Duration::from_secs(leaf.unwrap_or(0)),
+                max_stream_age: Duration::from_secs(leaf.unwrap_or(7)),
+            },
         }
     }
 }

@@ -76,6 +76,7 @@ impl From<Delta> for wire::Delta {
             upserts: d.upserts.into_iter().map(Into::into).collect(),
             removals: d.removals.into_iter().map(Into::into).collect(),
             first_sync_complete: d.first_sync_complete,
+            signature: None,
         }
     }
 }

@@ -31,6 +31,24 @@ pub struct Mesh {
     pub crypto_profile: CryptoProfile,
     /// Other trust domains that are believed.
     pub trust_domains: Federation,
+    pub upkeep: Upkeep,
+}
+
+/// How certificates follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upkeep {
+    /// The root that issues now, where the control plane says so: holders of others renew soon.
+    pub issuing_root: Option<[u8; 32]>,
+    /// The time over which those renewals are spread.
+    pub renew_within: Duration,
+    /// How long a stream may go on after its peer's certificate has ended.
+    pub max_stream_age: Duration,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self { issuing_root: None, renew_within: Duration::ZERO, max_stream_age: Duration::from_secs(86_400) }
+    }
 }
 
 /// Whether refusals are carried out or only counted.
@@ -100,6 +118,7 @@ impl TryFrom<wire::Mesh> for Mesh {
             revocations: read_revocations(m.revocations.unwrap_or_default()).map_err(|e| e.within("revocations"))?,
             crypto_profile: read_profile(m.crypto_profile)?,
             trust_domains: read_federation(m.trust_domains).map_err(|e| e.within("trust_domains"))?,
+            upkeep: Upkeep::try_from(m.upkeep.unwrap_or_default()).map_err(|e| e.within("upkeep"))?,
         })
     }
 }
@@ -120,6 +139,36 @@ impl From<Mesh> for wire::Mesh {
             revocations: (m.revocations != Revocations::default()).then(|| write_revocations(&m.revocations)),
             crypto_profile: write_profile(m.crypto_profile).into(),
             trust_domains: write_federation(&m.trust_domains),
+            upkeep: Some(m.upkeep.into()),
+        }
+    }
+}
+
+impl TryFrom<wire::Upkeep> for Upkeep {
+    type Error = ModelError;
+
+    fn try_from(u: wire::Upkeep) -> Result<Self, ModelError> {
+        let root = u.issuing_root_sha256.as_slice();
+        let issuing_root = match root {
+            [] => None,
+            root => Some(root.try_into().map_err(|_| ModelError::new("issuing_root_sha256", "is not 32 bytes"))?),
+        };
+        let max_stream_age = u.max_stream_age_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(Self {
+            issuing_root,
+            renew_within: Duration::from_secs(u.renew_within_seconds.into()),
+            max_stream_age: max_stream_age.unwrap_or(Self::default().max_stream_age),
+        })
+    }
+}
+
+impl From<Upkeep> for wire::Upkeep {
+    fn from(u: Upkeep) -> Self {
+        let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            issuing_root_sha256: u.issuing_root.map(Vec::from).unwrap_or_default(),
+            renew_within_seconds: seconds(u.renew_within),
+            max_stream_age_seconds: Some(seconds(u.max_stream_age)),
         }
     }
 }

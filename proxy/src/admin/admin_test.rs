@@ -51,7 +51,7 @@ async fn the_metrics_port_has_metrics_and_nothing_else() {
 #[tokio::test]
 async fn readiness_says_why_not() {
     let (state, _demands) = State::new();
-    let readiness = Readiness::new(state, identities());
+    let readiness = Readiness::new(state, identities(), Arc::default());
     let shown = readiness.clone();
     let address = serve_page(move |request| readiness_page(request, &shown)).await;
     let answer = get(address, "GET /ready").await;
@@ -69,6 +69,8 @@ fn admin(set_log_level: Option<SetLogLevel>) -> Admin {
         state,
         identities: identities(),
         renew_now: Arc::default(),
+        standing: Arc::default(),
+        readiness: Readiness::new(State::new().0, identities(), Arc::default()),
         decisions: Decisions::new(),
         set_log_level,
     }
@@ -84,10 +86,13 @@ async fn the_admin_socket_is_its_owners_and_answers_from_its_list() {
     let admin = admin(Some(set));
     let renew_now = Arc::clone(&admin.renew_now);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve_unix(listener, stop.clone(), move |request| admin.answer(request)));
+    let serving =
+        tokio::spawn(serve_unix(listener, stop.clone(), move |request| admin.answer(request, Some("nftables"))));
     for (request, status, text) in [
         ("GET /config_dump", 200, "\"mode\": \"auto\""),
         ("GET /certs", 200, "not enrolled yet"),
+        ("GET /status", 200, "\"status\": \"not-ready\""),
+        ("GET /status", 200, "\"inForce\": \"nftables\""),
         ("GET /decisions", 200, "\"newestFirst\": []"),
         ("GET /decisions/none", 404, "no such decision"),
         ("GET /etc/passwd", 404, "there are /config_dump"),

@@ -33,12 +33,7 @@ fn own_config(config: &Config) -> Value {
         "stateDir": config.state_dir,
         "workers": config.workers,
         "capture": {
-            "mode": match capture.mode {
-                Mode::Auto => "auto",
-                Mode::Nftables => "nftables",
-                Mode::Iptables => "iptables",
-                Mode::None => "none",
-            },
+            "mode": mode(capture.mode),
             "exempt": exempt,
             "inbound": match capture.inbound { InboundCapture::All => "all", InboundCapture::Services => "services" },
             "excludeInboundPorts": capture.exclude_inbound_ports,
@@ -63,6 +58,16 @@ fn own_config(config: &Config) -> Value {
         },
         "admin": { "socket": config.admin.socket },
     })
+}
+
+/// As the configuration writes it.
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "auto",
+        Mode::Nftables => "nftables",
+        Mode::Iptables => "iptables",
+        Mode::None => "none",
+    }
 }
 
 fn snapshot(mesh: &Mesh) -> Value {

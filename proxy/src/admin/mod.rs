@@ -9,6 +9,7 @@ mod public;
 mod readiness;
 mod serve;
 mod socket;
+mod status;
 
 pub use public::{metrics_page, readiness_page};
 pub use readiness::Readiness;

@@ -16,7 +16,10 @@ pub fn metrics_page(request: &Request<Incoming>, metrics: &Metrics) -> Answer {
 /// `/ready`, and nothing else: 200, or 503 with the reason's word first.
 pub fn readiness_page(request: &Request<Incoming>, readiness: &Readiness) -> Answer {
     only(request, "/ready", || match readiness.check() {
-        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Ok(()) => {
+            let warnings = readiness.warnings().into_iter().map(|warning| format!("warning: {warning}\n"));
+            text(StatusCode::OK, std::iter::once("ready\n".to_owned()).chain(warnings).collect::<String>())
+        }
         Err((reason, detail)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}: {detail}\n")),
     })
 }

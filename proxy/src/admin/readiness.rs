@@ -7,22 +7,30 @@ use isthmus_certs::IdentityStore;
 
 use crate::reason::Reason;
 use crate::state::State;
+use crate::state::standing::{Serving, Standing};
 
 /// Ready: first sync completed, a certificate that is valid now, not stopping.
 pub struct Readiness {
     state: Arc<State>,
     identities: Arc<IdentityStore>,
+    standing: Arc<Standing>,
     stopping: AtomicBool,
 }
 
 impl Readiness {
-    pub fn new(state: Arc<State>, identities: Arc<IdentityStore>) -> Arc<Readiness> {
-        Arc::new(Readiness { state, identities, stopping: AtomicBool::new(false) })
+    pub fn new(state: Arc<State>, identities: Arc<IdentityStore>, standing: Arc<Standing>) -> Arc<Readiness> {
+        Arc::new(Readiness { state, identities, standing, stopping: AtomicBool::new(false) })
     }
 
     /// From now on the answer is no.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// What somebody should look at, though the answer is yes: long before a certificate ends.
+    pub fn warnings(&self) -> Vec<String> {
+        let identity = self.identities.current();
+        self.standing.facts().warnings(identity.as_deref(), self.identities.clock().now_ms())
     }
 
     /// # Errors
@@ -37,11 +45,14 @@ impl Readiness {
                 "no certificate yet: is the control plane reachable, the join token unused?",
             ));
         };
-        if identity.not_after < self.identities.now() {
+        if !identity.holds_at(self.identities.now()) {
             return Err((
                 Reason::NotReady,
                 "the certificate has expired: is the control plane reachable, the clock right?",
             ));
+        }
+        if self.standing.facts().serving == Serving::TooOld {
+            return Err((Reason::NotReady, "the last good snapshot is too old: is the control plane reachable?"));
         }
         if !self.state.snapshot().is_ready() {
             return Err((Reason::NotReady, "no snapshot yet: is the control plane reachable?"));

@@ -17,9 +17,12 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::flows::Decisions;
 use crate::state::State;
+use crate::state::standing::Standing;
 
 use super::dump;
+use super::readiness::Readiness;
 use super::serve::{Answer, page, text};
+use super::status::{self, CaptureNow};
 
 /// Sets the log's level; the error says what is wrong with it.
 pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -30,25 +33,28 @@ pub struct Admin {
     pub state: Arc<State>,
     pub identities: Arc<IdentityStore>,
     pub renew_now: Arc<Notify>,
+    pub standing: Arc<Standing>,
+    pub readiness: Arc<Readiness>,
     pub decisions: Arc<Decisions>,
     pub set_log_level: Option<SetLogLevel>,
 }
 
 impl Admin {
-    /// One request.
-    pub fn answer(&self, request: &Request<Incoming>) -> Answer {
+    /// One request. `captured_by`: how traffic is captured, if it is.
+    pub fn answer(&self, request: &Request<Incoming>, captured_by: Option<&'static str>) -> Answer {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::PUT | &Method::POST, "/log") => self.log_level(request.uri().query().unwrap_or_default()),
             (&Method::PUT | &Method::POST, "/renew") => self.renew(),
             (&Method::GET | &Method::HEAD, "/config_dump") => json(dump::config(&self.config, &self.state.snapshot())),
+            (&Method::GET | &Method::HEAD, "/status") => self.status(captured_by),
             (&Method::GET | &Method::HEAD, "/certs") => json(dump::certs(&self.identities)),
             (&Method::GET | &Method::HEAD, "/decisions") => json(dump::decisions(&self.decisions)),
             (&Method::GET | &Method::HEAD, _) => match path.strip_prefix("/decisions/") {
                 Some(id) => self.decision(id),
                 None => text(
                     StatusCode::NOT_FOUND,
-                    "there are /config_dump /certs /decisions /decisions/<id> /log?level=<level> /renew\n",
+                    "there are /config_dump /status /certs /decisions /decisions/<id> /log?level=<level> /renew\n",
                 ),
             },
             _ => text(
@@ -56,6 +62,11 @@ impl Admin {
                 "all pages are read with GET; /log?level=<level> and /renew are asked for with PUT\n",
             ),
         }
+    }
+
+    fn status(&self, in_force: Option<&'static str>) -> Answer {
+        let capture = CaptureNow { configured: dump::mode(self.config.capture.mode), in_force };
+        json(status::page(&self.standing, &self.readiness, &self.identities, &self.state, &capture))
     }
 
     /// One at a time: asked for again while one is under way, another follows it.

@@ -1,6 +1,7 @@
 //! Keeps traffic captured as the configuration and the snapshot say, whatever others do to the rules.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{self, InboundCapture, Mode, OnStop, UdpCapture};
@@ -19,6 +20,7 @@ pub(super) struct Captured {
     /// Where only the services' ports are captured.
     known: Option<KnownPorts>,
     metrics: Metrics,
+    parts: Arc<Parts>,
     on_stop: OnStop,
     /// Whether iptables may be used where nf_tables is not to be had.
     fallback: bool,
@@ -40,7 +42,7 @@ enum Rules {
 
 impl Captured {
     /// Nothing where nothing is to be captured. Changes nothing yet.
-    pub(super) fn open(parts: &Parts, listening: Listening) -> Result<Option<Captured>, CaptureError> {
+    pub(super) fn open(parts: &Arc<Parts>, listening: Listening) -> Result<Option<Captured>, CaptureError> {
         let config = &parts.config.capture;
         let fallback = config.mode == Mode::Auto;
         let rules = match config.mode {
@@ -61,6 +63,7 @@ impl Captured {
             known: (config.inbound == InboundCapture::Services)
                 .then(|| KnownPorts::load(parts.config.state_dir.as_deref())),
             metrics: parts.metrics.clone(),
+            parts: parts.clone(),
             on_stop: config.on_stop,
             fallback,
             applied: None,
@@ -184,6 +187,10 @@ impl Captured {
     }
 
     fn tell_first(&self, applied: Applied, version: u64) {
+        self.parts.captured_by.get_or_init(|| match self.rules {
+            Rules::Nftables(..) => "nftables",
+            Rules::Iptables(_) => "iptables",
+        });
         if applied != Applied::New {
             tracing::info!("the capture rules of an earlier proxy were in force until now and are taken over");
         }

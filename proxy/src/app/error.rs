@@ -19,6 +19,8 @@ pub enum RunError {
     Capture(#[from] CaptureError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("the state directory cannot be opened: {0}")]
+    Seal(String),
     #[error(transparent)]
     Admin(#[from] SocketError),
     #[error("cannot read the join token {}: {error}", path.display())]

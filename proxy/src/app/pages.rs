@@ -43,10 +43,13 @@ impl Pages {
                 state: parts.state.clone(),
                 identities: parts.identities.clone(),
                 renew_now: parts.renew_now.clone(),
+                standing: parts.standing.clone(),
+                readiness: parts.readiness.clone(),
                 decisions: parts.decisions.clone(),
                 set_log_level,
             };
-            let page = move |request: &_| admin.answer(request);
+            let shared = parts.clone();
+            let page = move |request: &_| admin.answer(request, shared.captured_by.get().copied());
             serving.spawn(serve_unix(listener, stop.child_token(), page));
             socket = Some(file);
         }

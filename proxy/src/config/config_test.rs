@@ -8,6 +8,7 @@ const FULL: &str = r#"
 controlPlane: { address: "10.10.0.2:15012" }
 joinTokenFile: /etc/isthmus/join-token
 stateDir: /var/lib/isthmus
+lastGood: { keep: off, maxStale: 6h, seal: none }
 workers: 3
 capture:
   mode: none
@@ -30,6 +31,8 @@ fn every_field_is_read() {
     let config = Config::parse(FULL).unwrap();
     assert_eq!(config.control_plane.as_deref(), Some("10.10.0.2:15012"));
     assert_eq!(config.workers, 3);
+    let last_good = LastGood { keep: Keep::Off, max_stale: Duration::from_secs(21_600), seal: Sealing::None };
+    assert_eq!(config.last_good, last_good);
     assert_eq!(config.capture.mode, Mode::None);
     assert_eq!(config.capture.exempt, Exemption::Mark(1337));
     assert_eq!(config.capture.inbound, InboundCapture::Services);

@@ -33,6 +33,10 @@ impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
             fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
                 Ok(text.to_owned())
             }
+            // YAML 1.1 reads `on` and `off` so.
+            fn visit_bool<E: Error>(self, flag: bool) -> Result<String, E> {
+                Ok(if flag { "on" } else { "off" }.to_owned())
+            }
             fn visit_u64<E: Error>(self, number: u64) -> Result<String, E> {
                 Ok(number.to_string())
             }

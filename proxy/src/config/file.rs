@@ -8,6 +8,7 @@ use super::admin::{Admin, AdminFile};
 use super::capture::{Capture, CaptureFile};
 use super::error::{ConfigError, Problem};
 use super::field::{Count, Field, HostPort, take_optional};
+use super::last_good::{LastGood, LastGoodFile};
 use super::listen::{Listen, ListenFile};
 use super::log::{Log, LogFile};
 
@@ -23,6 +24,7 @@ pub struct Config {
     pub join_token_file: Option<PathBuf>,
     /// Where the identity is kept over restarts. Default: nowhere; it lives in memory.
     pub state_dir: Option<PathBuf>,
+    pub last_good: LastGood,
     /// Threads that carry traffic. Default: one per core that the process may use.
     pub workers: usize,
     pub capture: Capture,
@@ -37,6 +39,7 @@ struct ConfigFile {
     control_plane: ControlPlaneFile,
     join_token_file: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    last_good: LastGoodFile,
     workers: Field<Count>,
     capture: CaptureFile,
     listen: ListenFile,
@@ -91,6 +94,7 @@ impl ConfigFile {
             control_plane: take_optional(self.control_plane.address, "controlPlane.address", problems).map(|at| at.0),
             join_token_file: self.join_token_file,
             state_dir: self.state_dir,
+            last_good: self.last_good.check(problems),
             workers: take_optional(self.workers, "workers", problems).map_or_else(cores, |count| count.0.min(1024)),
             capture: self.capture.check(problems),
             listen: self.listen.check(problems),

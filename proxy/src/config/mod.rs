@@ -9,6 +9,7 @@ mod capture;
 mod error;
 mod field;
 mod file;
+mod last_good;
 mod listen;
 mod log;
 
@@ -16,6 +17,7 @@ pub use admin::Admin;
 pub use capture::{Capture, InboundCapture, Mode, OnStop, UdpCapture};
 pub use error::{ConfigError, Problem};
 pub use file::Config;
+pub use last_good::{Keep, LastGood, Sealing};
 pub use listen::Listen;
 pub use log::{Format, Log, filter};
 

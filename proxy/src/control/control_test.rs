@@ -15,40 +15,57 @@ use tokio_util::sync::CancellationToken;
 
 use super::fake_test::{ControlPlane, Session};
 use super::*;
+use crate::state::standing::Standing;
 use crate::state::{Destination, Mesh};
 use crate::tcp::DialOptions;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
-struct Proxy {
-    state: Arc<State>,
-    identities: Arc<IdentityStore>,
+pub(super) struct Proxy {
+    pub(super) state: Arc<State>,
+    pub(super) identities: Arc<IdentityStore>,
+    pub(super) standing: Arc<Standing>,
     running: JoinHandle<Result<(), ControlError>>,
     shutdown: CancellationToken,
 }
 
-fn settings(control: &ControlPlane, state_dir: Option<PathBuf>) -> Settings {
+impl Proxy {
+    pub(super) async fn end(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+pub(super) fn settings(control: &ControlPlane, state_dir: Option<PathBuf>) -> Settings {
     Settings {
         address: None,
         token: Some(control.token.clone()),
         state_dir,
+        seal: Seal::default(),
+        last_good: Some(24 * HOUR),
+        machine_id: b"this machine".to_vec(),
         dial: DialOptions::default(),
         build_version: "test".into(),
     }
 }
 
-fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
+pub(super) fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
+    proxy_by(control, settings, control.dialer())
+}
+
+pub(super) fn proxy_by(control: &ControlPlane, settings: Settings, dialer: Dialer) -> Proxy {
     let start = Start::prepare(settings, Arc::clone(&control.clock)).unwrap();
     let identities = Arc::clone(start.identities());
     let (state, demands) = State::new();
     let shutdown = CancellationToken::new();
-    let (dialer, metrics, flows) = (control.dialer(), Metrics::new(1), Collector::new(0).1);
+    let standing = Arc::clone(start.standing());
+    let (metrics, flows) = (Metrics::new(1), Collector::new(0).1);
     let upward = Upward { state: Arc::clone(&state), demands, metrics, flows, decisions: Decisions::new() };
     let running = run_with(start, dialer, upward, shutdown.clone());
-    Proxy { state, identities, running: tokio::spawn(running), shutdown }
+    Proxy { state, identities, standing, running: tokio::spawn(running), shutdown }
 }
 
-fn mesh() -> wire::Resource {
+pub(super) fn mesh() -> wire::Resource {
     let site =
         |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()], resolvers: vec![] };
     let mesh = wire::Mesh {
@@ -70,7 +87,7 @@ fn mesh_revoking(serial: isthmus_certs::Serial, epoch: u64) -> wire::Resource {
     resource
 }
 
-fn inbound(workload: &str) -> wire::Resource {
+pub(super) fn inbound(workload: &str) -> wire::Resource {
     let policy = wire::PortPolicy {
         transport: wire::Transport::MeshOnly.into(),
         min_tls_version: wire::TlsVersion::TlsVersion12.into(),
@@ -86,19 +103,19 @@ fn inbound(workload: &str) -> wire::Resource {
     resource(ResourceKey::Inbound, wire::resource::Body::Inbound(inbound))
 }
 
-fn resource(key: ResourceKey, body: wire::resource::Body) -> wire::Resource {
+pub(super) fn resource(key: ResourceKey, body: wire::resource::Body) -> wire::Resource {
     wire::Resource { key: Some(key.into()), requires: vec![], body: Some(body) }
 }
 
-fn plain_workload(at: &str) -> wire::Resource {
+pub(super) fn plain_workload(at: &str) -> wire::Resource {
     let endpoint = wire::Endpoint { ip: at.into(), ..Default::default() };
     let workload = wire::Workload { endpoint: Some(endpoint), ports: vec![] };
     let address = wire::Address { ip: at.into(), target: Some(wire::address::Target::Workload(workload)) };
     resource(ResourceKey::Address(at.parse().unwrap()), wire::resource::Body::Address(address))
 }
 
-fn delta(version: u64, upserts: Vec<wire::Resource>, complete: bool) -> wire::Delta {
-    wire::Delta { version, upserts, removals: vec![], first_sync_complete: complete }
+pub(super) fn delta(version: u64, upserts: Vec<wire::Resource>, complete: bool) -> wire::Delta {
+    wire::Delta { version, upserts, first_sync_complete: complete, ..Default::default() }
 }
 
 async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hello) {
@@ -110,7 +127,7 @@ async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hel
     (session, hello)
 }
 
-fn destination(mesh: &Mesh, ip: &str) -> Destination {
+pub(super) fn destination(mesh: &Mesh, ip: &str) -> Destination {
     mesh.destination(SocketAddr::new(ip.parse().unwrap(), 80))
 }
 
@@ -330,11 +347,11 @@ async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
 
-    let without = Settings { token: None, ..settings(&control, Some(state_dir.clone())) };
-    let start = Start::prepare(without.clone(), Arc::clone(&control.clock)).unwrap();
+    let without = || Settings { token: None, ..settings(&control, Some(state_dir.clone())) };
+    let start = Start::prepare(without(), Arc::clone(&control.clock)).unwrap();
     assert!(start.identities().revocations().serials.contains(&serial), "with no control plane asked");
     std::fs::write(state_dir.join("revoked.json"), "{").unwrap();
-    let error = Start::prepare(without, Arc::clone(&control.clock)).err().unwrap().to_string();
+    let error = Start::prepare(without(), Arc::clone(&control.clock)).err().unwrap().to_string();
     assert!(error.contains("revoked.json") && error.contains("is damaged"), "{error}");
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use isthmus_certs::{
     CertificateAuthority, ClientAuth, Clock, IdentityStore, JoinToken, PrivateKey, PublicKeyInfo, RootFingerprint,
-    SpiffeId, TrustDomain, WorkloadIdentity, csr,
+    SpiffeId, TrustDomain, WorkloadIdentity, csr, statement,
 };
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::discovery::v1::discovery_server::{Discovery, DiscoveryServer};
 use isthmus_proto::discovery::v1::{control_message, proxy_message};
 use isthmus_proto::identity::v1::identity_server::{Identity, IdentityServer};
 use isthmus_proto::identity::v1::{self as id_wire, enroll_request::Proof};
+use isthmus_proto::view;
+use prost::Message as _;
 use rustls::pki_types::UnixTime;
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::{Mutex, mpsc};
@@ -109,6 +111,24 @@ impl ControlPlane {
                 Ok(Box::new(client) as Box<dyn super::connect::Wire>)
             })
         })
+    }
+
+    /// The delta with a signature over its upserts, as the whole view of `shop/orders`.
+    pub(super) fn signed(&self, mut delta: wire::Delta) -> wire::Delta {
+        let signed_unix_ms = self.clock.now_ms();
+        let digest = |one: &wire::Resource| view::digest(&one.encode_to_vec());
+        let digests = delta.upserts.iter().map(|one| (view::key(one.key.as_ref().unwrap()), digest(one))).collect();
+        let of = view::ViewOf { workload: "shop/orders", version: delta.version, signed_unix_ms };
+        let own = self.identities.current().unwrap();
+        let signature = statement::sign(&own, &view::text(of, &digests)).unwrap();
+        let chain_der = own.chain.iter().map(|der| der.to_vec()).collect();
+        delta.signature = Some(wire::ViewSignature { signed_unix_ms, chain_der, signature });
+        delta
+    }
+
+    /// Nobody is there.
+    pub(super) fn no_way() -> Dialer {
+        Dialer::new("control:15012", || Box::pin(async { Err(std::io::ErrorKind::ConnectionRefused.into()) }))
     }
 
     pub(super) async fn session(&mut self) -> Session {

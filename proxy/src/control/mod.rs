@@ -1,5 +1,6 @@
 //! The proxy's side of the control plane, in the order of a life: [`start`] (who were we?) → [`enroll`] (a join token
-//! for a certificate) → [`renew`] and [`stream`] side by side until the end.
+//! for a certificate) → [`renew`] and [`stream`] side by side until the end. What the stream brought is kept on disk by
+//! [`keeper`], and served by [`fallback`] when a start finds no control plane.
 //!
 //! It is the only writer of `state`. It refuses a control plane with another root before anything is sent to it, a
 //! snapshot for another workload, and to give up: without a control plane the proxy serves what it knows.
@@ -7,10 +8,16 @@
 mod connect;
 mod enroll;
 mod error;
+mod fallback;
+mod files;
+mod keeper;
+mod last_good;
 mod machine;
+mod passage;
 mod renew;
 mod report;
 mod revoked;
+mod seal;
 mod skew;
 mod start;
 mod stream;
@@ -19,13 +26,15 @@ mod sync;
 use std::sync::Arc;
 
 use isthmus_certs::{ExpectedPeer, IdentityStore, SpiffeId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use connect::Dialer;
 pub use error::ControlError;
+pub use last_good::parse as parse_last_good;
 use report::Reporter;
+pub use seal::Seal;
 pub use start::{Settings, Start};
 
 use crate::flows::{Collector, Decisions};
@@ -43,6 +52,10 @@ struct Context {
     start: Start,
     /// The connection of the present discovery stream, which the reports use as well.
     channel: watch::Sender<Option<Channel>>,
+    /// A stream was opened.
+    reached: Notify,
+    /// An attempt to open one has failed.
+    failed: Notify,
 }
 
 /// What this side reads, writes and reports.
@@ -76,15 +89,23 @@ async fn run_with(
             () = shutdown.cancelled() => return Ok(()),
         },
     };
+    start.standing().note(|facts| facts.workload.clone_from(&workload));
+    let last_good = start.take_last_good();
+    let used = last_good.as_ref().map(|last_good| last_good.addresses.clone()).unwrap_or_default();
     let identities = Arc::clone(start.identities());
-    let channel = watch::Sender::new(None);
-    let context = Context { identities, state, metrics, dialer, workload, start, channel };
+    let (channel, reached, failed) = (watch::Sender::new(None), Notify::new(), Notify::new());
+    let context = Context { identities, state, metrics, dialer, workload, start, channel, reached, failed };
     let mut reporter = Reporter::new(flows, decisions, &context);
     let all = async {
-        tokio::join!(renew::keep_fresh(&context), stream::keep_current(&context, demands), reporter.keep_reporting())
+        tokio::join!(
+            renew::keep_fresh(&context),
+            stream::keep_current(&context, demands, used),
+            fallback::serve(&context, last_good),
+            reporter.keep_reporting(),
+        )
     };
     tokio::select! {
-        _ = all => {}
+        _ = Box::pin(all) => {}
         () = shutdown.cancelled() => {}
     }
     reporter.report_last().await;
@@ -113,3 +134,7 @@ mod fake_test;
 #[cfg(test)]
 #[path = "control_test.rs"]
 mod control_test;
+
+#[cfg(test)]
+#[path = "fallback_test.rs"]
+mod fallback_test;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::Context;
-use super::start::write_private;
+use super::files::write_private;
 use crate::state::Mesh;
 
 pub(super) const FILE: &str = "revoked.json";

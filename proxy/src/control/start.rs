@@ -1,25 +1,28 @@
 //! What is known before the first packet: the settings, and what an earlier life left in the state directory.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use isthmus_certs::identity::{IDENTITY_FILE, ROOTS_FILE};
 use isthmus_certs::{
-    Clock, IdentityError, IdentityStore, JoinToken, PeerError, Revocations, TrustDomain, WorkloadIdentity,
+    Clock, IdentityError, IdentityStore, JoinToken, PeerError, Revocations, TrustDomain, WorkloadIdentity, sha256,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tracing::warn;
 
-use super::{ControlError, Dialer, revoked};
+use super::files::{StateFiles, write_private};
+use super::last_good::{self, Owner, Restored};
+use super::{ControlError, Dialer, Seal, revoked};
+use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
 
 const RECORD_FILE: &str = "enrolled.json";
 
 /// What the configuration says.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Settings {
     /// `host:port`; `None`: the one of the join token, or of the last enrolment.
     pub address: Option<String>,
@@ -27,6 +30,11 @@ pub struct Settings {
     pub token: Option<JoinToken>,
     /// `None`: in memory only, and a restart needs a new token.
     pub state_dir: Option<PathBuf>,
+    pub seal: Seal,
+    /// How old the last good snapshot may be that is served without a control plane; `None`: none is kept.
+    pub last_good: Option<Duration>,
+    /// What tells this machine from a copy of it; empty: it has nothing of the kind.
+    pub machine_id: Vec<u8>,
     pub dial: DialOptions,
     /// Told to the control plane.
     pub build_version: String,
@@ -34,13 +42,20 @@ pub struct Settings {
 
 /// Ready to [`run`](super::run).
 pub struct Start {
-    settings: Settings,
+    token: Option<JoinToken>,
+    build_version: String,
+    dial: DialOptions,
+    machine: Vec<u8>,
+    max_stale: Option<Duration>,
     address: String,
     identities: Arc<IdentityStore>,
     workload: Option<String>,
+    files: Option<Arc<StateFiles>>,
+    last_good: Mutex<Option<Restored>>,
     /// The epoch of the revocations that are on disk.
     kept_revocations: AtomicU64,
     renew_now: Arc<Notify>,
+    standing: Arc<Standing>,
 }
 
 /// What is kept beside the identity. No secret.
@@ -55,11 +70,13 @@ struct Record {
 impl Start {
     /// Reads the state directory. Fails where neither it nor a join token tells who we are.
     pub fn prepare(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ControlError> {
-        let held = match &settings.state_dir {
-            Some(dir) => Held::read(dir, clock.as_ref())?,
+        let Settings { address, token, state_dir, seal, last_good, machine_id, dial, build_version } = settings;
+        let files = state_dir.map(|dir| Arc::new(StateFiles::new(dir, seal)));
+        let held = match &files {
+            Some(files) => Held::read(files, clock.as_ref())?,
             None => None,
         };
-        let trust_domain = trust_domain(held.as_ref(), settings.token.as_ref())?;
+        let trust_domain = trust_domain(held.as_ref(), token.as_ref())?;
         let identities = IdentityStore::new(trust_domain, clock);
         let mut workload = None;
         let mut recorded_address = None;
@@ -70,27 +87,93 @@ impl Start {
                     identities.replace(identity)?;
                     workload = Some(held.record.workload);
                 }
-                Err(e) if settings.token.is_none() => return Err(e),
+                Err(e) if token.is_none() => return Err(e),
                 Err(_) => {}
             }
         }
-        let from_token = || settings.token.as_ref().map(|token| token.address.clone());
-        let address = settings.address.clone().or_else(from_token).or(recorded_address);
-        let kept = match &settings.state_dir {
-            Some(dir) => {
-                let unusable = |reason| ControlError::StateDir { path: dir.join(revoked::FILE), reason };
-                revoked::read(dir).map_err(unusable)?
+        let from_token = || token.as_ref().map(|token| token.address.clone());
+        let address = address.or_else(from_token).or(recorded_address).ok_or(ControlError::NoAddress)?;
+        let kept = match &files {
+            Some(files) => {
+                let unusable = |reason| ControlError::StateDir { path: files.dir().join(revoked::FILE), reason };
+                revoked::read(files.dir()).map_err(unusable)?
             }
             None => Revocations::default(),
         };
         let kept_revocations = AtomicU64::new(kept.epoch);
         identities.revoke(kept);
-        let address = address.ok_or(ControlError::NoAddress)?;
-        Ok(Self { address, settings, identities, workload, kept_revocations, renew_now: Arc::default() })
+        let machine = if machine_id.is_empty() { machine_id } else { sha256(&machine_id).to_vec() };
+        let standing = Arc::new(Standing::default());
+        standing.note(|facts| {
+            facts.address.clone_from(&address);
+            facts.sealed = files.as_ref().map(|files| files.seal().in_words()).unwrap_or_default();
+        });
+        let start = Self {
+            token,
+            build_version,
+            dial,
+            machine,
+            max_stale: last_good,
+            address,
+            identities,
+            workload,
+            files,
+            last_good: Mutex::default(),
+            kept_revocations,
+            renew_now: Arc::default(),
+            standing,
+        };
+        start.read_last_good();
+        Ok(start)
+    }
+
+    /// What cannot be taken is said, and waited for: the control plane knows better anyway.
+    fn read_last_good(&self) {
+        let (Some(files), Some(max_stale)) = (self.keeps_last_good(), self.max_stale) else { return };
+        let (Some(owner), identities) = (self.owner(), &self.identities) else { return };
+        let read = || -> Result<Option<Restored>, String> {
+            let Some(content) = files.read(last_good::FILE)? else { return Ok(None) };
+            let unchecked = last_good::parse(&content).map_err(|e| e.to_string())?;
+            let when = (identities.clock().now_ms(), max_stale);
+            let checked = unchecked.check(&owner, &identities.bundle(), files.read_seen()?, when);
+            checked.map(Some).map_err(|e| e.to_string())
+        };
+        match read() {
+            Ok(restored) => *self.last_good.lock().unwrap_or_else(PoisonError::into_inner) = restored,
+            Err(why) => {
+                warn!("the last good snapshot is not taken: {why}");
+                self.standing.note(|facts| facts.last_good_refused = Some(why));
+            }
+        }
+    }
+
+    /// Where the last good snapshot is kept; none where it is not.
+    pub(super) fn keeps_last_good(&self) -> Option<&Arc<StateFiles>> {
+        self.files.as_ref().filter(|_| self.max_stale.is_some())
+    }
+
+    pub(super) fn max_stale(&self) -> Duration {
+        self.max_stale.unwrap_or_default()
+    }
+
+    /// Whose a last good snapshot must be. None before enrolment.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        let (id, workload) = (self.identities.current()?.id.clone(), self.workload.clone()?);
+        Some(Owner { id, workload, machine: self.machine.clone() })
+    }
+
+    /// The same for a workload that has just enrolled.
+    pub(super) fn owner_of(&self, workload: &str) -> Option<Owner> {
+        let id = self.identities.current()?.id.clone();
+        Some(Owner { id, workload: workload.to_owned(), machine: self.machine.clone() })
+    }
+
+    pub(super) fn take_last_good(&self) -> Option<Restored> {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn state_dir(&self) -> Option<&Path> {
-        self.settings.state_dir.as_deref()
+        self.files.as_ref().map(|files| files.dir())
     }
 
     pub(super) fn kept_revocations(&self) -> &AtomicU64 {
@@ -100,6 +183,11 @@ impl Start {
     /// Notified: the certificate is renewed at once, whatever is left of it.
     pub fn renew_now(&self) -> &Arc<Notify> {
         &self.renew_now
+    }
+
+    /// How things are with the control plane: for who is asked.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// Where the identity is and will be: hand it to both paths.
@@ -113,43 +201,51 @@ impl Start {
     }
 
     pub(super) fn dialer(&self) -> Dialer {
-        Dialer::tcp(&self.address, self.settings.dial)
+        Dialer::tcp(&self.address, self.dial)
     }
 
     pub(super) fn token(&self) -> Option<&JoinToken> {
-        self.settings.token.as_ref()
+        self.token.as_ref()
     }
 
     pub(super) fn build_version(&self) -> &str {
-        &self.settings.build_version
+        &self.build_version
     }
 
     /// Keeps a first identity, where there is a state directory. The record goes first: an identity without it could
     /// not be used after a restart, and its token is spent.
     pub(super) async fn save_first(&self, identity: &WorkloadIdentity, workload: &str) -> Result<(), ControlError> {
-        let Some(dir) = self.settings.state_dir.clone() else {
-            return Ok(());
-        };
         let record = Record {
             workload: workload.to_owned(),
             address: self.address.clone(),
             trust_domain: self.identities.trust_domain().as_str().to_owned(),
         };
-        let written = dir.clone();
-        let result = tokio::task::spawn_blocking(move || record.write(&written)).await;
-        result.unwrap_or_else(|e| Err(e.to_string())).map_err(|reason| ControlError::StateDir { path: dir, reason })?;
+        self.on_disk(move |files| record.write(files.dir())).await?;
         self.save(identity).await
     }
 
     /// Keeps a renewed identity, where there is a state directory.
     pub(super) async fn save(&self, identity: &WorkloadIdentity) -> Result<(), ControlError> {
-        let Some(path) = self.settings.state_dir.clone() else {
-            return Ok(());
-        };
-        let (dir, identity) = (path.clone(), identity.clone());
-        let result = tokio::task::spawn_blocking(move || identity.save(&dir).map_err(|e| e.to_string())).await;
+        let identity = identity.clone();
+        self.on_disk(move |files| write_identity(files, &identity)).await
+    }
+
+    async fn on_disk(
+        &self,
+        write: impl FnOnce(&StateFiles) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), ControlError> {
+        let Some(files) = self.files.clone() else { return Ok(()) };
+        let path = files.dir().to_owned();
+        let result = tokio::task::spawn_blocking(move || write(&files)).await;
         result.unwrap_or_else(|e| Err(e.to_string())).map_err(|reason| ControlError::StateDir { path, reason })
     }
+}
+
+/// Roots first: an identity whose root is missing could not be loaded, more roots than needed do no harm.
+fn write_identity(files: &StateFiles, identity: &WorkloadIdentity) -> Result<(), String> {
+    let [own, roots] = identity.to_pem().map_err(|e| e.to_string())?;
+    files.write(ROOTS_FILE, roots.as_bytes())?;
+    files.write(IDENTITY_FILE, own.as_bytes())
 }
 
 fn trust_domain(held: Option<&Held>, token: Option<&JoinToken>) -> Result<TrustDomain, ControlError> {
@@ -168,25 +264,32 @@ struct Held {
 }
 
 impl Held {
-    fn read(dir: &Path, clock: &dyn Clock) -> Result<Option<Self>, ControlError> {
-        let path = dir.join(RECORD_FILE);
+    fn read(files: &StateFiles, clock: &dyn Clock) -> Result<Option<Self>, ControlError> {
+        let path = files.dir().join(RECORD_FILE);
         let unusable = |reason: String| ControlError::StateDir { path: path.clone(), reason };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(unusable(e.to_string())),
-        };
+        let Some(text) = files.read(RECORD_FILE).map_err(unusable)? else { return Ok(None) };
         let damaged = "is damaged: empty the state directory and enrol again with a new join token";
         let record: Record = serde_json::from_slice(&text).map_err(|e| unusable(format!("{damaged} ({e})")))?;
         let trust_domain =
             TrustDomain::parse(&record.trust_domain).map_err(|e| unusable(format!("{damaged} ({e})")))?;
-        let identity = match WorkloadIdentity::load(dir, &trust_domain, clock.now()) {
-            Ok(Some(identity)) => Ok(identity),
-            Ok(None) => Err(ControlError::NotEnrolled),
-            Err(IdentityError::Certificate(PeerError::Expired)) => Err(ControlError::Expired { path: dir.to_owned() }),
-            Err(e) => Err(e.into()),
-        };
+        let identity = Self::identity(files, &trust_domain, clock);
         Ok(Some(Self { record, trust_domain, identity }))
+    }
+
+    fn identity(
+        files: &StateFiles,
+        trust_domain: &TrustDomain,
+        clock: &dyn Clock,
+    ) -> Result<WorkloadIdentity, ControlError> {
+        let unusable = |reason| ControlError::StateDir { path: files.dir().join(IDENTITY_FILE), reason };
+        let Some(own) = files.read(IDENTITY_FILE).map_err(unusable)? else { return Err(ControlError::NotEnrolled) };
+        let roots = files.read(ROOTS_FILE).map_err(unusable)?.unwrap_or_default();
+        match WorkloadIdentity::from_pem([&own, &roots], trust_domain, clock.now()) {
+            Err(IdentityError::Certificate(PeerError::Expired)) => {
+                Err(ControlError::Expired { path: files.dir().to_owned() })
+            }
+            read => Ok(read?),
+        }
     }
 }
 
@@ -195,15 +298,4 @@ impl Record {
         let text = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
         write_private(dir, RECORD_FILE, &text)
     }
-}
-
-/// Written aside, made durable, then renamed: a crash leaves the old one or the new one.
-pub(super) fn write_private(dir: &Path, name: &str, text: &[u8]) -> Result<(), String> {
-    let io = |e: std::io::Error| e.to_string();
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    let aside = dir.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside).map_err(io)?;
-    file.write_all(text).and_then(|()| file.sync_all()).map_err(io)?;
-    fs::rename(&aside, dir.join(name)).map_err(io)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }

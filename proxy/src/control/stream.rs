@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use isthmus_certs::{Clock, TrustBundle};
-use isthmus_proto::discovery::v1::discovery_client::DiscoveryClient;
-use isthmus_proto::discovery::v1::{self as wire, control_message, proxy_message};
+use isthmus_proto::discovery::v1::{self as wire, proxy_message, raw_control_message};
 use isthmus_proto::{FEATURES, PROTOCOL};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,9 +16,11 @@ use tonic::Streaming;
 use tracing::{info, warn};
 
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
+use super::keeper::Keeper;
 use super::skew::warn_if_skewed;
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
+use crate::state::standing::{Noted, Serving};
 use crate::state::{Demands, Mesh};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -30,23 +32,47 @@ const FIRST_SYNC_DEADLINE: Duration = Duration::from_secs(60);
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// Messages to the control plane that it has not taken yet. Full: the stream is broken, a new one starts afresh.
 const OUTBOX: usize = 1_024;
+/// Called by its path, because its messages are read as what they are made of ([`wire::RawControlMessage`]).
+const METHOD: &str = "/isthmus.discovery.v1.Discovery/Stream";
 
 /// Ends only with the proxy.
-pub(super) async fn keep_current(context: &Context, mut demands: Demands) {
+pub(super) async fn keep_current(context: &Context, mut demands: Demands, used: Vec<std::net::IpAddr>) {
     let mut sync = Sync::new(&context.workload, context.identities.trust_domain());
+    sync.used(used);
+    let mut keeper = context.start.owner_of(&context.workload).and_then(|owner| Keeper::new(&context.start, owner));
     let mut retry = FIRST_RETRY;
     loop {
-        let session = session(context, &mut sync, &mut demands).await;
+        let session = session(context, &mut sync, &mut demands, &mut keeper).await;
         context.metrics.control_connected(false);
         context.channel.send_replace(None);
+        context.failed.notify_one();
         if session.synced {
             retry = FIRST_RETRY;
         }
         let wait = retry.mul_f64(0.5 + 0.5 * rand::random::<f64>());
         let (error, version) = (context.named(session.error).await, context.state.snapshot().version);
+        note_end(context, error.to_string());
         warn!("discovery: disconnected ({error}), serving version {version}, trying again in {} ms", wait.as_millis());
-        pause(context, &mut sync, &mut demands, wait).await;
+        pause(context, &mut sync, &mut demands, &mut keeper, wait).await;
         retry = (retry * 2).min(LONGEST_RETRY);
+    }
+}
+
+fn note_end(context: &Context, what: String) {
+    let at_ms = context.identities.clock().now_ms();
+    context.start.standing().note(|facts| {
+        if facts.connected || facts.since_ms == 0 {
+            (facts.connected, facts.since_ms) = (false, at_ms);
+        }
+        facts.last_error = Some(Noted { at_ms, what });
+    });
+}
+
+/// The next piece of the keeper's work, where there is a keeper.
+async fn keep(keeper: &mut Option<Keeper>, context: &Context) {
+    match keeper {
+        Some(keeper) => keeper.work(context).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -57,12 +83,13 @@ struct Ended {
 }
 
 /// Waits, and notes what is asked for meanwhile: it goes into the next hello.
-async fn pause(context: &Context, sync: &mut Sync, demands: &mut Demands, wait: Duration) {
+async fn pause(context: &Context, sync: &mut Sync, demands: &mut Demands, keeper: &mut Option<Keeper>, wait: Duration) {
     let until = tokio::time::sleep(wait);
     tokio::pin!(until);
     loop {
         tokio::select! {
             () = &mut until => return,
+            () = keep(keeper, context) => {}
             Some(ip) = demands.next() => {
                 if let Some((_, Some(old))) = sync.want(ip, &context.state.snapshot()) {
                     forget(context, old);
@@ -78,10 +105,10 @@ fn forget(context: &Context, old: std::net::IpAddr) {
     context.state.publish(mesh);
 }
 
-async fn session(context: &Context, sync: &mut Sync, demands: &mut Demands) -> Ended {
+async fn session(context: &Context, sync: &mut Sync, demands: &mut Demands, keeper: &mut Option<Keeper>) -> Ended {
     let mut synced = false;
     let error = match open(context, sync).await {
-        Ok(stream) => converse(context, sync, demands, stream, &mut synced).await,
+        Ok(stream) => converse(context, (sync, keeper), demands, stream, &mut synced).await,
         Err(error) => error,
     };
     Ended { error, synced }
@@ -90,7 +117,7 @@ async fn session(context: &Context, sync: &mut Sync, demands: &mut Demands) -> E
 /// An open stream: what we say, and what is said to us.
 struct Open {
     say: mpsc::Sender<wire::ProxyMessage>,
-    hear: Streaming<wire::ControlMessage>,
+    hear: Streaming<wire::RawControlMessage>,
 }
 
 async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> {
@@ -108,16 +135,21 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         machine: Some(machine::this()),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
-    let mut client = DiscoveryClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-    let mut hear = answer_in_time(client.stream(ReceiverStream::new(outbox))).await?;
+    let mut hear = answer_in_time(call(channel.clone(), outbox)).await?;
     let first = timeout(ANSWER_DEADLINE, hear.message()).await;
     let first = first.map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?.map_err(ControlError::Refused)?;
     match first.and_then(|m| m.message) {
-        Some(control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
-            warn_if_skewed(asked_ms, clock.now_ms(), welcome.server_time_unix_ms);
+        Some(raw_control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
+            let now_ms = clock.now_ms();
+            warn_if_skewed(asked_ms, now_ms, welcome.server_time_unix_ms);
             info!("discovery: connected to control plane {}", welcome.build_version);
+            context.start.standing().note(|facts| {
+                (facts.connected, facts.since_ms) = (true, now_ms);
+                facts.control_build = welcome.build_version;
+            });
+            context.reached.notify_waiters();
         }
-        Some(control_message::Message::Welcome(welcome)) => {
+        Some(raw_control_message::Message::Welcome(welcome)) => {
             let reason = format!("it speaks protocol {}, this proxy {PROTOCOL}", welcome.protocol);
             return Err(ControlError::BadAnswer(reason));
         }
@@ -128,21 +160,35 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
     Ok(Open { say, hear })
 }
 
+async fn call(
+    channel: tonic::transport::Channel,
+    outbox: mpsc::Receiver<wire::ProxyMessage>,
+) -> Result<tonic::Response<Streaming<wire::RawControlMessage>>, tonic::Status> {
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    client.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+    let codec = tonic_prost::ProstCodec::<wire::ProxyMessage, wire::RawControlMessage>::default();
+    let path = http::uri::PathAndQuery::from_static(METHOD);
+    client.streaming(tonic::Request::new(ReceiverStream::new(outbox)), path, codec).await
+}
+
 /// Until the stream breaks.
 async fn converse(
     context: &Context,
-    sync: &mut Sync,
+    (sync, keeper): (&mut Sync, &mut Option<Keeper>),
     demands: &mut Demands,
     mut stream: Open,
     synced: &mut bool,
 ) -> ControlError {
     let sync_deadline = tokio::time::sleep_until(Instant::now() + FIRST_SYNC_DEADLINE);
     tokio::pin!(sync_deadline);
+    if let Some(keeper) = keeper {
+        keeper.begin();
+    }
     loop {
         let done = tokio::select! {
             message = stream.hear.message() => match message {
                 Ok(Some(message)) => {
-                    let taken = take(context, sync, message, &stream.say, synced);
+                    let taken = take(context, (sync, keeper), message, &stream.say, synced);
                     revoked::keep(context).await;
                     taken
                 }
@@ -150,6 +196,7 @@ async fn converse(
                 Err(status) => Err(ControlError::Refused(status)),
             },
             Some(ip) = demands.next() => ask(context, sync, ip, &stream.say),
+            () = keep(keeper, context) => Ok(()),
             () = &mut sync_deadline, if !*synced => Err(ControlError::Timeout(FIRST_SYNC_DEADLINE.as_secs())),
         };
         if let Err(error) = done {
@@ -175,20 +222,27 @@ fn ask(
 
 fn take(
     context: &Context,
-    sync: &mut Sync,
-    message: wire::ControlMessage,
+    (sync, keeper): (&mut Sync, &mut Option<Keeper>),
+    message: wire::RawControlMessage,
     say: &mpsc::Sender<wire::ProxyMessage>,
     synced: &mut bool,
 ) -> Result<(), ControlError> {
-    let Some(control_message::Message::Delta(delta)) = message.message else {
+    let Some(raw_control_message::Message::Delta(raw)) = message.message else {
         return Err(ControlError::BadAnswer("a message that is no delta".to_owned()));
     };
+    let delta = read(&raw)?;
+    if let Some(keeper) = keeper {
+        keeper.take(&raw, &delta.upserts);
+    }
+    drop(raw);
     let outcome = sync.take(delta, &context.state.snapshot());
     if let Some(mesh) = outcome.publish {
         *synced = true;
         trust_roots(context, &mesh)?;
         revoked::take(context, &mesh);
         context.metrics.control_version(mesh.version);
+        // Before the snapshot: who wakes by it looks here.
+        context.start.standing().note(|facts| facts.serving = Serving::Live);
         context.state.publish(mesh);
     }
     match outcome.answer {
@@ -208,9 +262,23 @@ fn take(
     }
 }
 
+/// The message that the raw one is.
+fn read(raw: &wire::RawDelta) -> Result<wire::Delta, ControlError> {
+    let upserts = raw.upserts.iter().map(|bytes| wire::Resource::decode(bytes.as_slice()));
+    let upserts: Result<Vec<_>, _> = upserts.collect();
+    let upserts = upserts.map_err(|e| ControlError::BadAnswer(format!("a resource: {e}")))?;
+    Ok(wire::Delta {
+        version: raw.version,
+        upserts,
+        removals: raw.removals.clone(),
+        first_sync_complete: raw.first_sync_complete,
+        signature: None,
+    })
+}
+
 /// Roots before rules: a peer that the new snapshot allows must find its root trusted. And algorithms, so that no
 /// connection that the snapshot leads to is made with others.
-fn trust_roots(context: &Context, mesh: &Mesh) -> Result<(), ControlError> {
+pub(super) fn trust_roots(context: &Context, mesh: &Mesh) -> Result<(), ControlError> {
     let before = context.identities.profile();
     if let Some(profile) = mesh.crypto_profile().filter(|profile| *profile != before) {
         info!("{}", profile.in_words());

@@ -59,6 +59,11 @@ impl Sync {
         }
     }
 
+    /// Asks from the start for what an earlier process used.
+    pub(super) fn used(&mut self, addresses: Vec<IpAddr>) {
+        self.subscribed.extend(addresses.into_iter().take(MAX_SUBSCRIBED));
+    }
+
     /// Begins a new view; returns the keys for `Hello`.
     pub(super) fn begin(&mut self) -> Vec<wire::ResourceKey> {
         let asked_for: Vec<IpAddr> = self.subscribed.iter().copied().collect();

@@ -1,6 +1,6 @@
 //! A mesh connection, accepted: TLS, the peer's identity, then HTTP/2 whose every stream is authorized for itself and runs
 //! as its own task on this worker. New streams end with the peer's certificate or with the proxy; those under
-//! way finish, unless the peer is revoked.
+//! way finish within `maxStreamAge`, unless the peer is revoked.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -86,11 +86,13 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
     tokio::pin!(drain);
     let mut keepalive = Keepalive::new(connection.ping_pong(), peer.last_read.clone());
     let mut revoked = inbound.revoked.when(&peer.identity);
+    let mut outlived = Box::pin(outlived(Rc::clone(inbound), peer.identity.not_after.as_secs()));
     loop {
         let accepted = tokio::select! {
             biased;
             // Its streams end with the connection.
             () = revoked.as_mut() => Next::Revoked,
+            () = outlived.as_mut() => Next::Outlived,
             accepted = poll_fn(|cx| poll_stream(&mut connection, &mut keepalive, cx)) => accepted,
             () = drain.as_mut(), if !draining => {
                 draining = true;
@@ -121,6 +123,11 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
                 tracing::warn!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection ended: the peer was revoked");
                 return;
             }
+            Next::Outlived => {
+                inbound.needs.metrics.mesh_event("outlived-certificate");
+                tracing::info!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection ended: its streams have outlived the peer's certificate by maxStreamAge");
+                return;
+            }
             Next::Dead => {
                 inbound.needs.metrics.mesh_event("peer-silent");
                 tracing::info!(caller = %peer.identity.id, caller_address = %peer.source, "mesh connection given up: the peer answers no ping");
@@ -136,6 +143,7 @@ enum Next {
     Stream(Stream),
     End(Option<h2::Error>),
     Revoked,
+    Outlived,
     Dead,
 }
 
@@ -229,5 +237,22 @@ async fn drain(inbound: &Inbound, peer: &Peer) {
     tokio::select! {
         () = expired => {}
         () = stopped(&mut stop) => {}
+    }
+}
+
+/// Resolves when the streams that the peer's certificate let in have gone on after its end for as long as the mesh allows.
+async fn outlived(inbound: Rc<Inbound>, not_after: u64) {
+    let mut published = inbound.needs.state.subscribe();
+    loop {
+        let now = inbound.needs.identity.now().as_secs();
+        let until = not_after.saturating_add(inbound.needs.state.snapshot().upkeep().max_stream_age.as_secs());
+        if now > until {
+            return;
+        }
+        let left = Duration::from_secs(until - now + 1);
+        tokio::select! {
+            () = tokio::time::sleep(left.min(CLOCK_CHECK)) => {}
+            Ok(()) = published.changed() => {}
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::hostile_test::{dial, send};
-use super::world_test::{OWN, Spec, World, app, id, identity, mirror, on_worker, store, world};
+use super::world_test::{OWN, Spec, World, app, id, identity, mirror, on_worker, publish_inbound, store, world};
 use crate::http::abuse_test::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame,
 };
@@ -351,7 +351,7 @@ async fn frame_of(stream: &mut Raw, kind: u8) -> (u32, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
+async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on_for_as_long_as_the_mesh_allows() {
     on_worker(Box::pin(async {
         let (port, _) = app(|mut stream: TcpStream| async move {
             let mut byte = [0];
@@ -381,6 +381,10 @@ async fn with_the_callers_certificate_new_streams_end_and_open_ones_go_on() {
         stream.write_all(&frame(DATA, 0, 1, b"x")).await.unwrap();
         stream.flush().await.unwrap();
         assert_eq!(frame_of(&mut stream, DATA).await, (1, b"x".to_vec()));
+        publish_inbound(&world.orders.state, 2, &Spec { max_stream_age: Duration::ZERO, ..Spec::http(port) });
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection and its streams ended");
+        assert!(world.orders.metrics.render().contains("{event=\"outlived-certificate\"} 1\n"));
     }))
     .await;
 }

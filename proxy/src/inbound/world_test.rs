@@ -59,6 +59,7 @@ pub(super) struct Spec {
     pub(super) deny: Vec<Rule>,
     pub(super) options: model::TrafficOptions,
     pub(super) standing: model::Standing,
+    pub(super) max_stream_age: Duration,
     /// The app's port at a second endpoint, which comes after the first.
     pub(super) second: Option<u16>,
 }
@@ -75,6 +76,7 @@ impl Spec {
             deny: Vec::new(),
             options: model::TrafficOptions::default(),
             standing: model::Standing::default(),
+            max_stream_age: Duration::from_secs(86_400),
             second: None,
         }
     }
@@ -141,6 +143,7 @@ fn mesh_body(spec: &Spec) -> Body {
         revocations: Default::default(),
         crypto_profile: Default::default(),
         trust_domains: Default::default(),
+        upkeep: model::Upkeep { max_stream_age: spec.max_stream_age, ..Default::default() },
     }))
 }
 

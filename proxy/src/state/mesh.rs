@@ -157,6 +157,11 @@ impl Mesh {
         self.told().map(|m| &m.trust_domains)
     }
 
+    /// How certificates follow each other.
+    pub fn upkeep(&self) -> model::Upkeep {
+        self.told().map(|m| m.upkeep.clone()).unwrap_or_default()
+    }
+
     pub fn leaf_lifetime(&self) -> Option<Duration> {
         self.told().and_then(|m| m.leaf_lifetime)
     }

@@ -13,6 +13,7 @@ pub mod policy;
 pub mod ranges;
 pub mod reader;
 pub mod service;
+pub mod standing;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -43,6 +43,7 @@ fn mesh() -> Resource {
         revocations: Default::default(),
         crypto_profile: Default::default(),
         trust_domains: Default::default(),
+        upkeep: Default::default(),
     };
     Resource { key: ResourceKey::Mesh, body: Ok(Body::Mesh(Box::new(mesh))) }
 }

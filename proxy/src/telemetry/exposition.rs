@@ -137,6 +137,8 @@ impl Metrics {
         page.family(names::CERTIFICATE_RENEWALS);
         page.sample(names::CERTIFICATE_RENEWALS, &[("result", "ok")], process.renewals_ok.load(Relaxed));
         page.sample(names::CERTIFICATE_RENEWALS, &[("result", "failed")], process.renewals_failed.load(Relaxed));
+        page.single(names::RENEWAL_FAILING, process.renewal_failing.load(Relaxed));
+        page.single(names::LAST_GOOD, process.last_good.load(Relaxed));
         page.single(names::CAPTURE_RESTORED, process.capture_restored.load(Relaxed));
         let exposed = std::time::Duration::from_micros(process.capture_exposed_micros.load(Relaxed));
         page.single(names::CAPTURE_EXPOSED, exposed.as_secs_f64());

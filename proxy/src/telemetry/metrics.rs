@@ -162,6 +162,8 @@ pub(super) struct Process {
     pub(super) certificate_expiry: AtomicI64,
     pub(super) renewals_ok: AtomicU64,
     pub(super) renewals_failed: AtomicU64,
+    pub(super) renewal_failing: AtomicU64,
+    pub(super) last_good: AtomicI64,
     pub(super) ready: AtomicI64,
     pub(super) capture_restored: AtomicU64,
     pub(super) capture_exposed_micros: AtomicU64,
@@ -316,6 +318,16 @@ impl Metrics {
     pub fn certificate_renewal(&self, ok: bool) {
         let counter = if ok { &self.process.renewals_ok } else { &self.process.renewals_failed };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// So many attempts to renew have failed in a row.
+    pub fn certificate_renewal_failing(&self, attempts: u32) {
+        self.process.renewal_failing.store(attempts.into(), Relaxed);
+    }
+
+    /// Whether the snapshot in force is the last good one of an earlier process.
+    pub fn serving_last_good(&self, serving: bool) {
+        self.process.last_good.store(i64::from(serving), Relaxed);
     }
 
     /// The capture rules are back, after others had changed them.

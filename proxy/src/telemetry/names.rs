@@ -87,6 +87,14 @@ pub(super) const CERTIFICATE_EXPIRY: Family = gauge(
 );
 pub(super) const CERTIFICATE_RENEWALS: Family =
     counter("isthmus_certificate_renewals_total", "Attempts to get a certificate, by result (ok, failed).");
+pub(super) const RENEWAL_FAILING: Family = gauge(
+    "isthmus_certificate_renewal_failing_attempts",
+    "Attempts to renew that failed since the certificate was due; 0: all is well. They begin at half of its life.",
+);
+pub(super) const LAST_GOOD: Family = gauge(
+    "isthmus_serving_last_good",
+    "1 while the snapshot in force is the one that an earlier process kept on disk, else 0.",
+);
 pub(super) const CAPTURE_RESTORED: Family = counter(
     "isthmus_capture_restored_total",
     "Times that others had changed the capture rules and they were put back.",

@@ -16,6 +16,7 @@ pub struct ControlPlane {
     binary: PathBuf,
     config: PathBuf,
     state: PathBuf,
+    environment: Option<(String, String)>,
     process: Option<Process>,
 }
 
@@ -32,7 +33,8 @@ impl ControlPlane {
             host.socket(15013),
         );
         fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
-        let mut control = ControlPlane { host: host.clone(), binary: binary.to_owned(), config, state, process: None };
+        let (host, binary) = (host.clone(), binary.to_owned());
+        let mut control = ControlPlane { host, binary, config, state, environment: None, process: None };
         control.launch()?;
         Ok(control)
     }
@@ -44,12 +46,24 @@ impl ControlPlane {
             .arg(&self.config)
             .named("control")
             .log_file(self.state.with_extension("log"));
+        let command = self.environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let process = self.host.spawn(command).map_err(|e| e.to_string())?;
         let process = self.process.insert(process);
         process
             .wait_for_line("its readiness", START, |line| line.contains("control plane up"))
             .map_err(|e| e.to_string())?;
         Ok(())
+    }
+
+    /// Ends it in order, and starts it with more in its configuration.
+    pub(super) fn reconfigure(&mut self, more: &str, environment: (String, String)) -> Result<(), String> {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(START).map_err(|e| e.to_string())?;
+        }
+        let text = fs::read_to_string(&self.config).map_err(|e| e.to_string())?;
+        fs::write(&self.config, text + more).map_err(|e| e.to_string())?;
+        self.environment = Some(environment);
+        self.launch()
     }
 
     /// SIGKILL: no chance to write anything down.

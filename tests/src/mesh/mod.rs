@@ -6,6 +6,7 @@ mod control_plane;
 mod load;
 mod operator;
 mod orders;
+mod outage;
 pub mod resources;
 mod sidecar;
 mod tls_peer;

@@ -131,7 +131,7 @@ fn config_text(dir: &Path, token: &Path, vm: bool) -> String {
     // On a VM only the ports of its services are captured, never SSH.
     let inbound = if vm { "services" } else { "all" };
     format!(
-        "joinTokenFile: {}\nstateDir: {}\nworkers: 1\n\
+        "joinTokenFile: {}\nstateDir: {}\nlastGood: {{ seal: none }}\nworkers: 1\n\
          capture:\n  mode: nftables\n  exempt: {{ mark: {MARK} }}\n  inbound: {inbound}\n\
          admin: {{ socket: {} }}\nlog: {{ level: info, format: text }}\n",
         token.display(),

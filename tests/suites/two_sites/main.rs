@@ -8,6 +8,9 @@ mod hostile;
 mod joining;
 mod leases;
 mod odd_callers;
+mod outages;
+mod secrets;
+mod trust;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,6 +36,9 @@ fn main() -> ExitCode {
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));
+    trials.extend(tests(outages::TESTS, mesh));
+    trials.extend(tests(secrets::TESTS, mesh));
+    trials.extend(tests(trust::TESTS, mesh));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

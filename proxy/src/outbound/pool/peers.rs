@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::HashMap;
 use h2::client::SendRequest;
-use isthmus_certs::{IdentityStore, PeerIdentity, SpiffeId, Subscription, TrustBundle};
+use isthmus_certs::{CryptoProfile, IdentityStore, PeerIdentity, RootFingerprint, SpiffeId, Subscription};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -51,8 +51,10 @@ pub struct Peers {
     pub(super) identity: Arc<IdentityStore>,
     pub(super) limits: Limits,
     known: Mutex<HashMap<Key, Arc<Peer>>>,
-    /// What our connections were made with: our certificate's generation, and the roots that peers were checked against.
-    made_with: Mutex<(u64, TrustBundle)>,
+    /// What our connections were made with.
+    made_with: Mutex<MadeWith>,
+    /// Counts what makes successors of them wanted.
+    generation: AtomicU64,
     /// Told whenever a list of connections changed, so that every worker lets go of what is no longer in it.
     changed: watch::Sender<u64>,
     workers: AtomicUsize,
@@ -158,7 +160,8 @@ impl Peers {
                 identity: Arc::clone(identity),
                 limits,
                 known: Mutex::default(),
-                made_with: Mutex::new((own_generation(identity), identity.bundle())),
+                made_with: Mutex::new(MadeWith::now(identity)),
+                generation: AtomicU64::new(0),
                 changed: watch::Sender::new(0),
                 workers: AtomicUsize::new(0),
                 revoked: Revoked::of(identity),
@@ -200,24 +203,26 @@ impl Peers {
         }
     }
 
-    /// Of the certificate that the next connection shows.
+    /// Of what the next connection is made with.
     pub(super) fn generation(&self) -> u64 {
-        own_generation(&self.identity)
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// A new certificate of our own: connections go on until their successors are made. A root that is gone: who is at the
-    /// other end was decided by what may hold no more, and nothing new is sent there. Another root beside the others, or a
-    /// revocation: nothing changes for those whom it does not concern, and [`Revoked`] ends the others.
+    /// A new certificate of our own, or other algorithms: connections go on until their successors are made. A root that is
+    /// gone: who is at the other end was decided by what may hold no more, and nothing new is sent there. Another root beside
+    /// the others, or a revocation: nothing changes for those whom it does not concern, and [`Revoked`] ends the others.
     fn rotated(&self) {
-        let now = (self.generation(), self.identity.bundle());
+        let now = MadeWith::now(&self.identity);
         let before = std::mem::replace(&mut *lock(&self.made_with), now.clone());
-        let roots = |of: &TrustBundle| of.fingerprints().to_vec();
-        let kept = roots(&now.1);
-        let lost = roots(&before.1).iter().any(|root| !kept.contains(root));
+        let lost = now.lacks_roots_of(&before);
+        let renewed = (now.own, now.profile) != (before.own, before.profile);
+        if renewed || lost {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
         for peer in lock(&self.known).values() {
             // What failed may work now.
             peer.lock().failed = None;
-            if before.0 == now.0 && !lost {
+            if !renewed && !lost {
                 continue;
             }
             peer.change(|state| {
@@ -233,8 +238,29 @@ impl Peers {
     }
 }
 
-fn own_generation(identity: &IdentityStore) -> u64 {
-    identity.current().map_or(0, |own| own.generation)
+/// What a connection is made with, and who is believed at its other end.
+#[derive(Clone)]
+struct MadeWith {
+    /// The generation of our own certificate.
+    own: u64,
+    profile: CryptoProfile,
+    roots: Vec<RootFingerprint>,
+}
+
+impl MadeWith {
+    fn now(identity: &IdentityStore) -> MadeWith {
+        let (ours, others) = (identity.bundle(), identity.others());
+        let bundles = std::iter::once(&ours).chain(others.values());
+        MadeWith {
+            own: identity.current().map_or(0, |own| own.generation),
+            profile: identity.profile(),
+            roots: bundles.flat_map(|bundle| bundle.fingerprints().to_vec()).collect(),
+        }
+    }
+
+    fn lacks_roots_of(&self, before: &MadeWith) -> bool {
+        before.roots.iter().any(|root| !self.roots.contains(root))
+    }
 }
 
 impl Peer {

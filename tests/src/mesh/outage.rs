@@ -1,0 +1,100 @@
+//! What suites do to a mesh to see it go on: processes killed and started anew, a control plane with another
+//! configuration; and what an operator sees meanwhile.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Mesh;
+use super::sidecar::Sidecar;
+use crate::command::Command;
+use crate::process::Process;
+
+const DEADLINE: Duration = Duration::from_secs(40);
+
+impl Mesh {
+    /// What the sidecar says of itself.
+    pub fn status(&self, workload: &str) -> Result<Value, String> {
+        let page = self.admin(workload, "/status")?;
+        serde_json::from_str(&page).map_err(|e| format!("/status of {workload}: {e}: {page}"))
+    }
+
+    /// `isthmus status` on the workload's host.
+    pub fn status_text(&self, workload: &str) -> Result<String, String> {
+        let socket = self.dir.path().join(workload).join("proxy.sock");
+        let command = Command::new(&self.options.binary).args(["status", "--socket"]).arg(socket).named("isthmus");
+        let done = self.world().host(workload).output(command, DEADLINE).map_err(|e| e.to_string())?;
+        Ok(done.stdout + &done.stderr)
+    }
+
+    /// A page of the sidecar's admin socket.
+    pub fn admin(&self, workload: &str, page: &str) -> Result<String, String> {
+        self.sidecar(workload).admin(page).map(|answer| answer.body)
+    }
+
+    /// A command of the operator: its exit status and all that it said.
+    pub fn isthmus_status(&self, args: &[&str]) -> Result<(Option<i32>, String), String> {
+        let control = self.control();
+        let done = control.host().output(control.command(args), DEADLINE).map_err(|e| e.to_string())?;
+        Ok((done.status.code(), done.stdout + &done.stderr))
+    }
+
+    /// SIGKILL: no chance to write anything down.
+    pub fn kill_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
+        self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?.kill();
+        Ok(())
+    }
+
+    /// Starts one on the state that an earlier one left, and waits until it is ready.
+    pub fn start_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
+        let token = self.dir.path().join(format!("{workload}.token"));
+        let (dir, host) = (self.dir.path().join(workload), self.world.host(workload));
+        let sidecar = Sidecar::start(host, &self.options.binary, &dir, &token, workload == "orders")?;
+        sidecar.ready()?;
+        self.sidecars.insert(workload, sidecar);
+        Ok(())
+    }
+
+    /// Ends the control plane in order, and starts it with `more` in its configuration and its environment.
+    pub fn reconfigure_control(&mut self, more: &str, env: (String, String)) -> Result<(), String> {
+        self.control.reconfigure(more, env)
+    }
+
+    /// A program on the control plane's host.
+    pub fn run_on_control(&self, program: &str, arguments: &[&str], env: &(String, String)) -> Result<(), String> {
+        let command = Command::new(program).args(arguments).env(&env.0, &env.1);
+        let done = self.control.host().output(command, DEADLINE).map_err(|e| e.to_string())?;
+        if done.status.success() { Ok(()) } else { Err(format!("{program}: {}{}", done.stdout, done.stderr)) }
+    }
+
+    /// A sidecar under another user, which waits for a control plane for ever; and a program that protects itself from
+    /// nobody, under the same user.
+    pub fn lonely_sidecar(&self, uid: u32) -> Result<(Process, Process), String> {
+        let dir = self.dir.path().join("lonely");
+        let io = |e: std::io::Error| e.to_string();
+        std::fs::create_dir_all(&dir).map_err(io)?;
+        // A good token, of a control plane that is not there.
+        let text = std::fs::read_to_string(self.dir.path().join("web.token")).map_err(io)?;
+        let (token, config) = (dir.join("token"), dir.join("proxy.yaml"));
+        std::fs::write(&token, text).map_err(io)?;
+        let any = "\"127.0.0.1:0\"";
+        let text = format!(
+            "controlPlane: {{ address: \"127.0.0.1:1\" }}\njoinTokenFile: {}\nworkers: 1\ncapture: {{ mode: none }}\n\
+             listen: {{ outbound: {any}, inbound: {any}, mesh: {any}, metrics: {any}, readiness: {any} }}\n",
+            token.display()
+        );
+        std::fs::File::create(&config).and_then(|mut file| file.write_all(text.as_bytes())).map_err(io)?;
+        for path in [self.dir.path(), &dir, &token, &config] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io)?;
+        }
+        let host = self.world().host("stranger");
+        let command = Command::new(&self.options.binary).args(["proxy", "--config"]).arg(&config).user(uid);
+        let sidecar = host.spawn(command.named("lonely")).map_err(|e| e.to_string())?;
+        sidecar
+            .wait_for_line("its listeners", DEADLINE, |line| line.contains("listening"))
+            .map_err(|e| e.to_string())?;
+        let open = host.spawn(Command::new("sleep").arg("600").user(uid)).map_err(|e| e.to_string())?;
+        Ok((sidecar, open))
+    }
+}
