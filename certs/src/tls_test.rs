@@ -27,7 +27,7 @@ fn forged(forge: &Forge, account: &str, change: impl FnOnce(&mut rcgen::Certific
     // The store checks what it is given, at a time of its own choosing; here, when this certificate is good.
     let (from, to) = crate::leaf::validity(&crate::leaf::parse(&chain[0]).unwrap()).unwrap();
     // Nobody shows what has ended by its own clock: who shows it has another one.
-    if !(from..=to).contains(&mesh.clock.now()) {
+    if !(from..=to).contains(&store.now()) {
         mesh.clock.set_ms(from.as_secs() as i64 * 1000 + 1000);
     }
     store.replace(WorkloadIdentity::new(chain, key, forge.bundle(), from).unwrap()).unwrap();
