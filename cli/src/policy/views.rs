@@ -94,7 +94,8 @@ impl Views {
         if !problems.is_empty() {
             return Err(Failure::invalid(problems.into_iter().map(problem).collect()));
         }
-        let trust = Trust { trust_domain, roots_der: Vec::new(), revocations: Default::default() };
+        let trust =
+            Trust { trust_domain, roots_der: Vec::new(), revocations: Default::default(), issuing: Default::default() };
         let keys: Vec<_> = set.keys().cloned().collect();
         let mut vips = Vips::default();
         vips.settle(&allocate(&set, &mesh.vip_ranges, &vips, &keys));
