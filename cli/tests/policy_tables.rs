@@ -117,7 +117,12 @@ impl World {
         let set: Set = parsed.into_iter().map(|parsed| Arc::new(parsed.resource)).collect();
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN).unwrap();
         assert_eq!(cross::check(&set, &trust_domain).faults, [], "{about}");
-        let trust = Trust { trust_domain, roots_der: vec![vec![1]], revocations: Default::default() };
+        let trust = Trust {
+            trust_domain,
+            roots_der: vec![vec![1]],
+            revocations: Default::default(),
+            issuing: Default::default(),
+        };
         let index = Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust });
         World { set, index }
     }
@@ -127,7 +132,8 @@ impl World {
         let view = self.index.view(workload, &BTreeSet::new()).unwrap_or_else(|| panic!("no workload {workload}"));
         let (upserts, _) = diff(&View::default(), &view);
         let upserts = upserts.iter().map(|resource| (**resource).clone()).collect();
-        let delta = wire::Delta { version: 1, upserts, removals: Vec::new(), first_sync_complete: true };
+        let delta =
+            wire::Delta { version: 1, upserts, removals: Vec::new(), first_sync_complete: true, signature: None };
         let (delta, problems) = Delta::read(delta);
         assert_eq!(problems, [], "a proxy of this build understands all of it");
         Mesh::unknown().apply(delta)
