@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Mesh;
-use super::sidecar::Sidecar;
 use crate::command::Command;
 use crate::process::Process;
 
@@ -38,22 +37,6 @@ impl Mesh {
         let control = self.control();
         let done = control.host().output(control.command(args), DEADLINE).map_err(|e| e.to_string())?;
         Ok((done.status.code(), done.stdout + &done.stderr))
-    }
-
-    /// SIGKILL: no chance to write anything down.
-    pub fn kill_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
-        self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?.kill();
-        Ok(())
-    }
-
-    /// Starts one on the state that an earlier one left, and waits until it is ready.
-    pub fn start_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
-        let token = self.dir.path().join(format!("{workload}.token"));
-        let (dir, host) = (self.dir.path().join(workload), self.world.host(workload));
-        let sidecar = Sidecar::start(host, &self.options.binary, &dir, &token, workload == "orders")?;
-        sidecar.ready()?;
-        self.sidecars.insert(workload, sidecar);
-        Ok(())
     }
 
     /// Ends the control plane in order, and starts it with `more` in its configuration and its environment.

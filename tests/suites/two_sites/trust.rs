@@ -41,7 +41,7 @@ fn replace_with_one_offline(mesh: &mut Mesh) -> Result<(), String> {
         Ok((text.contains("shop/batch") && !text.contains("shop/web") && !text.contains("shop/orders")).then_some(text))
     })?;
     require(refused.contains("offline"), || refused.clone())?;
-    mesh.start_sidecar("batch")?;
+    mesh.start_sidecar_again("batch")?;
     finish(mesh)
 }
 
