@@ -8,7 +8,7 @@ use crate::store::{Change, Contents, Put, Store, StoreError};
 use crate::validate::cross::{self, Fault};
 use crate::validate::resource::MeshConfig;
 use crate::validate::set::Set;
-use crate::validate::{Parsed, Problem, ResourceRef, from_stored, locate};
+use crate::validate::{Parsed, Problem, ResourceRef, advice, from_stored, locate};
 use isthmus_certs::Clock;
 use rpds::RedBlackTreeMapSync;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -242,6 +242,11 @@ impl Ledger {
         let found = cross::check_changed(&next.resources, &keys, &self.trust().trust_domain);
         outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, world)));
         outcome.warnings.extend(relevant(found.warnings, proposal));
+        let (domain, now_ms) = (self.trust().trust_domain.to_string(), self.clock.now_ms());
+        for put in &proposal.puts {
+            let said = advice::of(&next.resources, &put.resource, &domain, now_ms);
+            outcome.warnings.extend(said.into_iter().map(|s| problem(put, &s.field, s.reason).to_string()));
+        }
         next.mesh = cross::mesh_config(&next.resources);
         let mut allocation = allocate(&next.resources, &next.mesh.vip_ranges, &world.vips, &keys);
         outcome.warnings.append(&mut allocation.full);

@@ -12,6 +12,8 @@ pub mod internal_headers;
 pub mod join_token;
 pub mod last_good;
 pub mod netlink;
+pub mod policy_path;
+pub mod policy_yaml;
 pub mod preface;
 pub mod proxy_protocol;
 pub mod request_head;
@@ -35,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     ("join_token", join_token::run),
     ("last_good", last_good::run),
     ("netlink", netlink::run),
+    ("policy_path", policy_path::run),
+    ("policy_yaml", policy_yaml::run),
     ("preface", preface::run),
     ("proxy_protocol", proxy_protocol::run),
     ("request_head", request_head::run),

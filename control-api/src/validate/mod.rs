@@ -3,6 +3,7 @@
 //! text → [`node`] (tree with places) → [`parse`] (typed resource, every fault of every document at once) → [`cross`]
 //! (do the resources fit together). A document with a fault is refused as a whole.
 
+pub mod advice;
 pub mod cross;
 mod cross_addresses;
 mod cross_egress;

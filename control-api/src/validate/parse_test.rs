@@ -76,7 +76,7 @@ fn every_message_names_place_field_and_reason() {
         ),
         (
             "allow:\n- to: { headers: [{ name: Isthmus-Port }] }",
-            "f.yaml:6:28: ServicePolicy shop/p: spec.allow[0].to.headers[0].name: `Isthmus-Port` never holds: the mesh keeps these names to itself",
+            "f.yaml:6:29: ServicePolicy shop/p: spec.allow[0].to.headers[0].name: `Isthmus-Port` never holds: the mesh keeps these names to itself",
         ),
         (
             "mode: Audits",

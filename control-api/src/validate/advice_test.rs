@@ -1,0 +1,97 @@
+//! What is hardly meant, and that what is meant is not talked about.
+
+use super::super::parse;
+use super::*;
+use std::sync::Arc;
+
+const BASE: &str = r#"
+apiVersion: mesh.isthmus.dev/v1alpha1
+kind: Workload
+metadata: { namespace: shop, name: orders, labels: { app: orders } }
+spec: { site: dc1, addresses: [10.20.1.10], serviceAccount: orders }
+---
+apiVersion: mesh.isthmus.dev/v1alpha1
+kind: Workload
+metadata: { namespace: shop, name: web }
+spec: { site: dc1, addresses: [10.20.1.11], serviceAccount: web }
+---
+apiVersion: v1
+kind: Service
+metadata: { namespace: shop, name: orders }
+spec: { selector: { app: orders }, ports: [{ port: 80, targetPort: 8080 }, { name: redis, port: 6379, appProtocol: tcp }] }
+"#;
+
+/// `field: reason`
+fn advice(spec: &str) -> Vec<String> {
+    let policy = format!(
+        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {{ namespace: shop, name: p }}\nspec: {{ services: [orders], {spec} }}\n"
+    );
+    let (parsed, problems) = parse("f", &format!("{BASE}---\n{policy}"));
+    assert_eq!(problems, [], "{spec}");
+    let set: Set = parsed.into_iter().map(|parsed| Arc::new(parsed.resource)).collect();
+    let policy = set.of_kind("ServicePolicy", None).next().unwrap();
+    of(&set, policy, "shop.example", 1_000).into_iter().map(|a| format!("{}: {}", a.field, a.reason)).collect()
+}
+
+#[test]
+fn what_is_hardly_meant_is_told() {
+    for (spec, expected) in [
+        (
+            "allow: [{ from: { serviceAccounts: [wbe] } }]",
+            "spec.allow[0].from.serviceAccounts[0]: matches nobody: no Workload runs as `wbe`",
+        ),
+        ("allow: [{ from: { serviceAccounts: [webb] } }]", "did you mean `web`?"),
+        (
+            "allow: [{ from: { namespaces: [shopp] } }]",
+            "spec.allow[0].from.namespaces[0]: matches nobody: no Workload is in namespace `shopp`; did you mean `shop`?",
+        ),
+        (
+            "allow: [{ from: { identities: ['spiffe://shop.example/ns/shop/sa/wep'] } }]",
+            "no Workload runs as `shop/wep`; did you mean `shop/web`?",
+        ),
+        (
+            "allow: [{ to: { ports: [80] } }]",
+            "spec.allow[0].to.ports[0]: no app that it selects listens on 80 (8080, 6379); 80 is the Service's port, whose app listens on 8080: did you mean `8080`?",
+        ),
+        ("allow: [{ until: '1970-01-01T00:00:01Z' }]", "spec.allow[0].until: is over"),
+        ("allow: [{ to: { methods: [GET], notMethods: [GET, PUT] } }]", "spec.allow[0].to.notMethods: leaves nothing"),
+        ("allow: [{ to: { grpc: [a.B], methods: [GET] } }]", "spec.allow[0].to.methods: gRPC is POST"),
+        (
+            "allow: [{ from: { identities: ['spiffe://shop.example/ns/shop/sa/web'], namespaces: [bank] } }]",
+            "spec.allow[0].from.namespaces: none of `identities`",
+        ),
+        (
+            "allow: [{ to: { paths: ['/a/*'] } }, { to: { paths: ['/a/b', '/a/{id}'] } }]",
+            "spec.allow[1]: changes nothing: spec.allow[0] matches all that it does",
+        ),
+        (
+            "allow: [{ from: { cidrs: [10.0.0.0/8] } }, { from: { cidrs: [10.1.0.0/16] }, to: { methods: [GET] } }]",
+            "spec.allow[1]: changes nothing",
+        ),
+        (
+            "deny: [{}], allow: [{ from: { serviceAccounts: [web] } }]",
+            "spec.allow[0]: never allows: spec.deny[0] refuses all that it matches",
+        ),
+        ("deny: [{ to: { paths: ['/admin*'] } }]", "spec.deny[0]: also closes port 6379, which carries no HTTP"),
+    ] {
+        let found = advice(spec);
+        assert!(found.iter().any(|text| text.contains(expected)), "{spec}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_is_meant_is_not_talked_about() {
+    for spec in [
+        "allow: [{ from: { serviceAccounts: [web] }, to: { ports: [8080], methods: [GET] } }]",
+        "allow: [{ from: { serviceAccounts: ['*/web'] } }, { from: { identities: ['spiffe://shop.example/ns/shop/*'] } }]",
+        "allow: [{ from: { serviceAccounts: [web] }, until: '2030-01-01T00:00:00Z' }, { from: { serviceAccounts: [web] } }]",
+        "allow: [{ to: { paths: ['/a/*'], notPaths: ['/a/b'] } }, { to: { paths: ['/a/b'] } }]",
+        "allow: [{ to: { paths: ['/a/{id}'] } }, { to: { paths: ['/a/{id}/*'] } }]",
+        "deny: [{ to: { ports: [8080], paths: ['/admin*'] } }]",
+        "deny: [{ to: { methods: [PUT], ports: [8080] } }], allow: [{ from: { serviceAccounts: [web] } }]",
+        "allow: [{ from: { trustDomains: [partner.example], serviceAccounts: [x] } }]",
+        "allow: [{ from: { serviceAccounts: [web] } }, { from: { serviceAccounts: [web] }, mode: Audit }]",
+    ] {
+        assert_eq!(advice(spec), Vec::<String>::new(), "{spec}");
+    }
+}
