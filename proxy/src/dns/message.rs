@@ -45,6 +45,9 @@ pub enum MessageError {
     Code(u8),
 }
 
+/// RFC 1035 §4.1.1.
+const HEADER: usize = 12;
+
 /// A query for `name`, with recursion desired.
 ///
 /// # Errors
@@ -156,7 +159,8 @@ impl<'a> Reader<'a> {
         Ok(Record { name, kind, life: Duration::from_secs(life.into()), data, target })
     }
 
-    /// In lower case, without the closing dot. Pointers go backwards only, so that they end.
+    /// In lower case, without the closing dot. Pointers go backwards only, so that they end, and not into the header,
+    /// where no name is.
     fn name(&mut self) -> Result<String, MessageError> {
         let mut name = String::new();
         let mut at = self.at;
@@ -183,7 +187,7 @@ impl<'a> Reader<'a> {
                 192..=255 => {
                     let low = *self.bytes.get(at + 1).ok_or(MessageError::Short)?;
                     let target = usize::from(length & 0x3f) << 8 | usize::from(low);
-                    if target >= at {
+                    if target >= at || target < HEADER {
                         return Err(MessageError::Malformed);
                     }
                     end = end.or(Some(at + 2));
