@@ -21,8 +21,10 @@ pub(super) struct Policies<'a> {
     by_namespace: HashMap<&'a str, Vec<Compiled<'a>>>,
     defaults: EgressDefaults,
     /// Workloads to which the same policies apply share what they are told. By the policies' places in their namespace.
-    made: RefCell<HashMap<(&'a str, Vec<usize>), Arc<wire::Resource>>>,
+    made: RefCell<Made<'a>>,
 }
+
+type Made<'a> = HashMap<(&'a str, Vec<usize>), Arc<wire::Resource>>;
 
 struct Compiled<'a> {
     name: String,

@@ -2,11 +2,13 @@
 //! lies outside of the mesh's ranges is asked of the EgressPolicies like everything that leaves: naming it a service
 //! opens nothing. Where the service asks for it, the app's plain bytes leave as TLS.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use http::Request;
 use http::uri::{Authority, Uri};
 use tokio::net::TcpStream;
@@ -24,7 +26,9 @@ use crate::tls::originate::{self, Inside, Origination, Settings};
 
 /// TLS that is begun for services, one of each kind per worker.
 #[derive(Default)]
-pub(super) struct Originations(std::cell::RefCell<foldhash::HashMap<Settings, (Rc<Origination>, Rc<AppClient>)>>);
+pub(super) struct Originations(RefCell<HashMap<Settings, Begun>>);
+
+type Begun = (Rc<Origination>, Rc<AppClient>);
 
 /// Kinds of TLS that a worker keeps; more begin anew.
 const MAX_KINDS: usize = 256;
@@ -56,7 +60,7 @@ impl Route {
 }
 
 impl Originations {
-    fn of(&self, route: &Route, outbound: &Outbound) -> Option<(Rc<Origination>, Rc<AppClient>)> {
+    fn of(&self, route: &Route, outbound: &Outbound) -> Option<Begun> {
         let tls = route.external()?.tls.as_ref()?;
         let settings = Settings {
             server_name: tls.server_name.clone(),

@@ -25,6 +25,7 @@ use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::{DENIED, Elapsed};
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
+use crate::state::Mesh;
 use crate::state::policy::Arrived;
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
@@ -122,15 +123,7 @@ async fn route_and_send(
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
         Way::Passing => return plain(hop, (&outbound.plain, hop.destination), request, None).await,
-        Way::Outside(mesh) => {
-            let host = request.uri().authority().map(|authority| authority.as_str());
-            let place = egress::place_of_request(outbound, hop.destination, host, &mesh).await;
-            let place = place.map_err(|denied| {
-                hop.decision = Some(denied.decision);
-                (denied.reason, "it may not leave the mesh".to_owned())
-            })?;
-            return plain(hop, (&outbound.plain, place), request, None).await;
-        }
+        Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
@@ -235,6 +228,22 @@ impl Unsent {
         }
         Some((head, body))
     }
+}
+
+/// Out of the mesh, if it may.
+async fn leave(
+    outbound: &Rc<Outbound>,
+    hop: &mut Hop<'_>,
+    request: Request<Body>,
+    mesh: &Mesh,
+) -> Result<Answer, Failure> {
+    let host = request.uri().authority().map(|authority| authority.as_str());
+    let place = egress::place_of_request(outbound, hop.destination, host, mesh).await;
+    let place = place.map_err(|denied| {
+        hop.decision = Some(denied.decision);
+        (denied.reason, "it may not leave the mesh".to_owned())
+    })?;
+    plain(hop, (&outbound.plain, place), request, None).await
 }
 
 /// To an endpoint without sidecar, or to where the service's name leads.
