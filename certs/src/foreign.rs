@@ -4,12 +4,17 @@
 //! very request. Revocation lists are not fetched: whoever is out there is taken out of the list of machines here.
 
 use rustls::SignatureScheme;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 
 use crate::leaf::{self, Serial};
 use crate::verify::algorithms;
+
+/// What is signed, before the request: so that this signature means nothing elsewhere, and none from elsewhere this.
+pub const ENROL_CONTEXT: &[u8] = b"isthmus enrol by certificate, v1\0";
 
 /// Machine certificate, two CAs above it, the root, and room.
 const MAX_CHAIN: usize = 6;
@@ -25,6 +30,43 @@ pub enum ForeignError {
     Chain,
     #[error("the request is not signed by the certificate's key, or with an algorithm that is not accepted")]
     Signature,
+}
+
+/// Why there is no proof to show.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    #[error("the certificate's file holds no PEM certificate")]
+    Certificate,
+    #[error("the key's file holds no PEM private key (PKCS#8, SEC1 or PKCS#1, not encrypted)")]
+    Key,
+    #[error("the key is not the certificate's")]
+    Mismatch,
+    #[error("the key cannot sign")]
+    Sign,
+}
+
+/// A proof of holding the key of a certificate, for one request.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Leaf first, as the file has it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// As TLS numbers it.
+    pub scheme: u16,
+    pub signature: Vec<u8>,
+}
+
+/// Signs a request with a machine's own key. The key does not leave this function.
+pub fn sign(certificate_pem: &[u8], key_pem: &[u8], csr_der: &[u8]) -> Result<Signed, SignError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate_pem).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(SignError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| SignError::Key)?;
+    let key = crate::provider().key_provider.load_private_key(key).map_err(|_| SignError::Key)?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| SignError::Mismatch)?;
+    let offered: Vec<SignatureScheme> = algorithms().mapping.iter().map(|(scheme, _)| *scheme).collect();
+    let signer = certified.key.choose_scheme(&offered).ok_or(SignError::Sign)?;
+    let signature = signer.sign(&[ENROL_CONTEXT, csr_der].concat()).map_err(|_| SignError::Sign)?;
+    Ok(Signed { chain: certified.cert, scheme: signer.scheme().into(), signature })
 }
 
 /// What a good one says.

@@ -59,9 +59,10 @@ fn all_text(listed: &wire::ListCertificatesResponse) -> String {
     };
     let rows: Vec<_> = listed.certificates.iter().map(row).collect();
     format!(
-        "{}\n{}",
+        "{}\n{}\n{}\n",
         table(&["HOLDER", "SERIAL", "ENDS IN", "RENEWS IN", "ROOT", "TROUBLE"], &rows),
-        roots_text(&listed.roots)
+        roots_text(&listed.roots),
+        listed.crypto_profile
     )
 }
 
@@ -107,7 +108,7 @@ fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
         })
     };
     let certificates: Vec<_> = listed.certificates.iter().map(certificate).collect();
-    json!({ "certificates": certificates, "roots": roots_json(&listed.roots) })
+    json!({ "certificates": certificates, "roots": roots_json(&listed.roots), "cryptoProfile": listed.crypto_profile })
 }
 
 pub(crate) fn roots_json(roots: &[wire::Root]) -> Value {

@@ -5,6 +5,7 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("MeshConfig", false, &["mesh", "mc"]),
     ("Site", false, &[]),
     ("Link", false, &[]),
+    ("TrustDomain", false, &["td"]),
     ("Workload", true, &["wl", "vm"]),
     ("Service", true, &["svc"]),
     ("Endpoints", true, &["ep"]),

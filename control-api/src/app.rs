@@ -99,6 +99,7 @@ impl Control {
         let attestors = Attestors::read(&config.attestation).map_err(ControlError::Attestation)?;
         let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
+        own.store.set_profile(ledger.world().mesh.crypto_profile);
         let proxies = listen(config.listen.proxies).await?;
         let operators = listen(config.listen.operators).await?;
         let metrics = listen(config.listen.metrics).await?;
@@ -119,6 +120,7 @@ impl Control {
         let registry = Arc::new(Registry::default());
         let push = Push {
             ledger: ledger.clone(),
+            issuer: own.issuer.clone(),
             registry: registry.clone(),
             own: own.store.clone(),
             tasks: control.tasks.clone(),
@@ -167,6 +169,7 @@ impl Control {
             ledger: self.ledger.clone(),
             issuer: own.issuer.clone(),
             attestors,
+            registry: push.registry.clone(),
             enrolling: Arc::new(Semaphore::new(ENROLLING_AT_ONCE)),
         };
         let gate = Gate {
@@ -205,6 +208,7 @@ impl Control {
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
     fn keep(&self, own: Arc<Own>, config: &Config) {
+        self.until_shutdown(follow_profile(self.ledger.clone(), own.store.clone()));
         self.until_shutdown(async move { own.keep_young().await });
         self.until_shutdown(sweep(self.ledger.clone()));
         self.until_shutdown(confirm::keep(self.ledger.clone()));
@@ -294,6 +298,21 @@ fn server() -> Server {
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_max_local_error_reset_streams(Some(100))
+}
+
+/// The control plane's own ports use the mesh's algorithms, from before they listen.
+async fn follow_profile(ledger: Arc<Ledger>, store: Arc<isthmus_certs::IdentityStore>) {
+    let mut worlds = ledger.watch();
+    loop {
+        let profile = worlds.borrow_and_update().mesh.crypto_profile;
+        if profile != store.profile() {
+            tracing::info!("{}", profile.in_words());
+            store.set_profile(profile);
+        }
+        if worlds.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn sweep(ledger: Arc<Ledger>) {

@@ -34,8 +34,12 @@ mod attest_kubernetes_test;
 mod attest_test;
 #[path = "e2e/audit_test.rs"]
 mod audit_test;
+#[path = "e2e/copies_test.rs"]
+mod copies_test;
 #[path = "e2e/enrol_test.rs"]
 mod enrol_test;
+#[path = "e2e/names_test.rs"]
+mod names_test;
 #[path = "e2e/operate_test.rs"]
 mod operate_test;
 #[path = "e2e/policy_test.rs"]

@@ -101,6 +101,8 @@ impl Pages {
         let connected = proxies.iter().filter(|proxy| proxy.connected);
         let behind = connected.clone().filter(|proxy| proxy.acked < proxy.sent).count();
         let refusing = connected.clone().filter(|proxy| proxy.nacked > proxy.acked).count();
+        let now_ms = self.ledger.clock().now_ms();
+        let copies = proxies.iter().filter(|p| p.copy.as_ref().is_some_and(|copy| copy.is_trouble(now_ms))).count();
         let expiry = self.own.store.current().map_or(0, |current| current.not_after.as_secs());
         let mut text = String::new();
         let gauges = [
@@ -120,6 +122,11 @@ impl Pages {
                 "isthmus_controlplane_bypasses_active",
                 "Break-glass that is open now (isthmus bypass).",
                 crate::views::bypasses(&world.resources, self.ledger.clock().now_ms()).len() as u64,
+            ),
+            (
+                "isthmus_controlplane_identity_copies",
+                "Workloads whose identity a second machine has come with within the hour.",
+                copies as u64,
             ),
             ("isthmus_controlplane_certificate_expiry_seconds", "When the own certificate ends, Unix time.", expiry),
             (

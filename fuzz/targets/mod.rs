@@ -18,6 +18,7 @@ pub mod preface;
 pub mod proxy_protocol;
 pub mod request_head;
 pub mod response_head;
+pub mod signed_document;
 pub mod spiffe_id;
 pub mod traceparent;
 
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("proxy_protocol", proxy_protocol::run),
     ("request_head", request_head::run),
     ("response_head", response_head::run),
+    ("signed_document", signed_document::run),
     ("spiffe_id", spiffe_id::run),
     ("traceparent", traceparent::run),
 ];

@@ -54,6 +54,7 @@ pub const FEATURES: &[&str] = &[
     "egress/v1",
     "external/v1",
     "standing/v1",
+    "crypto-profile/v1",
 ];
 
 /// The first of `requires` that this build does not understand.

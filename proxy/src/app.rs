@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Readiness, SetLogLevel};
-use crate::config::{Config, Keep, Mode, Sealing};
-use crate::control::{self, Seal, Settings, Start, Upward};
+use crate::config::{Config, Enrol, EnrolBy, Keep, Mode, Sealing};
+use crate::control::{self, FirstContact, Proof, Seal, Settings, Start, Upward};
 use crate::flows::{Collector, Decisions, Shipper};
 use crate::listen::{BindError, Bound, bind};
 use crate::outbound::pool::{Limits, Peers};
@@ -188,10 +188,22 @@ async fn settings(config: &Config, dial: DialOptions) -> Result<Settings, RunErr
         machine_id: std::fs::read("/etc/machine-id").unwrap_or_default(),
         address: config.control_plane.clone(),
         token: join_token::find(config)?,
+        enrol: config.enrol.clone().map(first_contact),
         state_dir: config.state_dir.clone(),
         dial,
         build_version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+fn first_contact(enrol: Enrol) -> FirstContact {
+    let proof = match enrol.by {
+        EnrolBy::Certificate { authority, certificate_file: certificate, key_file: key } => {
+            Proof::Certificate { authority, certificate, key }
+        }
+        EnrolBy::Kubernetes { cluster, token_file: token } => Proof::Kubernetes { cluster, token },
+        EnrolBy::Azure { metadata } => Proof::Azure { metadata },
+    };
+    FirstContact { trust_domain: enrol.trust_domain, root: enrol.root, proof }
 }
 
 /// The listeners, bound and not yet served.

@@ -1,21 +1,23 @@
-//! What must hold before this machine is changed: the control plane answers, it is the one that the token pins, and the
-//! two clocks agree. Nothing secret is sent: the token stays unused.
+//! What must hold before this machine is changed: the control plane answers, it has the root that was named, and the
+//! two clocks agree. Nothing secret is sent: a token stays unused.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{Clock, ExpectedPeer, IdentityStore, JoinToken, SpiffeId, SystemClock, skew_in_words};
+use isthmus_certs::{Clock, ExpectedPeer, IdentityStore, SpiffeId, SystemClock, skew_in_words};
 use isthmus_proto::identity::v1::EnrollRequest;
 use isthmus_proto::identity::v1::identity_client::IdentityClient;
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::proof::Anchor;
 use crate::connect::{self, DialError};
 use crate::failure::Failure;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Certificates are backdated by ten minutes and live for hours; half of that is what we promise to bear.
-const MAX_SKEW_MS: u64 = 5 * 60 * 1000;
+/// Certificates are backdated by ten minutes and live for hours; half of that is what we promise to bear, and what the
+/// answer took.
+const MAX_SKEW_MS: u64 = (5 * 60 + 10) * 1000;
 
 /// What was found, for the report.
 #[derive(Debug)]
@@ -25,14 +27,14 @@ pub(super) struct Found {
     pub(super) skew_ms: Option<i64>,
 }
 
-pub(super) async fn control_plane(token: &JoinToken) -> Result<Found, Failure> {
+pub(super) async fn control_plane(anchor: &Anchor) -> Result<Found, Failure> {
     let clock = SystemClock;
-    let store = IdentityStore::new(token.trust_domain.clone(), Arc::new(clock));
+    let store = IdentityStore::new(anchor.trust_domain.clone(), Arc::new(clock));
     // Whatever our clock says: that is what is to be found out.
-    let expected = ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+    let expected = ExpectedPeer::PinnedClockProbe(anchor.root, SpiffeId::control_plane(&anchor.trust_domain));
     let tls = store.client_config(&[b"h2"], expected);
     let began = tokio::time::Instant::now();
-    let stream = connect::dial(&token.address, tls, LIMIT).await.map_err(|e| explain(e, token))?;
+    let stream = connect::dial(&anchor.address, tls, LIMIT).await.map_err(|e| explain(e, anchor))?;
     let handshake = began.elapsed();
     let channel = connect::channel(stream).await?;
     // An empty proof is refused, and the refusal carries the server's time.
@@ -41,7 +43,7 @@ pub(super) async fn control_plane(token: &JoinToken) -> Result<Found, Failure> {
         Ok(status) => status,
         Err(_) => {
             return Err(Failure::timed_out(
-                format!("{} shook hands and then did not answer within {LIMIT:?}", token.address),
+                format!("{} shook hands and then did not answer within {LIMIT:?}", anchor.address),
                 "check the control plane's log, and that its port 15012 is what the token's address leads to",
             ));
         }
@@ -74,8 +76,8 @@ fn skewed(skew_ms: i64) -> Failure {
     )
 }
 
-fn explain(error: DialError, token: &JoinToken) -> Failure {
-    let address = &token.address;
+fn explain(error: DialError, anchor: &Anchor) -> Failure {
+    let address = &anchor.address;
     match error {
         DialError::Unreachable(e) => Failure::new(
             format!("no control plane at {address}: {e}"),
@@ -86,8 +88,8 @@ fn explain(error: DialError, token: &JoinToken) -> Failure {
             "a firewall is likely to drop it: this machine needs TCP 15012 out to the control plane",
         ),
         DialError::Peer(reason) => Failure::new(
-            format!("{address} is not the control plane that made this token: {reason}"),
-            "the token's secret was not sent. Make a new token if the control plane was set up anew; else find out who \
+            format!("{address} is not the control plane of this trust domain and root: {reason}"),
+            "nothing secret was sent. Make a new token, or name its root, if the control plane was set up anew; else find out who \
              answers there. not-yet-valid and expired can also mean that this machine's clock is wrong",
         ),
         DialError::Tls(e) => Failure::new(

@@ -38,7 +38,8 @@ pub(super) fn list(this: &Operators) -> wire::ListCertificatesResponse {
     // Trouble first, then what ends first.
     certificates.sort_by_key(|c| (std::cmp::Reverse(c.troubles.len().min(1)), c.not_after_unix_ms));
     let roots = roots(this.issuer.authorities());
-    wire::ListCertificatesResponse { certificates, roots, server_time_unix_ms: now_ms }
+    let crypto_profile = this.ledger.world().mesh.crypto_profile.in_words();
+    wire::ListCertificatesResponse { certificates, roots, server_time_unix_ms: now_ms, crypto_profile }
 }
 
 /// What an operator should look at, the worst first.
@@ -51,6 +52,9 @@ pub(super) fn troubles(holding: &Holding, proxy: Option<&Proxy>, now_ms: i64) ->
         troubles.push(format!("ends in {} and was not renewed", span_in_words(left.max(0).unsigned_abs())));
     }
     let Some(proxy) = proxy else { return troubles };
+    if let Some(copy) = proxy.copy.as_ref().filter(|copy| copy.is_trouble(now_ms)) {
+        troubles.insert(0, copy.in_words(&proxy.arrival.machine, now_ms));
+    }
     if proxy.skew_ms.unsigned_abs() > SKEW_MS {
         troubles.push(skew_in_words(proxy.skew_ms));
     }

@@ -26,6 +26,12 @@ pub(super) fn create(
             "there is no Workload `{workload}`; it reads <namespace>/<name> and must be applied first"
         ))
     })?;
+    if *id.trust_domain() != this.ledger.trust().trust_domain {
+        return Err(Status::failed_precondition(format!(
+            "Workload {workload} is of trust domain {}; make its token there",
+            id.trust_domain()
+        )));
+    }
     let root = RootFingerprint::of(this.issuer.authorities().own().root());
     let token = JoinToken::generate(&this.advertise, &this.ledger.trust().trust_domain, root)
         .map_err(|error| Status::internal(error.to_string()))?;

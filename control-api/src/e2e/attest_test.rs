@@ -1,8 +1,8 @@
 //! Enrolment by a machine's certificate of the company's own CA.
 
 use super::*;
-use crate::identity::attest::certificate::CONTEXT;
 use adm::ReleaseRequest;
+use isthmus_certs::foreign::ENROL_CONTEXT as CONTEXT;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };

@@ -54,7 +54,19 @@ impl Issuer {
         lifetime: Duration,
         event: Event,
     ) -> Result<Issued, IssueError> {
-        self.issue_from(&self.authorities.active(), key, id, lifetime, event)
+        self.issue_named(key, id, &[], lifetime, event)
+    }
+
+    /// The same, with DNS names beside the identity.
+    pub fn issue_named(
+        &self,
+        key: &PublicKeyInfo,
+        id: &SpiffeId,
+        names: &[String],
+        lifetime: Duration,
+        event: Event,
+    ) -> Result<Issued, IssueError> {
+        self.sign(&self.authorities.active(), key, (id, names), lifetime, event)
     }
 
     /// The same from a CA that is named.
@@ -66,7 +78,19 @@ impl Issuer {
         lifetime: Duration,
         event: Event,
     ) -> Result<Issued, IssueError> {
-        let issued = authority.issue(key, id, lifetime, &[])?;
+        self.sign(authority, key, (id, &[]), lifetime, event)
+    }
+
+    fn sign(
+        &self,
+        authority: &CertificateAuthority,
+        key: &PublicKeyInfo,
+        (id, names): (&SpiffeId, &[String]),
+        lifetime: Duration,
+        event: Event,
+    ) -> Result<Issued, IssueError> {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let issued = authority.issue(key, id, lifetime, &names)?;
         let event = Event {
             who: id.to_string(),
             serial: issued.serial.to_string(),

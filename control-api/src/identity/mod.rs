@@ -13,6 +13,8 @@ pub mod tokens;
 
 use crate::audit::{Event, What};
 use crate::ledger::Ledger;
+use crate::push::copies::Machine;
+use crate::push::registry::{Arrival, Registry};
 use crate::serve::{Peer, required_identity};
 use attest::kubernetes::Pod;
 use attest::{Attested, Attestors, Once};
@@ -28,8 +30,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-/// A leaf begins 10 minutes before it is issued; with clocks further apart than this, its first minutes would be lost.
-const MAX_SKEW_MS: i64 = 5 * 60 * 1000;
+/// Five minutes, and what a request may take on its way. A leaf begins 10 minutes before it is issued; with clocks much
+/// further apart its first minutes would be lost.
+const MAX_SKEW_MS: i64 = (5 * 60 + 10) * 1000;
 /// Enroll is open to strangers, and each call costs a look-up on disk and two signatures.
 pub const ENROLLING_AT_ONCE: usize = 32;
 const ENROLL_WAITS: Duration = Duration::from_secs(5);
@@ -40,6 +43,7 @@ pub struct Identities {
     pub ledger: Arc<Ledger>,
     pub issuer: Arc<Issuer>,
     pub attestors: Arc<Attestors>,
+    pub registry: Arc<Registry>,
     pub enrolling: Arc<Semaphore>,
 }
 
@@ -107,9 +111,17 @@ impl Identities {
             return Err(Status::invalid_argument("no proof of identity; send a join token"));
         }
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let around = (store, &*self.ledger.world().index, now_ms);
+        let (world, ours) = (self.ledger.world(), self.ledger.trust().trust_domain.clone());
+        let around = (store, &*world.index, &ours, now_ms);
         let attested = attest::attest(request, pod, &key, &self.attestors, around)?;
         let id = self.workload_of(&attested)?;
+        if *id.trust_domain() != ours {
+            return Err(Status::failed_precondition(format!(
+                "Workload {} is of trust domain {}; it enrols with the control plane there",
+                attested.workload,
+                id.trust_domain()
+            )));
+        }
         self.check_not_revoked(&id, &attested)?;
         attest::use_up(&attested, store, &key, now_ms)?;
         let event = Event {
@@ -132,9 +144,25 @@ impl Identities {
                 peer.serial, peer.id
             )));
         }
+        self.check_machine(request, peer, from)?;
         let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (proof, from) = (proof_of_holder(peer), from.to_string());
         self.issue(&key, &peer.id, Event { what: What::Renewed, proof, from, ..Event::default() })
+    }
+
+    /// A copy of a machine gets no certificate of its own while the other is served.
+    fn check_machine(&self, request: &RenewRequest, peer: &PeerIdentity, from: &str) -> Result<(), Status> {
+        let Some(holding) = self.issuer.register().of_serial(&peer.serial.to_string()) else { return Ok(()) };
+        let machine = Machine::read(request.machine.clone(), from);
+        let arrival = Arrival { machine, enrolment: holding.enrolment };
+        let now_ms = self.ledger.clock().now_ms();
+        self.registry.may_renew(&holding.workload, &arrival, now_ms).map_err(|refused| {
+            Status::permission_denied(format!(
+                "{} is in use by another machine: {}; this one is {}. If this machine is to take over, let it join with a \
+                 new token",
+                holding.workload, refused.holder, refused.copy.machine
+            ))
+        })
     }
 
     fn note_refusal(&self, status: &Status, proof: String, who: String, from: String) {
@@ -217,8 +245,14 @@ impl Identities {
     }
 
     fn issue(&self, key: &PublicKeyInfo, id: &SpiffeId, event: Event) -> Result<Certificate, Status> {
-        let lifetime = self.ledger.world().mesh.leaf_lifetime;
-        let issued = self.issuer.issue(key, id, lifetime, event).map_err(|error| {
+        let world = self.ledger.world();
+        let renewed = || self.issuer.register().of_serial(event.proof.strip_prefix("certificate ")?);
+        let workload = match event.workload.as_str() {
+            "" => renewed().map(|holding| holding.workload).unwrap_or_default(),
+            named => named.to_string(),
+        };
+        let names = world.index.dns_names_of(&workload);
+        let issued = self.issuer.issue_named(key, id, names, world.mesh.leaf_lifetime, event).map_err(|error| {
             tracing::error!(%error, "could not issue");
             match error {
                 IssueError::Audit(error) => Status::unavailable(error.to_string()),

@@ -20,6 +20,8 @@ pub struct Holding {
     pub issued_unix_ms: i64,
     pub not_after_unix_s: u64,
     pub proof: String,
+    /// The certificate that this one's line began with, and when: an enrolment is an explicit act, a renewal is not.
+    pub enrolment: (i64, String),
     /// The one that it was renewed from.
     parent: String,
     /// A newer one of the same holder is in use.
@@ -47,6 +49,10 @@ impl Register {
             Some(parent) if event.workload.is_empty() => parent.workload.clone(),
             _ => event.workload.clone(),
         };
+        let enrolment = match (held.get(&parent), event.what) {
+            (Some(parent), What::Renewed) => parent.enrolment.clone(),
+            _ => (at_ms, event.serial.clone()),
+        };
         let same_holder = |other: &Holding| match event.what {
             // Also an answer that was lost: whoever asks again with the old one does not have the other.
             What::Renewed => other.serial == parent || (other.parent == parent && !parent.is_empty()),
@@ -62,6 +68,7 @@ impl Register {
             issued_unix_ms: at_ms,
             not_after_unix_s: event.not_after_unix_s,
             proof: event.proof.clone(),
+            enrolment,
             parent,
             superseded: false,
         };
@@ -83,6 +90,11 @@ impl Register {
     /// The certificate of this serial, if it was issued here and has not been forgotten.
     pub fn of_serial(&self, serial: &str) -> Option<Holding> {
         self.held().get(serial).cloned()
+    }
+
+    /// When and with which certificate the line of this one began. Nothing known: older than everything.
+    pub fn enrolment_of(&self, serial: &str) -> (i64, String) {
+        self.held().get(serial).map_or_else(|| (0, serial.to_string()), |holding| holding.enrolment.clone())
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, Holding>> {

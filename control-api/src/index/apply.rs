@@ -68,7 +68,8 @@ impl Index {
     fn put_mesh(&mut self, set: &Set, mesh: &MeshConfig, trust: &Trust) -> bool {
         let base = wire_mesh(set, mesh, trust);
         // A proxy that knows nothing of egress would let through what is restricted.
-        let requires = if egress::restricts(set, mesh) { vec![egress::EGRESS.to_string()] } else { Vec::new() };
+        let egress = egress::restricts(set, mesh).then_some(egress::EGRESS);
+        let requires: Vec<String> = egress.into_iter().chain(names::profile(mesh)).map(str::to_string).collect();
         let mut by_site = HashMap::new();
         for site in &base.sites {
             let body = wire::resource::Body::Mesh(wire::Mesh { site: site.name.clone(), ..base.clone() });
@@ -197,7 +198,8 @@ fn known<'a>(resource: &'a Resource, old: Option<&Known>, seen: &Seen<'a>) -> Op
     let inbound = kept(old.map(|old| &old.inbound), ResourceKey::Inbound, body);
     let egress = seen.egress.for_workload(resource);
     let egress = old.map(|old| &old.egress).filter(|old| **old == egress).cloned().unwrap_or(egress);
-    Some(Known { identity, site: workload.site.clone(), inbound, egress })
+    let dns_names = names::of_leaf(resource, workload, seen);
+    Some(Known { identity, site: workload.site.clone(), inbound, egress, dns_names })
 }
 
 fn addresses_of(resource: Option<&Arc<Resource>>) -> impl Iterator<Item = IpAddr> {

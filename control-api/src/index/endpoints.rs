@@ -242,9 +242,7 @@ pub(super) fn direct(
 pub(super) fn service(resource: &Resource, service: &Service, vips: &[IpAddr], seen: &Seen) -> wire::Service {
     let name = &resource.key.name;
     let namespace = &resource.key.namespace;
-    let mut hostnames: Vec<String> =
-        seen.mesh.dns_suffixes.iter().map(|suffix| format!("{name}.{namespace}.{suffix}")).collect();
-    hostnames.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
+    let hostnames = hostnames(namespace, name, seen.mesh);
     let behind = behind(resource, service, seen);
     let (transport, min_tls) = least(resource, &behind, &seen.policies);
     let traffic = Traffic::of(seen.set, namespace, name);
@@ -297,6 +295,14 @@ fn outside(service: &Service, traffic: &Traffic) -> Option<wire::External> {
         target_ports: service.ports.iter().filter_map(target).collect(),
         tls,
     })
+}
+
+/// The names by which a service is called.
+pub(super) fn hostnames(namespace: &str, name: &str, mesh: &MeshConfig) -> Vec<String> {
+    let with = |suffix: &String| format!("{name}.{namespace}.{suffix}");
+    let mut hostnames: Vec<String> = mesh.dns_suffixes.iter().map(with).collect();
+    hostnames.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
+    hostnames
 }
 
 /// What every endpoint of the service demands at least: the sender refuses by this, the callee by its own.

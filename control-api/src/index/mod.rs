@@ -12,6 +12,7 @@ mod egress;
 mod endpoints;
 mod inbound;
 mod look;
+mod names;
 mod policy;
 mod standing;
 mod touch;
@@ -30,7 +31,7 @@ use crate::validate::set::Set;
 use endpoints::Seen;
 use isthmus_certs::{Revocations, SpiffeId, TrustDomain};
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, Upkeep, write_revocations};
+use isthmus_proto::model::{Enforcement, ResourceKey, ServiceName, Upkeep, write_profile, write_revocations};
 use rpds::HashTrieMapSync;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -108,6 +109,8 @@ struct Known {
     site: String,
     inbound: Arc<wire::Resource>,
     egress: Arc<wire::Resource>,
+    /// What its leaf carries beside its identity.
+    dns_names: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -147,12 +150,18 @@ impl Index {
     }
 
     /// The workloads of a service account, by name, in order. Only those of our own trust domain.
-    pub fn workloads_of(&self, namespace: &str, account: &str) -> Vec<&str> {
-        let is = |known: &Known| known.identity.namespace() == namespace && known.identity.service_account() == account;
+    pub fn workloads_of(&self, ours: &TrustDomain, namespace: &str, account: &str) -> Vec<&str> {
+        let Ok(identity) = SpiffeId::workload(ours, namespace, account) else { return Vec::new() };
+        let is = |known: &Known| known.identity == identity;
         let mut names: Vec<&str> =
             self.workloads.iter().filter(|(_, k)| is(k)).map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The DNS names that a workload's leaf carries.
+    pub fn dns_names_of(&self, workload: &str) -> &[String] {
+        self.workloads.get(workload).map(|known| known.dns_names.as_slice()).unwrap_or_default()
     }
 
     /// Whether any workload has this identity.
@@ -190,7 +199,9 @@ fn kept_requiring(
 }
 
 fn identity_of(resource: &Resource, workload: &Workload, trust: &Trust) -> Result<SpiffeId, isthmus_certs::IdError> {
-    SpiffeId::workload(&trust.trust_domain, &resource.key.namespace, &workload.service_account)
+    let other = workload.trust_domain.as_deref().map(TrustDomain::parse).transpose()?;
+    let domain = other.as_ref().unwrap_or(&trust.trust_domain);
+    SpiffeId::workload(domain, &resource.key.namespace, &workload.service_account)
 }
 
 /// Asked for by the author, or given by us.
@@ -218,6 +229,8 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
         upkeep: Some(upkeep(mesh, trust)),
+        crypto_profile: write_profile(mesh.crypto_profile).into(),
+        trust_domains: names::trust_domains(set),
         ..wire::Mesh::default()
     };
     for resource in set.of_kind("Site", None).chain(set.of_kind("Link", None)) {

@@ -44,7 +44,7 @@ impl Touched {
     fn resource(&mut self, resource: &Resource, set: &Set) {
         let key = &resource.key;
         match &resource.spec {
-            Spec::Link(_) => self.mesh = true,
+            Spec::Link(_) | Spec::TrustDomain(_) => self.mesh = true,
             Spec::Workload(workload) => {
                 self.services.extend(set.selecting(&key.namespace, &resource.labels).iter().map(|s| s.key.clone()));
                 self.addresses.extend(&workload.addresses);

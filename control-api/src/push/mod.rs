@@ -3,19 +3,23 @@
 //! hello → is it who its certificate says? → a seat in the [`registry`] → [`stream`] until one side ends it. Refused: no
 //! certificate, a workload that does not exist or has another identity, another protocol version.
 
+pub mod copies;
 pub mod lease;
 pub mod registry;
 mod signed;
 mod stream;
 pub mod wake;
 
+use crate::audit::Event;
+use crate::identity::issuer::Issuer;
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
+use copies::Machine;
 use isthmus_certs::{IdentityStore, PeerIdentity, skew_in_words};
 use isthmus_proto::PROTOCOL;
 use isthmus_proto::discovery::v1::discovery_server::Discovery;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, proxy_message};
-use registry::Registry;
+use registry::{Arrival, Refused, Registry};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -39,6 +43,7 @@ const SKEW_WORTH_A_WARNING_MS: u64 = 30_000;
 #[derive(Clone, Debug)]
 pub struct Push {
     pub ledger: Arc<Ledger>,
+    pub issuer: Arc<Issuer>,
     pub registry: Arc<Registry>,
     /// Whose certificate signs what proxies keep.
     pub own: Arc<IdentityStore>,
@@ -52,12 +57,13 @@ impl Discovery for Push {
 
     async fn stream(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Self::StreamStream>, Status> {
         let peer = required_identity(request.extensions().get::<Peer>())?;
+        let from = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let incoming = request.into_inner();
         let (outgoing, answer) = mpsc::channel(OUTGOING);
         let push = self.clone();
         // The headers of the answer leave now; whatever is wrong with the hello ends the stream with a status.
         self.tasks.spawn(async move {
-            if let Err(status) = push.serve(peer, incoming, &outgoing).await {
+            if let Err(status) = push.serve(peer, from, incoming, &outgoing).await {
                 tracing::info!(code = ?status.code(), reason = status.message(), "discovery stream ended");
                 // The peer may be gone, or not reading; there is nobody else to tell.
                 let _ = outgoing.try_send(Err(status));
@@ -71,6 +77,7 @@ impl Push {
     async fn serve(
         &self,
         peer: PeerIdentity,
+        from: String,
         mut incoming: Streaming<ProxyMessage>,
         outgoing: &mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<(), Status> {
@@ -81,7 +88,15 @@ impl Push {
         let hello = hello.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         self.check(&hello, &peer)?;
         let now = self.ledger.clock().now_ms();
-        let seat = self.registry.arrive(&hello.workload, &hello.build_version, &peer, now);
+        let arrival = Arrival {
+            machine: Machine::read(hello.machine.clone(), &from),
+            enrolment: self.issuer.register().enrolment_of(&peer.serial.to_string()),
+        };
+        let arrived = self.registry.arrive_from(&hello.workload, &hello.build_version, &peer, now, arrival);
+        let seat = match arrived {
+            Ok(seat) => seat,
+            Err(refused) => return Err(self.refuse(&hello.workload, &peer, from, &refused).await),
+        };
         if hello.client_time_unix_ms != 0 {
             let skew = hello.client_time_unix_ms.saturating_sub(now);
             seat.clock(skew);
@@ -93,6 +108,35 @@ impl Push {
         let ended = stream::run(self, &seat, &peer, hello, incoming, outgoing).await;
         drop(seat);
         ended
+    }
+
+    /// Says it to whoever came second, and puts it on record.
+    async fn refuse(&self, workload: &str, peer: &PeerIdentity, from: String, refused: &Refused) -> Status {
+        let Refused { holder, copy } = refused;
+        if !copy.certain {
+            return Status::unavailable(format!(
+                "an older stream of {workload} ({holder}) is still open; if that machine is gone, it is let go within 30 s"
+            ));
+        }
+        let reason = format!(
+            "{workload} is in use by another machine: {holder}; this one is {}. If this machine is to take over, let it join \
+             with a new token; if neither should be there twice, revoke the identity",
+            copy.machine
+        );
+        tracing::error!(workload, id = %peer.id, serial = %peer.serial, holder = %holder, newcomer = %copy.machine, "two machines have one identity");
+        let (who, workload, why) = (peer.id.to_string(), workload.to_string(), reason.clone());
+        let event = Event {
+            who,
+            workload,
+            proof: format!("certificate {}", peer.serial),
+            from,
+            reason: why,
+            ..Event::default()
+        };
+        let issuer = self.issuer.clone();
+        // The log waits for the disk.
+        let _ = tokio::task::spawn_blocking(move || issuer.audit().refused(event)).await;
+        Status::permission_denied(reason)
     }
 
     fn check(&self, hello: &Hello, peer: &PeerIdentity) -> Result<(), Status> {

@@ -1,6 +1,7 @@
 //! Who is connected, how far each has got, and who uses what: a commit wakes those whom it concerns and nobody else.
 //! Written by the stream tasks and by [`super::wake`], read by the admin API.
 
+use super::copies::{self, Copy, Machine};
 use crate::index::Changed;
 use crate::ledger::Committed;
 use isthmus_certs::PeerIdentity;
@@ -34,6 +35,24 @@ pub struct Proxy {
     pub skew_ms: i64,
     /// Since when something that concerns it is not in force there.
     pub behind_since: Option<Instant>,
+    pub arrival: Arrival,
+    /// Another machine that came with the same identity.
+    pub copy: Option<Copy>,
+}
+
+/// Where a stream comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    pub machine: Machine,
+    /// When and with which certificate its line of certificates began; the later one is an operator's word.
+    pub enrolment: (i64, String),
+}
+
+/// Another machine has this identity in use.
+#[derive(Debug)]
+pub struct Refused {
+    pub holder: Machine,
+    pub copy: Copy,
 }
 
 #[derive(Debug)]
@@ -108,10 +127,28 @@ impl Registry {
 
     /// A stream has said hello. An older one of the same workload is ended: a proxy that reconnects after a cut comes
     /// before its old stream is noticed to be dead.
+    #[cfg(test)]
     pub fn arrive(&self, workload: &str, build: &str, peer: &PeerIdentity, now_ms: i64) -> Seat<'_> {
+        self.arrive_from(workload, build, peer, now_ms, Arrival::default()).unwrap()
+    }
+
+    /// As [`arrive`](Self::arrive), unless another machine has the identity in use and was not replaced by an enrolment.
+    pub fn arrive_from(
+        &self,
+        workload: &str,
+        build: &str,
+        peer: &PeerIdentity,
+        now_ms: i64,
+        arrival: Arrival,
+    ) -> Result<Seat<'_>, Refused> {
         let (replaced, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
         let workload: Arc<str> = workload.into();
         let mut proxies = self.proxies();
+        if let Some(refused) = proxies.all.get_mut(&workload).and_then(|held| held.proxy.refuse(&arrival, now_ms)) {
+            drop(proxies);
+            self.changed();
+            return Err(refused);
+        }
         let old = proxies.leave(&workload);
         let stream = old.as_ref().map_or(1, |old| old.stream + 1);
         if let Some(old) = &old {
@@ -131,6 +168,9 @@ impl Registry {
             not_after_unix_ms: i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000),
             skew_ms: 0,
             behind_since: Some(Instant::now()),
+            // Whoever holds it now is not a copy of itself.
+            copy: old.as_ref().and_then(|old| old.proxy.copy.clone()).filter(|c| c.machine.differs(&arrival.machine)),
+            arrival,
         };
         let entry = Entry {
             proxy,
@@ -150,7 +190,16 @@ impl Registry {
         }
         drop(proxies);
         self.changed();
-        Seat { registry: self, workload, stream, replaced, wake }
+        Ok(Seat { registry: self, workload, stream, replaced, wake })
+    }
+
+    /// Whether a machine may have a certificate of this workload renewed: not while another one uses it.
+    pub fn may_renew(&self, workload: &str, arrival: &Arrival, now_ms: i64) -> Result<(), Refused> {
+        let mut proxies = self.proxies();
+        match proxies.all.get_mut(workload).and_then(|held| held.proxy.refuse(arrival, now_ms)) {
+            Some(refused) if refused.copy.certain => Err(refused),
+            _ => Ok(()),
+        }
     }
 
     /// These commits are published: whom they concern is woken. `None`: too many to know; everybody is.
@@ -298,6 +347,17 @@ impl Entry {
 }
 
 impl Proxy {
+    /// Notes the newcomer if it has to be refused.
+    fn refuse(&mut self, newcomer: &Arrival, now_ms: i64) -> Option<Refused> {
+        let holder = &self.arrival;
+        if !self.connected || !newcomer.machine.differs(&holder.machine) || newcomer.enrolment.0 > holder.enrolment.0 {
+            return None;
+        }
+        let copy = copies::note(self.copy.take(), &holder.machine, &newcomer.machine, now_ms);
+        self.copy = Some(copy.clone());
+        Some(Refused { holder: holder.machine.clone(), copy })
+    }
+
     fn progress(&self, revision: u64) -> Progress {
         if self.nacked >= revision && self.acked < self.nacked {
             Progress::Refused(self.last_error.clone())

@@ -16,6 +16,9 @@ use std::time::Duration;
 
 pub use super::set::Set;
 
+#[path = "federation.rs"]
+mod federation;
+
 #[cfg(test)]
 #[path = "cross_test.rs"]
 mod cross_test;
@@ -93,7 +96,11 @@ fn check_these<'a>(
         match &resource.spec {
             Spec::MeshConfig(mesh) => check_mesh(&mut found, resource, mesh, trust_domain.as_str()),
             Spec::Link(link) => check_link(&mut found, resource, link, &world),
-            Spec::Workload(workload) => check_workload(&mut found, resource, workload, &world),
+            Spec::TrustDomain(other) => federation::check_domain(&mut found, resource, other, &world),
+            Spec::Workload(workload) => {
+                check_workload(&mut found, resource, workload, &world);
+                federation::check_workload(&mut found, resource, workload, &mesh, &world);
+            }
             Spec::Service(service) => check_service(&mut found, resource, service, &mesh, set),
             Spec::Endpoints(endpoints) => check_endpoints(&mut found, resource, endpoints, &world),
             Spec::ServicePolicy(policy) => check_policy(&mut found, resource, policy, &mesh, &world),

@@ -4,6 +4,7 @@
 //! (do the resources fit together). A document with a fault is refused as a whole.
 
 pub mod advice;
+mod bundle;
 pub mod cross;
 mod cross_addresses;
 mod cross_egress;
@@ -47,6 +48,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "MeshConfig", api_version: GROUP, namespaced: false },
     Kind { name: "Site", api_version: GROUP, namespaced: false },
     Kind { name: "Link", api_version: GROUP, namespaced: false },
+    Kind { name: "TrustDomain", api_version: GROUP, namespaced: false },
     Kind { name: "Workload", api_version: GROUP, namespaced: true },
     Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
     Kind { name: "TrafficPolicy", api_version: GROUP, namespaced: true },
@@ -232,6 +234,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "MeshConfig" => Spec::MeshConfig(ours::mesh_config(&spec)),
         "Site" => Spec::Site(ours::site(&spec)),
         "Link" => Spec::Link(ours::link(&spec)),
+        "TrustDomain" => Spec::TrustDomain(bundle::trust_domain(&spec)),
         "Workload" => Spec::Workload(ours::workload(&spec)),
         "Service" => Spec::Service(kubernetes::service(&spec)),
         "EgressPolicy" => Spec::EgressPolicy(egress::policy(&spec)),

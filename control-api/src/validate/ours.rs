@@ -6,11 +6,14 @@ use super::field::Field;
 use super::names::{check_host, check_label};
 use super::resource::*;
 use ipnet::IpNet;
+use isthmus_certs::CryptoProfile;
 use std::net::IpAddr;
 use std::time::Duration;
 
 pub(super) const TRANSPORTS: &[(&str, Transport)] =
     &[("MeshOnly", Transport::MeshOnly), ("HttpsOnly", Transport::HttpsOnly), ("Permissive", Transport::Permissive)];
+
+const PROFILES: &[(&str, CryptoProfile)] = &[("default", CryptoProfile::Default), ("fips", CryptoProfile::Fips)];
 
 pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     spec.only(
@@ -18,6 +21,7 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
             "trustDomain",
             "enforcement",
             "certificates",
+            "cryptoProfile",
             "vipRanges",
             "dnsSuffixes",
             "defaults",
@@ -34,13 +38,10 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         mesh.enforce = enforce;
     }
     if let Some(certificates) = spec.get("certificates") {
-        certificates.only(&["leafLifetime", "maxStreamAge"], &[]);
-        if let Some(age) = certificates.get("maxStreamAge").and_then(|f| stream_age(&f)) {
-            mesh.max_stream_age = age;
-        }
-        if let Some(lifetime) = certificates.get("leafLifetime").and_then(|f| lifetime(&f)) {
-            mesh.leaf_lifetime = lifetime;
-        }
+        read_certificates(&certificates, &mut mesh);
+    }
+    if let Some(profile) = spec.get("cryptoProfile").and_then(|f| f.choice(PROFILES)) {
+        mesh.crypto_profile = profile;
     }
     mesh.vip_ranges = spec.get("vipRanges").map(|f| ranges(&f)).unwrap_or_default();
     if let Some(suffixes) = spec.get("dnsSuffixes") {
@@ -73,6 +74,22 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         read_telemetry(&telemetry, &mut mesh);
     }
     mesh
+}
+
+fn read_certificates(certificates: &Field, mesh: &mut MeshConfig) {
+    certificates.only(&["leafLifetime", "maxStreamAge", "dnsNames", "dnsSuffixes"], &[]);
+    if let Some(age) = certificates.get("maxStreamAge").and_then(|f| stream_age(&f)) {
+        mesh.max_stream_age = age;
+    }
+    if let Some(lifetime) = certificates.get("leafLifetime").and_then(|f| lifetime(&f)) {
+        mesh.leaf_lifetime = lifetime;
+    }
+    let names = certificates.get("dnsNames").and_then(|f| f.choice(&[("None", false), ("Services", true)]));
+    mesh.service_names = names.unwrap_or(false);
+    if let Some(suffixes) = certificates.get("dnsSuffixes") {
+        suffixes.items().iter().for_each(check_host);
+        mesh.leaf_suffixes = suffixes.words().into_iter().map(|s| s.trim_matches('.').to_ascii_lowercase()).collect();
+    }
 }
 
 /// At least a minute, which leaves half of it for a renewal to be tried again; at most a month, because a certificate
@@ -156,7 +173,7 @@ pub(super) fn link(spec: &Field) -> Link {
 }
 
 pub(super) fn workload(spec: &Field) -> Workload {
-    spec.only(&["site", "addresses", "serviceAccount"], &[]);
+    spec.only(&["site", "addresses", "serviceAccount", "trustDomain", "dnsNames"], &[]);
     let site = spec.need("site").and_then(|f| f.word()).unwrap_or_default().to_string();
     let mut addresses: Vec<IpAddr> = Vec::new();
     if let Some(field) = spec.need("addresses") {
@@ -177,7 +194,11 @@ pub(super) fn workload(spec: &Field) -> Workload {
         check_label(account);
     }
     let service_account = account.and_then(|f| f.text()).unwrap_or_default().to_string();
-    Workload { site, addresses, service_account }
+    let trust_domain = spec.get("trustDomain").and_then(|f| super::bundle::name(&f)).map(|name| name.to_string());
+    let names = spec.get("dnsNames").map(|f| f.items()).unwrap_or_default();
+    names.iter().for_each(check_host);
+    let dns_names = names.iter().filter_map(|f| f.word()).map(str::to_ascii_lowercase).collect();
+    Workload { site, addresses, service_account, trust_domain, dns_names }
 }
 
 pub(super) fn match_labels(field: &Field) -> Labels {

@@ -4,6 +4,7 @@
 
 use super::problem::ResourceRef;
 use ipnet::IpNet;
+use isthmus_certs::{CryptoProfile, TrustBundle};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub enum Spec {
     Endpoints(Endpoints),
     ServicePolicy(ServicePolicy),
     TrafficPolicy(TrafficPolicy),
+    TrustDomain(TrustDomain),
     EgressPolicy(EgressPolicy),
     Enforcement(Enforcement),
     Bypass(Bypass),
@@ -45,6 +47,11 @@ pub struct MeshConfig {
     pub leaf_lifetime: Duration,
     /// How long a stream may go on after its peer's certificate has ended.
     pub max_stream_age: Duration,
+    /// Whether leaves carry the names of their workload's services.
+    pub service_names: bool,
+    /// Below which domains a Workload may have DNS names of its own in its leaf.
+    pub leaf_suffixes: Vec<String>,
+    pub crypto_profile: CryptoProfile,
     pub vip_ranges: Vec<IpNet>,
     pub dns_suffixes: Vec<String>,
     pub defaults: Defaults,
@@ -76,6 +83,9 @@ impl Default for MeshConfig {
             enforce: false,
             leaf_lifetime: Duration::from_secs(24 * 3600),
             max_stream_age: Duration::from_secs(24 * 3600),
+            service_names: false,
+            leaf_suffixes: Vec::new(),
+            crypto_profile: CryptoProfile::Default,
             vip_ranges: Vec::new(),
             dns_suffixes: vec!["svc.cluster.local".to_string()],
             defaults: Defaults::default(),
@@ -138,6 +148,18 @@ pub struct Workload {
     pub site: String,
     pub addresses: Vec<IpAddr>,
     pub service_account: String,
+    /// Of another mesh: it is called here and lives there. None: ours.
+    pub trust_domain: Option<String>,
+    /// What its leaf carries beside its identity.
+    pub dns_names: Vec<String>,
+}
+
+/// Another mesh whose identities are believed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrustDomain {
+    /// None: what was written is none, and that has been said.
+    pub name: Option<isthmus_certs::TrustDomain>,
+    pub bundle: TrustBundle,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -61,6 +61,8 @@ fn references(resource: &Resource) -> Option<Vec<ResourceRef>> {
     match &resource.spec {
         Spec::MeshConfig(_) | Spec::Site(_) | Spec::Service(_) | Spec::EgressPolicy(_) => Some(Vec::new()),
         Spec::Link(link) => Some(link.sites.iter().map(site).collect()),
+        // Which TrustDomain that is, the workload does not say by its resource's name.
+        Spec::Workload(workload) if workload.trust_domain.is_some() => None,
         Spec::Workload(workload) => Some(vec![site(&workload.site)]),
         Spec::Endpoints(endpoints) => Some(services(std::slice::from_ref(&endpoints.service))),
         Spec::TrafficPolicy(policy) => Some(services(&policy.services)),

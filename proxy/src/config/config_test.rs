@@ -99,6 +99,28 @@ fn a_file_that_is_not_there_is_named() {
     assert!(error.contains("/nowhere/proxy.yaml"), "{error}");
 }
 
+#[test]
+fn a_way_to_enrol_without_a_token_says_whom_to_trust() {
+    let root = "ab".repeat(32);
+    let first = format!("controlPlane: {{ address: 'c:15012', trustDomain: shop.example, root: {root} }}\n");
+    let enrol = |by: &str| Config::parse(&format!("{first}enrol: {by}")).unwrap().enrol.unwrap();
+    let found = enrol("{ certificate: { authority: corp, certificateFile: /a.pem, keyFile: /a.key } }");
+    assert_eq!((found.trust_domain.as_str(), found.root.to_string()), ("shop.example", root.clone()));
+    assert!(matches!(found.by, EnrolBy::Certificate { authority, .. } if authority == "corp"));
+    let found = enrol("{ kubernetes: { cluster: aks, tokenFile: /var/run/token } }");
+    assert!(matches!(found.by, EnrolBy::Kubernetes { cluster, .. } if cluster == "aks"));
+    assert_eq!(enrol("{ azure: {} }").by, EnrolBy::Azure { metadata: "169.254.169.254:80".parse().unwrap() });
+    for (text, expected) in [
+        ("enrol: { azure: {} }".to_owned(), "controlPlane.root say whom to trust"),
+        (format!("{first}enrol: {{ azure: {{}}, kubernetes: {{ cluster: a, tokenFile: /b }} }}"), ":"),
+        ("controlPlane: { root: abc }".to_owned(), "controlPlane.root: a root's fingerprint has 64 hex digits"),
+        ("controlPlane: { trustDomain: Shop }".to_owned(), "controlPlane.trustDomain: trust domain"),
+    ] {
+        let told = problems(&text);
+        assert!(told.len() == 1 && told[0].contains(expected), "{text}: {told:?}");
+    }
+}
+
 mod any_text {
     use proptest::prelude::*;
 

@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use super::admin::{Admin, AdminFile};
 use super::capture::{Capture, CaptureFile};
+use super::enrol::{ControlPlaneFile, Enrol, EnrolFile};
 use super::error::{ConfigError, Problem};
-use super::field::{Count, Field, HostPort, take_optional};
+use super::field::{Count, Field, take_optional};
 use super::last_good::{LastGood, LastGoodFile};
 use super::listen::{Listen, ListenFile};
 use super::log::{Log, LogFile};
@@ -22,6 +23,8 @@ pub struct Config {
     pub control_plane: Option<String>,
     /// A file with the join token, which is needed until there is an identity; `ISTHMUS_JOIN_TOKEN` comes first.
     pub join_token_file: Option<PathBuf>,
+    /// How else to prove who this is. Default: by the join token alone.
+    pub enrol: Option<Enrol>,
     /// Where the identity is kept over restarts. Default: nowhere; it lives in memory.
     pub state_dir: Option<PathBuf>,
     pub last_good: LastGood,
@@ -38,6 +41,7 @@ pub struct Config {
 struct ConfigFile {
     control_plane: ControlPlaneFile,
     join_token_file: Option<PathBuf>,
+    enrol: Option<EnrolFile>,
     state_dir: Option<PathBuf>,
     last_good: LastGoodFile,
     workers: Field<Count>,
@@ -45,12 +49,6 @@ struct ConfigFile {
     listen: ListenFile,
     admin: AdminFile,
     log: LogFile,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-struct ControlPlaneFile {
-    address: Field<HostPort>,
 }
 
 impl Config {
@@ -88,11 +86,13 @@ impl Config {
 }
 
 impl ConfigFile {
-    fn check(self, problems: &mut Vec<Problem>) -> Config {
+    fn check(mut self, problems: &mut Vec<Problem>) -> Config {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Config {
-            control_plane: take_optional(self.control_plane.address, "controlPlane.address", problems).map(|at| at.0),
+            control_plane: take_optional(self.control_plane.address.take(), "controlPlane.address", problems)
+                .map(|at| at.0),
             join_token_file: self.join_token_file,
+            enrol: self.control_plane.enrol(self.enrol, problems),
             state_dir: self.state_dir,
             last_good: self.last_good.check(problems),
             workers: take_optional(self.workers, "workers", problems).map_or_else(cores, |count| count.0.min(1024)),

@@ -6,6 +6,7 @@
 
 mod admin;
 mod capture;
+mod enrol;
 mod error;
 mod field;
 mod file;
@@ -15,6 +16,7 @@ mod log;
 
 pub use admin::Admin;
 pub use capture::{Capture, InboundCapture, Mode, OnStop, UdpCapture};
+pub use enrol::{Enrol, EnrolBy};
 pub use error::{ConfigError, Problem};
 pub use file::Config;
 pub use last_good::{Keep, LastGood, Sealing};

@@ -40,6 +40,7 @@ pub(super) fn settings(control: &ControlPlane, state_dir: Option<PathBuf>) -> Se
     Settings {
         address: None,
         token: Some(control.token.clone()),
+        enrol: None,
         state_dir,
         seal: Seal::default(),
         last_good: Some(24 * HOUR),
@@ -186,10 +187,10 @@ async fn clock_skew_is_named_and_not_met_as_a_tls_error() {
         let control = ControlPlane::start(HOUR);
         let wrong: Arc<dyn Clock> = Arc::new(Wrong(Arc::clone(&control.clock), off_ms));
         let start = Start::prepare(settings(&control, None), wrong).unwrap();
-        let token = start.token().unwrap().clone();
+        let contact = start.first_contact().unwrap().clone();
         let (dialer, key) = (control.dialer(), isthmus_certs::csr::new_key().unwrap());
-        let error = enroll::enroll(&start, &dialer, &token, &key).await.err().unwrap();
-        let probe = || ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+        let error = enroll::enroll(&start, &dialer, &contact, &key).await.err().unwrap();
+        let probe = || ExpectedPeer::PinnedClockProbe(contact.root, SpiffeId::control_plane(&contact.trust_domain));
         let error = skew::named(error, &dialer, start.identities(), probe).await;
         assert!(error.to_string().contains(words), "{error}");
         assert!(!error.is_final(), "a clock can be set");
@@ -202,8 +203,8 @@ async fn a_probe_of_the_clock_trusts_nobody_else() {
     let other = ControlPlane::start(HOUR);
     let wrong: Arc<dyn Clock> = Arc::new(Wrong(Arc::clone(&control.clock), -7_200_000));
     let start = Start::prepare(settings(&control, None), wrong).unwrap();
-    let token = start.token().unwrap().clone();
-    let probe = ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+    let contact = start.first_contact().unwrap().clone();
+    let probe = ExpectedPeer::PinnedClockProbe(contact.root, SpiffeId::control_plane(&contact.trust_domain));
     let reached = connect::channel(&other.dialer(), start.identities().client_config(connect::ALPN, probe)).await;
     assert!(matches!(reached.err(), Some(ControlError::Peer { peer: PeerError::UntrustedRoot, .. })));
 }

@@ -1,10 +1,9 @@
-//! First contact: a join token for a certificate whose key never leaves this process.
+//! First contact: a proof of who we are (mostly a join token) for a certificate whose key never leaves this process.
 
 use std::time::Duration;
 
-use isthmus_certs::{Clock, ExpectedPeer, JoinToken, PrivateKey, SpiffeId, TrustBundle, WorkloadIdentity, csr};
+use isthmus_certs::{Clock, ExpectedPeer, PrivateKey, SpiffeId, TrustBundle, WorkloadIdentity, csr};
 use isthmus_proto::identity::v1 as wire;
-use isthmus_proto::identity::v1::enroll_request::Proof;
 use isthmus_proto::identity::v1::identity_client::IdentityClient;
 use isthmus_proto::model::WorkloadName;
 use rustls::pki_types::CertificateDer;
@@ -12,7 +11,7 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::skew::{self, warn_if_skewed};
-use super::{ControlError, Dialer, Start, connect};
+use super::{ControlError, Dialer, FirstContact, Proof, Start, connect};
 use crate::telemetry::Metrics;
 
 /// One request and its answer.
@@ -23,18 +22,18 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15);
 /// Tries until the control plane has answered. The same key each time, so that an answer which got lost on the way
 /// leaves no second certificate for another key behind. Returns the workload's name.
 pub(super) async fn until_enrolled(start: &Start, dialer: &Dialer, metrics: &Metrics) -> Result<String, ControlError> {
-    let token = start.token().ok_or(ControlError::NotEnrolled)?;
+    let contact = start.first_contact().ok_or(ControlError::NotEnrolled)?;
     let key = csr::new_key()?;
     let mut retry = FIRST_RETRY;
     loop {
-        let error = match enroll(start, dialer, token, &key).await {
+        let error = match enroll(start, dialer, contact, &key).await {
             Ok((identity, workload)) => {
                 take(start, identity, &workload, metrics).await?;
                 return Ok(workload);
             }
             Err(error) => error,
         };
-        let probe = || ExpectedPeer::PinnedClockProbe(token.root, SpiffeId::control_plane(&token.trust_domain));
+        let probe = || ExpectedPeer::PinnedClockProbe(contact.root, SpiffeId::control_plane(&contact.trust_domain));
         let error = skew::named(error, dialer, start.identities(), probe).await;
         metrics.certificate_renewal(false);
         if error.is_final() {
@@ -50,31 +49,32 @@ pub(super) async fn until_enrolled(start: &Start, dialer: &Dialer, metrics: &Met
 pub(super) async fn enroll(
     start: &Start,
     dialer: &Dialer,
-    token: &JoinToken,
+    contact: &FirstContact,
     key: &PrivateKey,
 ) -> Result<(WorkloadIdentity, String), ControlError> {
     let clock = start.identities().clock();
-    let control_plane = SpiffeId::control_plane(&token.trust_domain);
-    let pinned = ExpectedPeer::PinnedRoot(token.root, control_plane);
+    let control_plane = SpiffeId::control_plane(&contact.trust_domain);
+    let pinned = ExpectedPeer::PinnedRoot(contact.root, control_plane);
     let channel = connect::channel(dialer, start.identities().client_config(connect::ALPN, pinned)).await?;
+    let csr_der = csr::request(key)?;
+    let proof = contact.proof.make(&csr_der, &channel, start.dial()).await?;
     let asked_ms = clock.now_ms();
-    let request = wire::EnrollRequest {
-        proof: Some(Proof::JoinToken(token.secret().to_string())),
-        csr_der: csr::request(key)?,
-        client_time_unix_ms: asked_ms,
-    };
+    let request = wire::EnrollRequest { proof: Some(proof), csr_der, client_time_unix_ms: asked_ms };
     let mut client = IdentityClient::new(channel);
-    let answer = answer_in_time(client.enroll(request)).await.map_err(|e| match e {
-        ControlError::Refused(status) if status.code() == Code::Unauthenticated => {
-            ControlError::TokenRefused(status.message().to_owned())
-        }
-        other => other,
+    let answer = answer_in_time(client.enroll(request)).await.map_err(|e| match (e, &contact.proof) {
+        (ControlError::Refused(status), proof) if status.code() == Code::Unauthenticated => match proof {
+            Proof::JoinToken(_) => ControlError::TokenRefused(status.message().to_owned()),
+            _ => ControlError::ProofRefused(status.message().to_owned()),
+        },
+        (other, _) => other,
     })?;
     let workload: WorkloadName =
         answer.workload.parse().map_err(|e| ControlError::BadAnswer(format!("workload: {e}")))?;
     let identity = issued(answer.certificate, key, clock.as_ref(), asked_ms)?;
-    if !identity.bundle.fingerprints().contains(&token.root) {
-        return Err(ControlError::BadAnswer("its roots do not include the one that the join token names".to_owned()));
+    if !identity.bundle.fingerprints().contains(&contact.root) {
+        return Err(ControlError::BadAnswer(
+            "its roots do not include the one that this first contact names".to_owned(),
+        ));
     }
     Ok((identity, workload.into()))
 }

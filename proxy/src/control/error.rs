@@ -30,6 +30,10 @@ pub enum ControlError {
         "the join token was refused: {0}. A token works once and for a limited time: create a new one with `isthmus token create`"
     )]
     TokenRefused(String),
+    #[error("the proof of who this is was refused: {0}")]
+    ProofRefused(String),
+    #[error("cannot prove who this is: {0}")]
+    Proof(String),
     #[error("the control plane answered {}: {}", .0.code(), .0.message())]
     Refused(Status),
     #[error("the control plane did not answer within {0} s")]
@@ -57,6 +61,8 @@ impl ControlError {
             | Self::StateDir { .. }
             | Self::TokenRefused(_)
             | Self::Key(_) => true,
+            // A token is rotated, a clock is set, a Workload is applied: all of that mends it.
+            Self::ProofRefused(_) | Self::Proof(_) => false,
             Self::Refused(status) => {
                 matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented)
             }

@@ -1,4 +1,4 @@
-//! The proxy's side of the control plane, in the order of a life: [`start`] (who were we?) → [`enroll`] (a join token
+//! The proxy's side of the control plane, in the order of a life: [`start`] (who were we?) → [`enroll`] (a [`proof`]
 //! for a certificate) → [`renew`] and [`stream`] side by side until the end. What the stream brought is kept on disk by
 //! [`keeper`], and served by [`fallback`] when a start finds no control plane.
 //!
@@ -14,6 +14,7 @@ mod keeper;
 mod last_good;
 mod machine;
 mod passage;
+mod proof;
 mod renew;
 mod report;
 mod revoked;
@@ -33,6 +34,7 @@ use tonic::transport::Channel;
 use connect::Dialer;
 pub use error::ControlError;
 pub use last_good::parse as parse_last_good;
+pub use proof::{FirstContact, Proof};
 use report::Reporter;
 pub use seal::Seal;
 pub use start::{Settings, Start};

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::files::{StateFiles, write_private};
 use super::last_good::{self, Owner, Restored};
-use super::{ControlError, Dialer, Seal, revoked};
+use super::{ControlError, Dialer, FirstContact, Seal, revoked};
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub address: Option<String>,
     /// Needed only until the identity is in the state directory.
     pub token: Option<JoinToken>,
+    /// What else proves who this is, where there is no token.
+    pub enrol: Option<FirstContact>,
     /// `None`: in memory only, and a restart needs a new token.
     pub state_dir: Option<PathBuf>,
     pub seal: Seal,
@@ -42,7 +44,7 @@ pub struct Settings {
 
 /// Ready to [`run`](super::run).
 pub struct Start {
-    token: Option<JoinToken>,
+    contact: Option<FirstContact>,
     build_version: String,
     dial: DialOptions,
     machine: Vec<u8>,
@@ -70,13 +72,14 @@ struct Record {
 impl Start {
     /// Reads the state directory. Fails where neither it nor a join token tells who we are.
     pub fn prepare(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ControlError> {
-        let Settings { address, token, state_dir, seal, last_good, machine_id, dial, build_version } = settings;
+        let Settings { address, token, enrol, state_dir, seal, last_good, machine_id, dial, build_version } = settings;
         let files = state_dir.map(|dir| Arc::new(StateFiles::new(dir, seal)));
         let held = match &files {
             Some(files) => Held::read(files, clock.as_ref())?,
             None => None,
         };
-        let trust_domain = trust_domain(held.as_ref(), token.as_ref())?;
+        let contact = token.clone().map(FirstContact::by_token).or(enrol);
+        let trust_domain = trust_domain(held.as_ref(), contact.as_ref())?;
         let identities = IdentityStore::new(trust_domain, clock);
         let mut workload = None;
         let mut recorded_address = None;
@@ -87,7 +90,7 @@ impl Start {
                     identities.replace(identity)?;
                     workload = Some(held.record.workload);
                 }
-                Err(e) if token.is_none() => return Err(e),
+                Err(e) if contact.is_none() => return Err(e),
                 Err(_) => {}
             }
         }
@@ -109,7 +112,7 @@ impl Start {
             facts.sealed = files.as_ref().map(|files| files.seal().in_words()).unwrap_or_default();
         });
         let start = Self {
-            token,
+            contact,
             build_version,
             dial,
             machine,
@@ -204,8 +207,12 @@ impl Start {
         Dialer::tcp(&self.address, self.dial)
     }
 
-    pub(super) fn token(&self) -> Option<&JoinToken> {
-        self.token.as_ref()
+    pub(super) fn first_contact(&self) -> Option<&FirstContact> {
+        self.contact.as_ref()
+    }
+
+    pub(super) fn dial(&self) -> DialOptions {
+        self.dial
     }
 
     pub(super) fn build_version(&self) -> &str {
@@ -248,8 +255,8 @@ fn write_identity(files: &StateFiles, identity: &WorkloadIdentity) -> Result<(),
     files.write(IDENTITY_FILE, own.as_bytes())
 }
 
-fn trust_domain(held: Option<&Held>, token: Option<&JoinToken>) -> Result<TrustDomain, ControlError> {
-    match (held.map(|h| h.trust_domain.clone()), token.map(|t| t.trust_domain.clone())) {
+fn trust_domain(held: Option<&Held>, contact: Option<&FirstContact>) -> Result<TrustDomain, ControlError> {
+    match (held.map(|h| h.trust_domain.clone()), contact.map(|c| c.trust_domain.clone())) {
         (Some(held), Some(token)) if held != token => Err(ControlError::OtherTrustDomain { held, token }),
         (Some(one), _) | (None, Some(one)) => Ok(one),
         (None, None) => Err(ControlError::NotEnrolled),

@@ -9,9 +9,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::Status;
 
-/// What is signed, before the request: so that this signature means nothing elsewhere, and none from elsewhere this.
-pub const CONTEXT: &[u8] = b"isthmus enrol by certificate, v1\0";
-
 /// The CAs, by name.
 #[derive(Clone, Debug, Default)]
 pub struct CompanyCas(BTreeMap<String, Known>);
@@ -50,7 +47,7 @@ impl CompanyCas {
         })?;
         let chain: Vec<CertificateDer<'_>> = proof.chain_der.iter().map(|der| der.as_slice().into()).collect();
         let scheme = u16::try_from(proof.signature_scheme).unwrap_or(0);
-        let message = [CONTEXT, csr_der].concat();
+        let message = [foreign::ENROL_CONTEXT, csr_der].concat();
         let now = UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(now_ms).unwrap_or(0)));
         let good = foreign::verify(&chain, &company.roots, now, &message, scheme, &proof.signature)
             .map_err(|error| Status::unauthenticated(format!("certificate of {name}: {error}")))?;

@@ -8,6 +8,7 @@ use super::{Attested, Once};
 use crate::config::Cluster;
 use crate::identity::attest::token_review;
 use crate::index::Index;
+use isthmus_certs::TrustDomain;
 use isthmus_proto::identity::v1::KubernetesProof;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -156,9 +157,9 @@ impl Known {
 }
 
 impl Pod {
-    pub(super) fn attest(&self, index: &Index) -> Result<Attested, Status> {
+    pub(super) fn attest(&self, index: &Index, ours: &TrustDomain) -> Result<Attested, Status> {
         let Pod { cluster, namespace, account, name, uid, node } = self;
-        let workloads = index.workloads_of(namespace, account);
+        let workloads = index.workloads_of(ours, namespace, account);
         let own = format!("{namespace}/{name}");
         let workload = match &workloads[..] {
             all if all.contains(&own.as_str()) => own,

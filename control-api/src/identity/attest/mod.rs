@@ -15,8 +15,8 @@ use crate::index::Index;
 use crate::store::{Store, TokenRecord};
 use azure::{Azure, Nonces};
 use certificate::CompanyCas;
-use isthmus_certs::PublicKeyInfo;
 use isthmus_certs::token::split_secret;
+use isthmus_certs::{PublicKeyInfo, TrustDomain};
 use isthmus_proto::identity::v1::EnrollRequest;
 use isthmus_proto::identity::v1::enroll_request::Proof;
 use kubernetes::{Clusters, Pod};
@@ -101,7 +101,7 @@ pub fn attest(
     reviewed: Option<&Pod>,
     key: &PublicKeyInfo,
     attestors: &Attestors,
-    (store, index, now_ms): (&dyn Store, &Index, i64),
+    (store, index, ours, now_ms): (&dyn Store, &Index, &TrustDomain, i64),
 ) -> Result<Attested, Status> {
     let attested = match (&request.proof, reviewed) {
         (Some(Proof::JoinToken(secret)), _) => {
@@ -115,7 +115,7 @@ pub fn attest(
             let azure = attestors.azure.as_ref().ok_or_else(none)?;
             azure.attest(&proof.document, &attestors.nonces, key, now_ms)?
         }
-        (Some(Proof::Kubernetes(_)), Some(pod)) => pod.attest(index)?,
+        (Some(Proof::Kubernetes(_)), Some(pod)) => pod.attest(index, ours)?,
         (Some(Proof::Kubernetes(_)) | None, _) => {
             return Err(Status::invalid_argument(
                 "no proof of identity that this control plane knows; send a join token",
