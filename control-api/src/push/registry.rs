@@ -254,8 +254,7 @@ impl Registry {
     }
 
     pub fn connected_workloads(&self) -> HashSet<String> {
-        let proxies = self.proxies();
-        proxies.all.values().filter(|e| e.proxy.connected).map(|e| e.proxy.workload.clone()).collect()
+        self.list().into_iter().filter(|proxy| proxy.connected).map(|proxy| proxy.workload).collect()
     }
 
     /// Wakes at each change of any proxy.
