@@ -48,7 +48,7 @@ fn head() -> String {
     "apiVersion: mesh.isthmus.dev/v1alpha1
 kind: MeshConfig
 metadata: { name: mesh }
-spec: { trustDomain: bench.example, enforcement: Enforce, vipRanges: [172.16.0.0/12], leafLifetime: 24h }
+spec: { trustDomain: bench.example, enforcement: Enforce, vipRanges: [172.16.0.0/12] }
 ---
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: Site

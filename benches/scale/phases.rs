@@ -13,6 +13,8 @@ use crate::tls;
 /// After a load: timers run out, freed memory goes back.
 const SETTLE: Duration = Duration::from_secs(3);
 
+const BETWEEN: Duration = Duration::from_millis(40);
+
 pub(crate) async fn run(arguments: &Arguments) -> Result<Report, String> {
     let mut report = Report::default();
     let mut control = Control::start()?;
@@ -102,6 +104,8 @@ async fn changes(
                 (mesh::changed(endpoint, service, round), users)
             }
         };
+        // Longer than the pause after a push: each change is measured alone, not as part of a burst.
+        tokio::time::sleep(BETWEEN).await;
         fleet.forget();
         let sent = Instant::now();
         let revision = operator.apply(yaml).await?;
