@@ -34,6 +34,7 @@ fn well() -> Seen {
         certificates: wire::ListCertificatesResponse {
             certificates: vec![certificate],
             roots: Vec::new(),
+            crypto_profile: String::new(),
             server_time_unix_ms: NOW,
         },
         proxies: vec![proxy("shop/web")],
