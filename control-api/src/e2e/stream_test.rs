@@ -204,13 +204,13 @@ async fn every_delta_brings_a_signature_over_the_whole_view() {
         assert!(!holds(&view::text(of(delta.version + 1), &held)));
         held.len()
     };
-    assert_eq!(check(&web.delta().await), 2);
+    assert_eq!(check(&web.delta().await), 3);
     let asked = |add: &[&str], drop: &[&str]| {
         let keys = |names: &[&str]| names.iter().map(|name| key(name)).collect();
         Message::Subscribe(disc::Subscribe { add: keys(add), drop: keys(drop) })
     };
     web.say(asked(&["10.20.1.10", "shop/orders"], &[])).await;
-    assert_eq!(check(&web.delta().await), 4);
+    assert_eq!(check(&web.delta().await), 5);
     web.say(asked(&[], &["shop/orders"])).await;
-    assert_eq!(check(&web.delta().await), 3);
+    assert_eq!(check(&web.delta().await), 4);
 }
