@@ -10,6 +10,7 @@ use isthmus_certs::Negotiated;
 
 use crate::reason::Reason;
 
+use super::open::{OpenConnection, OpenStream};
 use super::tracer::DropReason;
 
 /// Which of the two paths something happened on.
@@ -229,14 +230,12 @@ impl Metrics {
 
     /// An app connection was taken up; it counts as closed when the returned value is dropped.
     pub fn connection(&self, direction: Direction) -> OpenConnection {
-        self.own.opened[direction as usize].fetch_add(1, Relaxed);
-        OpenConnection { cell: self.own.clone(), direction }
+        OpenConnection::new(&self.own, direction)
     }
 
     /// A mesh connection was established; it counts as closed when the returned value is dropped.
     pub fn mesh_connection(&self, side: MeshSide) -> OpenStream {
-        self.own.mesh_opened[side as usize].fetch_add(1, Relaxed);
-        OpenStream { cell: self.own.clone(), side, of: Counted::Connection }
+        OpenStream::connection(&self.own, side)
     }
 
     /// What a handshake between sidecars agreed on.
@@ -258,8 +257,7 @@ impl Metrics {
 
     /// A request or tunnel began on a mesh connection; it ends when the returned value is dropped.
     pub fn stream(&self, side: MeshSide) -> OpenStream {
-        self.own.streams_opened[side as usize].fetch_add(1, Relaxed);
-        OpenStream { cell: self.own.clone(), side, of: Counted::Stream }
+        OpenStream::stream(&self.own, side)
     }
 
     /// `accept` failed; `why` is one word.
@@ -371,42 +369,5 @@ impl Cell {
     pub(super) fn load(&self) -> u64 {
         let sum = |of: &[AtomicU64; 2]| of.iter().map(|n| n.load(Relaxed)).sum::<u64>();
         (sum(&self.opened) + sum(&self.mesh_opened)).saturating_sub(sum(&self.closed) + sum(&self.mesh_closed))
-    }
-}
-
-/// An app connection that is open for as long as this lives.
-#[derive(Debug)]
-pub struct OpenConnection {
-    cell: Arc<Cell>,
-    direction: Direction,
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.cell.closed[self.direction as usize].fetch_add(1, Relaxed);
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Counted {
-    Connection,
-    Stream,
-}
-
-/// A mesh connection, or a stream on one, that is open for as long as this lives.
-#[derive(Debug)]
-pub struct OpenStream {
-    cell: Arc<Cell>,
-    side: MeshSide,
-    of: Counted,
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let closed = match self.of {
-            Counted::Connection => &self.cell.mesh_closed,
-            Counted::Stream => &self.cell.streams_closed,
-        };
-        closed[self.side as usize].fetch_add(1, Relaxed);
     }
 }

@@ -7,6 +7,7 @@
 mod exposition;
 mod metrics;
 mod names;
+mod open;
 mod otlp;
 mod otlp_message;
 mod refusal_log;
@@ -15,7 +16,8 @@ mod trace_context;
 mod trace_state;
 mod tracer;
 
-pub use metrics::{Direction, MeshSide, Metrics, OpenConnection, OpenStream};
+pub use metrics::{Direction, MeshSide, Metrics};
+pub use open::{OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};
 pub use refusal_log::RefusalLog;
 pub use span::{Kind, Span, SpanId, Status, TraceId, Value};
