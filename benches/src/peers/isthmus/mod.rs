@@ -166,6 +166,8 @@ fn sidecar(
     let command =
         Command::new(&operator.program).args(["proxy", "--config"]).arg(config).named(&format!("isthmus-{name}"));
     let process = host.spawn(command).map_err(|error| error.to_string())?;
-    process.wait_for_line("readiness", START, |line| line.contains(" ready identity=")).map_err(|error| error.to_string())?;
+    process
+        .wait_for_line("readiness", START, |line| line.contains(" ready identity="))
+        .map_err(|error| error.to_string())?;
     Ok(process)
 }
