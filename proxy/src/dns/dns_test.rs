@@ -144,7 +144,7 @@ fn resolver(port: u16) -> Resolver {
 #[tokio::test]
 async fn an_answer_is_kept_as_long_as_it_says_and_asked_for_once() {
     tokio::task::LocalSet::new()
-        .run_until(async {
+        .run_until(Box::pin(async {
             let (address, asked) = server([192, 0, 2, 1], 60).await;
             let resolver = resolver(address.port());
             let servers = [address.ip()];
@@ -160,7 +160,7 @@ async fn an_answer_is_kept_as_long_as_it_says_and_asked_for_once() {
             tokio::time::resume();
             ask().await.unwrap();
             assert_eq!(asked.get(), 4);
-        })
+        }))
         .await;
 }
 

@@ -51,7 +51,7 @@ fn denied<T>(response: &Response<T>) -> &str {
 
 #[tokio::test]
 async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
-    on_worker(async {
+    on_worker(Box::pin(async {
         let (port, accepted) = app(mirror).await;
         let world = world(Spec::http(port)).await;
         let mut peer = dial(&world, &world.web).await.unwrap();
@@ -96,7 +96,7 @@ async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
         assert!(response.headers().contains_key("isthmus-elapsed"));
         let request = Request::get("http://o/").header("isthmus-port", "15001");
         assert_eq!(denied(&send(&mut peer, request).await.unwrap()), "forbidden-port");
-    })
+    }))
     .await;
 }
 

@@ -88,7 +88,7 @@ async fn answers_ping(stream: &mut Raw) -> bool {
     if sent.await.is_err() {
         return false;
     }
-    let (mut seen, mut part) = (Vec::new(), [0; 16 * 1024]);
+    let (mut seen, mut part) = (Vec::new(), [0; 4 * 1024]);
     loop {
         match stream.read(&mut part).await {
             Ok(count @ 1..) => seen.extend_from_slice(&part[..count]),
@@ -249,7 +249,7 @@ async fn windows_are_kept_to() {
         // Data that no window allows: the connection's, 16 MiB, is the larger one.
         let mut stream = raw(&world).await;
         stream.write_all(&frame(HEADERS, END_HEADERS, 1, &head(POST, port))).await.unwrap();
-        let piece = frame(DATA, 0, 1, &[0; 16 * 1024]).repeat(16);
+        let piece = frame(DATA, 0, 1, &[0; 4 * 1024]).repeat(16);
         let mut sent = 0usize;
         while let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(2), stream.write_all(&piece)).await {
             sent += piece.len();

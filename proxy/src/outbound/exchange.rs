@@ -96,18 +96,9 @@ pub(super) async fn exchange(
     };
     let response = match over_http2(response, &mut upload, hop.caller, &mut wait).await {
         Ok(response) => response,
-        Err(NoAnswer::Body(error)) => return Err(Missed::Body(error)),
-        Err(NoAnswer::Late) => return Err(Missed::Late),
-        Err(NoAnswer::Stream(error)) if is_unprocessed(&error) => {
-            unsent.body = match later {
-                Some((body, _)) => Some(body),
-                None => upload.rewind(),
-            };
-            return Err(Missed::Unprocessed(error));
-        }
-        Err(NoAnswer::Stream(error)) => {
-            hop.reset = error.is_reset().then(|| error.reason()).flatten();
-            return Err(Missed::Lost(error));
+        Err(why) => {
+            let rest = || later.map_or_else(|| upload.rewind(), |(body, _)| Some(body));
+            return Err(missed(why, hop, unsent, rest));
         }
     };
     let took = slot.last_read().saturating_duration_since(sent);
@@ -131,6 +122,22 @@ pub(super) async fn exchange(
         Line::Tied(_) => None,
     };
     Ok(Answer { response, upload: upload.into_rest(), reset: None, held })
+}
+
+/// The stream ended without an answer; `rest`: the body, as far as it is still here.
+fn missed(why: NoAnswer, hop: &mut Hop<'_>, unsent: &mut Unsent, rest: impl FnOnce() -> Option<Body>) -> Missed {
+    match why {
+        NoAnswer::Body(error) => Missed::Body(error),
+        NoAnswer::Late => Missed::Late,
+        NoAnswer::Stream(error) if is_unprocessed(&error) => {
+            unsent.body = rest();
+            Missed::Unprocessed(error)
+        }
+        NoAnswer::Stream(error) => {
+            hop.reset = error.is_reset().then(|| error.reason()).flatten();
+            Missed::Lost(error)
+        }
+    }
 }
 
 /// The way to the callee's sidecar.

@@ -9,11 +9,14 @@ fn any<T>(list: &Option<Vec<T>>, fact: Option<impl Fn(&T) -> Option<bool>>) -> O
 }
 
 fn one_of(each: impl Iterator<Item = Option<bool>>) -> Option<bool> {
-    each.fold(Some(false), |so_far, one| match (so_far, one) {
-        (Some(true), _) | (_, Some(true)) => Some(true),
-        (None, _) | (_, None) => None,
-        _ => Some(false),
-    })
+    let each: Vec<_> = each.collect();
+    if each.contains(&Some(true)) {
+        Some(true)
+    } else if each.contains(&None) {
+        None
+    } else {
+        Some(false)
+    }
 }
 
 /// Every condition that is not under `not…`; one that is not there is left out.

@@ -143,8 +143,11 @@ struct Traffic {
     ip: IpAddr,
     site: Option<&'static str>,
     port: u16,
-    http: Option<(&'static str, &'static str, Option<&'static str>, Vec<(&'static str, &'static str)>)>,
+    http: Option<HttpTraffic>,
 }
+
+/// Method, path, host and headers.
+type HttpTraffic = (&'static str, &'static str, Option<&'static str>, Vec<(&'static str, &'static str)>);
 
 prop_compose! {
     fn traffic()(
