@@ -113,10 +113,7 @@ impl Control {
             shutdown,
         };
         let address = at_port(&config.advertise, control.operators.port());
-        let made = authority::write_operator(&own.issuer, &config.state_dir, &address, &*clock);
-        if let Some(path) = made.map_err(ControlError::Authority)? {
-            tracing::info!(path = %path.display(), "operator credentials written; keep them secret");
-        }
+        make_operator(&own, &config, &address, &*clock)?;
         let registry = Arc::new(Registry::default());
         let push = Push {
             ledger: ledger.clone(),
@@ -247,6 +244,15 @@ impl Control {
             _ => Ok(()),
         }
     }
+}
+
+/// Credentials for the first operator, where there are none yet.
+fn make_operator(own: &Own, config: &Config, address: &str, clock: &dyn Clock) -> Result<(), ControlError> {
+    let made = authority::write_operator(&own.issuer, &config.state_dir, address, clock);
+    if let Some(path) = made.map_err(ControlError::Authority)? {
+        tracing::info!(path = %path.display(), "operator credentials written; keep them secret");
+    }
+    Ok(())
 }
 
 /// Opening waits for the disk and makes keys.

@@ -51,7 +51,7 @@ fn the_most_specific_counts_and_of_two_services_the_stricter() {
     let enforced = |all: &[String]| standings(all).map(|standing| standing.enforcement);
     assert_eq!(enforced(&[]), [None, None, None]);
     let namespace = kind("Enforcement", "all", "mode: Enforce");
-    assert_eq!(enforced(&[namespace.clone()]), [enforce; 3]);
+    assert_eq!(enforced(std::slice::from_ref(&namespace)), [enforce; 3]);
     let db = kind("Enforcement", "db", "services: [orders-db], mode: Observe");
     assert_eq!(enforced(&[namespace.clone(), db.clone()]), [observe, observe, enforce]);
     let orders = kind("Enforcement", "orders", "services: [orders], mode: Enforce");
@@ -63,7 +63,7 @@ fn a_bypass_opens_what_it_names_until_its_end_and_the_latest_end_counts() {
     let bypasses = |all: &[String]| standings(all).map(|standing| standing.bypass_until_ms);
     let (early, late) = (Some(1_800_000_000_000), Some(1_800_000_060_000));
     let orders = kind("Bypass", "orders", "services: [orders], until: 2027-01-15T08:00:00Z");
-    assert_eq!(bypasses(&[orders.clone()]), [early, None, None]);
+    assert_eq!(bypasses(std::slice::from_ref(&orders)), [early, None, None]);
     let all = kind("Bypass", "all", "until: 2027-01-15T08:01:00Z, operator: root, reason: test");
     assert_eq!(bypasses(&[orders, all]), [late, late, late]);
 }

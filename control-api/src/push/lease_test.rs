@@ -67,7 +67,7 @@ async fn who_dies_one_after_the_other_is_away_one_after_the_other() {
     all.iter().for_each(|workload| leases.comes(workload));
     for (n, workload) in (0u32..).zip(&all[..3]) {
         leases.leaves(workload, start + GRACE * 2 * n);
-        assert_eq!(leases.turn(start + GRACE * (2 * n + 1), site).away, [workload.clone()]);
+        assert_eq!(leases.turn(start + GRACE * (2 * n + 1), site).away, std::slice::from_ref(workload));
     }
 }
 

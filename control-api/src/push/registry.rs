@@ -56,7 +56,7 @@ impl Registry {
         peer: &PeerIdentity,
         now_ms: i64,
         arrival: Arrival,
-    ) -> Result<Seat<'_>, Refused> {
+    ) -> Result<Seat<'_>, Box<Refused>> {
         let (replaced, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
         let workload: Arc<str> = workload.into();
         let mut proxies = self.proxies();
@@ -110,7 +110,7 @@ impl Registry {
     }
 
     /// Whether a machine may have a certificate of this workload renewed: not while another one uses it.
-    pub fn may_renew(&self, workload: &str, arrival: &Arrival, now_ms: i64) -> Result<(), Refused> {
+    pub fn may_renew(&self, workload: &str, arrival: &Arrival, now_ms: i64) -> Result<(), Box<Refused>> {
         let mut proxies = self.proxies();
         match proxies.all.get_mut(workload).and_then(|held| held.proxy.refuse(arrival, now_ms)) {
             Some(refused) if refused.copy.certain => Err(refused),

@@ -57,18 +57,7 @@ pub(super) async fn run(
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
     let now_ms = push.ledger.clock().now_ms();
-    let mut stream = Stream {
-        seat,
-        peer,
-        workload: hello.workload,
-        subscriptions: BTreeSet::new(),
-        sent: View::default(),
-        held: Held::default(),
-        signed: Instant::now(),
-        synced: false,
-        unanswered: VecDeque::new(),
-    };
-    stream.subscribe(hello.subscriptions, Vec::new())?;
+    let mut stream = Stream::new(seat, peer, hello)?;
     send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
     let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
     // What the proxy has asked for, and what was committed meanwhile.
@@ -166,7 +155,24 @@ async fn send(outgoing: &Outgoing, message: control_message::Message) -> Result<
     outgoing.send(Ok(ControlMessage { message: Some(message) })).await.map_err(gone)
 }
 
-impl Stream<'_> {
+impl<'a> Stream<'a> {
+    /// Nothing was sent yet.
+    fn new(seat: &'a Seat<'a>, peer: &'a PeerIdentity, hello: Hello) -> Result<Self, Status> {
+        let mut stream = Stream {
+            seat,
+            peer,
+            workload: hello.workload,
+            subscriptions: BTreeSet::new(),
+            sent: View::default(),
+            held: Held::default(),
+            signed: Instant::now(),
+            synced: false,
+            unanswered: VecDeque::new(),
+        };
+        stream.subscribe(hello.subscriptions, Vec::new())?;
+        Ok(stream)
+    }
+
     /// Takes one message in; whether it changes what the proxy should be sent.
     fn receive(&mut self, message: ProxyMessage, now_ms: i64) -> Result<bool, Status> {
         match message.message {

@@ -11,80 +11,82 @@ fn policy(spec: &str) -> String {
     format!("apiVersion: {GROUP}\nkind: ServicePolicy\nmetadata: {{ namespace: shop, name: p }}\nspec:\n  {spec}\n")
 }
 
+/// A spec, and what is said of it.
+const REFUSED: [(&str, &str); 18] = [
+    (
+        "transport: HttpOnly",
+        "f.yaml:5:14: ServicePolicy shop/p: spec.transport: `HttpOnly` is not one of MeshOnly, HttpsOnly, Permissive; did you mean `HttpsOnly`?",
+    ),
+    (
+        "tranport: MeshOnly",
+        "f.yaml:5:3: ServicePolicy shop/p: spec.tranport: unknown field `tranport`; did you mean `transport`?",
+    ),
+    (
+        "minTlsVersion: \"1.4\"",
+        "f.yaml:5:18: ServicePolicy shop/p: spec.minTlsVersion: `1.4` is not one of 1.0, 1.1, 1.2, 1.3",
+    ),
+    (
+        "allow: []",
+        "f.yaml:5:10: ServicePolicy shop/p: spec.allow: is an empty list, which could mean nobody or everybody; leave it out, or write one rule",
+    ),
+    (
+        "allow:\n- from: { namespaces: [] }",
+        "f.yaml:6:25: ServicePolicy shop/p: spec.allow[0].from.namespaces: is an empty list, which nothing can match; leave it out, or name a value",
+    ),
+    (
+        "allow:\n- from: { namespace: [a] }",
+        "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.namespace: unknown field `namespace`; did you mean `namespaces`?",
+    ),
+    (
+        "deny:\n- from: { cidrs: [10.0.0.1/8] }",
+        "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].from.cidrs[0]: `10.0.0.1/8` has bits beyond its prefix; did you mean `10.0.0.0/8`?",
+    ),
+    (
+        "deny:\n- to: { ports: [70000] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.ports[0]: 70000 is not a port: 1 to 65535",
+    ),
+    (
+        "deny:\n- to: { methods: [get] }",
+        "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].to.methods[0]: `get` is not an HTTP method; methods are upper case, as `GET`; did you mean `GET`?",
+    ),
+    (
+        "allow:\n- to: { paths: [/a//b] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/a//b`: write it decoded and plain, without `%`, `\\`, `?`, `#`, `;`, `//` and `..`: requests are compared so; did you mean `/a/b`?",
+    ),
+    (
+        "allow:\n- to: { paths: ['/orders/{id'] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/orders/{id`: `{name}` stands for one whole segment, as in `/orders/{id}`; did you mean `/orders/{id}`?",
+    ),
+    (
+        "allow:\n- from: { notIdentity: [x] }",
+        "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.notIdentity: unknown field `notIdentity`; did you mean `notIdentities`?",
+    ),
+    (
+        "allow:\n- from: { serviceAccounts: [Web] }",
+        "f.yaml:6:31: ServicePolicy shop/p: spec.allow[0].from.serviceAccounts[0]: `Web` is not a service account; write `web`, `namespace/web`, or `*/web` for any namespace: service account: 1 to 253 of a-z 0-9 - ., each label starting and ending with a letter or digit; did you mean `web`?",
+    ),
+    (
+        "allow:\n- until: tomorrow",
+        "f.yaml:6:12: ServicePolicy shop/p: spec.allow[0].until: `tomorrow` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset",
+    ),
+    (
+        "allow:\n- to: { hosts: ['orders:80'] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.hosts[0]: `orders:80`: hosts are compared without a port; write `orders`, and 80 under `ports`",
+    ),
+    (
+        "allow:\n- to: { headers: [{ name: Isthmus-Port }] }",
+        "f.yaml:6:29: ServicePolicy shop/p: spec.allow[0].to.headers[0].name: `Isthmus-Port` never holds: the mesh keeps these names to itself",
+    ),
+    (
+        "mode: Audits",
+        "f.yaml:5:9: ServicePolicy shop/p: spec.mode: `Audits` is not one of Enforce, Audit; did you mean `Audit`?",
+    ),
+    ("services: orders", "f.yaml:5:13: ServicePolicy shop/p: spec.services: must be a list, not a text"),
+];
+
 #[test]
 fn every_message_names_place_field_and_reason() {
-    let table = [
-        (
-            "transport: HttpOnly",
-            "f.yaml:5:14: ServicePolicy shop/p: spec.transport: `HttpOnly` is not one of MeshOnly, HttpsOnly, Permissive; did you mean `HttpsOnly`?",
-        ),
-        (
-            "tranport: MeshOnly",
-            "f.yaml:5:3: ServicePolicy shop/p: spec.tranport: unknown field `tranport`; did you mean `transport`?",
-        ),
-        (
-            "minTlsVersion: \"1.4\"",
-            "f.yaml:5:18: ServicePolicy shop/p: spec.minTlsVersion: `1.4` is not one of 1.0, 1.1, 1.2, 1.3",
-        ),
-        (
-            "allow: []",
-            "f.yaml:5:10: ServicePolicy shop/p: spec.allow: is an empty list, which could mean nobody or everybody; leave it out, or write one rule",
-        ),
-        (
-            "allow:\n- from: { namespaces: [] }",
-            "f.yaml:6:25: ServicePolicy shop/p: spec.allow[0].from.namespaces: is an empty list, which nothing can match; leave it out, or name a value",
-        ),
-        (
-            "allow:\n- from: { namespace: [a] }",
-            "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.namespace: unknown field `namespace`; did you mean `namespaces`?",
-        ),
-        (
-            "deny:\n- from: { cidrs: [10.0.0.1/8] }",
-            "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].from.cidrs[0]: `10.0.0.1/8` has bits beyond its prefix; did you mean `10.0.0.0/8`?",
-        ),
-        (
-            "deny:\n- to: { ports: [70000] }",
-            "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.ports[0]: 70000 is not a port: 1 to 65535",
-        ),
-        (
-            "deny:\n- to: { methods: [get] }",
-            "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].to.methods[0]: `get` is not an HTTP method; methods are upper case, as `GET`; did you mean `GET`?",
-        ),
-        (
-            "allow:\n- to: { paths: [/a//b] }",
-            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/a//b`: write it decoded and plain, without `%`, `\\`, `?`, `#`, `;`, `//` and `..`: requests are compared so; did you mean `/a/b`?",
-        ),
-        (
-            "allow:\n- to: { paths: ['/orders/{id'] }",
-            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.paths[0]: `/orders/{id`: `{name}` stands for one whole segment, as in `/orders/{id}`; did you mean `/orders/{id}`?",
-        ),
-        (
-            "allow:\n- from: { notIdentity: [x] }",
-            "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.notIdentity: unknown field `notIdentity`; did you mean `notIdentities`?",
-        ),
-        (
-            "allow:\n- from: { serviceAccounts: [Web] }",
-            "f.yaml:6:31: ServicePolicy shop/p: spec.allow[0].from.serviceAccounts[0]: `Web` is not a service account; write `web`, `namespace/web`, or `*/web` for any namespace: service account: 1 to 253 of a-z 0-9 - ., each label starting and ending with a letter or digit; did you mean `web`?",
-        ),
-        (
-            "allow:\n- until: tomorrow",
-            "f.yaml:6:12: ServicePolicy shop/p: spec.allow[0].until: `tomorrow` is not a moment; write it as `2026-12-01T18:00:00Z`, with its offset",
-        ),
-        (
-            "allow:\n- to: { hosts: ['orders:80'] }",
-            "f.yaml:6:19: ServicePolicy shop/p: spec.allow[0].to.hosts[0]: `orders:80`: hosts are compared without a port; write `orders`, and 80 under `ports`",
-        ),
-        (
-            "allow:\n- to: { headers: [{ name: Isthmus-Port }] }",
-            "f.yaml:6:29: ServicePolicy shop/p: spec.allow[0].to.headers[0].name: `Isthmus-Port` never holds: the mesh keeps these names to itself",
-        ),
-        (
-            "mode: Audits",
-            "f.yaml:5:9: ServicePolicy shop/p: spec.mode: `Audits` is not one of Enforce, Audit; did you mean `Audit`?",
-        ),
-        ("services: orders", "f.yaml:5:13: ServicePolicy shop/p: spec.services: must be a list, not a text"),
-    ];
-    for (spec, expected) in table {
+    for (spec, expected) in REFUSED {
         assert_eq!(problems(&policy(spec)), [expected], "for {spec}");
     }
 }

@@ -55,14 +55,14 @@ pub enum Progress {
 
 impl Proxy {
     /// Notes the newcomer if it has to be refused.
-    pub(super) fn refuse(&mut self, newcomer: &Arrival, now_ms: i64) -> Option<Refused> {
+    pub(super) fn refuse(&mut self, newcomer: &Arrival, now_ms: i64) -> Option<Box<Refused>> {
         let holder = &self.arrival;
         if !self.connected || !newcomer.machine.differs(&holder.machine) || newcomer.enrolment.0 > holder.enrolment.0 {
             return None;
         }
         let copy = copies::note(self.copy.take(), &holder.machine, &newcomer.machine, now_ms);
         self.copy = Some(copy.clone());
-        Some(Refused { holder: holder.machine.clone(), copy })
+        Some(Box::new(Refused { holder: holder.machine.clone(), copy }))
     }
 
     pub(super) fn progress(&self, revision: u64) -> Progress {
