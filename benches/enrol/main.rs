@@ -201,8 +201,7 @@ async fn enrol(token: JoinToken, key: PrivateKey, until: Instant) -> Result<(Dur
             Ok(channel) => {
                 let proof = Some(Proof::JoinToken(token.secret().to_string()));
                 let now = SystemClock.now_ms();
-                let request =
-                    EnrollRequest { proof, csr_der: csr_der.clone(), client_time_unix_ms: now, ..Default::default() };
+                let request = EnrollRequest { proof, csr_der: csr_der.clone(), client_time_unix_ms: now };
                 match IdentityClient::new(channel).enroll(request).await {
                     Ok(_) => return Ok((began.elapsed(), tries)),
                     Err(status) if status.code() == tonic::Code::ResourceExhausted => status.into(),

@@ -42,7 +42,7 @@ async fn confirm(args: Args, format: Format, operator: &OperatorArgs) -> Result<
             json!({ "ok": true, "revision": answer.revision, "presentRevision": answer.present_revision,
                     "rolledBack": args.roll_back, "changes": changes_json(&answer.changes) })
         ),
-        (_, true) => print!("{}revision {} is taken back\n", changes_text(&answer.changes, false), answer.revision),
+        (_, true) => println!("{}revision {} is taken back", changes_text(&answer.changes, false), answer.revision),
         (_, false) => println!("revision {} stays", answer.revision),
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! Whole processes with clocks that are off, and a machine that joins by a certificate of its company's CA: the binary that
 //! users get, on loopback, with no switch for tests in it. Clocks are moved by libfaketime.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -204,8 +206,8 @@ fn seventeen_minutes_are_named_at_both_ends_and_are_no_tls_error() {
     }
 }
 
-#[test]
-fn a_machine_joins_by_its_companys_certificate_with_nothing_but_that() {
+/// A company's CA, and what it gave to one of its machines.
+fn write_company_certificate(dir: &Path) {
     let ca = {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -216,10 +218,15 @@ fn a_machine_joins_by_its_companys_certificate_with_nothing_but_that() {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &ca).unwrap();
+    fs::write(dir.join("corp.pem"), ca.pem()).unwrap();
+    fs::write(dir.join("vm.pem"), certificate.pem()).unwrap();
+    fs::write(dir.join("vm.key"), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn a_machine_joins_by_its_companys_certificate_with_nothing_but_that() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("corp.pem"), ca.pem()).unwrap();
-    fs::write(dir.path().join("vm.pem"), certificate.pem()).unwrap();
-    fs::write(dir.path().join("vm.key"), key.serialize_pem()).unwrap();
+    write_company_certificate(dir.path());
     let attestation = "attestation:\n  certificates:\n    - name: corp\n      roots: DIR/corp.pem\n      \
                        workloads: { vm-1.corp.example: shop/orders }\n";
     let world = Control::start_in(dir, attestation, None);

@@ -63,14 +63,14 @@ fn away_for_long(mesh: &mut Mesh) -> Result<(), String> {
     mesh.apply(&resources::mesh(&mesh.collector_url(), "60s"))?;
     mesh.until(SOON, "every certificate is a short one", |mesh| {
         let short = |workload: &&str| Ok(seconds_left(&mesh.status(workload)?) <= 60);
-        all(WORKLOADS.iter().map(|w| short(w))).map(|all| all.then_some(()))
+        all(WORKLOADS.iter().map(short)).map(|all| all.then_some(()))
     })?;
     let load = mesh.load();
     mesh.control_mut().kill();
     // Longer than half of a life: each has tried to renew by now, in vain.
     let tried = mesh.until(Duration::from_secs(50), "every renewal has failed", |mesh| {
         let failing = |workload: &&str| Ok(mesh.status(workload)?["certificate"]["renewalFailures"] != 0);
-        all(WORKLOADS.iter().map(|w| failing(w))).map(|all| all.then_some(()))
+        all(WORKLOADS.iter().map(failing)).map(|all| all.then_some(()))
     });
     let warned = mesh.status("web");
     let restarted = mesh.restart_control();
@@ -79,7 +79,7 @@ fn away_for_long(mesh: &mut Mesh) -> Result<(), String> {
             let status = mesh.status(workload)?;
             Ok(status["certificate"]["renewalFailures"] == 0 && seconds_left(&status) > 25)
         };
-        all(WORKLOADS.iter().map(|w| renewed(w))).map(|all| all.then_some(()))
+        all(WORKLOADS.iter().map(renewed)).map(|all| all.then_some(()))
     });
     let result = load.stop();
     tried?;
