@@ -183,7 +183,7 @@ fn a_traffic_policy_says_something_and_in_known_words() {
         (
             "services: [orders]",
             format!(
-                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts"
+                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts, tls"
             ),
         ),
         (
@@ -226,7 +226,10 @@ fn what_would_be_ignored_in_silence_is_refused() {
             .join("\n")
     };
     assert!(service("{ports: [{port: 53, protocol: UDP}]}").contains("`UDP` is not proxied"));
-    assert!(service("{type: ExternalName, externalName: x.example, ports: []}").contains("not served yet"));
+    assert!(service("{externalName: x.example, ports: []}").contains("belongs to `type: ExternalName`"));
+    assert!(service("{type: ExternalName, externalName: 192.0.2.1}").contains("`192.0.2.1` is not a DNS name"));
+    assert!(service("{type: ExternalName, externalName: x.example, selector: {a: b}}").contains("has both"));
+    assert_eq!(service("{type: ExternalName, externalName: x.example, ports: [{port: 80}]}"), "");
     assert!(service("{ports: [{port: 1}, {port: 1}]}").contains("declared twice"));
     assert!(service("{ports: [], selctor: {a: b}}").contains("did you mean `selector`?"));
 }
