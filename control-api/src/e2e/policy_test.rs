@@ -180,6 +180,14 @@ async fn an_apply_to_be_confirmed_is_taken_back_by_a_control_plane_that_was_rest
         .await
         .unwrap()
         .unwrap();
+    // The commit is seen a moment before the record of what awaited confirmation is gone.
+    let ledger = &world.control.ledger;
+    let gone = async {
+        while crate::confirm::pending(&**ledger.store(), ledger.world().revision).unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.unwrap();
     // And the other way.
     let applied = world.operator().await.apply(request).await.unwrap().into_inner();
     let confirmed = world.policy().await.confirm(adm::ConfirmRequest::default()).await.unwrap().into_inner();

@@ -141,7 +141,8 @@ async fn attested_document(metadata: SocketAddr, nonce: &str, options: DialOptio
     };
     tokio::select! {
         answer = asked => answer,
-        ended = connection => Err(ended.err().map_or("it hung up".to_owned(), |error| error.to_string())),
+        // Its end in order is no error: what it brought is still to be read.
+        Err(error) = connection => Err(error.to_string()),
     }
 }
 
