@@ -77,7 +77,10 @@ impl Mesh {
         sidecar
             .wait_for_line("its listeners", DEADLINE, |line| line.contains("listening"))
             .map_err(|e| e.to_string())?;
-        let open = host.spawn(Command::new("sleep").arg("600").user(uid)).map_err(|e| e.to_string())?;
+        // Once it speaks it runs as that user: what changes users on the way to it cannot be looked into either.
+        let open = Command::new("sh").args(["-c", "echo up; exec sleep 600"]).user(uid);
+        let open = host.spawn(open.named("open")).map_err(|e| e.to_string())?;
+        open.wait_for_line("its user", DEADLINE, |line| line == "up").map_err(|e| e.to_string())?;
         Ok((sidecar, open))
     }
 }
