@@ -68,6 +68,9 @@ fn away_for_long(mesh: &mut Mesh) -> Result<(), String> {
         let short = |workload: &&str| Ok(seconds_left(&mesh.status(workload)?) <= 60);
         all(WORKLOADS.iter().map(short)).map(|all| all.then_some(()))
     })?;
+    // A service that nobody has called yet is unknown to a sidecar, and stays so while nobody tells.
+    let answer = mesh.get("web", ORDERS_URL)?;
+    require(answer.status == 200, || format!("before: {} {}", answer.status, answer.body))?;
     let load = mesh.load();
     mesh.control_mut().kill();
     // Longer than half of a life: each has tried to renew by now, in vain.
