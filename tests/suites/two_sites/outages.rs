@@ -23,6 +23,8 @@ const RENEWALS: &str = "isthmus_certificate_renewals_total";
 fn started_first(mesh: &mut Mesh) -> Result<(), String> {
     let answer = mesh.get("web", ORDERS_URL)?;
     require(answer.status == 200, || format!("before: {} {}", answer.status, answer.body))?;
+    let denied = mesh.get("batch", ORDERS_URL)?;
+    require(denied.status == 403, || format!("batch before: {} {}", denied.status, denied.body))?;
     // What the sidecars asked for meanwhile is on disk when a version that came after it is.
     mesh.apply(&resources::mesh(&mesh.collector_url(), "23h"))?;
     for workload in ["web", "orders"] {
