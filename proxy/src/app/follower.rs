@@ -100,7 +100,7 @@ impl Follower {
                 Ok(()) = self.identity.changed() => {}
                 () = disturbed(&mut self.captured) => {}
                 _ = again.tick() => {}
-                () = bypass_ends(&self.parts) => self.parts.state.publish_again(),
+                () = bypass_ends(&self.parts) => {}
             }
             if let Err(error) = self.look() {
                 tracing::error!(%error, "capture could not be brought up to date; it stays as it was");
@@ -117,7 +117,7 @@ impl Follower {
     }
 }
 
-/// Resolves when a bypass ends by itself: what it let in is then asked again, whoever is reachable.
+/// Resolves when a bypass ends by itself, so that it is told at once. What it let in is asked again by `inbound::live`.
 async fn bypass_ends(parts: &Parts) {
     let clock = parts.identities.clock();
     let Some(until) = parts.state.snapshot().inbound().next_bypass_end(clock.now_ms()) else {

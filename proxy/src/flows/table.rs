@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use isthmus_certs::SpiffeId;
 
@@ -79,7 +79,7 @@ pub struct FlowTable {
     templates: Templates,
     methods: Vec<Box<str>>,
     dropped: u64,
-    hasher: FixedState,
+    hasher: RandomState,
 }
 
 struct Entry {
@@ -179,7 +179,7 @@ impl Seen<'_> {
         self.observed.host.map(|host| if host.len() > LONGEST_HOST { OTHER } else { host })
     }
 
-    fn hash(&self, hasher: &FixedState) -> u64 {
+    fn hash(&self, hasher: &RandomState) -> u64 {
         let o = self.observed;
         let mut hasher = hasher.build_hasher();
         hasher.write(o.peer.map_or("", |peer| peer.as_str()).as_bytes());

@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 /// A path in a table of [`Templates`].
@@ -34,7 +34,7 @@ const ID: &str = "{id}";
 pub struct Templates {
     nodes: Vec<Node>,
     children: HashTable<PathId>,
-    hasher: FixedState,
+    hasher: RandomState,
 }
 
 struct Node {
@@ -133,7 +133,7 @@ impl Templates {
     }
 }
 
-fn hash(hasher: &FixedState, parent: PathId, segment: &str) -> u64 {
+fn hash(hasher: &RandomState, parent: PathId, segment: &str) -> u64 {
     let mut hasher = hasher.build_hasher();
     hasher.write_u32(parent);
     hasher.write(segment.as_bytes());

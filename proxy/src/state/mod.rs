@@ -101,12 +101,6 @@ impl State {
         self.published.send_modify(|times| *times += 1);
     }
 
-    /// The same snapshot once more: what depends on the time of day has changed, so that live connections look again.
-    pub fn publish_again(&self) {
-        self.publications.fetch_add(1, Ordering::Release);
-        self.published.send_modify(|times| *times += 1);
-    }
-
     /// Marked changed at each publication, so that live connections can be checked against the new policy.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.published.subscribe()

@@ -46,7 +46,7 @@ impl<T> Ranges<T> {
 }
 
 /// The first `length` bits, aligned to the top of a u128.
-fn masked(ip: IpAddr, length: u8) -> u128 {
+pub(super) fn masked(ip: IpAddr, length: u8) -> u128 {
     let bits = match ip {
         IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
         IpAddr::V6(ip) => ip.to_bits(),

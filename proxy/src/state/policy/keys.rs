@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use isthmus_proto::model::Template;
 
 use super::prefixes::Prefixes;
+use crate::state::ranges::masked;
 
 /// One value of a condition. Letters are folded by whoever makes it, where they are folded on both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,17 +173,5 @@ impl Shape {
             }
         }
         (parts.next().is_some() == self.open).then(|| hasher.finish())
-    }
-}
-
-/// The first `length` bits, aligned to the top of a u128.
-fn masked(ip: IpAddr, length: u8) -> u128 {
-    let bits = match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    match length {
-        0 => 0,
-        length => bits & (u128::MAX << (128 - u32::from(length))),
     }
 }
