@@ -1,6 +1,8 @@
 //! Compiles the .proto files with protox, so that nobody needs protoc.
 
+use prost::Message;
 use std::error::Error;
+use std::path::PathBuf;
 
 const FILES: [&str; 6] = [
     "isthmus/identity/v1/identity.proto",
@@ -14,6 +16,8 @@ const FILES: [&str; 6] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // No tonic transport: both ends bring their own TLS connector and acceptor.
         .build_transport(false)

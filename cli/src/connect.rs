@@ -224,9 +224,11 @@ pub(crate) fn refused(status: &Status) -> Failure {
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
             Failure::new(said, "correct what it names; nothing was changed")
         }
-        Code::Unauthenticated | Code::PermissionDenied => Failure::new(
+        // It says which role is missing, and whom to ask.
+        Code::PermissionDenied => Failure::plain(said),
+        Code::Unauthenticated => Failure::new(
             format!("the control plane does not accept this operator: {said}"),
-            "use the operator.yaml of this control plane's present state directory",
+            "isthmus login, or the operator.yaml of this control plane's present state directory",
         ),
         Code::Unimplemented => Failure::new(
             "the control plane does not know this request on this port",

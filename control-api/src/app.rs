@@ -13,6 +13,7 @@ use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
 use crate::ledger::Ledger;
+use crate::operators::Gatekeeper;
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
 use crate::push::{Push, lease, wake};
@@ -84,6 +85,8 @@ pub struct Control {
     pub operators: SocketAddr,
     pub metrics: SocketAddr,
     pub ledger: Arc<Ledger>,
+    /// Tests ask it for certificates that nobody gives out otherwise.
+    pub issuer: Arc<Issuer>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     servers: tokio::task::JoinSet<Result<(), tonic::transport::Error>>,
@@ -108,6 +111,7 @@ impl Control {
             operators: local(&operators, config.listen.operators)?,
             metrics: local(&metrics, config.listen.metrics)?,
             ledger: ledger.clone(),
+            issuer: own.issuer.clone(),
             tasks: TaskTracker::new(),
             servers: tokio::task::JoinSet::new(),
             shutdown,
@@ -199,7 +203,12 @@ impl Control {
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
-        let router = server().add_service(service).add_service(policy).add_service(AuthorityServer::new(overseer));
+        let gate_of_calls = Gatekeeper { ledger: self.ledger.clone() };
+        let router = server()
+            .layer(gate_of_calls)
+            .add_service(service)
+            .add_service(policy)
+            .add_service(AuthorityServer::new(overseer));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 

@@ -42,6 +42,13 @@ struct Before {
     json: Option<Value>,
 }
 
+impl Pending {
+    /// What it changed.
+    pub fn keys(&self) -> Vec<ResourceRef> {
+        self.before.iter().map(|b| ResourceRef::new(&b.kind, &b.namespace, &b.name)).collect()
+    }
+}
+
 /// The change that awaits confirmation. One whose commit never happened is none.
 pub fn pending(store: &dyn Store, present: u64) -> Result<Option<Pending>, StoreError> {
     let Some(value) = store.fact(PENDING)? else { return Ok(None) };

@@ -44,6 +44,8 @@ mod names_test;
 mod operate_test;
 #[path = "e2e/policy_test.rs"]
 mod policy_test;
+#[path = "e2e/roles_test.rs"]
+mod roles_test;
 #[path = "e2e/rotation_test.rs"]
 mod rotation_test;
 #[path = "e2e/stream_test.rs"]

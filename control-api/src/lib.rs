@@ -2,8 +2,8 @@
 //!
 //! In the order in which a change travels: [`source`] and [`admin`] (where it comes from) · [`validate`] (is it sound) ·
 //! [`ledger`] (the one writer) · [`store`] (where it rests) · [`index`] (what each proxy should see) · [`push`] (how it
-//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`audit`] (what was
-//! issued and refused), [`serve`] (sockets and TLS), `app` (wiring).
+//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`operators`] (who may do what), [`audit`] (what
+//! was issued, refused and changed), [`serve`] (sockets and TLS), `app` (wiring).
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod flows;
 pub mod identity;
 pub mod index;
 pub mod ledger;
+pub mod operators;
 mod pages;
 mod process;
 pub mod push;

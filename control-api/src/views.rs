@@ -25,17 +25,17 @@ impl Selection<'_> {
     }
 }
 
-/// The views of a selection. `origin` says where a policy came from.
+/// The views of a selection, in the namespaces that are seen. `origin` says where a policy came from.
 pub fn of(
     set: &Set,
     index: &Index,
-    selection: Selection<'_>,
+    (selection, sees): (Selection<'_>, &dyn Fn(&str) -> bool),
     now_ms: i64,
     origin: impl Fn(&Resource) -> String,
 ) -> wire::CompileViewsResponse {
     let service = format!("{}/{}", selection.namespace, selection.service);
     let mut answer = wire::CompileViewsResponse { mesh: index.any_mesh(), ..Default::default() };
-    for resource in set.values().filter(|resource| selection.holds(&resource.key.namespace)) {
+    for resource in set.values().filter(|r| selection.holds(&r.key.namespace) && sees(&r.key.namespace)) {
         let name = resource.key.qualified();
         match &resource.spec {
             Spec::Workload(workload) => {
@@ -63,7 +63,8 @@ pub fn of(
             _ => {}
         }
     }
-    answer.bypasses = bypasses(set, now_ms).into_iter().filter(|bypass| selection.holds(&bypass.namespace)).collect();
+    let shown = |bypass: &wire::ActiveBypass| selection.holds(&bypass.namespace) && sees(&bypass.namespace);
+    answer.bypasses = bypasses(set, now_ms).into_iter().filter(shown).collect();
     answer
 }
 

@@ -40,6 +40,9 @@ pub mod flows {
     }
 }
 
+/// The protos as they were compiled, for reflection: an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// The version of the discovery protocol, as `Hello` and `Welcome` state it.
 pub const PROTOCOL: u32 = 1;
 

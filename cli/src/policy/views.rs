@@ -101,7 +101,7 @@ impl Views {
         vips.settle(&allocate(&set, &mesh.vip_ranges, &vips, &keys));
         let index = Index::build(Wanted { set: &set, vips: &vips, trust: &trust });
         let origin = |_: &validate::resource::Resource| "the files given".to_owned();
-        Self::read(views::of(&set, &index, Selection::default(), 0, origin))
+        Self::read(views::of(&set, &index, (Selection::default(), &|_| true), 0, origin))
     }
 
     fn read(answer: wire::CompileViewsResponse) -> Result<Views, Failure> {

@@ -3,6 +3,7 @@
 use super::Operators;
 use crate::authority::rotation::roots;
 use crate::identity::register::Holding;
+use crate::operators::Caller;
 use crate::push::registry::Proxy;
 use isthmus_certs::{Clock, skew_in_words, span_in_words};
 use isthmus_proto::admin::v1 as wire;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 /// Certificates bear 5 minutes.
 const SKEW_MS: u64 = 5 * 60 * 1000;
 
-pub(super) fn list(this: &Operators) -> wire::ListCertificatesResponse {
+pub(super) fn list(this: &Operators, caller: &Caller) -> wire::ListCertificatesResponse {
     let now_ms = this.ledger.clock().now_ms();
     let proxies: BTreeMap<_, _> = this.registry.list().into_iter().map(|p| (p.workload.clone(), p)).collect();
     let revoked = this.ledger.trust().revocations.clone();
@@ -24,7 +25,11 @@ pub(super) fn list(this: &Operators) -> wire::ListCertificatesResponse {
     };
     let active = crate::authority::rotation::fingerprint(&this.issuer.authorities().active());
     let mut certificates: Vec<wire::Certificate> = Vec::new();
-    for holding in this.issuer.register().live(now_ms) {
+    // Whoever does not see the whole mesh sees the certificates of the workloads that he sees.
+    let seen = |holding: &Holding| {
+        caller.rights.sees_all() || (!holding.workload.is_empty() && caller.sees_workload(&holding.workload))
+    };
+    for holding in this.issuer.register().live(now_ms).into_iter().filter(seen) {
         let proxy = proxies.get(&holding.workload);
         let mut troubles = troubles(&holding, proxy, now_ms);
         if is_revoked(&holding) {

@@ -18,8 +18,9 @@ use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
 use crate::ledger::{Kind, Ledger, Outcome, Proposal, World, Writer};
+use crate::operators::Caller;
 use crate::push::registry::Registry;
-use crate::serve::{Peer, required_identity};
+use crate::serve::Peer;
 use crate::store::Change;
 use crate::validate::{self, Problem};
 use isthmus_proto::admin::v1::admin_server::Admin;
@@ -57,30 +58,31 @@ impl Admin for Operators {
     type WaitInForceStream = ReceiverStream<Result<InForce, Status>>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let operator = operator(self, &request)?;
-        self.apply_as(operator, request.into_inner()).await
+        let caller = operator(&request)?;
+        self.apply_as(caller, request.into_inner()).await
     }
 
     async fn apply_stream(&self, request: Request<Streaming<ApplyPart>>) -> Result<Response<ApplyResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let caller = operator(&request)?;
         let _only_a_few = self.applying.try_acquire().map_err(|_| {
             Status::resource_exhausted("other large applies are under way; try again when they are done")
         })?;
         let whole = gather::all(request.into_inner()).await?;
-        self.apply_as(operator, whole).await
+        self.apply_as(caller, whole).await
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let caller = operator(&request)?;
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
         let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
+        caller.may_change(&proposal.deletes, dry_run)?;
         let ledger = self.ledger.clone();
         let delete = move || {
             let free = |world: &World, _: &_| confirm::nobody_waits(&**ledger.store(), world.revision);
             ledger.propose_after(&proposal, dry_run, free).map_err(unavailable)
         };
         let outcome = blocking(delete).await?;
-        record(&operator, "delete", dry_run, &outcome);
+        record(caller.name(), "delete", dry_run, &outcome);
         Ok(Response::new(DeleteResponse {
             revision: outcome.revision,
             changes: resources::changes(&outcome),
@@ -89,8 +91,9 @@ impl Admin for Operators {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let key = resources::read_ref(request.into_inner().resource.unwrap_or_default());
+        caller.may_see(&key)?;
         let world = self.ledger.world();
         let found = resources::stored(&world, &key)?;
         let resource = found.ok_or_else(|| Status::not_found(format!("there is no {key}")))?;
@@ -98,33 +101,34 @@ impl Admin for Operators {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let ListRequest { kind, namespace } = request.into_inner();
         let world = self.ledger.world();
         let wanted = world.resources.keys().filter(|key| resources::matches(key, &kind, &namespace));
+        let wanted = wanted.filter(|key| caller.sees_resource(key));
         let found: Result<Vec<_>, Status> = wanted.map(|key| resources::stored(&world, key)).collect();
         let resources = found?.into_iter().flatten().collect();
         Ok(Response::new(ListResponse { revision: world.revision, resources }))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        operator(self, &request)?;
-        Ok(Response::new(watch::start(self, request.into_inner())))
+        let caller = operator(&request)?;
+        Ok(Response::new(watch::start(self, caller.who.clone(), request.into_inner())))
     }
 
     async fn wait_in_force(
         &self,
         request: Request<WaitInForceRequest>,
     ) -> Result<Response<Self::WaitInForceStream>, Status> {
-        operator(self, &request)?;
-        wait::start(self, request.into_inner().revision).map(Response::new)
+        let caller = operator(&request)?;
+        wait::start(self, caller, request.into_inner().revision).map(Response::new)
     }
 
     async fn create_join_token(
         &self,
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<CreateJoinTokenResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let operator = operator(&request)?.who.name;
         let request = request.into_inner();
         let this = self.clone();
         let by = operator.clone();
@@ -143,16 +147,16 @@ impl Admin for Operators {
         &self,
         request: Request<ListJoinTokensRequest>,
     ) -> Result<Response<ListJoinTokensResponse>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let this = self.clone();
-        blocking(move || tokens::list(&this)).await.map(Response::new)
+        blocking(move || tokens::list(&this, &caller)).await.map(Response::new)
     }
 
     async fn revoke_join_token(
         &self,
         request: Request<RevokeJoinTokenRequest>,
     ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let operator = operator(&request)?.who.name;
         let id = request.into_inner().id;
         tracing::info!(operator, token = id, "join token revoked");
         let this = self.clone();
@@ -168,8 +172,9 @@ impl Admin for Operators {
         &self,
         request: Request<ListProxiesRequest>,
     ) -> Result<Response<ListProxiesResponse>, Status> {
-        operator(self, &request)?;
-        let proxies = self.registry.list().into_iter().map(resources::proxy).collect();
+        let caller = operator(&request)?;
+        let seen = self.registry.list().into_iter().filter(|proxy| caller.sees_workload(&proxy.workload));
+        let proxies = seen.map(resources::proxy).collect();
         Ok(Response::new(ListProxiesResponse { proxies }))
     }
 
@@ -177,13 +182,13 @@ impl Admin for Operators {
         &self,
         request: Request<ListServicesRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        operator(self, &request)?;
-        services::list(self, &request.into_inner()).map(Response::new)
+        let caller = operator(&request)?;
+        services::list(self, &caller, &request.into_inner()).map(Response::new)
     }
 }
 
 impl Operators {
-    async fn apply_as(&self, operator: String, request: ApplyRequest) -> Result<Response<ApplyResponse>, Status> {
+    async fn apply_as(&self, caller: Caller, request: ApplyRequest) -> Result<Response<ApplyResponse>, Status> {
         let ApplyRequest { documents, dry_run, confirm_seconds } = request;
         if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
             return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
@@ -193,10 +198,10 @@ impl Operators {
             (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
         };
         let ledger = self.ledger.clone();
-        let by = operator.clone();
+        let by = caller.clone();
         let outcome = blocking(move || apply_now(&ledger, &documents, dry_run, until, &by)).await?;
         let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
-        record(&operator, "apply", dry_run, &outcome);
+        record(caller.name(), "apply", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
             revision: outcome.revision,
             changes: resources::changes(&outcome),
@@ -217,17 +222,10 @@ fn token(id: &str) -> String {
     format!("join-token {id}")
 }
 
-/// Who asks. The port admits operators alone; asking again here keeps that true should the service move, and ends an open
-/// connection whose certificate was revoked meanwhile.
-fn operator<T>(this: &Operators, request: &Request<T>) -> Result<String, Status> {
-    let peer = required_identity(request.extensions().get::<Peer>())?;
-    if this.ledger.trust().revocations.cover(&peer) {
-        return Err(Status::permission_denied(format!("the certificate of {} was revoked", peer.id)));
-    }
-    match peer.id.operator_name() {
-        Some(name) => Ok(name.to_string()),
-        None => Err(Status::permission_denied(format!("{} is not an operator", peer.id))),
-    }
+/// Who asks, and with which rights, as [`crate::operators::gate`] found them. Without the gate in front nobody is answered.
+fn operator<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("this call needs an operator's certificate"))
 }
 
 /// Admits operators to their port.
@@ -262,12 +260,13 @@ fn apply_now(
     all: &[Document],
     dry_run: bool,
     until: Option<i64>,
-    operator: &str,
+    caller: &Caller,
 ) -> Result<Outcome, Status> {
     let (proposal, mut problems) = documents(all)?;
+    caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
     // With faults in some documents the rest is still checked, so that everything is told at once.
     let first = |world: &World, change: &Change| match until {
-        Some(until) => confirm::note(&**ledger.store(), world, change, until, operator),
+        Some(until) => confirm::note(&**ledger.store(), world, change, until, caller.name()),
         None => confirm::nobody_waits(&**ledger.store(), world.revision),
     };
     let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);

@@ -38,7 +38,7 @@ impl Authority for Overseer {
         &self,
         request: Request<VerifyAuditRequest>,
     ) -> Result<Response<VerifyAuditResponse>, Status> {
-        operator(&self.operators, &request)?;
+        operator(&request)?;
         let known = match request.into_inner().known_head.as_str() {
             "" => None,
             text => Some(text.parse::<Head>().map_err(Status::invalid_argument)?),
@@ -51,7 +51,7 @@ impl Authority for Overseer {
         &self,
         request: Request<ExportAuditRequest>,
     ) -> Result<Response<Self::ExportAuditStream>, Status> {
-        operator(&self.operators, &request)?;
+        operator(&request)?;
         let from = request.into_inner().from_line;
         let dir = self.operators.issuer.audit().dir().to_path_buf();
         let (send, lines) = mpsc::channel(MESSAGES);
@@ -64,12 +64,12 @@ impl Authority for Overseer {
         &self,
         request: Request<ListCertificatesRequest>,
     ) -> Result<Response<ListCertificatesResponse>, Status> {
-        operator(&self.operators, &request)?;
-        Ok(Response::new(certificates::list(&self.operators)))
+        let caller = operator(&request)?;
+        Ok(Response::new(certificates::list(&self.operators, &caller)))
     }
 
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
-        let operator = operator(&self.operators, &request)?;
+        let operator = operator(&request)?.who.name;
         let this = self.clone();
         blocking(move || this.revoke_now(&request.into_inner(), &operator)).await.map(Response::new)
     }
@@ -78,7 +78,7 @@ impl Authority for Overseer {
         &self,
         request: Request<ListRevocationsRequest>,
     ) -> Result<Response<ListRevocationsResponse>, Status> {
-        operator(&self.operators, &request)?;
+        operator(&request)?;
         let store = self.operators.ledger.store().clone();
         let records = blocking(move || revocation::list(&*store).map_err(not_revoked)).await?;
         let revocations = records.into_iter().map(|record| Revocation {
@@ -93,7 +93,7 @@ impl Authority for Overseer {
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
-        let operator = operator(&self.operators, &request)?;
+        let operator = operator(&request)?.who.name;
         let (this, workload) = (self.operators.clone(), request.into_inner().workload);
         let released = blocking(move || {
             if this.ledger.world().index.identity_of(&workload).is_none() {
@@ -108,10 +108,14 @@ impl Authority for Overseer {
     }
 
     async fn rotate(&self, request: Request<RotateRequest>) -> Result<Response<RotateResponse>, Status> {
-        let operator = operator(&self.operators, &request)?;
+        let caller = operator(&request)?;
         let RotateRequest { step, force } = request.into_inner();
         let step = RotationStep::try_from(step)
             .map_err(|_| Status::invalid_argument(format!("this control plane knows no step {step}")))?;
+        if step != RotationStep::Unspecified {
+            caller.must_be_admin("change the CA")?;
+        }
+        let operator = caller.who.name;
         let rotation = self.rotation.clone();
         let done = blocking(move || rotation.step(step, force, &operator).map_err(Status::failed_precondition));
         done.await.map(Response::new)
@@ -121,7 +125,7 @@ impl Authority for Overseer {
         &self,
         request: Request<RequestIntermediateRequest>,
     ) -> Result<Response<RequestIntermediateResponse>, Status> {
-        operator(&self.operators, &request)?;
+        operator(&request)?;
         let own = self.own.clone();
         let csr_der = blocking(move || own.authorities().request().map_err(Status::failed_precondition)).await?;
         Ok(Response::new(RequestIntermediateResponse { csr_der }))
@@ -131,7 +135,7 @@ impl Authority for Overseer {
         &self,
         request: Request<ImportIntermediateRequest>,
     ) -> Result<Response<RotateResponse>, Status> {
-        let operator = operator(&self.operators, &request)?;
+        let operator = operator(&request)?.who.name;
         let chain: Vec<_> = request.into_inner().chain_der.into_iter().map(Into::into).collect();
         let rotation = self.rotation.clone();
         let done = blocking(move || rotation.import(&chain, &operator).map_err(Status::failed_precondition));

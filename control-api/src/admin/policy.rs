@@ -7,6 +7,7 @@ use crate::flows::query;
 use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
 use crate::ledger::{Proposal, World};
+use crate::operators::Caller;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
 use crate::views::{self, Selection};
 use isthmus_proto::admin::v1::policy_server::Policy;
@@ -27,7 +28,7 @@ impl Policy for Operators {
     type ListFlowsStream = ReceiverStream<Result<ListFlowsResponse, Status>>;
 
     async fn list_flows(&self, request: Request<ListFlowsRequest>) -> Result<Response<Self::ListFlowsStream>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let request = request.into_inner();
         if !request.service.is_empty() && request.namespace.is_empty() {
             return Err(Status::invalid_argument("a service is named with its namespace"));
@@ -35,7 +36,8 @@ impl Policy for Operators {
         let this = self.clone();
         let (coverage, flows) = blocking(move || {
             let (index, now_ms) = (this.ledger.world().index.clone(), this.ledger.clock().now_ms());
-            query::list(&this.flows, &index, &request, now_ms).map_err(unavailable)
+            query::list(&this.flows, &index, &request, now_ms, |workload| caller.sees_workload(workload))
+                .map_err(unavailable)
         })
         .await?;
         let (send, answer) = mpsc::channel(MESSAGES);
@@ -58,10 +60,11 @@ impl Policy for Operators {
         &self,
         request: Request<FindRefusalRequest>,
     ) -> Result<Response<FindRefusalResponse>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let (id, store) = (request.into_inner().id, self.flows.clone());
         let wanted = id.clone();
         let found = blocking(move || store.refusal(&wanted).map_err(unavailable)).await?;
+        let found = found.filter(|found| caller.sees_workload(&found.workload));
         let mut found = found.ok_or_else(|| Status::not_found(format!("no proxy has reported a decision {id}")))?;
         let policy = found.refusal.as_ref().map(|refusal| refusal.policy.clone()).unwrap_or_default();
         found.owner = owner_of(&self.ledger.world(), &policy);
@@ -72,30 +75,33 @@ impl Policy for Operators {
         &self,
         request: Request<CompileViewsRequest>,
     ) -> Result<Response<CompileViewsResponse>, Status> {
-        operator(self, &request)?;
+        let caller = operator(&request)?;
         let this = self.clone();
-        blocking(move || this.views_now(&request.into_inner())).await.map(Response::new)
+        blocking(move || this.views_now(&request.into_inner(), &caller)).await.map(Response::new)
     }
 
     async fn bypass(&self, request: Request<BypassRequest>) -> Result<Response<BypassResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let caller = operator(&request)?;
+        let request = request.into_inner();
+        caller.may_edit_namespace(&request.namespace, "bypass the policies of a service there")?;
         let this = self.clone();
-        blocking(move || this.bypass_now(&request.into_inner(), operator)).await.map(Response::new)
+        blocking(move || this.bypass_now(&request, caller.who.name)).await.map(Response::new)
     }
 
     async fn list_bypasses(
         &self,
         request: Request<ListBypassesRequest>,
     ) -> Result<Response<ListBypassesResponse>, Status> {
-        operator(self, &request)?;
-        let bypasses = views::bypasses(&self.ledger.world().resources, self.ledger.clock().now_ms());
+        let caller = operator(&request)?;
+        let mut bypasses = views::bypasses(&self.ledger.world().resources, self.ledger.clock().now_ms());
+        bypasses.retain(|bypass| caller.sees(&bypass.namespace));
         Ok(Response::new(ListBypassesResponse { bypasses }))
     }
 
     async fn confirm(&self, request: Request<ConfirmRequest>) -> Result<Response<ConfirmResponse>, Status> {
-        let operator = operator(self, &request)?;
+        let caller = operator(&request)?;
         let this = self.clone();
-        blocking(move || this.confirm_now(&request.into_inner(), &operator)).await.map(Response::new)
+        blocking(move || this.confirm_now(&request.into_inner(), &caller)).await.map(Response::new)
     }
 }
 
@@ -106,8 +112,9 @@ fn owner_of(world: &World, policy: &str) -> String {
 }
 
 impl Operators {
-    fn views_now(&self, request: &CompileViewsRequest) -> Result<CompileViewsResponse, Status> {
+    fn views_now(&self, request: &CompileViewsRequest, caller: &Caller) -> Result<CompileViewsResponse, Status> {
         let (proposal, mut problems) = documents(&request.documents)?;
+        caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), true)?;
         let (outcome, set, index) = self.ledger.preview(&proposal);
         problems.extend(outcome.problems);
         if !problems.is_empty() {
@@ -121,7 +128,8 @@ impl Operators {
             Some(parsed) => format!("file:{}", parsed.source),
             None => world.meta.get(&resource.key).map(|meta| meta.origin.clone()).unwrap_or_default(),
         };
-        let views = views::of(&set, &index, selection, self.ledger.clock().now_ms(), origin);
+        let sees = |namespace: &str| caller.sees(namespace);
+        let views = views::of(&set, &index, (selection, &sees), self.ledger.clock().now_ms(), origin);
         Ok(CompileViewsResponse { revision: outcome.revision, ..views })
     }
 
@@ -161,7 +169,7 @@ impl Operators {
         Ok(BypassResponse { revision: outcome.revision, until_unix_ms })
     }
 
-    fn confirm_now(&self, request: &ConfirmRequest, operator: &str) -> Result<ConfirmResponse, Status> {
+    fn confirm_now(&self, request: &ConfirmRequest, caller: &Caller) -> Result<ConfirmResponse, Status> {
         let store = self.ledger.store();
         let present = self.ledger.world().revision;
         let pending = confirm::pending(&**store, present).map_err(unavailable)?;
@@ -175,6 +183,8 @@ impl Operators {
             };
             return Err(Status::failed_precondition(what));
         };
+        caller.may_change(&pending.keys(), false)?;
+        let operator = caller.name();
         tracing::info!(operator, revision = pending.revision, roll_back = request.roll_back, "confirmation");
         if request.roll_back {
             let outcome = confirm::roll_back(&self.ledger, &pending).map_err(unavailable)?;

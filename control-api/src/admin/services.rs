@@ -2,6 +2,7 @@
 
 use super::Operators;
 use crate::ledger::World;
+use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::validate::resource::{Resource, Spec};
 use isthmus_proto::admin::v1::{EndpointView, ListServicesRequest, ListServicesResponse, ServiceView};
@@ -10,14 +11,18 @@ use isthmus_proto::model::{ResourceKey, ServiceName};
 use std::collections::HashSet;
 use tonic::Status;
 
-pub(super) fn list(this: &Operators, request: &ListServicesRequest) -> Result<ListServicesResponse, Status> {
+pub(super) fn list(
+    this: &Operators,
+    caller: &Caller,
+    request: &ListServicesRequest,
+) -> Result<ListServicesResponse, Status> {
     let world = this.ledger.world();
     let namespace = Some(request.namespace.as_str()).filter(|name| !name.is_empty());
     let by_name = !request.name.is_empty();
     let connected = if by_name { this.registry.connected_workloads() } else { HashSet::new() };
     let mut services = Vec::new();
     for service in world.resources.of_kind("Service", namespace) {
-        if by_name && service.key.name != request.name {
+        if (by_name && service.key.name != request.name) || !caller.sees_resource(&service.key) {
             continue;
         }
         let Some(seen) = world.index.service(&service.key) else { continue };

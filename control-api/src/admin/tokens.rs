@@ -2,6 +2,7 @@
 
 use super::Operators;
 use crate::identity::tokens::{self, DEFAULT_TTL, MAX_TTL, unavailable};
+use crate::operators::Caller;
 use crate::store::{TokenRecord, TokenState};
 use isthmus_certs::{JoinToken, RootFingerprint};
 use isthmus_proto::admin::v1 as wire;
@@ -45,7 +46,7 @@ pub(super) fn create(
     })
 }
 
-pub(super) fn list(this: &Operators) -> Result<wire::ListJoinTokensResponse, Status> {
+pub(super) fn list(this: &Operators, caller: &Caller) -> Result<wire::ListJoinTokensResponse, Status> {
     let now_ms = this.ledger.clock().now_ms();
     let token = |record: TokenRecord| wire::JoinToken {
         state: tokens::state_word(&record, now_ms).to_string(),
@@ -55,7 +56,8 @@ pub(super) fn list(this: &Operators) -> Result<wire::ListJoinTokensResponse, Sta
         expires_unix_ms: record.expires_unix_ms,
     };
     let records = this.ledger.store().tokens().map_err(unavailable)?;
-    Ok(wire::ListJoinTokensResponse { tokens: records.into_iter().map(token).collect() })
+    let seen = records.into_iter().filter(|record| caller.sees_workload(&record.workload));
+    Ok(wire::ListJoinTokensResponse { tokens: seen.map(token).collect() })
 }
 
 /// Revoking is final; revoking again is no error. A used token is refused: what it gave out is a certificate by now.

@@ -2,6 +2,7 @@
 
 use super::Operators;
 use crate::ledger::Committed;
+use crate::operators::Caller;
 use crate::push::registry::Progress;
 use isthmus_proto::admin::v1::{InForce, PendingProxy};
 use std::sync::Arc;
@@ -16,13 +17,17 @@ const AT_MOST: Duration = Duration::from_secs(600);
 /// The longest pause between two counts.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
-pub(super) fn start(this: &Operators, revision: u64) -> Result<ReceiverStream<Result<InForce, Status>>, Status> {
+pub(super) fn start(
+    this: &Operators,
+    caller: Caller,
+    revision: u64,
+) -> Result<ReceiverStream<Result<InForce, Status>>, Status> {
     let commit = find(this, revision)?;
     let (send, receive) = mpsc::channel(1);
     let this = this.clone();
     this.tasks.clone().spawn(async move {
         let ended = tokio::select! {
-            ended = report(&this, &commit, &send) => ended,
+            ended = report(&this, &caller, &commit, &send) => ended,
             () = this.shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping")),
             () = tokio::time::sleep(AT_MOST) => Err(Status::deadline_exceeded("not in force everywhere within 10 minutes")),
             () = send.closed() => return,
@@ -50,6 +55,7 @@ fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
 
 async fn report(
     this: &Operators,
+    caller: &Caller,
     commit: &Committed,
     send: &mpsc::Sender<Result<InForce, Status>>,
 ) -> Result<(), Status> {
@@ -58,7 +64,9 @@ async fn report(
     loop {
         changes.borrow_and_update();
         let began = tokio::time::Instant::now();
-        let message = in_force(commit, this.registry.progress(commit));
+        let mut message = in_force(commit, this.registry.progress(commit));
+        // The numbers are those of all, so that "complete" is true; names are those that the caller sees.
+        message.pending.retain(|pending| caller.sees_workload(&pending.workload));
         let counted = began.elapsed();
         let complete = message.complete;
         let shown = (message.acknowledged, message.pending.clone());

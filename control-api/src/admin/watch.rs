@@ -2,6 +2,7 @@
 
 use super::{Operators, resources};
 use crate::ledger::{Kind, Meta, World};
+use crate::operators::{Rights, Who};
 use crate::validate::ResourceRef;
 use isthmus_proto::admin::v1::{StoredResource, WatchEvent, WatchRequest};
 use rpds::RedBlackTreeMapSync;
@@ -14,12 +15,12 @@ const AHEAD: usize = 64;
 
 type Events = mpsc::Sender<Result<WatchEvent, Status>>;
 
-pub(super) fn start(this: &Operators, request: WatchRequest) -> ReceiverStream<Result<WatchEvent, Status>> {
+pub(super) fn start(this: &Operators, who: Who, request: WatchRequest) -> ReceiverStream<Result<WatchEvent, Status>> {
     let (send, receive) = mpsc::channel(AHEAD);
     let this = this.clone();
     this.tasks.clone().spawn(async move {
         let ended = tokio::select! {
-            ended = follow(&this, &request, &send) => ended,
+            ended = follow(&this, &who, &request, &send) => ended,
             () = this.shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping; watch again")),
             () = send.closed() => return,
         };
@@ -30,14 +31,19 @@ pub(super) fn start(this: &Operators, request: WatchRequest) -> ReceiverStream<R
     ReceiverStream::new(receive)
 }
 
-async fn follow(this: &Operators, request: &WatchRequest, send: &Events) -> Result<(), Status> {
+async fn follow(this: &Operators, who: &Who, request: &WatchRequest, send: &Events) -> Result<(), Status> {
     let gone = |_| Status::cancelled("the operator is gone");
     let mut worlds = this.ledger.watch();
     let mut known: RedBlackTreeMapSync<ResourceRef, Meta> = RedBlackTreeMapSync::default();
     let mut synced = false;
     loop {
         let world = worlds.borrow_and_update().clone();
-        for event in events(&world, &known, request)? {
+        // Asked anew with each change: a role may have been taken away since.
+        let rights = Rights::of(&world, who);
+        if !rights.any() {
+            return Err(Status::permission_denied(format!("operator {} has no role any more", who.name)));
+        }
+        for event in events(&world, &known, request, &rights)? {
             send.send(Ok(event)).await.map_err(gone)?;
         }
         known = world.meta.clone();
@@ -54,8 +60,10 @@ fn events(
     world: &World,
     known: &RedBlackTreeMapSync<ResourceRef, Meta>,
     request: &WatchRequest,
+    rights: &Rights,
 ) -> Result<Vec<WatchEvent>, Status> {
-    let wanted = |key: &ResourceRef| resources::matches(key, &request.kind, &request.namespace);
+    let wanted =
+        |key: &ResourceRef| resources::matches(key, &request.kind, &request.namespace) && rights.sees_resource(key);
     let mut events = Vec::new();
     for (key, meta) in world.meta.iter().filter(|(key, _)| wanted(key)) {
         let kind = match known.get(key) {

@@ -13,6 +13,8 @@ mod set;
 
 pub use operator::write_operator;
 pub use own::Own;
+#[cfg(test)]
+pub(crate) use own::issue_here;
 pub use set::{Authorities, Other, Role};
 
 use crate::config::{self, Keys};

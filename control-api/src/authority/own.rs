@@ -76,7 +76,7 @@ impl Own {
 }
 
 /// A certificate for a key that is made here and now: our own, or an operator's.
-pub(super) fn issue_here(
+pub(crate) fn issue_here(
     issuer: &Issuer,
     id: &SpiffeId,
     lifetime: Duration,

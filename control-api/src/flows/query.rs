@@ -18,6 +18,7 @@ pub fn list(
     index: &Index,
     request: &ListFlowsRequest,
     now_ms: i64,
+    sees: impl Fn(&str) -> bool,
 ) -> Result<(Coverage, Vec<RecordedFlow>), StoreError> {
     let mut oldest_unix_ms = 0;
     store.each_flow(0, |record| {
@@ -28,7 +29,7 @@ pub fn list(
     let mut coverage = Coverage { now_unix_ms: now_ms, oldest_unix_ms, evicted, ..Coverage::default() };
     let mut found: HashMap<[u8; 16], RecordedFlow> = HashMap::new();
     store.each_flow(request.since_unix_ms, |mut record| {
-        if !selected(index, request, &mut record) {
+        if !sees(&record.workload) || !selected(index, request, &mut record) {
             return true;
         }
         let full = found.len() >= MOST;
@@ -43,7 +44,7 @@ pub fn list(
         }
         true
     })?;
-    silence(store, index, request, &mut coverage)?;
+    silence(store, index, request, &mut coverage, &sees)?;
     let mut flows: Vec<_> = found.into_values().collect();
     flows.sort_by(|a, b| (first(a), &a.workload).cmp(&(first(b), &b.workload)));
     Ok((coverage, flows))
@@ -75,11 +76,12 @@ fn silence(
     index: &Index,
     request: &ListFlowsRequest,
     coverage: &mut Coverage,
+    sees: &dyn Fn(&str) -> bool,
 ) -> Result<(), StoreError> {
     let name = format!("{}/{}", request.namespace, request.service);
     let mut workloads: Vec<&String> = index
         .workload_names()
-        .filter(|workload| of_namespace(workload, &request.namespace))
+        .filter(|workload| sees(workload) && of_namespace(workload, &request.namespace))
         .filter(|workload| request.service.is_empty() || index.declares(workload, &name))
         .collect();
     workloads.sort();

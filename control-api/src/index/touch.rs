@@ -73,6 +73,8 @@ impl Touched {
                 let mine = all.filter(|w| policy.workloads.as_ref().is_none_or(|labels| selects(labels, &w.labels)));
                 self.workloads.extend(mine.map(|workload| workload.key.clone()));
             }
+            // Who may change what is nothing that a proxy is told.
+            Spec::OperatorRole(_) => {}
             _ => self.everything = true,
         }
     }

@@ -109,6 +109,7 @@ fn check_these<'a>(
             Spec::Enforcement(Enforcement { services, .. }) | Spec::Bypass(Bypass { services, .. }) => {
                 check_selected(&mut found, resource, services, &world);
             }
+            Spec::OperatorRole(_) => {}
             Spec::Site(_) => sites = true,
         }
         check_addresses(&mut found, resource, set);

@@ -13,6 +13,7 @@ pub mod field;
 mod kubernetes;
 mod names;
 pub mod node;
+mod operator_role;
 mod origination;
 mod ours;
 mod problem;
@@ -37,6 +38,11 @@ mod parse_test;
 /// Our API group, in the version that is served.
 pub const GROUP: &str = "mesh.isthmus.dev/v1alpha1";
 
+/// The names of all kinds.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|kind| kind.name)
+}
+
 /// A kind, where it belongs, and whether its names live in a namespace.
 struct Kind {
     name: &'static str,
@@ -49,6 +55,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "Site", api_version: GROUP, namespaced: false },
     Kind { name: "Link", api_version: GROUP, namespaced: false },
     Kind { name: "TrustDomain", api_version: GROUP, namespaced: false },
+    Kind { name: "OperatorRole", api_version: GROUP, namespaced: false },
     Kind { name: "Workload", api_version: GROUP, namespaced: true },
     Kind { name: "ServicePolicy", api_version: GROUP, namespaced: true },
     Kind { name: "TrafficPolicy", api_version: GROUP, namespaced: true },
@@ -240,6 +247,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
         "EgressPolicy" => Spec::EgressPolicy(egress::policy(&spec)),
         "TrafficPolicy" => Spec::TrafficPolicy(ours::traffic_policy(&spec)),
         "Enforcement" => Spec::Enforcement(standing::enforcement(&spec)),
+        "OperatorRole" => Spec::OperatorRole(operator_role::read(&spec)),
         "Bypass" => Spec::Bypass(standing::bypass(&spec)),
         _ => Spec::ServicePolicy(service_policy::read(&spec)),
     })

@@ -38,6 +38,7 @@ pub enum Spec {
     EgressPolicy(EgressPolicy),
     Enforcement(Enforcement),
     Bypass(Bypass),
+    OperatorRole(OperatorRole),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -284,6 +285,25 @@ pub struct Bypass {
     pub until_unix_ms: i64,
     pub operator: String,
     pub reason: String,
+}
+
+/// What some operators may do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperatorRole {
+    pub role: Role,
+    /// Empty: the whole mesh.
+    pub namespaces: Vec<String>,
+    pub operators: Vec<String>,
+    pub groups: Vec<String>,
+}
+
+/// Each holds what the one before it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Viewer,
+    PolicyEditor,
+    Admin,
 }
 
 /// What is asked for and holds, what is asked for under `not…` and does not.

@@ -59,7 +59,9 @@ fn references(resource: &Resource) -> Option<Vec<ResourceRef>> {
         }
     };
     match &resource.spec {
-        Spec::MeshConfig(_) | Spec::Site(_) | Spec::Service(_) | Spec::EgressPolicy(_) => Some(Vec::new()),
+        Spec::MeshConfig(_) | Spec::Site(_) | Spec::Service(_) | Spec::EgressPolicy(_) | Spec::OperatorRole(_) => {
+            Some(Vec::new())
+        }
         Spec::Link(link) => Some(link.sites.iter().map(site).collect()),
         // Which TrustDomain that is, the workload does not say by its resource's name.
         Spec::Workload(workload) if workload.trust_domain.is_some() => None,

@@ -1,0 +1,56 @@
+//! Which role each call takes: one table, complete (a test compares it with the protos), and whatever is not in it is
+//! refused.
+
+/// What a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Some role: the answer holds what the caller may see.
+    View,
+    /// To see the whole mesh.
+    ViewAll,
+    /// Some role; what the content changes takes `policy-editor` of its namespaces, or `admin`. Its handler decides.
+    Change,
+    /// To edit some namespace; which, its handler decides.
+    Edit,
+    /// To look some role, to change anything `admin`. Its handler decides.
+    AdminToChange,
+    Admin,
+}
+
+use Need::*;
+
+/// By the path of the call.
+pub const NEEDS: &[(&str, Need)] = &[
+    ("/isthmus.admin.v1.Admin/Apply", Change),
+    ("/isthmus.admin.v1.Admin/ApplyStream", Change),
+    ("/isthmus.admin.v1.Admin/Delete", Change),
+    ("/isthmus.admin.v1.Admin/Get", View),
+    ("/isthmus.admin.v1.Admin/List", View),
+    ("/isthmus.admin.v1.Admin/Watch", View),
+    ("/isthmus.admin.v1.Admin/WaitInForce", View),
+    ("/isthmus.admin.v1.Admin/CreateJoinToken", Admin),
+    ("/isthmus.admin.v1.Admin/ListJoinTokens", View),
+    ("/isthmus.admin.v1.Admin/RevokeJoinToken", Admin),
+    ("/isthmus.admin.v1.Admin/ListProxies", View),
+    ("/isthmus.admin.v1.Admin/ListServices", View),
+    ("/isthmus.admin.v1.Policy/ListFlows", View),
+    ("/isthmus.admin.v1.Policy/FindRefusal", View),
+    ("/isthmus.admin.v1.Policy/CompileViews", View),
+    ("/isthmus.admin.v1.Policy/Bypass", Edit),
+    ("/isthmus.admin.v1.Policy/ListBypasses", View),
+    ("/isthmus.admin.v1.Policy/Confirm", Edit),
+    ("/isthmus.admin.v1.Authority/VerifyAudit", ViewAll),
+    ("/isthmus.admin.v1.Authority/ExportAudit", ViewAll),
+    ("/isthmus.admin.v1.Authority/ListCertificates", View),
+    ("/isthmus.admin.v1.Authority/Revoke", Admin),
+    ("/isthmus.admin.v1.Authority/ListRevocations", ViewAll),
+    ("/isthmus.admin.v1.Authority/Release", Admin),
+    ("/isthmus.admin.v1.Authority/Rotate", AdminToChange),
+    ("/isthmus.admin.v1.Authority/RequestIntermediate", Admin),
+    ("/isthmus.admin.v1.Authority/ImportIntermediate", Admin),
+];
+
+/// None: refused, whoever asks.
+pub fn of(path: &str) -> Option<Need> {
+    NEEDS.iter().find(|(known, _)| *known == path).map(|(_, need)| *need)
+}
