@@ -147,7 +147,7 @@ async fn send(
     parts.iter_mut().take(1).for_each(|part| part.confirm_seconds = confirm_seconds);
     match (parts.pop(), parts.is_empty()) {
         (Some(wire::ApplyPart { documents, .. }), true) => {
-            let request = wire::ApplyRequest { documents, dry_run, confirm_seconds };
+            let request = wire::ApplyRequest { documents, dry_run, confirm_seconds, ..Default::default() };
             admin.call(async |client| client.apply(request).await).await
         }
         (last, _) => {

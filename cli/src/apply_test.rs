@@ -1,8 +1,11 @@
 use super::*;
 
 fn in_force(affected: u32, acknowledged: u32, pending: &[(&str, &str)]) -> wire::InForce {
-    let pending =
-        pending.iter().map(|&(workload, state)| wire::PendingProxy { workload: workload.into(), state: state.into() });
+    let pending = pending.iter().map(|&(workload, state)| wire::PendingProxy {
+        workload: workload.into(),
+        state: state.into(),
+        ..Default::default()
+    });
     wire::InForce {
         revision: 7,
         affected,

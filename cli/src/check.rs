@@ -88,7 +88,7 @@ async fn look(operator: &OperatorArgs) -> Result<Seen, Failure> {
     let rotation = authority.call(async |client| client.rotate(request).await).await?;
     let request = wire::VerifyAuditRequest::default();
     let audit = authority.call(async |client| client.verify_audit(request).await).await?;
-    let request = wire::ListRequest { kind: "MeshConfig".to_owned(), namespace: String::new() };
+    let request = wire::ListRequest { kind: "MeshConfig".to_owned(), ..Default::default() };
     let revision = admin.call(async |client| client.list(request).await).await?.revision;
     let store = admin.call(async |client| client.list_join_tokens(wire::ListJoinTokensRequest {}).await).await;
     let store = store.err().map(|failure| failure.text());

@@ -66,7 +66,7 @@ async fn get(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
 async fn one(kind: Kind, name: &str, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let resource = reference(kind, name, args.namespace.as_deref())?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::GetRequest { resource: Some(resource.clone()) };
+    let request = wire::GetRequest { resource: Some(resource.clone()), status: false };
     let found = admin.call(async |client| client.get(request).await).await?.resource;
     let found =
         found.ok_or_else(|| Failure::new(format!("there is no {}", resource_name(&resource)), "isthmus get all"))?;
@@ -83,6 +83,7 @@ async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resul
     let request = wire::ListRequest {
         kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
         namespace: args.namespace.clone().unwrap_or_default(),
+        ..Default::default()
     };
     let answer = admin.call(async |client| client.list(request).await).await?;
     match args.output.format() {

@@ -296,5 +296,5 @@ fn key(name: &str) -> disc::ResourceKey {
 
 async fn apply(operator: &mut AdminClient<Channel>, yaml: &str) -> adm::ApplyResponse {
     let documents = vec![adm::Document { source: "t.yaml".to_string(), yaml: yaml.to_string() }];
-    operator.apply(adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 }).await.unwrap().into_inner()
+    operator.apply(adm::ApplyRequest { documents, ..Default::default() }).await.unwrap().into_inner()
 }

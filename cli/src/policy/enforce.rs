@@ -112,7 +112,7 @@ async fn apply(operator: &OperatorArgs, target: &Target, observe: bool) -> Resul
          metadata: {{ namespace: {namespace}, name: {name} }}\nspec: {{ {services}mode: {mode} }}\n"
     );
     let documents = vec![wire::Document { source: "isthmus policy enforce".to_owned(), yaml }];
-    let request = wire::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 };
+    let request = wire::ApplyRequest { documents, ..Default::default() };
     let mut admin = Admin::connect(operator).await?;
     let answer = admin.call(async |client| client.apply(request).await).await?;
     match answer.problems.is_empty() {

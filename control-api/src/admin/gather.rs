@@ -32,8 +32,9 @@ pub(super) async fn all(mut parts: Streaming<ApplyPart>) -> Result<ApplyRequest,
 }
 
 fn add(whole: &mut Option<ApplyRequest>, part: ApplyPart) -> Result<(), Status> {
-    let ApplyPart { documents, dry_run, confirm_seconds, continues } = part;
-    let whole = whole.get_or_insert_with(|| ApplyRequest { documents: Vec::new(), dry_run, confirm_seconds });
+    let ApplyPart { documents, dry_run, confirm_seconds, continues, namespace, if_revision, prune } = part;
+    let first = || ApplyRequest { documents: Vec::new(), dry_run, confirm_seconds, namespace, if_revision, prune };
+    let whole = whole.get_or_insert_with(first);
     let mut documents = documents.into_iter();
     if continues {
         let rest = documents.next();

@@ -102,7 +102,7 @@ impl Admin for Operators {
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let caller = operator(&request)?;
-        let ListRequest { kind, namespace } = request.into_inner();
+        let ListRequest { kind, namespace, .. } = request.into_inner();
         let world = self.ledger.world();
         let wanted = world.resources.keys().filter(|key| resources::matches(key, &kind, &namespace));
         let wanted = wanted.filter(|key| caller.sees_resource(key));
@@ -175,7 +175,7 @@ impl Admin for Operators {
         let caller = operator(&request)?;
         let seen = self.registry.list().into_iter().filter(|proxy| caller.sees_workload(&proxy.workload));
         let proxies = seen.map(resources::proxy).collect();
-        Ok(Response::new(ListProxiesResponse { proxies }))
+        Ok(Response::new(ListProxiesResponse { proxies, build_version: env!("CARGO_PKG_VERSION").to_string() }))
     }
 
     async fn list_services(
@@ -189,7 +189,7 @@ impl Admin for Operators {
 
 impl Operators {
     async fn apply_as(&self, caller: Caller, request: ApplyRequest) -> Result<Response<ApplyResponse>, Status> {
-        let ApplyRequest { documents, dry_run, confirm_seconds } = request;
+        let ApplyRequest { documents, dry_run, confirm_seconds, .. } = request;
         if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
             return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
         }

@@ -84,6 +84,7 @@ pub(super) fn stored(world: &World, key: &Key) -> Result<Option<StoredResource>,
         json: serde_json::to_string(&resource.json).map_err(|error| cannot(error.to_string()))?,
         revision: meta.revision,
         origin: meta.origin.strip_prefix("file:").unwrap_or(&meta.origin).to_string(),
+        ..StoredResource::default()
     }))
 }
 

@@ -107,7 +107,7 @@ fn in_force(commit: &Committed, progress: Vec<(String, Progress)>) -> InForce {
             Progress::Refused(reason) => format!("refused: {reason}"),
             Progress::Offline => "offline".to_string(),
         };
-        message.pending.push(PendingProxy { workload, state });
+        message.pending.push(PendingProxy { workload, state, since_unix_ms: 0 });
     }
     message
 }

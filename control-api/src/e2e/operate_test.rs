@@ -45,7 +45,7 @@ async fn apply_says_what_it_did_and_a_dry_run_does_not_do_it() {
     let world = World::start().await;
     let mut operator = world.operator().await;
     let documents = vec![adm::Document { source: "-".to_string(), yaml: format!("{MESH}---\n{POLICY}") }];
-    let request = adm::ApplyRequest { documents, dry_run: true, confirm_seconds: 0 };
+    let request = adm::ApplyRequest { documents, dry_run: true, ..Default::default() };
     let planned = operator.apply(request.clone()).await.unwrap().into_inner();
     assert_eq!(names(&planned.changes).iter().filter(|n| n.starts_with("Unchanged")).count(), 5);
     assert_eq!(names(&planned.changes)[5], "Created ServicePolicy orders");
@@ -79,7 +79,13 @@ async fn what_was_stored_reads_back_as_yaml_and_applies_as_unchanged() {
     assert_eq!(again.problems, []);
     assert_eq!(again.revision, listed.revision);
     let web = adm::ResourceRef { kind: "Workload".into(), namespace: "shop".into(), name: "web".into() };
-    let got = operator.get(adm::GetRequest { resource: Some(web) }).await.unwrap().into_inner().resource.unwrap();
+    let got = operator
+        .get(adm::GetRequest { resource: Some(web), status: false })
+        .await
+        .unwrap()
+        .into_inner()
+        .resource
+        .unwrap();
     assert_eq!(got.origin, "api");
     let json: serde_json::Value = serde_json::from_str(&got.json).unwrap();
     assert_eq!(json["spec"]["serviceAccount"], "web");

@@ -162,14 +162,14 @@ async fn a_bypass_is_on_record_pushed_with_its_end_and_ends() {
 async fn an_apply_to_be_confirmed_is_taken_back_by_a_control_plane_that_was_restarted() {
     let world = World::start().await;
     let documents = vec![adm::Document { source: "t.yaml".into(), yaml: POLICY.into() }];
-    let request = adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 300 };
+    let request = adm::ApplyRequest { documents, confirm_seconds: 300, ..Default::default() };
     let applied = world.operator().await.apply(request.clone()).await.unwrap().into_inner();
     assert_eq!(applied.confirm_until_unix_ms, NOW_MS + 300_000);
     let policies =
         |world: &World| world.control.ledger.world().resources.keys().filter(|k| k.kind == "ServicePolicy").count();
     assert_eq!(policies(&world), 1);
     let other = adm::Document { source: "t.yaml".into(), yaml: POLICY.replace("name: orders", "name: other") };
-    let blocked = adm::ApplyRequest { documents: vec![other], dry_run: false, confirm_seconds: 0 };
+    let blocked = adm::ApplyRequest { documents: vec![other], ..Default::default() };
     let refused = world.operator().await.apply(blocked).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     let world = world.restart().await;

@@ -39,6 +39,8 @@ pub const NEEDS: &[(&str, Need)] = &[
     ("/isthmus.admin.v1.Policy/Bypass", Edit),
     ("/isthmus.admin.v1.Policy/ListBypasses", View),
     ("/isthmus.admin.v1.Policy/Confirm", Edit),
+    ("/isthmus.admin.v1.Resources/History", View),
+    ("/isthmus.admin.v1.Resources/Rollback", Change),
     ("/isthmus.admin.v1.Authority/VerifyAudit", ViewAll),
     ("/isthmus.admin.v1.Authority/ExportAudit", ViewAll),
     ("/isthmus.admin.v1.Authority/ListCertificates", View),

@@ -101,6 +101,24 @@ fn a_fact_changes_only_from_what_was_seen() {
 }
 
 #[test]
+fn facts_of_a_change_come_and_go_with_it() {
+    each_store(|store| {
+        let facts = |n: u32, gone: &str| -> BTreeMap<String, Option<Value>> {
+            [("past/a".to_string(), Some(json!({ "n": n }))), (gone.to_string(), None)].into()
+        };
+        store.swap_fact("past/b", None, Some(&json!({}))).unwrap();
+        store.commit(0, &Change { puts: vec![put("a", 1)], facts: facts(1, "past/b"), ..Change::default() }).unwrap();
+        assert_eq!(store.facts("past/").unwrap(), [("past/a".to_string(), json!({ "n": 1 }))]);
+        let stale = Change { facts: facts(2, "past/c"), ..Change::default() };
+        assert!(matches!(store.commit(0, &stale), Err(StoreError::Conflict { .. })));
+        assert_eq!(store.fact("past/a").unwrap(), Some(json!({ "n": 1 })), "what was refused wrote no fact either");
+        let gone = [("past/a".to_string(), None)].into();
+        store.commit(1, &Change { facts: gone, ..Change::default() }).unwrap();
+        assert_eq!(store.fact("past/a").unwrap(), None);
+    });
+}
+
+#[test]
 fn an_embedded_store_holds_what_it_held_when_it_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");

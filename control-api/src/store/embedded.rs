@@ -124,6 +124,7 @@ impl Store for EmbeddedStore {
         let revision = next_revision(&transaction, after)?;
         write_resources(&transaction, revision, change)?;
         write_vips(&transaction, &change.vips)?;
+        write_facts(&transaction, &change.facts)?;
         transaction.commit().map_err(io)?;
         Ok(revision)
     }
@@ -197,6 +198,17 @@ fn write_vips(transaction: &WriteTransaction, vips: &BTreeMap<ResourceRef, Vec<I
         match vips.as_slice() {
             [] => drop(table.remove(key.to_key().as_str()).map_err(io)?),
             vips => drop(table.insert(key.to_key().as_str(), write(&vips)?.as_slice()).map_err(io)?),
+        }
+    }
+    Ok(())
+}
+
+fn write_facts(transaction: &WriteTransaction, facts: &BTreeMap<String, Option<Value>>) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(FACTS).map_err(io)?;
+    for (name, value) in facts {
+        match value {
+            Some(value) => drop(table.insert(name.as_str(), write(value)?.as_slice()).map_err(io)?),
+            None => drop(table.remove(name.as_str()).map_err(io)?),
         }
     }
     Ok(())

@@ -31,7 +31,8 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
-        let contents = &mut self.held().contents;
+        let mut held = self.held();
+        let Held { contents, facts, .. } = &mut *held;
         if contents.revision != after {
             return Err(StoreError::Conflict { after, now: contents.revision });
         }
@@ -48,6 +49,12 @@ impl Store for MemoryStore {
             match vips.as_slice() {
                 [] => contents.vips.remove(key),
                 vips => contents.vips.insert(key.clone(), vips.to_vec()),
+            };
+        }
+        for (name, value) in &change.facts {
+            match value {
+                Some(value) => facts.insert(name.clone(), value.clone()),
+                None => facts.remove(name),
             };
         }
         Ok(revision)

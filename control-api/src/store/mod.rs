@@ -73,6 +73,8 @@ pub struct Change {
     pub deletes: Vec<ResourceRef>,
     /// VIPs given from now on; an empty list gives them back.
     pub vips: BTreeMap<ResourceRef, Vec<IpAddr>>,
+    /// Facts that are written, or with `None` removed, in the same step, whatever was there.
+    pub facts: BTreeMap<String, Option<Value>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
