@@ -41,7 +41,7 @@ impl World {
 
 fn documents(yaml: &str) -> adm::ApplyRequest {
     let documents = vec![adm::Document { source: "t.yaml".to_string(), yaml: yaml.to_string() }];
-    adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 }
+    adm::ApplyRequest { documents, ..Default::default() }
 }
 
 fn names(response: &adm::ListResponse) -> Vec<String> {
@@ -100,7 +100,7 @@ async fn a_policy_editor_changes_his_namespace_and_sees_no_other() {
         assert!(refused.message().contains("the role admin"), "{kind}: {refused}");
     }
     let hr = adm::ResourceRef { kind: "Service".to_string(), namespace: "hr".to_string(), name: "payroll".to_string() };
-    let refused = bob.get(adm::GetRequest { resource: Some(hr) }).await.unwrap_err();
+    let refused = bob.get(adm::GetRequest { resource: Some(hr), status: false }).await.unwrap_err();
     assert!(refused.message().contains("viewer of namespace hr"), "{refused}");
     let services = bob.list_services(adm::ListServicesRequest::default()).await.unwrap().into_inner().services;
     assert_eq!(services.iter().map(|s| s.namespace.as_str()).collect::<Vec<_>>(), ["shop"]);

@@ -1,12 +1,30 @@
 //! What every store holds, run against each of them.
 
 use super::*;
+use isthmus_world::apps::Etcd;
 use serde_json::json;
+use std::sync::Arc;
 
 fn each_store(check: impl Fn(&dyn Store)) {
-    check(&MemoryStore::new());
+    each_pair(|store, _| check(store));
+}
+
+/// With two ends of each store: of one that is not shared they are the same.
+fn each_pair(check: impl Fn(&dyn Store, &dyn Store)) {
+    let memory = MemoryStore::new();
+    check(&memory, &memory);
     let dir = tempfile::tempdir().unwrap();
-    check(&EmbeddedStore::open(&dir.path().join("store.redb")).unwrap());
+    let embedded = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
+    check(&embedded, &embedded);
+    if isthmus_world::find::or_skip(&["etcd"], "the contract of stores, for etcd").is_some() {
+        let etcd = Etcd::start(1).unwrap();
+        check(&open_etcd(&etcd), &open_etcd(&etcd));
+    }
+}
+
+fn open_etcd(etcd: &Etcd) -> EtcdStore {
+    let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
+    EtcdStore::open(options, Codec::default()).unwrap()
 }
 
 fn put(name: &str, value: u32) -> Put {
@@ -115,6 +133,131 @@ fn facts_of_a_change_come_and_go_with_it() {
         let gone = [("past/a".to_string(), None)].into();
         store.commit(1, &Change { facts: gone, ..Change::default() }).unwrap();
         assert_eq!(store.fact("past/a").unwrap(), None);
+    });
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn commits(store: &dyn Store, after: u64) -> Vec<Arc<Commit>> {
+    match store.since(after, SOON).unwrap() {
+        Since::Commits(commits) => commits,
+        Since::Resync => panic!("resync"),
+    }
+}
+
+#[test]
+fn everybody_learns_of_a_commit_as_a_whole_and_in_order() {
+    each_pair(|one, other| {
+        assert_eq!(other.since(0, Duration::ZERO).unwrap(), Since::Commits(Vec::new()));
+        let key = ResourceRef::new("Service", "shop", "orders");
+        let change = Change {
+            puts: vec![put("a", 1), put("b", 2)],
+            vips: [(key.clone(), vec!["10.96.0.1".parse().unwrap()])].into(),
+            facts: [("past/1".to_string(), Some(json!(1)))].into(),
+            trust: true,
+            ..Change::default()
+        };
+        one.commit(0, &change).unwrap();
+        assert!(one.swap_fact("between", None, Some(&json!(1))).unwrap());
+        let second = Change { deletes: vec![ResourceRef::new("Site", "", "a")], ..Change::default() };
+        other.commit(1, &second).unwrap();
+        let seen = commits(other, 0);
+        assert_eq!(*seen[0], Commit::of(1, &change));
+        let seen = if seen.len() > 1 { seen } else { [seen, commits(other, 1)].concat() };
+        assert_eq!(*seen[1], Commit::of(2, &second));
+        assert_eq!(commits(one, 1), seen[1..]);
+    });
+}
+
+#[test]
+fn who_is_too_far_behind_is_told_to_read_everything() {
+    each_pair(|one, other| {
+        for n in 0..300 {
+            one.commit(n, &Change { puts: vec![put("a", 1)], ..Change::default() }).unwrap();
+        }
+        while other.since(299, SOON).unwrap() == Since::Commits(Vec::new()) {}
+        assert_eq!(other.since(0, SOON).unwrap(), Since::Resync);
+        assert_eq!(commits(other, 299).len(), 1);
+    });
+}
+
+#[test]
+fn a_commit_of_any_size_is_one_step() {
+    each_pair(|one, other| {
+        let site = |n: u32| Put { json: json!({ "n": n, "ballast": "x".repeat(900) }), ..put(&format!("s{n}"), n) };
+        one.commit(0, &Change { puts: (0..100).map(site).collect(), ..Change::default() }).unwrap();
+        let puts = (50..3000).map(site).collect();
+        let deletes = (0..50).map(|n| ResourceRef::new("Site", "", &format!("s{n}"))).collect();
+        let facts = [("past/2".to_string(), Some(json!(2)))].into();
+        let change = Change { puts, deletes, facts, ..Change::default() };
+        assert!(matches!(one.commit(0, &change), Err(StoreError::Conflict { now: 1, .. })));
+        assert_eq!(one.commit(1, &change).unwrap(), 2);
+        let contents = other.load().unwrap();
+        assert_eq!((contents.revision, contents.resources.len()), (2, 2950));
+        assert_eq!(other.fact("past/2").unwrap(), Some(json!(2)));
+        match other.since(1, SOON).unwrap() {
+            Since::Commits(commits) => assert_eq!(*commits[0], Commit::of(2, &change)),
+            Since::Resync => {}
+        }
+        assert_eq!(other.commit(2, &Change { puts: vec![put("s0", 0)], ..Change::default() }).unwrap(), 3);
+        assert_eq!(one.load().unwrap().resources.len(), 2951);
+    });
+}
+
+#[test]
+fn of_two_who_write_at_once_each_writes_on_what_it_has_seen() {
+    each_pair(|one, other| {
+        let write = |store: &dyn Store, name: &str| {
+            for n in 0..20 {
+                loop {
+                    let after = store.load().unwrap().revision;
+                    match store.commit(after, &Change { puts: vec![put(name, n)], ..Change::default() }) {
+                        Ok(revision) => break assert_eq!(revision, after + 1),
+                        Err(StoreError::Conflict { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(one, "a"));
+            scope.spawn(|| write(other, "b"));
+        });
+        let contents = one.load().unwrap();
+        let last: Vec<_> = contents.resources.values().map(|stored| stored.json["n"].clone()).collect();
+        assert_eq!((contents.revision, last), (40, vec![json!(19), json!(19)]));
+    });
+}
+
+/// Something of everything.
+fn filled(store: &dyn Store) {
+    let key = ResourceRef::new("Service", "shop", "orders");
+    let change = Change {
+        puts: (0..150).map(|n| put(&format!("s{n}"), n)).collect(),
+        vips: [(key, vec!["10.96.0.1".parse().unwrap()])].into(),
+        facts: [("past/1".to_string(), Some(json!(1)))].into(),
+        ..Change::default()
+    };
+    store.commit(0, &change).unwrap();
+    store.commit(1, &Change { puts: vec![put("s1", 7)], ..Change::default() }).unwrap();
+    store.swap_token("t", None, Some(&token("t", TokenState::Unused))).unwrap();
+    store.swap_fact("revoked/a", None, Some(&json!({ "epoch": 3 }))).unwrap();
+}
+
+#[test]
+fn what_one_store_held_another_takes_over_whole_and_never_twice() {
+    each_store(|from| {
+        filled(from);
+        let dump = from.dump().unwrap();
+        assert_eq!((dump.revision, dump.resources.len(), dump.tokens.len(), dump.facts.len()), (2, 150, 1, 2));
+        each_pair(|to, other| {
+            to.fill(&dump).unwrap();
+            assert_eq!(to.dump().unwrap(), dump);
+            assert_eq!(other.load().unwrap(), from.load().unwrap());
+            assert!(matches!(to.fill(&dump), Err(StoreError::NotEmpty { revision: 2 })));
+            assert_eq!(other.commit(2, &Change::default()).unwrap(), 3);
+            assert_eq!(commits(to, 2).len(), 1);
+        });
     });
 }
 

@@ -1,9 +1,11 @@
 //! The default store: one redb file. A commit is one transaction, synced to disk before it returns; redb's copy-on-write
 //! trees come back after a kill at any moment as the last commit left them.
 
-use super::{Change, Contents, Store, StoreError, StoredResource, TokenRecord};
+use super::codec::Codec;
+use super::recent::{Commit, Recent, Since};
+use super::{Change, Contents, Dump, Store, StoreError, StoredResource, TokenRecord, dump_of, reference};
 use crate::validate::ResourceRef;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,6 +15,8 @@ use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Raised when a build that does not know it would misread the file. 2: facts, without which an older build would
 /// serve who was revoked.
@@ -24,25 +28,37 @@ const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
 const TOKENS: TableDefinition<&str, &[u8]> = TableDefinition::new("tokens");
 const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
 
-pub struct EmbeddedStore(Database);
+pub struct EmbeddedStore {
+    database: Database,
+    codec: Codec,
+    recent: Recent,
+    /// redb has one writer at a time; this one is held until what was written is told, so that it is told in order.
+    writing: Mutex<()>,
+}
 
 impl EmbeddedStore {
     /// Opens the file, or makes it with mode 0600. A second process on the same file is refused by redb's lock.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Codec::default())
+    }
+
+    /// The same with values written and read by `codec`.
+    pub fn open_with(path: &Path, codec: Codec) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         drop(file.map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?);
         let database = Database::builder()
             .set_cache_size(64 << 20)
             .create(path)
             .map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?;
-        let store = EmbeddedStore(database);
+        let mut store = EmbeddedStore { database, codec, recent: Recent::default(), writing: Mutex::default() };
         store.prepare()?;
+        store.recent = Recent::at(store.revision()?);
         Ok(store)
     }
 
     /// Makes the tables, so that every later reader finds them.
     fn prepare(&self) -> Result<(), StoreError> {
-        let transaction = self.0.begin_write().map_err(io)?;
+        let transaction = self.database.begin_write().map_err(io)?;
         {
             let mut meta = transaction.open_table(META).map_err(io)?;
             let found = meta.get("format").map_err(io)?.map(|found| found.value());
@@ -63,18 +79,112 @@ impl EmbeddedStore {
         &self,
         table: TableDefinition<&str, &[u8]>,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let transaction = self.0.begin_read().map_err(io)?;
+        self.rows(&self.database.begin_read().map_err(io)?, table)
+    }
+
+    fn rows<T: DeserializeOwned>(
+        &self,
+        transaction: &ReadTransaction,
+        table: TableDefinition<&str, &[u8]>,
+    ) -> Result<Vec<(String, T)>, StoreError> {
         let table = transaction.open_table(table).map_err(io)?;
         let mut rows = Vec::new();
         for row in table.iter().map_err(io)? {
             let (key, value) = row.map_err(io)?;
-            rows.push((key.value().to_string(), read(key.value(), value.value())?));
+            rows.push((key.value().to_string(), self.codec.read(key.value(), value.value())?));
         }
         Ok(rows)
     }
 }
 
 impl EmbeddedStore {
+    fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revision(&self) -> Result<u64, StoreError> {
+        let transaction = self.database.begin_read().map_err(io)?;
+        let meta = transaction.open_table(META).map_err(io)?;
+        Ok(meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value()))
+    }
+
+    fn contents(&self, transaction: &ReadTransaction) -> Result<Contents, StoreError> {
+        let meta = transaction.open_table(META).map_err(io)?;
+        let revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
+        let mut contents = Contents { revision, ..Contents::default() };
+        for (key, resource) in self.rows(transaction, RESOURCES)? {
+            contents.resources.insert(reference(&key)?, resource);
+        }
+        for (key, vips) in self.rows(transaction, VIPS)? {
+            contents.vips.insert(reference(&key)?, vips);
+        }
+        Ok(contents)
+    }
+
+    fn write_resources(
+        &self,
+        transaction: &WriteTransaction,
+        revision: u64,
+        change: &Change,
+    ) -> Result<(), StoreError> {
+        let mut table = transaction.open_table(RESOURCES).map_err(io)?;
+        for key in &change.deletes {
+            table.remove(key.to_key().as_str()).map_err(io)?;
+        }
+        for put in &change.puts {
+            let stored = StoredResource { json: put.json.clone(), revision, origin: put.origin.clone() };
+            let key = put.key.to_key();
+            table.insert(key.as_str(), self.codec.write(&key, &stored)?.as_slice()).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn write_vips(
+        &self,
+        transaction: &WriteTransaction,
+        vips: &BTreeMap<ResourceRef, Vec<IpAddr>>,
+    ) -> Result<(), StoreError> {
+        let mut table = transaction.open_table(VIPS).map_err(io)?;
+        for (key, vips) in vips {
+            let key = key.to_key();
+            match vips.as_slice() {
+                [] => drop(table.remove(key.as_str()).map_err(io)?),
+                vips => drop(table.insert(key.as_str(), self.codec.write(&key, &vips)?.as_slice()).map_err(io)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_facts(
+        &self,
+        transaction: &WriteTransaction,
+        facts: &BTreeMap<String, Option<Value>>,
+    ) -> Result<(), StoreError> {
+        let mut table = transaction.open_table(FACTS).map_err(io)?;
+        for (name, value) in facts {
+            match value {
+                Some(value) => {
+                    drop(table.insert(name.as_str(), self.codec.write(name, value)?.as_slice()).map_err(io)?);
+                }
+                None => drop(table.remove(name.as_str()).map_err(io)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all<'a, T: Serialize + 'a>(
+        &self,
+        transaction: &WriteTransaction,
+        table: TableDefinition<&str, &[u8]>,
+        rows: impl Iterator<Item = (&'a str, &'a T)>,
+    ) -> Result<(), StoreError> {
+        let mut table = transaction.open_table(table).map_err(io)?;
+        for (key, value) in rows {
+            table.insert(key, self.codec.write(key, value)?.as_slice()).map_err(io)?;
+        }
+        Ok(())
+    }
+
     /// Compare and set, in one transaction.
     fn swap<T: PartialEq + Serialize + DeserializeOwned>(
         &self,
@@ -83,15 +193,16 @@ impl EmbeddedStore {
         seen: Option<&T>,
         new: Option<&T>,
     ) -> Result<bool, StoreError> {
-        let transaction = self.0.begin_write().map_err(io)?;
+        let transaction = self.database.begin_write().map_err(io)?;
         {
             let mut table = transaction.open_table(table).map_err(io)?;
-            let found: Option<T> = table.get(name).map_err(io)?.map(|value| read(name, value.value())).transpose()?;
+            let found: Option<T> =
+                table.get(name).map_err(io)?.map(|value| self.codec.read(name, value.value())).transpose()?;
             if found.as_ref() != seen {
                 return Ok(false);
             }
             match new {
-                Some(record) => drop(table.insert(name, write(record)?.as_slice()).map_err(io)?),
+                Some(record) => drop(table.insert(name, self.codec.write(name, record)?.as_slice()).map_err(io)?),
                 None => drop(table.remove(name).map_err(io)?),
             }
         }
@@ -102,30 +213,18 @@ impl EmbeddedStore {
 
 impl Store for EmbeddedStore {
     fn load(&self) -> Result<Contents, StoreError> {
-        let transaction = self.0.begin_read().map_err(io)?;
-        let meta = transaction.open_table(META).map_err(io)?;
-        let revision = meta.get("revision").map_err(io)?.map_or(0, |revision| revision.value());
-        let mut contents = Contents { revision, ..Contents::default() };
-        let table = transaction.open_table(RESOURCES).map_err(io)?;
-        for row in table.iter().map_err(io)? {
-            let (key, value) = row.map_err(io)?;
-            contents.resources.insert(reference(key.value())?, read(key.value(), value.value())?);
-        }
-        let table = transaction.open_table(VIPS).map_err(io)?;
-        for row in table.iter().map_err(io)? {
-            let (key, value) = row.map_err(io)?;
-            contents.vips.insert(reference(key.value())?, read(key.value(), value.value())?);
-        }
-        Ok(contents)
+        self.contents(&self.database.begin_read().map_err(io)?)
     }
 
     fn commit(&self, after: u64, change: &Change) -> Result<u64, StoreError> {
-        let transaction = self.0.begin_write().map_err(io)?;
+        let _in_order = self.one_at_a_time();
+        let transaction = self.database.begin_write().map_err(io)?;
         let revision = next_revision(&transaction, after)?;
-        write_resources(&transaction, revision, change)?;
-        write_vips(&transaction, &change.vips)?;
-        write_facts(&transaction, &change.facts)?;
+        self.write_resources(&transaction, revision, change)?;
+        self.write_vips(&transaction, &change.vips)?;
+        self.write_facts(&transaction, &change.facts)?;
         transaction.commit().map_err(io)?;
+        self.recent.push(Commit::of(revision, change));
         Ok(revision)
     }
 
@@ -134,10 +233,10 @@ impl Store for EmbeddedStore {
     }
 
     fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
-        let transaction = self.0.begin_read().map_err(io)?;
+        let transaction = self.database.begin_read().map_err(io)?;
         let table = transaction.open_table(TOKENS).map_err(io)?;
         let found = table.get(id).map_err(io)?;
-        found.map(|value| read(id, value.value())).transpose()
+        found.map(|value| self.codec.read(id, value.value())).transpose()
     }
 
     fn swap_token(&self, id: &str, seen: Option<&TokenRecord>, new: Option<&TokenRecord>) -> Result<bool, StoreError> {
@@ -145,14 +244,14 @@ impl Store for EmbeddedStore {
     }
 
     fn fact(&self, name: &str) -> Result<Option<Value>, StoreError> {
-        let transaction = self.0.begin_read().map_err(io)?;
+        let transaction = self.database.begin_read().map_err(io)?;
         let table = transaction.open_table(FACTS).map_err(io)?;
         let found = table.get(name).map_err(io)?;
-        found.map(|value| read(name, value.value())).transpose()
+        found.map(|value| self.codec.read(name, value.value())).transpose()
     }
 
     fn facts(&self, prefix: &str) -> Result<Vec<(String, Value)>, StoreError> {
-        let transaction = self.0.begin_read().map_err(io)?;
+        let transaction = self.database.begin_read().map_err(io)?;
         let table = transaction.open_table(FACTS).map_err(io)?;
         let mut rows = Vec::new();
         for row in table.range(prefix..).map_err(io)? {
@@ -160,13 +259,41 @@ impl Store for EmbeddedStore {
             if !name.value().starts_with(prefix) {
                 break;
             }
-            rows.push((name.value().to_string(), read(name.value(), value.value())?));
+            rows.push((name.value().to_string(), self.codec.read(name.value(), value.value())?));
         }
         Ok(rows)
     }
 
     fn swap_fact(&self, name: &str, seen: Option<&Value>, new: Option<&Value>) -> Result<bool, StoreError> {
         self.swap(FACTS, name, seen, new)
+    }
+
+    fn since(&self, after: u64, within: Duration) -> Result<Since, StoreError> {
+        Ok(self.recent.since(after, within))
+    }
+
+    fn dump(&self) -> Result<Dump, StoreError> {
+        let transaction = self.database.begin_read().map_err(io)?;
+        let tokens = self.rows(&transaction, TOKENS)?.into_iter().map(|(_, token)| token).collect();
+        let facts = self.rows(&transaction, FACTS)?.into_iter().collect();
+        Ok(dump_of(self.contents(&transaction)?, tokens, facts))
+    }
+
+    fn fill(&self, dump: &Dump) -> Result<(), StoreError> {
+        let _in_order = self.one_at_a_time();
+        let present = self.dump()?;
+        if !present.is_empty() {
+            return Err(StoreError::NotEmpty { revision: present.revision });
+        }
+        let transaction = self.database.begin_write().map_err(io)?;
+        transaction.open_table(META).map_err(io)?.insert("revision", dump.revision).map_err(io)?;
+        self.write_all(&transaction, RESOURCES, dump.resources.iter().map(|(key, value)| (key.as_str(), value)))?;
+        self.write_all(&transaction, VIPS, dump.vips.iter().map(|(key, value)| (key.as_str(), value)))?;
+        self.write_all(&transaction, TOKENS, dump.tokens.iter().map(|token| (token.id.as_str(), token)))?;
+        self.write_all(&transaction, FACTS, dump.facts.iter().map(|(key, value)| (key.as_str(), value)))?;
+        transaction.commit().map_err(io)?;
+        self.recent.begin_again(dump.revision);
+        Ok(())
     }
 }
 
@@ -178,53 +305,6 @@ fn next_revision(transaction: &WriteTransaction, after: u64) -> Result<u64, Stor
     }
     meta.insert("revision", after + 1).map_err(io)?;
     Ok(after + 1)
-}
-
-fn write_resources(transaction: &WriteTransaction, revision: u64, change: &Change) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(RESOURCES).map_err(io)?;
-    for key in &change.deletes {
-        table.remove(key.to_key().as_str()).map_err(io)?;
-    }
-    for put in &change.puts {
-        let stored = StoredResource { json: put.json.clone(), revision, origin: put.origin.clone() };
-        table.insert(put.key.to_key().as_str(), write(&stored)?.as_slice()).map_err(io)?;
-    }
-    Ok(())
-}
-
-fn write_vips(transaction: &WriteTransaction, vips: &BTreeMap<ResourceRef, Vec<IpAddr>>) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(VIPS).map_err(io)?;
-    for (key, vips) in vips {
-        match vips.as_slice() {
-            [] => drop(table.remove(key.to_key().as_str()).map_err(io)?),
-            vips => drop(table.insert(key.to_key().as_str(), write(&vips)?.as_slice()).map_err(io)?),
-        }
-    }
-    Ok(())
-}
-
-fn write_facts(transaction: &WriteTransaction, facts: &BTreeMap<String, Option<Value>>) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(FACTS).map_err(io)?;
-    for (name, value) in facts {
-        match value {
-            Some(value) => drop(table.insert(name.as_str(), write(value)?.as_slice()).map_err(io)?),
-            None => drop(table.remove(name.as_str()).map_err(io)?),
-        }
-    }
-    Ok(())
-}
-
-fn reference(key: &str) -> Result<ResourceRef, StoreError> {
-    let damaged = || StoreError::Damaged { what: key.to_string(), why: "not Kind/namespace/name".to_string() };
-    ResourceRef::from_key(key).ok_or_else(damaged)
-}
-
-fn read<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged { what: key.to_string(), why: error.to_string() })
-}
-
-fn write<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Io(error.to_string()))
 }
 
 fn io(error: impl Into<redb::Error>) -> StoreError {

@@ -1,12 +1,17 @@
 //! A store that dies with the process: for tests and simulations.
 
-use super::{Change, Contents, Store, StoreError, StoredResource, TokenRecord};
+use super::recent::{Commit, Recent, Since};
+use super::{Change, Contents, Dump, Store, StoreError, StoredResource, TokenRecord, contents_of, dump_of};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<Held>);
+pub struct MemoryStore {
+    held: Mutex<Held>,
+    recent: Recent,
+}
 
 #[derive(Debug, Default)]
 struct Held {
@@ -21,7 +26,7 @@ impl MemoryStore {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,6 +62,8 @@ impl Store for MemoryStore {
                 None => facts.remove(name),
             };
         }
+        // With the lock held, so that commits come in order.
+        self.recent.push(Commit::of(revision, change));
         Ok(revision)
     }
 
@@ -100,5 +107,28 @@ impl Store for MemoryStore {
             None => facts.remove(name),
         };
         Ok(true)
+    }
+
+    fn since(&self, after: u64, within: Duration) -> Result<Since, StoreError> {
+        Ok(self.recent.since(after, within))
+    }
+
+    fn dump(&self) -> Result<Dump, StoreError> {
+        let Held { contents, tokens, facts } = &*self.held();
+        Ok(dump_of(contents.clone(), tokens.values().cloned().collect(), facts.clone()))
+    }
+
+    fn fill(&self, dump: &Dump) -> Result<(), StoreError> {
+        let contents = contents_of(dump)?;
+        let mut held = self.held();
+        let Held { contents: present, tokens, facts } = &mut *held;
+        if *present != Contents::default() || !tokens.is_empty() || !facts.is_empty() {
+            return Err(StoreError::NotEmpty { revision: present.revision });
+        }
+        *present = contents;
+        *tokens = dump.tokens.iter().map(|token| (token.id.clone(), token.clone())).collect();
+        *facts = dump.facts.clone();
+        self.recent.begin_again(dump.revision);
+        Ok(())
     }
 }
