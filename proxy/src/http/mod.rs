@@ -11,9 +11,11 @@ pub mod h1;
 pub mod headers;
 pub mod internal;
 pub mod keepalive;
+pub mod mesh;
 pub mod patience;
 pub mod respond;
 pub mod server;
+pub mod stream;
 pub mod target;
 pub mod transfer;
 
