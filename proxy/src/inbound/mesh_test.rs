@@ -90,7 +90,10 @@ async fn a_request_of_a_plain_h2_peer_is_refused_whatever_headers_it_brings() {
 async fn a_caller_that_falls_silent_is_given_up() {
     on_worker(Box::pin(async {
         let world = world(Spec::http(1)).await;
-        let (peer, driving) = hbone(&world).await;
+        let (mut peer, driving) = hbone(&world).await;
+        // Until it is answered, the other side may still be accepting, which no paused clock waits for.
+        let (refused, _) = peer.send_request(Request::get("http://orders.shop/").body(()).unwrap(), true).unwrap();
+        refused.await.unwrap();
         // Its socket stays open, and nobody reads it any more.
         driving.send(()).unwrap();
         tokio::time::pause();

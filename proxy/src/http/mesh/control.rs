@@ -5,8 +5,13 @@ use std::sync::atomic::Ordering;
 use h2::Reason;
 
 use super::error::StreamError;
-use super::frame::{self, ACK, HEAD, Head, MAX_ID, PING, SETTINGS, Setting};
+use super::frame::{self, ACK, HEAD, Head, MAX_ID, PING, SETTING, SETTINGS, Setting};
 use super::state::{ASK, Asked, LAST_CALL, Role, State};
+
+/// Settings in one frame. Seven are known; peers grease with a few more.
+const MAX_SETTINGS: usize = 128;
+/// Changes of the windows of streams that are there: each is looked at every time. A link's bandwidth is learnt in ten.
+const MAX_WINDOW_CHANGES: usize = 1_000;
 
 impl State {
     pub(super) fn reset_by_peer(&mut self, head: Head, payload: &[u8]) -> Result<(), Reason> {
@@ -36,10 +41,20 @@ impl State {
             self.acknowledged();
             return Ok(());
         }
+        if payload.len() > MAX_SETTINGS * SETTING {
+            return Err(Reason::ENHANCE_YOUR_CALM);
+        }
+        let mut window = None;
         for setting in frame::settings(payload) {
-            if let Some(setting) = setting? {
-                self.apply(setting)?;
+            match setting? {
+                // Of several the last counts: every stream is visited once a frame.
+                Some(Setting::StreamWindow(last)) => window = Some(i64::from(last)),
+                Some(setting) => self.apply(setting)?,
+                None => {}
             }
+        }
+        if let Some(window) = window {
+            self.peer_window_is(window)?;
         }
         self.reply(SETTINGS, &[]);
         Ok(())
@@ -59,9 +74,8 @@ impl State {
                 self.facts.most_streams.store(most as usize, Ordering::Relaxed);
                 self.open_waiting();
             }
-            Setting::StreamWindow(window) => self.peer_window_is(i64::from(window))?,
             Setting::MaxFrame(most) => self.peer_frame = most as usize,
-            Setting::EnablePush(_) | Setting::MaxHeaders(_) | Setting::ConnectProtocol(_) => {}
+            Setting::StreamWindow(_) | Setting::EnablePush(_) | Setting::MaxHeaders(_) | Setting::ConnectProtocol(_) => {}
         }
         Ok(())
     }
@@ -69,7 +83,14 @@ impl State {
     /// RFC 9113 §6.9.2: of the streams that are there as well.
     fn peer_window_is(&mut self, window: i64) -> Result<(), Reason> {
         let more = window - self.peer_window;
+        if more == 0 {
+            return Ok(());
+        }
         self.peer_window = window;
+        self.window_changes += 1;
+        if self.window_changes > MAX_WINDOW_CHANGES {
+            return Err(Reason::ENHANCE_YOUR_CALM);
+        }
         for key in self.streams.keys() {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             stream.send_window += more;
@@ -148,12 +169,12 @@ impl State {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         stream.send_window += more;
         if more == 0 {
-            self.reset(key, Reason::PROTOCOL_ERROR);
-        } else if stream.send_window > i64::from(MAX_ID) {
-            self.reset(key, Reason::FLOW_CONTROL_ERROR);
-        } else {
-            self.serve(key);
+            return self.offence(key, Reason::PROTOCOL_ERROR);
         }
+        if stream.send_window > i64::from(MAX_ID) {
+            return self.offence(key, Reason::FLOW_CONTROL_ERROR);
+        }
+        self.serve(key);
         Ok(())
     }
 }

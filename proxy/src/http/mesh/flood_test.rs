@@ -15,11 +15,11 @@ use super::{Connection, SendRequest, StreamError, accept, connect};
 use crate::http::server::Http2Settings;
 
 /// `GET http://o/` in HPACK.
-const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'o'];
+pub(super) const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'o'];
 /// `POST http://o/` with `content-length: 3`.
 const POST_3: &[u8] = &[0x83, 0x86, 0x84, 0x41, 1, b'o', 0x0f, 0x0d, 1, b'3'];
 const STATUS_200: u8 = 0x88;
-const BOTH: u8 = frame::END_STREAM | frame::END_HEADERS;
+pub(super) const BOTH: u8 = frame::END_STREAM | frame::END_HEADERS;
 
 pub(super) fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -31,10 +31,10 @@ fn greeting() -> Vec<u8> {
     [&PREFACE[..], &bytes(frame::SETTINGS, 0, 0, &[])].concat()
 }
 
-type Near = BufReader<DuplexStream>;
+pub(super) type Near = BufReader<DuplexStream>;
 
 /// A server of ours whose client is the test.
-async fn server() -> (Connection<Near>, DuplexStream) {
+pub(super) async fn server() -> (Connection<Near>, DuplexStream) {
     let (near, mut far) = duplex(4 << 20);
     far.write_all(&greeting()).await.unwrap();
     (accept(BufReader::new(near), Http2Settings::MESH).await.unwrap(), far)
@@ -48,7 +48,7 @@ async fn client() -> (SendRequest, Connection<Near>, DuplexStream) {
     (sender, connection, far)
 }
 
-async fn turn(connection: &mut Connection<Near>) -> Poll<Result<(), StreamError>> {
+pub(super) async fn turn(connection: &mut Connection<Near>) -> Poll<Result<(), StreamError>> {
     poll_fn(|cx| Poll::Ready(connection.poll(cx))).await
 }
 

@@ -4,6 +4,8 @@
 use h2::Reason;
 
 pub const HEAD: usize = 9;
+/// One entry of a SETTINGS payload.
+pub const SETTING: usize = 6;
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The greatest stream id, and the greatest window.
 pub const MAX_ID: u32 = (1 << 31) - 1;
@@ -96,7 +98,7 @@ pub enum Setting {
 
 impl Setting {
     /// `Ok(None)`: one that nobody here knows (RFC 9113 §6.5.2).
-    pub fn parse(bytes: [u8; 6]) -> Result<Option<Setting>, Reason> {
+    pub fn parse(bytes: [u8; SETTING]) -> Result<Option<Setting>, Reason> {
         let [a, b, value @ ..] = bytes;
         let value = u32::from_be_bytes(value);
         let truth = || match value {
@@ -118,7 +120,7 @@ impl Setting {
         }))
     }
 
-    pub fn bytes(self) -> [u8; 6] {
+    pub fn bytes(self) -> [u8; SETTING] {
         let (id, value) = match self {
             Setting::TableSize(value) => (1u16, value),
             Setting::EnablePush(on) => (2, u32::from(on)),
@@ -135,8 +137,8 @@ impl Setting {
 
 /// Reads a SETTINGS payload.
 pub fn settings(payload: &[u8]) -> impl Iterator<Item = Result<Option<Setting>, Reason>> + '_ {
-    let whole = payload.len().is_multiple_of(6);
-    let (chunks, _) = payload.as_chunks::<6>();
+    let whole = payload.len().is_multiple_of(SETTING);
+    let (chunks, _) = payload.as_chunks::<SETTING>();
     let known = chunks.iter().map(|bytes| Setting::parse(*bytes));
     known.chain((!whole).then_some(Err(Reason::FRAME_SIZE_ERROR)))
 }

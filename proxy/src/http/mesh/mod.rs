@@ -37,3 +37,6 @@ mod mesh_test;
 #[cfg(test)]
 #[path = "peer_test.rs"]
 mod peer_test;
+#[cfg(test)]
+#[path = "small_frames_test.rs"]
+mod small_frames_test;

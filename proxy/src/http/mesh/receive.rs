@@ -18,6 +18,9 @@ const MAX_CONTINUATIONS: usize = 32;
 /// Payloads of all others.
 const MAX_CONTROL: usize = 16 * 1024;
 
+/// DATA frames in a row that bring nothing.
+const MAX_EMPTY: usize = 1_000;
+
 /// Where in the peer's bytes we are.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -191,7 +194,7 @@ impl State {
                 };
                 stream.recv_window -= length;
                 if let (Some(reason), Some(key)) = (wrong, key) {
-                    self.reset(key, reason);
+                    self.offence(key, reason)?;
                 }
             }
         }
@@ -200,6 +203,11 @@ impl State {
             return Err(Reason::FRAME_SIZE_ERROR);
         }
         let (stream, ends) = (head.stream, head.has(END_STREAM));
+        // They cost no window, and so nothing else stops them (CVE-2019-9518).
+        self.empty = if head.length == 0 && !ends { self.empty + 1 } else { 0 };
+        if self.empty > MAX_EMPTY {
+            return Err(Reason::ENHANCE_YOUR_CALM);
+        }
         self.reading.stage = Stage::Data { stream, left: head.length, padding, ends };
         if head.length == 0 { self.end_data() } else { Ok(()) }
     }
@@ -223,7 +231,7 @@ impl State {
                 let used = bytes.len().min(*left - length);
                 *left -= used;
                 let follows = *left - length;
-                self.piece(stream, &bytes[..used], follows);
+                self.piece(stream, &bytes[..used], follows)?;
                 used
             }
             Padding::Length(_) => {
@@ -239,26 +247,27 @@ impl State {
         Ok(used)
     }
 
-    fn piece(&mut self, id: u32, bytes: &[u8], follows: usize) {
+    fn piece(&mut self, id: u32, bytes: &[u8], follows: usize) -> Result<(), Reason> {
         let key = self.streams.key_of(id);
-        let Some((key, stream)) = key.and_then(|key| Some((key, self.streams.get_mut(key)?))) else {
-            return self.release(None, bytes.len());
+        let found = key.and_then(|key| Some((key, self.streams.get_mut(key)?)));
+        let wanted = found.filter(|(_, stream)| !stream.deaf && stream.failed.is_none());
+        let Some((key, stream)) = wanted else {
+            self.release(None, bytes.len());
+            return Ok(());
         };
-        if stream.deaf || stream.failed.is_some() {
-            return self.release(None, bytes.len());
-        }
         if let Some(expected) = &mut stream.expected {
             match expected.checked_sub(bytes.len() as u64) {
                 Some(left) => *expected = left,
                 None => {
                     self.release(None, bytes.len());
-                    return self.reset(key, Reason::PROTOCOL_ERROR);
+                    return self.offence(key, Reason::PROTOCOL_ERROR);
                 }
             }
         }
         stream.held += bytes.len();
         stream.data.take_in(bytes, follows);
         stream.wake_reader();
+        Ok(())
     }
 
     fn end_data(&mut self) -> Result<(), Reason> {
@@ -269,10 +278,7 @@ impl State {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.data.seal();
         }
-        if ends {
-            self.end_remote(key);
-        }
-        Ok(())
+        if ends { self.end_remote(key) } else { Ok(()) }
     }
 
     fn headers_frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Reason> {

@@ -88,8 +88,12 @@ pub(super) struct State {
     /// Requests that nobody has taken yet.
     pub(super) accepted: VecDeque<(Key, Request<()>)>,
     pub(super) pending_resets: usize,
-    /// Malformed messages so far.
+    /// Malformed messages and offences so far.
     pub(super) faults: usize,
+    /// Changes of the peer's window for all streams.
+    pub(super) window_changes: usize,
+    /// DATA frames without data and without an end, since one that had either.
+    pub(super) empty: usize,
 
     pub(super) asked: Asked,
     /// What we told: streams beyond it are not taken.
@@ -156,6 +160,8 @@ impl State {
             accepted: VecDeque::new(),
             pending_resets: 0,
             faults: 0,
+            window_changes: 0,
+            empty: 0,
             asked: Asked::No,
             goaway: None,
             peer_goaway: false,

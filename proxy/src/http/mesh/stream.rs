@@ -137,35 +137,46 @@ pub(super) struct Unsent {
 /// What the pieces of one large frame are gathered in: the transport gives 16 KiB at a time, and a buffer for each costs
 /// more than its copy.
 const GATHERED: usize = 128 * 1024;
+/// Pieces that wait for their reader are copied together up to this: a peer may send its window in frames of one byte, and
+/// a buffer for each would be fifty times the window.
+const TOGETHER: usize = 16 * 1024;
 
 /// Mostly one.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     first: Option<Bytes>,
     more: VecDeque<Bytes>,
-    /// After all others; only while its frame goes on.
+    /// After all others.
     tail: BytesMut,
+    /// Of the frame that the last piece belongs to.
+    follows: usize,
 }
 
 impl Pieces {
     /// `follows`: so much of the same frame is to come.
     pub(super) fn take_in(&mut self, bytes: &[u8], follows: usize) {
-        if self.tail.capacity() - self.tail.len() >= bytes.len() {
+        self.follows = follows;
+        let whole = bytes.len() + follows;
+        let together = self.tail.len() + whole <= TOGETHER && !self.is_empty();
+        if together || self.tail.capacity() - self.tail.len() >= bytes.len() {
             return self.tail.extend_from_slice(bytes);
         }
-        self.seal();
-        if follows == 0 {
-            return self.push(Bytes::copy_from_slice(bytes));
-        }
-        self.tail = BytesMut::with_capacity((bytes.len() + follows).min(GATHERED).max(bytes.len()));
-        self.tail.extend_from_slice(bytes);
-    }
-
-    /// The frame has ended: no room is kept for more of it.
-    pub(super) fn seal(&mut self) {
         let tail = std::mem::take(&mut self.tail);
         if !tail.is_empty() {
             self.push(tail.freeze());
+        }
+        if follows == 0 && (self.is_empty() || whole > TOGETHER) {
+            return self.push(Bytes::copy_from_slice(bytes));
+        }
+        self.tail = BytesMut::with_capacity(whole.min(GATHERED).max(bytes.len()));
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// The frame has ended: where all of it was read, no room is kept for more.
+    pub(super) fn seal(&mut self) {
+        self.follows = 0;
+        if self.tail.is_empty() {
+            self.tail = BytesMut::new();
         }
     }
 
@@ -179,7 +190,8 @@ impl Pieces {
 
     pub(super) fn pop(&mut self) -> Option<Bytes> {
         let Some(first) = self.first.take() else {
-            return (!self.tail.is_empty()).then(|| self.tail.split().freeze());
+            let tail = if self.follows > 0 { self.tail.split() } else { std::mem::take(&mut self.tail) };
+            return (!tail.is_empty()).then(|| tail.freeze());
         };
         self.first = self.more.pop_front();
         if self.first.is_none() {
