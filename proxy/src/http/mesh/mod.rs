@@ -35,6 +35,9 @@ mod flood_test;
 #[path = "mesh_test.rs"]
 mod mesh_test;
 #[cfg(test)]
+#[path = "nghttp2_test.rs"]
+mod nghttp2_test;
+#[cfg(test)]
 #[path = "peer_test.rs"]
 mod peer_test;
 #[cfg(test)]
