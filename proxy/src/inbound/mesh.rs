@@ -102,17 +102,12 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
             }
         };
         match accepted {
-            Next::Stream((request, respond)) => {
-                // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
-                // Extended CONNECT (RFC 8441) is a request.
-                if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
-                    tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
-                    continue;
+            Next::Stream(stream) => {
+                begin(inbound, peer, stream);
+                // What came with it, without asking for everything else in between.
+                while let Some(stream) = connection.next_accepted() {
+                    begin(inbound, peer, stream);
                 }
-                let came = peer.last_read.get();
-                let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
-                // Boxed first: a task's future is copied once when it begins and once when it ends, and this one is large.
-                tokio::task::spawn_local(Box::pin(stream));
             }
             Next::End(Some(error)) => {
                 tracing::debug!(caller = %peer.identity.id, "mesh connection ended: {error}");
@@ -136,6 +131,20 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
             }
         }
     }
+}
+
+/// A stream's own task.
+fn begin(inbound: &Rc<Inbound>, peer: &Rc<Peer>, (request, respond): Stream) {
+    // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
+    // Extended CONNECT (RFC 8441) is a request.
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
+        tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
+        return;
+    }
+    let came = peer.last_read.get();
+    let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
+    // Boxed first: a task's future is copied once when it begins and once when it ends, and this one is large.
+    tokio::task::spawn_local(Box::pin(stream));
 }
 
 /// What a mesh connection does next.

@@ -94,7 +94,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<(Request<RecvStream>, SendResponse), StreamError>>> {
         loop {
-            if let Some(stream) = self.next() {
+            if let Some(stream) = self.next_accepted() {
                 return Poll::Ready(Some(Ok(stream)));
             }
             let polled = self.poll(cx);
@@ -108,7 +108,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn next(&mut self) -> Option<(Request<RecvStream>, SendResponse)> {
+    /// One of the peer's streams that is here already; reads nothing.
+    pub fn next_accepted(&mut self) -> Option<(Request<RecvStream>, SendResponse)> {
         let mut state = self.shared.lock();
         loop {
             let (key, request) = state.accepted.pop_front()?;

@@ -75,7 +75,10 @@ impl State {
                 self.open_waiting();
             }
             Setting::MaxFrame(most) => self.peer_frame = most as usize,
-            Setting::StreamWindow(_) | Setting::EnablePush(_) | Setting::MaxHeaders(_) | Setting::ConnectProtocol(_) => {}
+            Setting::StreamWindow(_)
+            | Setting::EnablePush(_)
+            | Setting::MaxHeaders(_)
+            | Setting::ConnectProtocol(_) => {}
         }
         Ok(())
     }
