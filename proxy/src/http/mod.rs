@@ -16,8 +16,10 @@ pub mod patience;
 pub mod respond;
 pub mod server;
 pub mod stream;
+pub mod stream_io;
 pub mod target;
 pub mod transfer;
+pub mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use exchange::{Answer, Asked, Caller};

@@ -17,10 +17,10 @@ use super::Outbound;
 use super::pool::{Slot, is_unprocessed};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
+use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::tcp::tunnel::copy_tunnel;
 use crate::telemetry::{Direction, MeshSide};
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.

@@ -17,8 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::copy::{Copied, TURN};
-use crate::http::mesh::{RecvStream, SendStream, StreamError};
+use super::mesh::{RecvStream, SendStream, StreamError};
+use crate::tcp::copy::{Copied, TURN};
+use crate::tcp::mark_reset;
 
 /// Reads grow from the first to the second while the connection fills them, so that many small connections stay small.
 const SMALL_READ: usize = 4 * 1024;
@@ -47,7 +48,7 @@ pub async fn copy_tunnel(
         .await
     };
     if result.is_err() {
-        super::mark_reset(tcp);
+        mark_reset(tcp);
         to_stream.send_reset(h2::Reason::CANCEL);
     }
     result

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::http::mesh::{RecvStream, SendStream};
+use super::mesh::{RecvStream, SendStream};
 
 /// Reads from one half, writes into the other. Both are borrowed: the stream goes on after the handshake.
 #[derive(Debug)]
