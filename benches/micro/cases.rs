@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mesh;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_certs::{SpiffeId, TrustDomain};
 use isthmus_proto::model::{
@@ -59,6 +60,10 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "flow-many", what: "record of one decision, among 1,000 ways and 100 paths", prepare: flow_many },
     Case { name: "trace-context", what: "trace context parse (traceparent and tracestate)", prepare: trace_context },
     Case { name: "trace-child", what: "trace context of the next hop", prepare: trace_child },
+    Case { name: "mesh-exchange", what: "request and answer on a mesh connection, both ends", prepare: mesh::exchange },
+    Case { name: "mesh-exchange-h2", what: "the same by the h2 crate", prepare: mesh::h2_exchange },
+    Case { name: "mesh-bulk", what: "256 KiB through a tunnel's stream, both ends", prepare: mesh::bulk },
+    Case { name: "mesh-bulk-h2", what: "the same by the h2 crate", prepare: mesh::h2_bulk },
 ];
 
 const REQUEST: &[u8] = b"GET /v1/orders/17 HTTP/1.1\r\nHost: orders.shop\r\n";

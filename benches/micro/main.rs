@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+mod mesh;
 
 use std::env;
 use std::process::{Command, ExitCode};

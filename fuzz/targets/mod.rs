@@ -8,9 +8,11 @@ pub mod dns_answer;
 pub mod flow_report;
 pub mod grpc_timeout;
 pub mod hello;
+pub mod hpack;
 pub mod internal_headers;
 pub mod join_token;
 pub mod last_good;
+pub mod mesh_frames;
 pub mod netlink;
 pub mod policy_path;
 pub mod policy_yaml;
@@ -34,9 +36,11 @@ pub const TARGETS: &[Target] = &[
     ("grpc_timeout", grpc_timeout::run),
     ("flow_report", flow_report::run),
     ("hello", hello::run),
+    ("hpack", hpack::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),
     ("last_good", last_good::run),
+    ("mesh_frames", mesh_frames::run),
     ("netlink", netlink::run),
     ("policy_path", policy_path::run),
     ("policy_yaml", policy_yaml::run),

@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::mesh;
 use super::server::{Http2Settings, serve_http2};
 use super::{Answer, Asked};
 
@@ -106,10 +106,10 @@ async fn calls_given_up_do_not_end_a_mesh_connection_and_a_flood_does() {
             bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, given_up * 2 + 1, GET));
             // All of it is there before the server looks once.
             client.write_all(&bytes).await.unwrap();
-            let mut server = Http2Settings::MESH.server().handshake::<_, Bytes>(near).await.unwrap();
+            let mut server = mesh::accept(BufReader::new(near), Http2Settings::MESH).await.unwrap();
             let mut last = None;
             while let Some(Ok((request, respond))) = server.accept().await {
-                last = Some(respond.stream_id().as_u32());
+                last = Some(respond.stream_id());
                 drop((request, respond));
                 if last == Some(given_up * 2 + 1) {
                     break;

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use super::h1::chunked::BadChunk;
 use super::h1::incoming::Incoming;
 use super::headers::sanitize_trailers;
+use super::mesh::{self, StreamError};
 use crate::reason::Reason;
 
 /// A piece of a body.
@@ -33,11 +34,13 @@ pub enum Body {
     /// Our own words.
     Word(Bytes),
     Http1(Incoming),
-    /// From an HTTP/2 stream. `data_ended`: only trailers may follow.
+    /// From an app's HTTP/2 stream. `data_ended`: only trailers may follow.
     Http2 {
         stream: RecvStream,
         data_ended: bool,
     },
+    /// From a mesh connection's stream.
+    Mesh(mesh::RecvStream),
     /// Pieces that were sent in vain, then the rest.
     Again(Box<(VecDeque<Bytes>, Body)>),
 }
@@ -50,7 +53,7 @@ pub enum BodyError {
     #[error(transparent)]
     Chunk(#[from] BadChunk),
     #[error("the sender's HTTP/2 stream broke inside the body: {0}")]
-    Http2(#[from] h2::Error),
+    Http2(#[from] StreamError),
     #[error("the body is not as long as its Content-Length")]
     Length,
     #[error("the receiver of the body went away")]
@@ -94,6 +97,10 @@ impl Body {
         if stream.is_end_stream() { Body::Empty } else { Body::Http2 { stream, data_ended: false } }
     }
 
+    pub fn mesh(stream: mesh::RecvStream) -> Body {
+        if stream.is_end_stream() { Body::Empty } else { Body::Mesh(stream) }
+    }
+
     /// Nothing to send: the message may be sent again as a whole.
     pub fn is_empty(&self) -> bool {
         matches!(self, Body::Empty)
@@ -106,6 +113,7 @@ impl Body {
             Body::Word(word) => word.is_empty(),
             Body::Http1(incoming) => incoming.is_ended(),
             Body::Http2 { stream, .. } => stream.is_end_stream(),
+            Body::Mesh(stream) => stream.is_end_stream(),
             Body::Again(again) => again.0.is_empty() && again.1.is_ended(),
         }
     }
@@ -115,7 +123,7 @@ impl Body {
         match self {
             Body::Empty => Some(0),
             Body::Word(word) => Some(word.len() as u64),
-            Body::Http1(_) | Body::Http2 { .. } | Body::Again(_) => None,
+            Body::Http1(_) | Body::Http2 { .. } | Body::Mesh(_) | Body::Again(_) => None,
         }
     }
 
@@ -127,6 +135,7 @@ impl Body {
             Body::Word(word) => Poll::Ready(Some(Ok(Frame::Data(std::mem::take(word))))),
             Body::Http1(incoming) => incoming.poll_frame(cx),
             Body::Http2 { stream, data_ended } => poll_http2(stream, data_ended, cx),
+            Body::Mesh(stream) => poll_mesh(stream, cx),
             Body::Again(again) => match again.0.pop_front() {
                 Some(piece) => Poll::Ready(Some(Ok(Frame::Data(piece)))),
                 None => again.1.poll_frame(cx),
@@ -151,9 +160,29 @@ fn poll_http2(
             Some(Err(error)) if error.is_reset() && error.reason() == Some(h2::Reason::NO_ERROR) => {
                 return Poll::Ready(None);
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(StreamError::from(error).into()))),
             None => *data_ended = true,
         }
+    }
+    match ready!(stream.poll_trailers(cx)) {
+        Ok(Some(mut trailers)) => {
+            sanitize_trailers(&mut trailers);
+            Poll::Ready(Some(Ok(Frame::Trailers(Box::new(trailers)))))
+        }
+        Ok(None) => Poll::Ready(None),
+        Err(error) => Poll::Ready(Some(Err(StreamError::from(error).into()))),
+    }
+}
+
+fn poll_mesh(stream: &mut mesh::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+    match ready!(stream.poll_taken(cx)) {
+        Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::Data(bytes)))),
+        // As above: early answers are whole ones.
+        Some(Err(error)) if error.is_reset() && error.reason() == Some(h2::Reason::NO_ERROR) => {
+            return Poll::Ready(None);
+        }
+        Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+        None => {}
     }
     match ready!(stream.poll_trailers(cx)) {
         Ok(Some(mut trailers)) => {

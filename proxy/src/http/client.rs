@@ -15,8 +15,10 @@ use http::Request;
 use super::body::{Body, BodyError};
 use super::exchange::{Answer, Caller, NoAnswer, over_http2, upload};
 use super::h1::exchange::{ExchangeError, Home, send};
+use super::mesh::StreamError;
 use super::patience::{Wait, Waits};
 use super::server::Http2Settings;
+use super::stream::{Awaited, SendHalf};
 use crate::reason::Reason;
 use crate::tcp::{DialOptions, dial};
 use crate::tls::originate::{self, Inside, Origination};
@@ -29,7 +31,7 @@ pub enum AppError {
     #[error("the app at {0} cannot be reached: {1}")]
     Dial(SocketAddr, std::io::Error),
     #[error("the app reset the stream before it answered: {0}")]
-    Http2(h2::Error),
+    Http2(StreamError),
     #[error("the app at {0} did not answer in time")]
     Late(SocketAddr),
     #[error("the request's body broke off: {0}")]
@@ -153,16 +155,14 @@ impl AppClient {
     ) -> Result<Answer, AppError> {
         let mut sender = match self.ready_http2(address).await {
             Some(sender) => sender,
-            None => Box::pin(self.dial_once(address)).await?.ready().await.map_err(AppError::Http2)?,
+            None => Box::pin(self.dial_once(address)).await?.ready().await.map_err(broken)?,
         };
         let (head, body) = request.into_parts();
         let ends = body.is_empty();
-        let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
-        let mut upload = upload(body, stream);
-        match over_http2(response, &mut upload, caller, &mut wait).await {
-            Ok(response) => {
-                Ok(Answer { response: response.map(Body::http2), upload: upload.into_rest(), reset: None, held: None })
-            }
+        let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(broken)?;
+        let mut upload = upload(body, SendHalf::App(stream));
+        match over_http2(Awaited::App(response), &mut upload, caller, &mut wait).await {
+            Ok(response) => Ok(Answer { response, upload: upload.into_rest(), reset: None, held: None }),
             Err(NoAnswer::Stream(error)) => Err(AppError::Http2(error)),
             Err(NoAnswer::Body(error)) => Err(AppError::Body(error)),
             Err(NoAnswer::Late) => Err(AppError::Late(address)),
@@ -196,7 +196,7 @@ impl AppClient {
             None => dial(address, self.options).await,
         };
         let stream = dialled.map_err(|error| AppError::Dial(address, error))?;
-        let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
+        let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(broken)?;
         let open = Open::count(&self.open);
         tokio::task::spawn_local(async move {
             let _ = connection.await;
@@ -205,6 +205,10 @@ impl AppClient {
         self.http2.borrow_mut().insert(address, sender.clone());
         Ok(sender)
     }
+}
+
+fn broken(error: h2::Error) -> AppError {
+    AppError::Http2(error.into())
 }
 
 /// Counts what is open by being alive.

@@ -8,16 +8,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
 use h2::ext::Protocol;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::body::{Body, BodyError};
 use super::h1::{self, Connection};
 use super::headers::sanitize;
+use super::mesh::StreamError;
 use super::patience::Wait;
+use super::stream::{Awaited, Respond, SendHalf};
 use super::transfer::Transfer;
 
 /// Interim answers of one request that are passed on. An app that sends more of them talks to itself.
@@ -39,7 +38,7 @@ pub struct Asked<'a> {
 pub enum Caller<'a> {
     /// `None`: HTTP/1.0, which knows no interim answers.
     Http1(Option<&'a Rc<Connection>>),
-    Http2(&'a RefCell<SendResponse<Bytes>>),
+    Http2(&'a RefCell<Respond>),
 }
 
 impl Caller<'_> {
@@ -53,8 +52,7 @@ impl Caller<'_> {
                 let mut response = Response::new(());
                 *response.status_mut() = status;
                 *response.headers_mut() = headers;
-                // A caller that went away needs none.
-                let _ = respond.borrow_mut().send_informational(response);
+                respond.borrow_mut().send_informational(response);
             }
         }
     }
@@ -132,7 +130,7 @@ impl Upload {
 /// Why an HTTP/2 stream brought no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
-    Stream(h2::Error),
+    Stream(StreamError),
     /// The request's body broke.
     Body(BodyError),
     /// Nothing came in time.
@@ -142,22 +140,22 @@ pub enum NoAnswer {
 /// Sends a request's body into its stream and waits for the answer's head. `holding`: until then the body is kept, so that
 /// [`Upload`] can give it back.
 pub async fn over_http2(
-    mut response: ResponseFuture,
+    mut response: Awaited,
     upload: &mut Upload,
     caller: Caller<'_>,
     wait: &mut Wait,
-) -> Result<Response<RecvStream>, NoAnswer> {
+) -> Result<Response<Body>, NoAnswer> {
     let mut interim = 0;
     poll_fn(|cx| {
         upload.poll(cx).map_err(NoAnswer::Body)?;
-        while let Poll::Ready(Some(early)) = response.poll_informational(cx) {
+        while let Poll::Ready(early) = response.poll_interim(cx) {
             let (head, ()) = early.map_err(NoAnswer::Stream)?.into_parts();
             interim += 1;
             if interim <= MAX_INTERIM && head.status != StatusCode::SWITCHING_PROTOCOLS {
                 caller.interim(head.status, head.headers);
             }
         }
-        match std::pin::Pin::new(&mut response).poll(cx) {
+        match response.poll_head(cx) {
             Poll::Ready(answer) => Poll::Ready(answer.map_err(NoAnswer::Stream)),
             Poll::Pending => {
                 let moved = upload.moved().wrapping_add(interim as u64);
@@ -169,6 +167,6 @@ pub async fn over_http2(
 }
 
 /// The body of a request into its stream; nothing, where there is none.
-pub fn upload(body: Body, stream: SendStream<Bytes>) -> Upload {
+pub fn upload(body: Body, stream: SendHalf) -> Upload {
     Upload((!body.is_empty()).then(|| Box::new(Transfer::into_stream(body, stream))))
 }

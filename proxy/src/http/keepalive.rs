@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::mesh::Pings;
 use super::server::Http2Settings;
 use crate::tls::LastRead;
 
@@ -51,8 +51,7 @@ pub struct Window {
 
 /// The watch over one connection.
 pub struct Keepalive {
-    /// `None`: somebody else has them.
-    pings: Option<PingPong>,
+    pings: Pings,
     traffic: LastRead,
     timer: Pin<Box<Sleep>>,
     /// Bytes read and written when it was looked at last.
@@ -72,7 +71,7 @@ struct Sent {
 }
 
 impl Keepalive {
-    pub fn new(pings: Option<PingPong>, traffic: LastRead) -> Keepalive {
+    pub fn new(pings: Pings, traffic: LastRead) -> Keepalive {
         let window =
             Window { stream: Http2Settings::MESH.stream_window, connection: Http2Settings::MESH.connection_window };
         let (timer, heard) = (Box::pin(sleep(BUSY_LOOK)), Instant::now());
@@ -82,7 +81,8 @@ impl Keepalive {
     /// Ready when the connection's task has something to do. To be called whenever that task runs.
     pub fn poll(&mut self, cx: &mut Context<'_>, streams_open: impl Fn() -> bool) -> Poll<Event> {
         loop {
-            if self.pong(cx)
+            if self.ping.is_some()
+                && self.pings.take_answer()
                 && let Some(ping) = self.ping.take()
             {
                 self.look_again(BUSY_LOOK);
@@ -94,20 +94,6 @@ impl Keepalive {
             if self.look(&streams_open) {
                 return Poll::Ready(Event::Dead);
             }
-        }
-    }
-
-    /// Whether the answer to a ping is there.
-    fn pong(&mut self, cx: &mut Context<'_>) -> bool {
-        let (Some(_), Some(pings)) = (&self.ping, &mut self.pings) else { return false };
-        match pings.poll_pong(cx) {
-            Poll::Ready(Ok(_)) => true,
-            Poll::Ready(Err(_)) => {
-                // The connection is ending, and says so itself.
-                (self.pings, self.ping) = (None, None);
-                false
-            }
-            Poll::Pending => false,
         }
     }
 
@@ -145,9 +131,7 @@ impl Keepalive {
     }
 
     fn send_ping(&mut self, now: Instant) {
-        if let Some(pings) = &mut self.pings
-            && pings.send_ping(Ping::opaque()).is_ok()
-        {
+        if self.pings.send() {
             self.ping = Some(Sent { seen: self.counts(), moved: now });
         }
     }

@@ -1,34 +1,44 @@
 //! A peer that is silent, slow, idle or fast, on paused time.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{BufReader, DuplexStream, duplex};
 use tokio::time::{Instant, timeout};
 
 use super::{Event, Keepalive, MOST_STREAM, Window};
+use crate::http::mesh::{Connection, SendRequest, connect};
+use crate::http::server::Http2Settings;
 use crate::tls::{LastRead, Stamped};
 
+/// The h2 crate's: it answers pings, and nothing else is asked of it.
+type Far = h2::server::Connection<DuplexStream, Bytes>;
+
 struct Watched {
-    wire: h2::client::Connection<Stamped<DuplexStream>, Bytes>,
+    wire: Connection<BufReader<Stamped<DuplexStream>>>,
     keepalive: Keepalive,
     traffic: LastRead,
-    _sender: SendRequest<Bytes>,
+    _sender: SendRequest,
 }
 
 impl Watched {
     /// A connection and its far end, both past the preface.
-    async fn new() -> (Watched, h2::server::Connection<DuplexStream, Bytes>) {
+    async fn new() -> (Watched, Far) {
         let (near, far) = duplex(1 << 20);
         let near = Stamped::new(near);
         let traffic = near.last_read();
-        let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
-        let ((sender, mut wire), server) = (client.unwrap(), server.unwrap());
-        let keepalive = Keepalive::new(wire.ping_pong(), traffic.clone());
+        let (sender, mut wire) = connect(BufReader::new(near), Http2Settings::MESH);
+        let greeting = async {
+            poll_fn(|cx| Poll::Ready(assert!(wire.poll(cx).is_pending()))).await;
+            std::future::pending::<()>().await;
+        };
+        let server = tokio::select! {
+            server = h2::server::handshake(far) => server.unwrap(),
+            () = greeting => unreachable!(),
+        };
+        let keepalive = Keepalive::new(wire.pings(), traffic.clone());
         (Watched { wire, keepalive, traffic, _sender: sender }, server)
     }
 
@@ -36,7 +46,7 @@ impl Watched {
     async fn event(&mut self, streams_open: bool) -> Event {
         poll_fn(|cx| {
             loop {
-                assert!(Pin::new(&mut self.wire).poll(cx).is_pending(), "the connection itself goes on");
+                assert!(self.wire.poll(cx).is_pending(), "the connection itself goes on");
                 match self.keepalive.poll(cx, || streams_open) {
                     Poll::Ready(Event::Pong { .. }) => {}
                     other => return other,
@@ -47,7 +57,7 @@ impl Watched {
     }
 }
 
-async fn answer_pings(mut server: h2::server::Connection<DuplexStream, Bytes>) {
+async fn answer_pings(mut server: Far) {
     while server.accept().await.is_some() {}
 }
 

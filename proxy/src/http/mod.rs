@@ -11,11 +11,15 @@ pub mod h1;
 pub mod headers;
 pub mod internal;
 pub mod keepalive;
+pub mod mesh;
 pub mod patience;
 pub mod respond;
 pub mod server;
+pub mod stream;
+pub mod stream_io;
 pub mod target;
 pub mod transfer;
+pub mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use exchange::{Answer, Asked, Caller};

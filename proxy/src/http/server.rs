@@ -6,14 +6,13 @@ use std::future::poll_fn;
 use std::io;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::body::Body;
 use super::exchange::{Answer, Asked, Caller, Upload};
+use super::stream::{Respond, SendHalf};
 use super::transfer::Transfer;
 
 /// What one HTTP/2 connection may ask of us.
@@ -106,7 +105,8 @@ where
         let Some(accepted) = accepted else { return Ok(()) };
         let (request, respond) = accepted.map_err(io::Error::other)?;
         let handle = handle.clone();
-        tokio::task::spawn_local(async move { answer(request, respond, handle).await });
+        let request = request.map(Body::http2);
+        tokio::task::spawn_local(async move { answer(request, Respond::App(respond), handle).await });
     }
 }
 
@@ -118,7 +118,7 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// One HTTP/2 stream: hands the request over, sends back what comes. A reset from the caller ends the work at once.
-pub async fn answer<H>(request: Request<RecvStream>, respond: SendResponse<Bytes>, handle: H)
+pub async fn answer<H>(request: Request<Body>, respond: Respond, handle: H)
 where
     H: AsyncFnOnce(Asked<'_>) -> Answer,
 {
@@ -126,7 +126,7 @@ where
     let caller = Caller::Http2(&respond);
     let answer = tokio::select! {
         biased;
-        answer = handle(Asked { request: request.map(Body::http2), raw: None, upgrade: None, caller }) => answer,
+        answer = handle(Asked { request, raw: None, upgrade: None, caller }) => answer,
         _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
     };
     let mut respond = respond.into_inner();
@@ -156,7 +156,7 @@ where
 }
 
 /// Sends an answer's body while the request's is still read. Returns whether it went to its end.
-async fn send_body(body: Body, stream: h2::SendStream<Bytes>, upload: &mut Upload) -> bool {
+async fn send_body(body: Body, stream: SendHalf, upload: &mut Upload) -> bool {
     let mut download = Transfer::into_stream(body, stream);
     poll_fn(|cx| {
         // The answer decides; an upload that breaks meanwhile shows in it.

@@ -7,11 +7,12 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::SendStream;
 use http::HeaderMap;
 
 use super::body::{Body, BodyError, Frame};
 use super::h1::outgoing::Outgoing;
+use super::mesh::StreamError;
+use super::stream::SendHalf;
 
 /// So much of a body is kept until it is certain that it was taken.
 const MAX_HELD: usize = 64 * 1024;
@@ -26,7 +27,7 @@ pub enum Sink {
 /// The sending half of an HTTP/2 stream, and what its window does not take yet.
 #[derive(Debug)]
 pub struct ToStream {
-    stream: SendStream<Bytes>,
+    stream: SendHalf,
     rest: Bytes,
     /// `rest` is the body's last.
     last: bool,
@@ -56,7 +57,7 @@ impl Transfer {
         Transfer { from, to, ended: false, finished: false, moved: 0, held: None }
     }
 
-    pub fn into_stream(from: Body, stream: SendStream<Bytes>) -> Transfer {
+    pub fn into_stream(from: Body, stream: SendHalf) -> Transfer {
         Transfer::new(from, Sink::Http2(ToStream { stream, rest: Bytes::new(), last: false }))
     }
 
@@ -217,14 +218,7 @@ impl Sink {
 impl ToStream {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while !self.rest.is_empty() {
-            self.stream.reserve_capacity(self.rest.len());
-            let room = match self.stream.capacity() {
-                0 => match ready!(self.stream.poll_capacity(cx)) {
-                    Some(room) => room.map_err(gone)?,
-                    None => return Poll::Ready(Err(BodyError::ReceiverGone)),
-                },
-                room => room,
-            };
+            let room = ready!(self.stream.poll_room(self.rest.len(), cx)).map_err(gone)?;
             let part = self.rest.split_to(room.min(self.rest.len()));
             let ends = self.last && self.rest.is_empty();
             self.stream.send_data(part, ends).map_err(gone)?;
@@ -233,6 +227,6 @@ impl ToStream {
     }
 }
 
-fn gone(_: h2::Error) -> BodyError {
+fn gone(_: StreamError) -> BodyError {
     BodyError::ReceiverGone
 }

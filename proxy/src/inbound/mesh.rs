@@ -9,11 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use foldhash::HashMap;
-use h2::RecvStream;
 use h2::ext::Protocol;
-use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use isthmus_certs::{Negotiated, PeerIdentity};
 use tokio::net::TcpStream;
@@ -22,10 +19,13 @@ use tokio_rustls::server::TlsStream;
 use super::live::Watched;
 use super::{Inbound, pin, request, tunnel};
 use crate::http::Asked;
+use crate::http::body::Body;
 use crate::http::h1::exchange::Home;
 use crate::http::internal::PIN_PROTOCOL;
 use crate::http::keepalive::{Event, Keepalive};
+use crate::http::mesh::{self, Connection, RecvStream, SendResponse, StreamError};
 use crate::http::server::{Http2Settings, answer, stopped};
+use crate::http::stream::Respond;
 use crate::reason::Reason;
 use crate::telemetry::MeshSide;
 use crate::tls::{self, LastRead, MeshProtocol, Stamped, mesh::HANDSHAKE_DEADLINE};
@@ -61,7 +61,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     let (last_read, negotiated) = (stream.get_ref().0.last_read(), Negotiated::of(stream.get_ref().1));
     let forwarded = forwarded_client_cert(inbound, &identity);
     let peer = Rc::new(Peer { identity, source, local, last_read, protocol, forwarded, pins: RefCell::default() });
-    let handshake = Http2Settings::MESH.server().handshake(stream);
+    let handshake = mesh::accept(stream, Http2Settings::MESH);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
@@ -77,14 +77,14 @@ fn forwarded_client_cert(inbound: &Inbound, peer: &PeerIdentity) -> Option<Heade
     HeaderValue::try_from(format!("By={};URI={}", own.id, peer.id)).ok()
 }
 
-type Wire = Connection<TlsStream<Stamped>, Bytes>;
-type Stream = (Request<RecvStream>, SendResponse<Bytes>);
+type Wire = Connection<TlsStream<Stamped>>;
+type Stream = (Request<RecvStream>, SendResponse);
 
 async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Peer>) {
     let mut draining = false;
     let drain = drain(inbound, peer);
     tokio::pin!(drain);
-    let mut keepalive = Keepalive::new(connection.ping_pong(), peer.last_read.clone());
+    let mut keepalive = Keepalive::new(connection.pings(), peer.last_read.clone());
     let mut revoked = inbound.revoked.when(&peer.identity);
     let mut outlived = Box::pin(outlived(Rc::clone(inbound), peer.identity.not_after.as_secs()));
     loop {
@@ -97,21 +97,17 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
             () = drain.as_mut(), if !draining => {
                 draining = true;
                 // GOAWAY, a ping, then the last GOAWAY: streams that cross it on the wire are still taken.
-                connection.graceful_shutdown();
+                connection.drain();
                 continue;
             }
         };
         match accepted {
-            Next::Stream((request, respond)) => {
-                // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
-                // Extended CONNECT (RFC 8441) is a request.
-                if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
-                    tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
-                    continue;
+            Next::Stream(stream) => {
+                begin(inbound, peer, stream);
+                // What came with it, without asking for everything else in between.
+                while let Some(stream) = connection.next_accepted() {
+                    begin(inbound, peer, stream);
                 }
-                let came = peer.last_read.get();
-                let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
-                tokio::task::spawn_local(stream);
             }
             Next::End(Some(error)) => {
                 tracing::debug!(caller = %peer.identity.id, "mesh connection ended: {error}");
@@ -137,11 +133,25 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
     }
 }
 
+/// A stream's own task.
+fn begin(inbound: &Rc<Inbound>, peer: &Rc<Peer>, (request, respond): Stream) {
+    // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
+    // Extended CONNECT (RFC 8441) is a request.
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
+        tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
+        return;
+    }
+    let came = peer.last_read.get();
+    let stream = serve_stream(Rc::clone(inbound), Rc::clone(peer), came, request, respond);
+    // Boxed first: a task's future is copied once when it begins and once when it ends, and this one is large.
+    tokio::task::spawn_local(Box::pin(stream));
+}
+
 /// What a mesh connection does next.
 #[expect(clippy::large_enum_variant, reason = "lives for one turn of a loop; a box would be an allocation per stream")]
 enum Next {
     Stream(Stream),
-    End(Option<h2::Error>),
+    End(Option<StreamError>),
     Revoked,
     Outlived,
     Dead,
@@ -157,9 +167,7 @@ fn poll_stream(connection: &mut Wire, keepalive: &mut Keepalive, cx: &mut Contex
         }
         match keepalive.poll(cx, || connection.has_streams()) {
             Poll::Ready(Event::Grow(window)) => {
-                connection.set_target_window_size(window.connection);
-                // Fails while the last change is not acknowledged yet; the next measurement comes.
-                let _ = connection.set_initial_window_size(window.stream);
+                connection.grow(window.stream, window.connection);
             }
             Poll::Ready(Event::Pong { .. }) => {}
             Poll::Ready(Event::Dead) => return Poll::Ready(Next::Dead),
@@ -174,7 +182,7 @@ pub(super) async fn serve_stream(
     peer: Rc<Peer>,
     came: Instant,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse,
 ) {
     let _open = inbound.needs.metrics.stream(MeshSide::Server);
     if peer.protocol == MeshProtocol::Hbone {
@@ -186,7 +194,7 @@ pub(super) async fn serve_stream(
         let handle = async |asked: Asked<'_>| request::from_mesh(&inbound, &peer, came, &watched, asked).await;
         tokio::select! {
             biased;
-            () = answer(request, respond, handle) => {}
+            () = answer(request.map(Body::mesh), Respond::Mesh(respond), handle) => {}
             // What is dropped unfinished is reset.
             _ = watched.signal.ended() => {}
         }
@@ -197,7 +205,7 @@ pub(super) async fn serve_tunnel(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse,
 ) {
     let _open = inbound.needs.metrics.stream(MeshSide::Server);
     tunnel::serve(&inbound, &peer, request, respond).await;
@@ -205,7 +213,7 @@ pub(super) async fn serve_tunnel(
 
 /// A request on a connection that is for tunnels only. Nothing of it is read: what looks like an internal header there
 /// was not put there by a sidecar of ours.
-fn refuse_request(inbound: &Inbound, peer: &Peer, mut respond: SendResponse<Bytes>) {
+fn refuse_request(inbound: &Inbound, peer: &Peer, mut respond: SendResponse) {
     let reason = Reason::BadInternalHeader;
     inbound.refuse(
         reason,

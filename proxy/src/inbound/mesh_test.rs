@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::client::SendRequest;
-use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 use isthmus_certs::{ExpectedPeer, IdentityStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::mesh::{Peer, serve_stream};
 use super::world_test::{OWN, Spec, VIP, World, app, id, mirror, on_worker, world};
+use crate::http::mesh;
 
 /// A mesh connection as ztunnel makes it: ALPN `h2`, an h2 client, nothing of ours.
 /// It falls silent when the sender is used.
@@ -91,7 +90,10 @@ async fn a_request_of_a_plain_h2_peer_is_refused_whatever_headers_it_brings() {
 async fn a_caller_that_falls_silent_is_given_up() {
     on_worker(Box::pin(async {
         let world = world(Spec::http(1)).await;
-        let (peer, driving) = hbone(&world).await;
+        let (mut peer, driving) = hbone(&world).await;
+        // Until it is answered, the other side may still be accepting, which no paused clock waits for.
+        let (refused, _) = peer.send_request(Request::get("http://orders.shop/").body(()).unwrap(), true).unwrap();
+        refused.await.unwrap();
         // Its socket stays open, and nobody reads it any more.
         driving.send(()).unwrap();
         tokio::time::pause();
@@ -163,8 +165,8 @@ async fn the_futures_of_connections_and_streams_stay_within_their_budgets() {
             std::rc::Rc<super::Inbound>,
             std::rc::Rc<Peer>,
             Instant,
-            Request<RecvStream>,
-            SendResponse<Bytes>,
+            Request<mesh::RecvStream>,
+            mesh::SendResponse,
             _,
         >(serve_stream);
         let budgets = [

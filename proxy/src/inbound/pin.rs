@@ -3,14 +3,12 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 
 use super::Inbound;
 use super::mesh::Peer;
 use crate::http::internal::{DENIED, take_pin};
+use crate::http::mesh::{RecvStream, SendResponse};
 use crate::http::server::stopped;
 use crate::reason::Reason;
 
@@ -21,7 +19,7 @@ pub(super) async fn hold(
     inbound: &Rc<Inbound>,
     peer: &Peer,
     mut request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse,
 ) {
     let reason = match take_pin(request.headers_mut()) {
         Ok(Some(id)) => match Tied::new(inbound, peer, id) {
@@ -44,7 +42,7 @@ pub(super) async fn hold(
 }
 
 /// Nothing is said on it: its end is all that matters. What a peer sends all the same fills its window and stops.
-async fn wait(_tied: Tied<'_>, mut body: RecvStream, mut respond: SendResponse<Bytes>) {
+async fn wait(_tied: Tied<'_>, mut body: RecvStream, mut respond: SendResponse) {
     let Ok(_open) = respond.send_response(Response::new(()), false) else { return };
     while let Some(Ok(_)) = body.data().await {}
 }

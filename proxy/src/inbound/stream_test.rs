@@ -335,8 +335,8 @@ async fn a_gss_request_may_come_before_the_ssl_request() {
 #[test]
 fn the_future_of_a_tunnel_stays_in_its_budget() {
     use super::mesh::{Peer, serve_tunnel};
-    use h2::{RecvStream, server::SendResponse};
-    type Serve<F> = fn(Rc<super::Inbound>, Rc<Peer>, http::Request<RecvStream>, SendResponse<bytes::Bytes>) -> F;
+    use crate::http::mesh::{RecvStream, SendResponse};
+    type Serve<F> = fn(Rc<super::Inbound>, Rc<Peer>, http::Request<RecvStream>, SendResponse) -> F;
     fn size<F: Future>(_: Serve<F>) -> usize {
         size_of::<F>()
     }

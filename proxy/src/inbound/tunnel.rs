@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
@@ -20,13 +18,14 @@ use super::live::{Entry, Signal};
 use super::mesh::Peer;
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
+use crate::http::mesh::{RecvStream, SendResponse, SendStream};
+use crate::http::stream_io::{BorrowedTcp, StreamIo};
+use crate::http::tunnel::{copy_tunnel, send_all};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
-use crate::tcp::stream_io::{BorrowedTcp, StreamIo};
-use crate::tcp::tunnel::{copy_tunnel, send_all};
 use crate::telemetry::Direction;
 use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
@@ -36,16 +35,11 @@ struct Tunnel {
     app: SocketAddr,
     stream: TcpStream,
     from_peer: RecvStream,
-    to_peer: SendStream<Bytes>,
+    to_peer: SendStream,
     copied: Copied,
 }
 
-pub(super) async fn serve(
-    inbound: &Rc<Inbound>,
-    peer: &Peer,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<RecvStream>, respond: SendResponse) {
     // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
     let Some(mut tunnel) = Box::pin(begin(inbound, peer, request, respond)).await else {
         return;
@@ -79,7 +73,7 @@ async fn begin(
     inbound: &Inbound,
     peer: &Peer,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse,
 ) -> Option<Tunnel> {
     let (app, port) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
@@ -145,7 +139,7 @@ fn caller(peer: &Peer) -> Caller<'_> {
 }
 
 /// The answer of a tunnel that is not: the caller's sidecar turns it into RST.
-fn refuse(respond: &mut SendResponse<Bytes>, peer: &Peer, refusal: &Refusal) {
+fn refuse(respond: &mut SendResponse, peer: &Peer, refusal: &Refusal) {
     let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = Response::builder().status(status);
     if peer.protocol == MeshProtocol::Isthmus {
@@ -155,7 +149,7 @@ fn refuse(respond: &mut SendResponse<Bytes>, peer: &Peer, refusal: &Refusal) {
         }
     }
     if let Ok(response) = response.body(()) {
-        // A caller that went away needs no answer. What it still sends is reset by h2 once the answer is out; a reset of
+        // A caller that went away needs no answer. What it still sends is reset once the answer is out; a reset of
         // our own would overtake it.
         let _ = respond.send_response(response, true);
     }
@@ -197,7 +191,7 @@ impl Gate<'_> {
         &self,
         app: &TcpStream,
         from_peer: &mut RecvStream,
-        to_peer: &mut SendStream<Bytes>,
+        to_peer: &mut SendStream,
         copied: &Copied,
     ) -> io::Result<Passed> {
         let mut client = StreamIo::new(from_peer, to_peer);
@@ -238,11 +232,11 @@ impl Gate<'_> {
 }
 
 /// The end in order: a reset could overtake the alert. What the caller still says is for nobody.
-async fn settle(from_peer: &mut RecvStream, to_peer: &mut SendStream<Bytes>) -> io::Result<()> {
+async fn settle(from_peer: &mut RecvStream, to_peer: &mut SendStream) -> io::Result<()> {
     to_peer.send_data(Bytes::new(), true).map_err(io::Error::other)?;
     let heard = async {
         while let Some(Ok(bytes)) = from_peer.data().await {
-            let _ = from_peer.flow_control().release_capacity(bytes.len());
+            from_peer.release(bytes.len());
         }
     };
     // A caller that does not hang up is hung up on.

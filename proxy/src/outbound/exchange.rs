@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::SendStream;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
 
@@ -23,7 +22,9 @@ use crate::http::headers::sanitize;
 use crate::http::internal::{
     ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
 };
+use crate::http::mesh::StreamError;
 use crate::http::patience;
+use crate::http::stream::{Awaited, SendHalf};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
 use crate::telemetry::{MeshSide, TraceContext};
@@ -44,9 +45,9 @@ pub(super) enum Missed {
     /// No connection: another endpoint may have one.
     Unreachable(Reason, String),
     /// Certainly not processed.
-    Unprocessed(h2::Error),
+    Unprocessed(StreamError),
     /// Perhaps processed.
-    Lost(h2::Error),
+    Lost(StreamError),
     /// Neither the app nor its sidecar said anything in time.
     Late,
     /// The caller did not send all of it.
@@ -79,7 +80,7 @@ pub(super) async fn exchange(
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
     let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
-        Ok(sent) => sent,
+        Ok((response, stream)) => (Awaited::Mesh(response), SendHalf::Mesh(stream)),
         Err(error) => {
             // About the connection: not a byte of the request was sent.
             unsent.body = Some(body);
@@ -94,7 +95,7 @@ pub(super) async fn exchange(
     } else {
         upload_into(body, stream).holding()
     };
-    let response = match over_http2(response, &mut upload, hop.caller, &mut wait).await {
+    let mut response = match over_http2(response, &mut upload, hop.caller, &mut wait).await {
         Ok(response) => response,
         Err(why) => {
             let rest = || later.map_or_else(|| upload.rewind(), |(body, _)| Some(body));
@@ -102,7 +103,6 @@ pub(super) async fn exchange(
         }
     };
     let took = slot.last_read().saturating_duration_since(sent);
-    let mut response = response.map(Body::http2);
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
     let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
@@ -173,7 +173,7 @@ async fn line(outbound: &Outbound, hop: &Hop<'_>, to: Target<'_>) -> Result<Line
 }
 
 /// What the app sends after its head is the new protocol's where the callee `agreed`, and the next request where not.
-fn change_protocol(agreed: bool, body: Body, mut stream: SendStream<Bytes>, response: &mut Response<Body>) -> Upload {
+fn change_protocol(agreed: bool, body: Body, mut stream: SendHalf, response: &mut Response<Body>) -> Upload {
     if agreed {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         return upload_into(body, stream);

@@ -9,9 +9,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::ResponseFuture;
 use h2::ext::Protocol;
 use http::header::HeaderValue;
 use http::{Method, Request, Uri};
@@ -19,6 +16,7 @@ use http::{Method, Request, Uri};
 use super::pool::Slot;
 use crate::http::h1::exchange::Home;
 use crate::http::internal::{PIN, PIN_PROTOCOL};
+use crate::http::mesh::{Answering, SendStream, StreamError};
 use crate::state::Endpoint;
 
 /// What one app connection is tied to.
@@ -37,7 +35,7 @@ pub(super) struct Tie {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) port: u16,
     /// Dropping it resets the stream, and the callee lets go.
-    _held: (ResponseFuture, SendStream<Bytes>),
+    _held: (Answering, SendStream),
 }
 
 impl Pin {
@@ -58,7 +56,7 @@ impl Pin {
         *self.tie.borrow_mut() = None;
     }
 
-    pub(super) fn make(&self, slot: Slot, endpoint: &Arc<Endpoint>, port: u16) -> Result<Rc<Tie>, h2::Error> {
+    pub(super) fn make(&self, slot: Slot, endpoint: &Arc<Endpoint>, port: u16) -> Result<Rc<Tie>, StreamError> {
         let text = format!("{:016x}", rand::random::<u64>());
         let id = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("0"));
         let mut request = Request::new(());

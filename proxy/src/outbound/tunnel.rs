@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
 use http::header::HeaderName;
 use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, Interest};
@@ -18,10 +16,11 @@ use tokio::net::TcpStream;
 use super::Outbound;
 use super::pool::{Slot, is_unprocessed};
 use crate::http::internal::{DECISION, DENIED};
+use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
+use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::tcp::tunnel::copy_tunnel;
 use crate::telemetry::{Direction, MeshSide};
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.
@@ -93,14 +92,14 @@ pub(super) struct Opened {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) place: usize,
     slot: Slot,
-    response: ResponseFuture,
-    to_peer: SendStream<Bytes>,
+    response: Answering,
+    to_peer: SendStream,
 }
 
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
     _slot: Slot,
-    to_peer: SendStream<Bytes>,
+    to_peer: SendStream,
     pub(super) from_peer: RecvStream,
 }
 
@@ -110,7 +109,7 @@ pub(super) enum TunnelError {
     #[error("the callee's sidecar refused: {word} (decision {decision})")]
     Refused { reason: Reason, word: String, decision: String },
     #[error("the stream to the callee broke before its answer: {0}")]
-    Stream(#[from] h2::Error),
+    Stream(#[from] StreamError),
     #[error("no answer of the callee's sidecar within {ANSWER_DEADLINE:?}")]
     NoAnswer,
     #[error(transparent)]
@@ -153,7 +152,7 @@ pub(super) async fn open(
     prefix: &Prefix,
 ) -> Result<Opened, (Reason, String)> {
     let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
-    let broken = |error: h2::Error| (Reason::ConnectFailed, error.to_string());
+    let broken = |error: StreamError| (Reason::ConnectFailed, error.to_string());
     let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
     for bytes in &prefix.sent {
         // Bounded by PREFIX: no need to wait for the window.
@@ -223,7 +222,7 @@ impl Opened {
         match from_peer.data().await {
             Some(bytes) => {
                 let bytes = bytes?;
-                let _ = from_peer.flow_control().release_capacity(bytes.len());
+                from_peer.release(bytes.len());
                 Ok((from_peer, bytes))
             }
             None => Ok((from_peer, Bytes::new())),

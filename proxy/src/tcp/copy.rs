@@ -17,7 +17,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 /// One read takes so much at most. Measured: 256 KiB reads cost a fifth less CPU per byte than 64 KiB ones.
 const BUFFER: usize = 256 * 1024;
 /// A direction that has carried so much in one turn lets others have theirs.
-pub(super) const TURN: usize = 1024 * 1024;
+pub(crate) const TURN: usize = 1024 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

@@ -6,8 +6,6 @@
 pub mod copy;
 pub mod dial;
 pub mod proxy_protocol;
-pub mod stream_io;
-pub mod tunnel;
 
 pub use copy::{Copied, copy_both};
 pub use dial::{DialOptions, dial, dial_from, dial_with};

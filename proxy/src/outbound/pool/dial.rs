@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use isthmus_certs::{ExpectedPeer, Negotiated, PeerIdentity};
 use rand::RngExt as _;
 use tokio::sync::watch;
@@ -16,10 +14,11 @@ use tokio_rustls::client::TlsStream;
 
 use super::peers::{Connection, Dialled, Link, LinkFacts, Peer};
 use super::{ConnectError, Pool, drive};
+use crate::http::mesh;
 use crate::http::server::Http2Settings;
 use crate::tcp::{dial, dial_with};
 use crate::telemetry::MeshSide;
-use crate::tls::mesh::{HANDSHAKE_DEADLINE, PROTOCOLS};
+use crate::tls::mesh::PROTOCOLS;
 use crate::tls::socket::use_smallest_segments;
 use crate::tls::{self, HandshakeError, MeshProtocol, Stamped};
 
@@ -39,7 +38,7 @@ const SUCCESSOR_AFTER: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 
-pub(super) type Wire = h2::client::Connection<TlsStream<Stamped>, Bytes>;
+pub(super) type Wire = mesh::Connection<TlsStream<Stamped>>;
 
 /// Begins to make a connection, unless somebody does already or it has just failed. Returns the wait for it.
 pub(super) fn begin(pool: &Rc<Pool>, peer: &Arc<Peer>) -> Result<watch::Receiver<Dialled>, ConnectError> {
@@ -182,21 +181,12 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         .map_err(|error| ConnectError::Handshake(address, Arc::new(error)))?;
     let last_read = stream.get_ref().0.last_read();
     let negotiated = Negotiated::of(stream.get_ref().1);
-    let (sender, wire) = speak_http2(stream).await.map_err(|error| match error {
-        Some(error) => ConnectError::Http2(address, Arc::new(error)),
-        None => ConnectError::Handshake(address, Arc::new(HandshakeError::Timeout)),
-    })?;
     pool.metrics.mesh_negotiated(MeshSide::Client, negotiated);
     tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
+    let (sender, wire) = mesh::connect(stream, Http2Settings::MESH);
     let (until, successor_at) = ends(pool, &identity);
     let facts = LinkFacts { protocol, identity, last_read, until, successor_at };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
-}
-
-/// `None`: not in time.
-async fn speak_http2(stream: TlsStream<Stamped>) -> Result<(SendRequest<Bytes>, Wire), Option<h2::Error>> {
-    let handshake = Http2Settings::MESH.client().handshake(stream);
-    tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await.map_err(|_| None)?.map_err(Some)
 }
 
 /// New streams end shortly before the first of both certificates does, and the successor comes before that. There is no

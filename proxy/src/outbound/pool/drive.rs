@@ -2,7 +2,6 @@
 //! silent or revoked. The task stays on the worker that dialled; streams of other workers go through it.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +28,7 @@ pub(super) fn spawn<G: 'static>(pool: &Rc<Pool>, peer: &Arc<Peer>, link: Arc<Lin
 }
 
 pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, mut wire: Wire, open: G) {
-    let mut keepalive = Keepalive::new(wire.ping_pong(), link.last_read.clone());
+    let mut keepalive = Keepalive::new(wire.pings(), link.last_read.clone());
     let watch = pool.upgrade().map(|pool| Arc::clone(&pool.peers.revoked));
     let mut revoked = watch.map(|watch| watch.when(&link.identity));
     let mut is_revoked = false;
@@ -40,15 +39,13 @@ pub(super) async fn run<G>(pool: Weak<Pool>, peer: Arc<Peer>, link: Arc<Link>, m
             return Poll::Ready(None);
         }
         loop {
-            if let Poll::Ready(ended) = Pin::new(&mut wire).poll(cx) {
+            if let Poll::Ready(ended) = wire.poll(cx) {
                 return Poll::Ready(Some(ended));
             }
             match keepalive.poll(cx, || link.busy.load(Ordering::Relaxed) > 0) {
                 Poll::Ready(Event::Grow(window)) => {
                     link.note_long();
-                    wire.set_target_window_size(window.connection);
-                    // Fails while the last change is not acknowledged yet; the next measurement comes.
-                    let _ = wire.set_initial_window_size(window.stream);
+                    wire.grow(window.stream, window.connection);
                 }
                 Poll::Ready(Event::Pong { held }) if held >= LONG => link.note_long(),
                 Poll::Ready(Event::Pong { .. }) => {}

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::http::mesh::StreamError;
 use crate::reason::Reason;
 use crate::tls::HandshakeError;
 
@@ -13,8 +14,6 @@ pub enum ConnectError {
     Dial(SocketAddr, Arc<std::io::Error>),
     #[error("no mesh connection to {0}: {1}")]
     Handshake(SocketAddr, Arc<HandshakeError>),
-    #[error("the peer at {0} speaks no HTTP/2: {1}")]
-    Http2(SocketAddr, Arc<h2::Error>),
     #[error("the attempt to connect was given up")]
     GivenUp,
 }
@@ -28,15 +27,15 @@ impl ConnectError {
                 HandshakeError::Timeout | HandshakeError::Silent => Reason::Timeout,
                 HandshakeError::Io(_) => Reason::ConnectFailed,
             },
-            ConnectError::Dial(..) | ConnectError::Http2(..) | ConnectError::GivenUp => Reason::ConnectFailed,
+            ConnectError::Dial(..) | ConnectError::GivenUp => Reason::ConnectFailed,
         }
     }
 }
 
 /// Whether a stream that ended so was certainly not processed. RFC 9113 §8.7: REFUSED_STREAM, and a GOAWAY whose last id
-/// is lower, say that nothing was done. h2 gives a remote GOAWAY to exactly those streams; with another reason than
+/// is lower, say that nothing was done. A remote GOAWAY is the end of exactly those streams; with another reason than
 /// NO_ERROR the peer was in no state to promise anything.
-pub fn is_unprocessed(error: &h2::Error) -> bool {
+pub fn is_unprocessed(error: &StreamError) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let gone = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
     refused || gone

@@ -5,16 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 
 use super::peers::{Connection, Link, Peer};
 use super::{Pool, dial};
+use crate::http::mesh::{Answering, SendRequest, SendStream, StreamError};
 
 /// Another worker's connection costs a wake-up across threads per stream, as much as this many streams of waiting.
 const BORROWED: usize = 8;
@@ -39,7 +36,7 @@ pub(super) struct Local {
 
 /// One connection, as one worker holds it.
 struct Line {
-    sender: RefCell<SendRequest<Bytes>>,
+    sender: SendRequest,
     link: Arc<Link>,
     own: bool,
     /// This worker's streams on it.
@@ -59,7 +56,7 @@ impl Local {
         let busy = line.link.busy.load(Ordering::Relaxed);
         let may_add = self.lines.borrow().len() < pool.peers.limits.per_peer;
         if may_add {
-            if busy >= SURELY_ROOM && busy >= line.sender.borrow().current_max_send_streams() {
+            if busy >= SURELY_ROOM && busy >= line.sender.most_streams() {
                 return None;
             }
             if line.wants_company(busy) {
@@ -70,7 +67,7 @@ impl Local {
         Some(self.slot(line))
     }
 
-    /// The least busy connection, also a full one: h2 queues the stream until the peer takes it.
+    /// The least busy connection, also a full one: the stream waits there until the peer takes it.
     pub(super) fn pick_full(&self, pool: &Rc<Pool>) -> Option<Slot> {
         self.refresh(pool);
         self.least_busy().map(|line| self.slot(line))
@@ -135,7 +132,7 @@ impl Line {
         if !own {
             pool.metrics.mesh_event("borrowed");
         }
-        Line { sender: RefCell::new(connection.sender), link: connection.link, own, mine: Cell::new(0) }
+        Line { sender: connection.sender, link: connection.link, own, mine: Cell::new(0) }
     }
 
     fn weight(&self) -> usize {
@@ -143,9 +140,7 @@ impl Line {
     }
 
     fn is_alive(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        // Pending: the last stream waits for the peer to take it, which is no fault of the connection.
-        !matches!(self.sender.borrow_mut().poll_ready(&mut context), Poll::Ready(Err(_)))
+        self.sender.is_alive()
     }
 
     /// Whether another connection, not yet there, would be better for the streams to come.
@@ -168,14 +163,8 @@ impl Slot {
         &self,
         request: Request<()>,
         end_of_stream: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let mut sender = self.line.sender.borrow_mut();
-        let mut context = Context::from_waker(Waker::noop());
-        if sender.poll_ready(&mut context).is_pending() {
-            // One handle may have one stream that waits for room; a fresh one has none.
-            return sender.clone().send_request(request, end_of_stream);
-        }
-        sender.send_request(request, end_of_stream)
+    ) -> Result<(Answering, SendStream), StreamError> {
+        self.line.sender.send_request(request, end_of_stream)
     }
 
     /// When the connection last gave bytes: just after an answer's head, when that came.

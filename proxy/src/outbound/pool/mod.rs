@@ -3,7 +3,7 @@
 //! it lives, and [`warm`], which keeps it ready while it is used. What all workers share is in [`peers`].
 //!
 //! There are few connections per peer in a process ([`Limits`]): a worker that has none of its own borrows another's. Its
-//! streams then go through that worker's task; h2's handles may be used from any thread. It makes its own when it has
+//! streams then go through that worker's task; a stream may be used from any thread. It makes its own when it has
 //! several streams at once and the limit allows.
 
 mod dial;
@@ -115,7 +115,7 @@ impl Pool {
                 }
             };
             if let Err(error) = made {
-                // A full connection is better than none: h2 queues there.
+                // A full connection is better than none: the stream waits there.
                 return local.pick_full(self).ok_or(error);
             }
         }

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use foldhash::HashMap;
-use h2::client::SendRequest;
 use isthmus_certs::{CryptoProfile, IdentityStore, PeerIdentity, RootFingerprint, SpiffeId, Subscription};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ConnectError;
+use crate::http::mesh::SendRequest;
 use crate::state::SiteName;
 use crate::tls::{LastRead, MeshProtocol, Revoked};
 
@@ -89,7 +88,7 @@ pub(super) type Dialled = Option<Result<(), ConnectError>>;
 /// One mesh connection, as its peer's list holds it.
 #[derive(Clone)]
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Bytes>,
+    pub(super) sender: SendRequest,
     pub(super) link: Arc<Link>,
 }
 
@@ -285,7 +284,7 @@ impl Peer {
         lock(&self.state)
     }
 
-    /// Changes the list of connections. What is taken out is dropped after the lock is given back: that takes h2's own.
+    /// Changes the list of connections. What is taken out is dropped after the lock is given back: that takes the connection's own.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut PeerState) -> T) -> T {
         let mut state = self.lock();
         let before = state.connections.clone();

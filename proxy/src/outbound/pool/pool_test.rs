@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::peers::PeerState;
 use super::{ConnectError, Limits, Peers, Pool, Slot};
+use crate::http::mesh::StreamError;
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
 use crate::tcp::DialOptions;
@@ -138,7 +139,7 @@ pub(super) async fn acquire(pool: &Rc<Pool>, endpoint: &Arc<Endpoint>) -> Result
     pool.acquire(endpoint, endpoint.mesh.as_ref().unwrap()).await
 }
 
-pub(super) async fn get(slot: &Slot, path: &str) -> Result<StatusCode, h2::Error> {
+pub(super) async fn get(slot: &Slot, path: &str) -> Result<StatusCode, StreamError> {
     let request = Request::get(format!("http://orders.shop{path}")).body(()).unwrap();
     let (response, _) = slot.send_request(request, true)?;
     Ok(response.await?.status())

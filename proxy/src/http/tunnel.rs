@@ -13,12 +13,13 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::copy::{Copied, TURN};
+use super::mesh::{RecvStream, SendStream, StreamError};
+use crate::tcp::copy::{Copied, TURN};
+use crate::tcp::mark_reset;
 
 /// Reads grow from the first to the second while the connection fills them, so that many small connections stay small.
 const SMALL_READ: usize = 4 * 1024;
@@ -31,7 +32,7 @@ const GATHERED: usize = 1024 * 1024;
 /// the other. `copied.sent` counts what went from TCP into the stream.
 pub async fn copy_tunnel(
     tcp: &mut TcpStream,
-    to_stream: &mut SendStream<Bytes>,
+    to_stream: &mut SendStream,
     mut from_stream: RecvStream,
     copied: &Copied,
 ) -> io::Result<()> {
@@ -47,7 +48,7 @@ pub async fn copy_tunnel(
         .await
     };
     if result.is_err() {
-        super::mark_reset(tcp);
+        mark_reset(tcp);
         to_stream.send_reset(h2::Reason::CANCEL);
     }
     result
@@ -56,7 +57,7 @@ pub async fn copy_tunnel(
 /// From TCP into the stream.
 struct Up<'a> {
     tcp: ReadHalf<'a>,
-    stream: &'a mut SendStream<Bytes>,
+    stream: &'a mut SendStream,
     /// What was read and has no room in the peer's windows yet.
     unsent: Bytes,
     /// Of the next read.
@@ -68,7 +69,7 @@ impl Up<'_> {
     fn poll(&mut self, count: &Cell<u64>, deaf: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut carried = 0;
         loop {
-            ready!(poll_send(self.stream, &mut self.unsent, cx)).map_err(into_io)?;
+            ready!(poll_send(self.stream, &mut self.unsent, cx))?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -79,14 +80,16 @@ impl Up<'_> {
             let Poll::Ready(bytes) = self.poll_read(cx)? else {
                 // Where nothing is awaited from the stream itself, its RST_STREAM has to be looked for.
                 if deaf && let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                    return Poll::Ready(Err(reset.map_or_else(into_io, |reason| into_io(reason.into()))));
+                    return Poll::Ready(Err(
+                        reset.map_or_else(Into::into, |reason| StreamError::Reset { reason, remote: true }.into())
+                    ));
                 }
                 return Poll::Pending;
             };
             carried += bytes.len();
             count.set(count.get() + bytes.len() as u64);
             if bytes.is_empty() {
-                self.stream.send_data(bytes, true).map_err(into_io)?;
+                self.stream.send_data(bytes, true)?;
                 self.ended = true;
             } else {
                 self.unsent = bytes;
@@ -148,7 +151,7 @@ impl Down<'_> {
             let wrote = ready!(self.poll_write(cx))?;
             self.consume(wrote);
             // What waits here is bounded by the stream's window: only now may the peer send more.
-            let _ = stream.flow_control().release_capacity(wrote);
+            stream.release(wrote);
             count.set(count.get() + wrote as u64);
             carried += wrote;
             if more && carried >= TURN {
@@ -166,7 +169,7 @@ impl Down<'_> {
             }
             match stream.poll_data(cx) {
                 Poll::Ready(Some(bytes)) => {
-                    let bytes = bytes.map_err(into_io)?;
+                    let bytes = bytes?;
                     if !bytes.is_empty() {
                         self.gathered += bytes.len();
                         self.frames.push_back(bytes);
@@ -204,29 +207,16 @@ impl Down<'_> {
     }
 }
 
-/// Sends as the peer's windows allow: h2 would queue without bound.
-fn poll_send(stream: &mut SendStream<Bytes>, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+/// Sends as the peer's windows allow: the stream would keep the rest without bound.
+fn poll_send(stream: &mut SendStream, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
     while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len());
-        let room = match stream.capacity() {
-            0 => match ready!(stream.poll_capacity(cx)) {
-                Some(room) => room?,
-                // The stream was closed under us.
-                None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
-            },
-            room => room,
-        };
+        let room = ready!(stream.poll_room(cx))?;
         let part = bytes.split_to(room.min(bytes.len()));
         stream.send_data(part, false)?;
     }
     Poll::Ready(Ok(()))
 }
 
-pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
+pub(crate) async fn send_all(stream: &mut SendStream, mut bytes: Bytes) -> Result<(), StreamError> {
     poll_fn(|cx| poll_send(stream, &mut bytes, cx)).await
-}
-
-pub(crate) fn into_io(error: h2::Error) -> io::Error {
-    let kind = if error.is_reset() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::BrokenPipe };
-    io::Error::new(kind, error)
 }

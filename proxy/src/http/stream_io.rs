@@ -6,22 +6,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tunnel::into_io;
+use super::mesh::{RecvStream, SendStream};
 
 /// Reads from one half, writes into the other. Both are borrowed: the stream goes on after the handshake.
 #[derive(Debug)]
 pub struct StreamIo<'a> {
     read: &'a mut RecvStream,
-    write: &'a mut SendStream<Bytes>,
+    write: &'a mut SendStream,
     rest: Bytes,
 }
 
 impl<'a> StreamIo<'a> {
-    pub fn new(read: &'a mut RecvStream, write: &'a mut SendStream<Bytes>) -> Self {
+    pub fn new(read: &'a mut RecvStream, write: &'a mut SendStream) -> Self {
         StreamIo { read, write, rest: Bytes::new() }
     }
 
@@ -34,12 +33,8 @@ impl<'a> StreamIo<'a> {
 impl AsyncRead for StreamIo<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.rest.is_empty() {
-            match ready!(self.read.poll_data(cx)) {
-                Some(bytes) => {
-                    self.rest = bytes.map_err(into_io)?;
-                    let length = self.rest.len();
-                    let _ = self.read.flow_control().release_capacity(length);
-                }
+            match ready!(self.read.poll_taken(cx)) {
+                Some(bytes) => self.rest = bytes?,
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -52,16 +47,9 @@ impl AsyncRead for StreamIo<'_> {
 
 impl AsyncWrite for StreamIo<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write.reserve_capacity(bytes.len());
-        let room = match self.write.capacity() {
-            0 => match ready!(self.write.poll_capacity(cx)) {
-                Some(room) => room.map_err(into_io)?,
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            },
-            room => room,
-        };
+        let room = ready!(self.write.poll_room(cx))?;
         let count = room.min(bytes.len());
-        self.write.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(into_io)?;
+        self.write.send_data(Bytes::copy_from_slice(&bytes[..count]), false)?;
         Poll::Ready(Ok(count))
     }
 
@@ -71,7 +59,7 @@ impl AsyncWrite for StreamIo<'_> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.write.send_data(Bytes::new(), true).map_err(into_io))
+        Poll::Ready(self.write.send_data(Bytes::new(), true).map_err(Into::into))
     }
 }
 
