@@ -108,6 +108,13 @@ fn check_together(parsed: &[Parsed], around: Vec<Parsed>, found: &mut Found) -> 
             found.warnings.push(place(one, &said.field, said.reason));
         }
     }
+    // As they stand in the files, which are in the order in which they were named.
+    let order = |problem: &Problem| {
+        let file = parsed.iter().position(|one| one.source == problem.source);
+        (file, problem.source.clone(), problem.line, problem.column)
+    };
+    found.problems.sort_by_cached_key(order);
+    found.warnings.sort_by_cached_key(order);
     Ok(())
 }
 

@@ -4,17 +4,19 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_certs::{Clock, SpiffeId, SystemClock};
+use isthmus_proto::admin::v1::ActiveBypass;
 use isthmus_proxy::state::AppProtocol;
 use isthmus_proxy::state::policy::Arrived;
 use serde_json::{Value, json};
 
 use super::{Args, owner_text, would_allow_text};
+use crate::bypass;
 use crate::connect::Policy;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::Format;
 use crate::policy::flows::tls_version;
-use crate::policy::judge::{Asked, AskedHttp, Found, Verdict, judge};
+use crate::policy::judge::{Asked, AskedHttp, Audit, Found, Verdict, judge};
 use crate::policy::views::{Callee, Views};
 
 /// The answer for one workload.
@@ -22,6 +24,8 @@ struct Answer<'a> {
     callee: &'a Callee,
     port: u16,
     enforced: bool,
+    /// Break-glass is why it is not enforced.
+    bypasses: Vec<ActiveBypass>,
     verdict: Verdict,
 }
 
@@ -47,7 +51,14 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
             now_ms,
         };
         let enforced = callee.port(port).standing.is_enforced(views.enforcement, || now_ms);
-        answers.push(Answer { callee, port, enforced, verdict: judge(&views, callee, &asked) });
+        let bypasses = bypass::of_service(&views.bypasses, &service);
+        answers.push(Answer {
+            callee,
+            port,
+            enforced,
+            bypasses,
+            verdict: judge(&views, callee, &asked, Audit::Passes),
+        });
     }
     // The strictest of those behind the service, since any of them may be called.
     answers.sort_by_key(|answer| match &answer.verdict {
@@ -68,7 +79,7 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
         (Verdict::Allowed(_), _) | (Verdict::Refused(_), false) => Ok(()),
         (Verdict::Refused(_), true) => Err(Failure::answered_no()),
         (Verdict::CannotTell(missing), _) => {
-            let missing = missing.iter().copied().collect::<Vec<_>>().join(", ");
+            let missing = missing.iter().cloned().collect::<Vec<_>>().join(", ");
             let failure = Failure::new(
                 format!("it depends on the {missing}"),
                 "say more with --method, --path, --host, --header, --from-address",
@@ -184,8 +195,12 @@ impl Answer<'_> {
         let mut text = match self.word() {
             "allowed" => "allowed\n".to_owned(),
             "refused" => format!("refused: {}\n", found.sentence),
-            _ => format!("passes, since it is only observed; enforced it would be refused: {}\n", found.sentence),
+            _ if self.bypasses.is_empty() => {
+                format!("passes, since it is only observed; enforced it would be refused: {}\n", found.sentence)
+            }
+            _ => format!("passes, since a bypass is open; without it, it would be refused: {}\n", found.sentence),
         };
+        self.bypasses.iter().for_each(|open| text.push_str(&format!("  {}\n", bypass::text(open))));
         let mut line = |name: &str, value: String| {
             if !value.is_empty() {
                 text.push_str(&format!("  {name:<9} {value}\n"));
@@ -211,7 +226,7 @@ impl Answer<'_> {
 
     fn json(&self, views: &Views, service: &str) -> Value {
         let missing = match &self.verdict {
-            Verdict::CannotTell(missing) => missing.iter().copied().collect::<Vec<_>>(),
+            Verdict::CannotTell(missing) => missing.iter().cloned().collect::<Vec<_>>(),
             _ => Vec::new(),
         };
         let found = self.found();
@@ -228,6 +243,7 @@ impl Answer<'_> {
             "owner": owner.map(|owner| owner.owner.as_str()),
             "origin": owner.map(|owner| owner.origin.as_str()),
             "wouldAllow": found.and_then(|found| found.would_allow.as_deref()),
+            "bypasses": bypass::json_of(&self.bypasses),
             "missing": missing,
         })
     }
