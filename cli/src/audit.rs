@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use isthmus_certs::{Clock, SystemClock};
 use isthmus_control::audit::{Entry, Head, What, segments};
+use isthmus_control::validate::field::nearest;
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
@@ -151,10 +152,33 @@ impl Asked {
     }
 }
 
-/// One of the words of the log.
+/// The words of the log.
+const WORDS: [&str; 18] = [
+    "authority",
+    "bypass-ended",
+    "bypassed",
+    "changed",
+    "confirmed",
+    "enforced",
+    "enrolled",
+    "issued",
+    "observed",
+    "refused",
+    "refused-more",
+    "released",
+    "renewed",
+    "revoked",
+    "rolled-back",
+    "token-created",
+    "token-revoked",
+    "token-spent",
+];
+
 fn what(text: &str) -> Result<What, String> {
-    let wrong = |_| format!("there is no `{text}` in the log; `isthmus audit export` shows the words");
-    serde_json::from_value(Value::from(text)).map_err(wrong)
+    serde_json::from_value(Value::from(text)).map_err(|_| {
+        let meant = nearest(text, &WORDS).map_or(":".to_owned(), |near| format!("; did you mean `{near}`?"));
+        format!("`{text}` is no word of the log{meant} there are {}", WORDS.join(", "))
+    })
 }
 
 async fn show(asked: Asked, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
@@ -226,3 +250,7 @@ async fn export(from: u64, format: Format, operator: &OperatorArgs) -> Result<()
 fn unwritten(error: io::Error) -> Failure {
     Failure::plain(format!("stdout: {error}"))
 }
+
+#[cfg(test)]
+#[path = "audit_test.rs"]
+mod audit_test;

@@ -117,7 +117,12 @@ fn refusal_text(r: &Refusal, workload: &str, owner: &str) -> String {
     line("policy", r.policy.clone());
     line("rule", if r.rule == 0 { String::new() } else { format!("number {} of its list", r.rule) });
     line("owner", owner_text(&r.policy, owner));
-    text.push_str(&would_allow_text(&r.would_allow, &r.reason));
+    match (r.service.as_str(), r.would_allow.as_str(), r.destination.as_str()) {
+        ("", "", "") if r.reason == "not-allowed" => {
+            text.push_str("no rule can name this port: no Service declares it; declare it, then allow it there\n");
+        }
+        _ => text.push_str(&would_allow_text(&r.would_allow, &r.reason)),
+    }
     text
 }
 

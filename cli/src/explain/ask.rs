@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_certs::{Clock, SpiffeId, SystemClock};
+use isthmus_control::validate::field::nearest;
 use isthmus_proto::admin::v1::ActiveBypass;
 use isthmus_proxy::state::AppProtocol;
 use isthmus_proxy::state::policy::Arrived;
@@ -30,6 +31,7 @@ struct Answer<'a> {
 }
 
 pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
+    check(args)?;
     let views = match args.file.as_slice() {
         [] => Views::stored(&mut Policy::connect(operator).await?, &[], "", "").await?,
         files => Views::of_files(files)?,
@@ -89,13 +91,29 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
     }
 }
 
+/// Slips that the engine would take at their word.
+fn check(args: &Args) -> Result<(), Failure> {
+    if let Some(path) = args.path.as_ref().filter(|path| !path.starts_with('/')) {
+        return Err(Failure::usage(format!("--path {path}: a path begins with `/`"), format!("--path /{path}")));
+    }
+    if let Some(method) = args.method.as_ref().filter(|method| method.bytes().any(|b| b.is_ascii_lowercase())) {
+        eprintln!("note: methods are told apart by case; did you mean `{}`?", method.to_ascii_uppercase());
+    }
+    Ok(())
+}
+
 /// `orders` where there is only one of that name.
 fn find_service(views: &Views, text: &str) -> Result<String, Failure> {
     let all = views.services.iter().map(|service| format!("{}/{}", service.namespace, service.name));
     let named: Vec<String> = all.filter(|name| name == text || name.rsplit('/').next() == Some(text)).collect();
     match named.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(Failure::new(format!("there is no service `{text}`"), "`isthmus get services` lists them")),
+        [] => {
+            let known: Vec<String> =
+                views.services.iter().flat_map(|s| [format!("{}/{}", s.namespace, s.name), s.name.clone()]).collect();
+            let what = format!("there is no service `{text}`{}", did_you_mean(text, &known));
+            Err(Failure::new(what, "`isthmus services` lists them"))
+        }
         several => Err(Failure::new(format!("`{text}` may be {}", several.join(" or ")), "write NAMESPACE/SERVICE")),
     }
 }
@@ -120,13 +138,23 @@ fn caller(
     };
     let addresses: Vec<IpAddr> = views.callers(&id).flat_map(|workload| workload.addresses.iter().copied()).collect();
     if views.callers(&id).next().is_none() {
-        eprintln!("note: no workload has the identity {id}");
+        let names = |of: &Callee| {
+            SpiffeId::parse(&of.identity).ok().map(|id| format!("{}/{}", id.namespace(), id.service_account()))
+        };
+        let known: Vec<String> = views.callees.iter().filter_map(names).collect();
+        let named = format!("{}/{}", id.namespace(), id.service_account());
+        eprintln!("note: no workload has the identity {id}{}", did_you_mean(&named, &known));
     }
     let only = match addresses.as_slice() {
         [first, rest @ ..] if rest.iter().all(|ip| views.site_of(*ip) == views.site_of(*first)) => Some(*first),
         _ => None,
     };
     Ok((Some(id), address.or(only)))
+}
+
+fn did_you_mean(text: &str, known: &[String]) -> String {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    nearest(text, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
 /// The app's port at this workload; none if the service does not have it.
@@ -138,7 +166,18 @@ fn app_port(views: &Views, service: &str, callee: &Callee, asked: Option<u16>) -
     };
     let target = |port: u32| endpoint.target_ports.get(&port).and_then(|target| u16::try_from(*target).ok());
     match (asked, endpoint.target_ports.len()) {
-        (Some(port), _) => Ok(Some(target(port.into()).unwrap_or(port))),
+        (Some(port), _) if endpoint.target_ports.values().any(|target| *target == u32::from(port)) => Ok(Some(port)),
+        (Some(port), _) => match target(port.into()) {
+            Some(target) => Ok(Some(target)),
+            None => {
+                let ports: Vec<String> =
+                    endpoint.target_ports.iter().map(|(of, app)| format!("{of} (the app's {app})")).collect();
+                Err(Failure::usage(
+                    format!("{service} has no port {port}, but {}", ports.join(", ")),
+                    "name one of them",
+                ))
+            }
+        },
         (None, 1) => Ok(endpoint.target_ports.keys().next().and_then(|port| target(*port))),
         (None, _) => {
             let ports: Vec<String> = endpoint.target_ports.keys().map(ToString::to_string).collect();
@@ -164,7 +203,7 @@ fn http(args: &Args, callee: &Callee, port: u16) -> Result<Option<AskedHttp>, Fa
     }
     let mut headers = HeaderMap::new();
     for header in &args.header {
-        let wrong = || Failure::usage(format!("--header {header}"), "write it `name: value`");
+        let wrong = || Failure::usage(format!("--header {header}: that is no header"), "write it `name: value`");
         let (name, value) = header.split_once(':').ok_or_else(wrong)?;
         let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);

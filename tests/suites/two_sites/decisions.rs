@@ -18,17 +18,17 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Reports come every ten seconds.
-const REPORTED: Duration = Duration::from_secs(40);
+pub(crate) const REPORTED: Duration = Duration::from_secs(40);
 const STRAIGHT: &str = "http://10.20.1.10:8080/";
 
 /// A command whose answer is one JSON object.
-fn asked(mesh: &Mesh, args: &[&str], input: &str) -> Result<(i32, Value), String> {
+pub(crate) fn asked(mesh: &Mesh, args: &[&str], input: &str) -> Result<(i32, Value), String> {
     let (code, text) = mesh.isthmus_with(args, input)?;
     let value = serde_json::from_str(&text).map_err(|e| format!("isthmus {}: {e}: {code} {text}", args.join(" ")))?;
     Ok((code, value))
 }
 
-fn ends(code: i32, expected: i32, value: &Value) -> Result<(), String> {
+pub(crate) fn ends(code: i32, expected: i32, value: &Value) -> Result<(), String> {
     require(code == expected, || format!("exit status {code} and not {expected}: {value}"))
 }
 
