@@ -83,7 +83,7 @@ enum Command {
     Confirm(WithOperator<confirm::Args>),
     Join(join::Args),
     Leave(leave::Args),
-    Lint(lint::Args),
+    Lint(WithOperator<lint::Args>),
     /// Run the sidecar of this machine or pod.
     Proxy(isthmus_proxy::Args),
     /// Run the control plane.
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
         Command::Confirm(c) => confirm::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
-        Command::Lint(args) => lint::run(args),
+        Command::Lint(c) => lint::run(c.args, &c.operator),
         Command::Proxy(args) => {
             isthmus_proxy::return_idle_memory();
             isthmus_proxy::run_blocking(&args)

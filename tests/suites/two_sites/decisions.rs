@@ -127,6 +127,9 @@ fn recorded(mesh: &mut Mesh) -> Result<(), String> {
     // Apply says it as well, before it is too late.
     let (_, dry) = asked(mesh, &["apply", "-f", "-", "--dry-run", "--json"], &policy("/"))?;
     require(dry["warnings"].to_string().contains("shop/web → shop/orders"), || dry.to_string())?;
+    let (code, lint) = asked(mesh, &["lint", "-", "--live", "--strict", "--json"], &policy("/"))?;
+    ends(code, 1, &lint)?;
+    require(lint["cutOff"].to_string().contains("shop/web → shop/orders"), || lint.to_string())?;
 
     let (code, told) = asked(mesh, &["policy", "suggest", "shop/orders", "--json"], "")?;
     ends(code, 0, &told)?;
