@@ -193,12 +193,6 @@ impl Mesh {
         }
     }
 
-    /// What a sidecar says of itself, as `isthmus status` shows it.
-    pub fn status(&self, workload: &str) -> Result<serde_json::Value, String> {
-        let answer = self.sidecar(workload).admin("/status")?;
-        serde_json::from_str(&answer.body).map_err(|e| format!("status of {workload}: {e}: {}", answer.body))
-    }
-
     /// The configuration dump of a sidecar's admin socket.
     pub fn config_dump(&self, workload: &str) -> Result<String, String> {
         self.sidecar(workload).admin("/config_dump").map(|answer| answer.body)
