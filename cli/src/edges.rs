@@ -169,7 +169,7 @@ impl Places {
 }
 
 async fn list(admin: &mut Admin, kind: &str) -> Result<Vec<wire::StoredResource>, Failure> {
-    let request = wire::ListRequest { kind: kind.to_owned(), namespace: String::new() };
+    let request = wire::ListRequest { kind: kind.to_owned(), ..Default::default() };
     Ok(admin.call(async |client| client.list(request).await).await?.resources)
 }
 

@@ -263,11 +263,11 @@ fn headers_of(conditions: &[&Conditions]) -> Vec<HeaderMap> {
             together.extend(condition.grpc.is_some().then_some(("content-type", "application/grpc")));
         }
         for header in condition.headers.iter().chain(&condition.not_headers) {
-            add(&[(&header.name, SOME_VALUE)]);
-            header.any_of.iter().for_each(|value| add(&[(&header.name, value)]));
+            add(&[(header.name.as_str(), SOME_VALUE)]);
+            header.any_of.iter().for_each(|value| add(&[(header.name.as_str(), value.as_str())]));
         }
         for header in &condition.headers {
-            together.push((&header.name, header.any_of.first().map_or(SOME_VALUE, |value| value)));
+            together.push((header.name.as_str(), header.any_of.first().map_or(SOME_VALUE, String::as_str)));
         }
         add(&together);
     }

@@ -228,7 +228,7 @@ async fn whatever_an_operator_changes_is_on_record_with_who_and_what() {
         assert_eq!(apply(&mut world.operator().await, &enforcement(mode)).await.problems, []);
     }
     let documents = vec![adm::Document { source: "t.yaml".into(), yaml: POLICY.into() }];
-    let request = adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 300 };
+    let request = adm::ApplyRequest { documents, confirm_seconds: 300, ..Default::default() };
     let asked = |dry_run| adm::ApplyRequest { dry_run, ..request.clone() };
     world.operator().await.apply(asked(true)).await.unwrap();
     world.operator().await.apply(asked(false)).await.unwrap();
@@ -236,11 +236,11 @@ async fn whatever_an_operator_changes_is_on_record_with_who_and_what() {
     world.operator().await.apply(asked(false)).await.unwrap();
     // Refused while another awaits its confirmation: nothing is on record of what did not happen.
     let documents = vec![adm::Document { source: "t.yaml".into(), yaml: enforcement("Observe") }];
-    let other = adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 };
+    let other = adm::ApplyRequest { documents, ..Default::default() };
     world.operator().await.apply(other).await.unwrap_err();
     world.policy().await.confirm(adm::ConfirmRequest::default()).await.unwrap();
     let gone = adm::ResourceRef { kind: "ServicePolicy".into(), namespace: "shop".into(), name: "orders".into() };
-    let delete = adm::DeleteRequest { resources: vec![gone], dry_run: false };
+    let delete = adm::DeleteRequest { resources: vec![gone], ..Default::default() };
     assert_eq!(world.operator().await.delete(delete).await.unwrap().into_inner().problems, []);
     let ours = ["changed", "enforced", "observed", "confirmed", "rolled-back"];
     let text = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
