@@ -7,6 +7,9 @@ use isthmus_proto::model::ServiceName;
 use super::{Decision, Facts};
 use crate::reason::Reason;
 
+/// RFC 1123.
+const LONGEST_LABEL: usize = 63;
+
 /// The ServicePolicy that would let exactly this traffic through, for [`Reason::NotAllowed`]. It stands beside the
 /// policies that are there and replaces none. `None` where no allow rule can help: a deny wins over every allow, and a
 /// caller without identity has nothing that could be named.
@@ -20,7 +23,8 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
         let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
         write!(to, ", methods: [{}], paths: [{}]", quoted(http.method), quoted(path)).ok()?;
     }
-    let name = format!("{}-allow-{}-{}", service.name(), peer.namespace(), peer.service_account());
+    let start = format!("{}-allow-{}", service.name(), peer.service_account());
+    let name = unique_name(&start, &format!("{peer} {to}"));
     Some(format!(
         "apiVersion: mesh.isthmus.dev/v1alpha1\n\
          kind: ServicePolicy\n\
@@ -34,6 +38,16 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
         service = service.name(),
         peer = quoted(peer.as_str()),
     ))
+}
+
+/// A DNS label that is another for another caller or request: what is applied for one must not replace what was applied
+/// for the other.
+pub fn unique_name(start: &str, of: &str) -> String {
+    // FNV-1a: the same in every process. Nothing rests on it but a name.
+    let hash = of.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let start = start.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let start: String = start.chars().take(LONGEST_LABEL - 9).collect();
+    format!("{}-{hash:08x}", start.trim_end_matches('-'))
 }
 
 /// One sentence for the log and the decision's record: what refused, and whose rule it was.
