@@ -15,6 +15,7 @@ mod names;
 pub mod node;
 mod origination;
 mod ours;
+mod probes;
 mod problem;
 pub mod resource;
 mod service_policy;
@@ -33,6 +34,9 @@ mod egress_test;
 #[cfg(test)]
 #[path = "parse_test.rs"]
 mod parse_test;
+#[cfg(test)]
+#[path = "probes_test.rs"]
+mod probes_test;
 
 /// Our API group, in the version that is served.
 pub const GROUP: &str = "mesh.isthmus.dev/v1alpha1";

@@ -19,8 +19,8 @@ use http::{HeaderMap, Method, Request, Uri};
 use isthmus_certs::SpiffeId;
 use tokio::task::AbortHandle;
 
-use super::Inbound;
-use super::authorize::{Caller, Refusal};
+use super::authorize::{Caller, Question, Refusal};
+use super::{Inbound, probe};
 use crate::http::{respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
@@ -67,6 +67,8 @@ pub(super) struct Entry {
     pub(super) address: IpAddr,
     pub(super) arrived: Arrived,
     pub(super) head: Option<Head>,
+    /// As in [`Question`].
+    pub(super) may_probe: bool,
     pub(super) signal: Rc<Signal>,
 }
 
@@ -309,12 +311,13 @@ impl Inbound {
             path: head.uri.path(),
             headers: head.headers.as_ref().unwrap_or(&forgotten),
         });
+        let question = Question { mesh, number: entry.port, port, caller, http, may_probe: entry.may_probe };
         let unknown = entry.head.as_ref().is_some_and(|head| head.headers.is_none()) && port.policy.needs_headers();
-        if unknown && self.is_enforced(mesh, port) {
+        if unknown && self.is_enforced(mesh, port) && !probe::is_request(&question) {
             let detail =
                 "a rule asks for headers of a request that began when none did: it ends, and may be made again";
             return Err(self.refuse(Reason::NotAllowed, entry.address, detail));
         }
-        self.still_authorized(mesh, entry.port, port, caller, http)
+        self.still_authorized(&question)
     }
 }

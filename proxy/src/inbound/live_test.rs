@@ -273,6 +273,8 @@ async fn a_port_of_which_the_same_is_said_stays_what_it_was() {
             policy: Err(isthmus_proto::model::ModelError::new("x", "y")),
             options: Default::default(),
             standing: Standing::default(),
+            probes: Vec::new(),
+            https_redirect: None,
         };
         let inbound = |ports| isthmus_proto::model::Inbound {
             workload: "shop/orders".parse().unwrap(),
