@@ -15,6 +15,7 @@ mod outside_apps;
 mod plain_callers;
 mod secrets;
 mod transport;
+mod transport_tls;
 mod trust;
 
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     trials.extend(tests(plain_callers::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(secrets::TESTS, mesh));
     trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
+    trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(trust::TESTS, mesh));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

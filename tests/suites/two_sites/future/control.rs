@@ -15,10 +15,10 @@ use isthmus_proto::discovery::v1::proxy_message::Message as Hears;
 use isthmus_proto::identity::v1 as id_wire;
 use isthmus_proto::identity::v1::identity_server::{Identity, IdentityServer};
 use isthmus_world::{Host, Task};
+use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -65,7 +65,7 @@ impl Future {
         identities.replace(identity).map_err(|e| said(&e))?;
         let address = host.socket(PORT);
         let token = JoinToken::generate(&address.to_string(), &domain, RootFingerprint::of(ca.root()));
-        let token = token.map_err(|e| said(&e))?.to_string();
+        let token = token.map_err(|e| said(&e))?.format().to_string();
         let root = ca.root().to_vec();
         let (opened, sessions) = sync_channel(4);
         let tls = TlsAcceptor::from(identities.server_config_with_root(&[b"h2"], ClientAuth::Optional));
@@ -97,16 +97,20 @@ impl Future {
     }
 }
 
-type Connections = mpsc::Sender<Result<TlsStream<TcpStream>, std::io::Error>>;
+type Connections = mpsc::Sender<Result<DuplexStream, std::io::Error>>;
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: Connections) {
     while let Ok((stream, _)) = listener.accept().await {
-        // One that the proxy gives up by itself is none.
-        if let Ok(stream) = tls.accept(stream).await
-            && ready.send(Ok(stream)).await.is_err()
-        {
-            return;
-        }
+        tokio::spawn(decrypt(tls.clone(), stream, ready.clone()));
+    }
+}
+
+/// Ends with the connection; one that the proxy gives up by itself is none.
+async fn decrypt(tls: TlsAcceptor, stream: TcpStream, ready: Connections) {
+    let Ok(mut encrypted) = tls.accept(stream).await else { return };
+    let (mut plain, server) = duplex(1 << 16);
+    if ready.send(Ok(server)).await.is_ok() {
+        let _ = copy_bidirectional(&mut encrypted, &mut plain).await;
     }
 }
 
@@ -236,8 +240,12 @@ async fn listen(
                     }
                 }
             }
-            Some(other) if hear.send(other).is_err() => return,
-            _ => {}
+            Some(other) => {
+                if hear.send(other).is_err() {
+                    return;
+                }
+            }
+            None => {}
         }
     }
 }
