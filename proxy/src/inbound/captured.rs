@@ -313,7 +313,7 @@ impl Captured<'_> {
         let copied = Copied::default();
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());
-        let _admitted = self.inbound.live.admit(Entry {
+        let _admitted = self.inbound.live.admit_late(Entry {
             port,
             peer: None,
             address,

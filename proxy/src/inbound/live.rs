@@ -165,6 +165,23 @@ impl Live {
         Admitted { live: Rc::clone(self), port, place }
     }
 
+    /// The same for what was decided on before others had their turn (the app was dialled meanwhile): a policy that came
+    /// since has asked everybody but this one.
+    pub(super) fn admit_late(self: &Rc<Self>, entry: Entry) -> Admitted {
+        if let Some(inbound) = self.inbound.upgrade() {
+            let mesh = inbound.needs.state.snapshot();
+            let caller = Caller { peer: entry.peer.as_ref(), address: entry.address, arrived: entry.arrived };
+            let (number, port) = (entry.port, mesh.inbound().port(entry.port));
+            let question = Question { mesh: &mesh, number, port, caller, http: None, may_probe: false };
+            if !inbound.would_pass(&question)
+                && let Err(refusal) = inbound.still_authorized(&question)
+            {
+                entry.signal.end(refusal);
+            }
+        }
+        self.admit(entry)
+    }
+
     /// From the first on: before, there is nobody to ask about.
     fn start_watching(self: &Rc<Self>) {
         let mut watch = self.watch.borrow_mut();

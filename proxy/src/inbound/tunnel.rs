@@ -52,7 +52,7 @@ pub(super) async fn serve(
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
     let signal = Rc::<Signal>::default();
-    let _admitted = inbound.live.admit(Entry {
+    let _admitted = inbound.live.admit_late(Entry {
         port: tunnel.app.port(),
         peer: Some(peer.identity.id.clone()),
         address: peer.source.ip(),

@@ -28,36 +28,38 @@ pub(super) struct Going {
     pub(super) tls: Option<WireVersion>,
 }
 
-/// Resolves when it may not go on, which is counted and said then.
+/// Resolves when it may not go on, which is counted and said then. The first look is at once: a policy may have come while
+/// the other side was dialled.
 pub(super) async fn refused_later(outbound: Rc<Outbound>, going: Going) -> Reason {
     let mut published = outbound.needs.state.subscribe();
-    let mut seen = outbound.needs.state.snapshot();
-    while published.changed().await.is_ok() {
+    let mut seen: Option<Snapshot> = None;
+    loop {
         let now = outbound.needs.state.snapshot();
-        if let Some(reason) = refused(&outbound, &going, &seen, &now) {
+        if let Some(reason) = refused(&outbound, &going, seen.as_ref(), &now) {
             return reason;
         }
-        seen = now;
+        seen = Some(now);
+        if published.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
-    std::future::pending().await
 }
 
-fn refused(outbound: &Rc<Outbound>, going: &Going, seen: &Snapshot, now: &Snapshot) -> Option<Reason> {
-    let enforcement = seen.enforcement() != now.enforcement();
-    if enforcement || !Arc::ptr_eq(seen.egress(), now.egress()) {
+fn refused(outbound: &Rc<Outbound>, going: &Going, seen: Option<&Snapshot>, now: &Snapshot) -> Option<Reason> {
+    let same = seen.filter(|seen| seen.enforcement() == now.enforcement());
+    if !same.is_some_and(|seen| Arc::ptr_eq(seen.egress(), now.egress())) {
         let mut outside = going.outside.iter();
-        let refused =
-            outside.find_map(|to| egress::refused_now(outbound, now, *to, going.host.as_deref(), going.arrived));
+        let host = going.host.as_deref();
+        let refused = outside.find_map(|to| egress::refused_now(outbound, now, *to, host, going.arrived));
         if refused.is_some() {
             return refused;
         }
     }
-    let (before, service) = (seen.destination(going.destination), now.destination(going.destination));
-    let (Destination::Service { service: old, .. }, Destination::Service { service, port }) = (before, service) else {
-        // A service that is gone ends nothing: whoever it led to may still be well.
-        return None;
-    };
-    if !enforcement && Arc::ptr_eq(&old, &service) {
+    // A service that is gone ends nothing: whoever it led to may still be well.
+    let Destination::Service { service, port } = now.destination(going.destination) else { return None };
+    if let Some(Destination::Service { service: before, .. }) = same.map(|seen| seen.destination(going.destination))
+        && Arc::ptr_eq(&before, &service)
+    {
         return None;
     }
     let (to, destination) = (Callee::Service(service), going.destination);
