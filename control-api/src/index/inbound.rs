@@ -33,6 +33,13 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
         }
     }
     let namespace = &workload.key.namespace;
+    let mut services: Vec<&str> = declared.iter().map(|declared| declared.service.as_str()).collect();
+    services.sort_unstable();
+    services.dedup();
+    let probes = policies.probes(workload, &services);
+    for (port, _) in &probes {
+        by_port.entry(*port).or_default();
+    }
     let port = |(port, said): (u16, Said)| {
         let mut policy = policies.for_port(workload, &said.services);
         if said.options.proxy_protocol == ProxyProtocol::V2 {
@@ -45,6 +52,8 @@ pub(super) fn ports(workload: &Resource, declared: &[Declared], policies: &Polic
             services: said.services.iter().map(|service| format!("{namespace}/{service}")).collect(),
             options: said.options.write(),
             standing: policies.standing(namespace, &said.services),
+            probes: probes.iter().filter(|(of, _)| *of == port).map(|(_, probe)| probe.clone()).collect(),
+            https_redirect: policies.https_redirect(workload, &said.services),
         }
     };
     by_port.into_iter().map(port).collect()

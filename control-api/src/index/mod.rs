@@ -51,6 +51,9 @@ mod egress_test;
 #[path = "index_test.rs"]
 mod index_test;
 #[cfg(test)]
+#[path = "probes_test.rs"]
+mod probes_test;
+#[cfg(test)]
 #[path = "standing_test.rs"]
 mod standing_test;
 

@@ -10,9 +10,10 @@ use super::Trust;
 use super::standing::{self, Standings};
 use crate::validate::ResourceRef;
 use crate::validate::resource::{
-    Conditions, Defaults, HeaderRule, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects,
+    Conditions, Defaults, HeaderRule, MeshConfig, Probing, Resource, Rule, ServicePolicy, Spec, selects,
 };
 use crate::validate::set::{EVERY, Set};
+use ipnet::IpNet;
 use isthmus_certs::TrustDomain;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::{Action, TlsVersion, Transport};
@@ -31,6 +32,7 @@ const TRANSPORT: &str = "transport/v1";
 pub(super) struct Policies<'a> {
     set: &'a Set,
     defaults: Defaults,
+    probe_sources: Vec<IpNet>,
     trust_domain: &'a TrustDomain,
     standings: Standings<'a>,
     compiled: RefCell<HashMap<&'a ResourceRef, Rc<Compiled<'a>>>>,
@@ -46,7 +48,8 @@ struct Compiled<'a> {
 impl<'a> Policies<'a> {
     pub(super) fn of(set: &'a Set, mesh: &MeshConfig, trust: &'a Trust) -> Self {
         let (standings, compiled) = (Standings::of(set), RefCell::default());
-        Policies { set, defaults: mesh.defaults, trust_domain: &trust.trust_domain, standings, compiled }
+        let probe_sources = mesh.probe_sources.clone();
+        Policies { set, defaults: mesh.defaults, probe_sources, trust_domain: &trust.trust_domain, standings, compiled }
     }
 
     /// Those that may apply to a port that these services of the namespace declare, in the order of their names.
@@ -93,6 +96,35 @@ impl<'a> Policies<'a> {
             policy.requires.push(standing::STANDING.to_string());
         }
         policy
+    }
+
+    /// What the platform may ask of the workload's ports, whatever services declare them: a probe's port may be one that
+    /// no service has.
+    pub(super) fn probes(&self, workload: &Resource, services: &[&str]) -> Vec<(u16, wire::Probe)> {
+        if self.probe_sources.is_empty() {
+            return Vec::new();
+        }
+        let mine = self.candidates(&workload.key.namespace, services);
+        let mine =
+            mine.iter().filter(|compiled| !compiled.policy.audit && applies(compiled.policy, workload, services));
+        mine.flat_map(|compiled| &compiled.policy.probes).map(|probe| (probe.port, self.probe(&probe.what))).collect()
+    }
+
+    fn probe(&self, what: &Probing) -> wire::Probe {
+        let what = match what {
+            Probing::Path(path) => wire::probe::What::Path(path.clone()),
+            Probing::Grpc => wire::probe::What::Grpc(true),
+            Probing::Connect => wire::probe::What::Connect(true),
+        };
+        wire::Probe { cidrs: self.probe_sources.iter().map(ToString::to_string).collect(), what: Some(what) }
+    }
+
+    /// Where plain GET and HEAD are sent: by the first policy, in the order of names, that says it.
+    pub(super) fn https_redirect(&self, workload: &Resource, services: &[&str]) -> String {
+        let mine = self.candidates(&workload.key.namespace, services);
+        let mut mine =
+            mine.iter().filter(|compiled| !compiled.policy.audit && applies(compiled.policy, workload, services));
+        mine.find_map(|compiled| compiled.policy.https_redirect.clone()).unwrap_or_default()
     }
 
     /// The part of [`Self::for_port`] that the sender keeps as well.

@@ -16,6 +16,7 @@ pub mod node;
 mod operator_role;
 mod origination;
 mod ours;
+mod probes;
 mod problem;
 pub mod resource;
 mod service_policy;
@@ -34,6 +35,9 @@ mod egress_test;
 #[cfg(test)]
 #[path = "parse_test.rs"]
 mod parse_test;
+#[cfg(test)]
+#[path = "probes_test.rs"]
+mod probes_test;
 
 /// Our API group, in the version that is served.
 pub const GROUP: &str = "mesh.isthmus.dev/v1alpha1";

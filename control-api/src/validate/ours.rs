@@ -29,6 +29,7 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
             "telemetry",
             "egress",
             "flows",
+            "probes",
         ],
         &[],
     );
@@ -66,6 +67,12 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
     }
     if !written("minTlsVersion") {
         mesh.egress.min_tls = mesh.egress.min_tls.max(mesh.floor.min_tls.unwrap_or(TlsVersion::V1_0));
+    }
+    if let Some(probes) = spec.get("probes") {
+        probes.only(&["from"], &[]);
+        // An empty list is a plain word: nobody is the platform.
+        let from = probes.need("from").map(|f| f.items().iter().filter_map(cidr).collect());
+        mesh.probe_sources = from.unwrap_or_default();
     }
     if let Some(flows) = spec.get("flows") {
         mesh.flows = super::standing::flows(&flows);

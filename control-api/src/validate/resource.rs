@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
-pub use isthmus_proto::model::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress};
+pub use isthmus_proto::model::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, Probing, ProxyProtocol, SourceAddress};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -58,6 +58,8 @@ pub struct MeshConfig {
     pub defaults: Defaults,
     pub floor: Floor,
     pub egress: EgressDefaults,
+    /// Where probes of the platform come from.
+    pub probe_sources: Vec<IpNet>,
     pub otlp: String,
     pub sampling: f64,
     pub flows: Kept,
@@ -92,6 +94,8 @@ impl Default for MeshConfig {
             defaults: Defaults::default(),
             floor: Floor::default(),
             egress: EgressDefaults::default(),
+            // Azure's load balancers, in every virtual network; no packet of anybody else's can come from it there.
+            probe_sources: vec![IpNet::from(IpAddr::from([168, 63, 129, 16]))],
             otlp: String::new(),
             sampling: 1.0,
             flows: Kept::default(),
@@ -220,6 +224,16 @@ pub struct ServicePolicy {
     pub audit: bool,
     pub allow: Vec<Rule>,
     pub deny: Vec<Rule>,
+    pub probes: Vec<Probe>,
+    /// `host` or `host:port`.
+    pub https_redirect: Option<String>,
+}
+
+/// What the platform may ask of a port in plain. Who the platform is, MeshConfig says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    pub port: u16,
+    pub what: Probing,
 }
 
 /// How the connections of services are carried. What is left out is for a less specific policy, or the default, to say.

@@ -17,7 +17,10 @@ const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"];
 
 pub(super) fn read(spec: &Field) -> ServicePolicy {
-    spec.only(&["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny"], &[]);
+    spec.only(
+        &["services", "workloads", "transport", "minTlsVersion", "mode", "allow", "deny", "probes", "httpsRedirect"],
+        &[],
+    );
     let workloads = spec.get("workloads").map(|f| match_labels(&f));
     ServicePolicy {
         services: spec.get("services").map(|f| not_empty(&f)).unwrap_or_default(),
@@ -27,6 +30,8 @@ pub(super) fn read(spec: &Field) -> ServicePolicy {
         audit: audits(spec),
         allow: rules(spec, "allow"),
         deny: rules(spec, "deny"),
+        probes: super::probes::read(spec),
+        https_redirect: spec.get("httpsRedirect").and_then(|f| super::probes::redirect(&f)),
     }
 }
 

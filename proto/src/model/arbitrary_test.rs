@@ -152,18 +152,24 @@ prop_compose! {
         addresses in vec(ip(), 0..3),
         ports in prop::collection::btree_map(
             port(),
-            (protocol(), vec(service_name(), 0..2), port_policy(), options(), standing()),
+            (protocol(), vec(service_name(), 0..2), port_policy(), options(), standing(), vec(probe(), 0..2)),
             0..3,
         ),
         default_policy in port_policy().prop_map(Ok),
         default_standing in standing(),
     ) -> Inbound {
-        let read = |(port, (protocol, services, policy, options, standing))| {
-            InboundPort { port, protocol, services, policy: Ok(policy), options, standing }
+        let read = |(port, (protocol, services, policy, options, standing, probes))| {
+            let https_redirect = (port % 2 == 0).then(|| format!("h.example:{port}"));
+            InboundPort { port, protocol, services, policy: Ok(policy), options, standing, probes, https_redirect }
         };
         let ports = BTreeMap::into_iter(ports).map(read).collect();
         Inbound { workload, addresses, ports, default_policy, default_standing }
     }
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    let what = prop_oneof!["/[a-z/]{0,5}".prop_map(Probing::Path), Just(Probing::Grpc), Just(Probing::Connect)];
+    (vec(net(), 0..3), what).prop_map(|(cidrs, what)| Probe { cidrs, what })
 }
 
 prop_compose! {

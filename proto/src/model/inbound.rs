@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::WorkloadName;
 use super::error::{NOT_UNDERSTOOD, bounded, each, parse, port, requires, unknown_value};
 use super::{AppProtocol, Enforcement, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, TrafficOptions};
@@ -65,6 +67,56 @@ pub struct InboundPort {
     pub policy: Understood<PortPolicy>,
     pub options: TrafficOptions,
     pub standing: Standing,
+    pub probes: Vec<Probe>,
+    /// The authority that plain GET and HEAD are sent to where transport refuses them.
+    pub https_redirect: Option<String>,
+}
+
+/// What the platform may ask in plain, past the port's policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    pub cidrs: Vec<IpNet>,
+    pub what: Probing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probing {
+    /// GET or HEAD of exactly this path.
+    Path(String),
+    /// gRPC's health service.
+    Grpc,
+    /// A connection on which nothing is said.
+    Connect,
+}
+
+/// `host` or `host:port`, for a Location header.
+fn is_authority(text: &str) -> bool {
+    (1..=260).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+}
+
+impl Probe {
+    /// `None`: one that this build cannot read, which is one that it does not serve.
+    fn read(message: wire::Probe) -> Option<Self> {
+        let cidrs: Option<Vec<IpNet>> = message.cidrs.iter().map(|range| range.parse().ok()).collect();
+        let what = match message.what? {
+            wire::probe::What::Path(path) if path.starts_with('/') => Probing::Path(path),
+            wire::probe::What::Grpc(true) => Probing::Grpc,
+            wire::probe::What::Connect(true) => Probing::Connect,
+            _ => return None,
+        };
+        cidrs.map(|cidrs| Self { cidrs, what })
+    }
+}
+
+impl From<Probe> for wire::Probe {
+    fn from(p: Probe) -> Self {
+        let what = match p.what {
+            Probing::Path(path) => wire::probe::What::Path(path),
+            Probing::Grpc => wire::probe::What::Grpc(true),
+            Probing::Connect => wire::probe::What::Connect(true),
+        };
+        Self { cidrs: p.cidrs.iter().map(ToString::to_string).collect(), what: Some(what) }
+    }
 }
 
 /// Precedence: a deny wins; then an allow; then the default.
@@ -173,6 +225,8 @@ impl TryFrom<wire::InboundPort> for InboundPort {
             protocol: *protocol.as_ref().unwrap_or(&AppProtocol::Tcp),
             options: *options.as_ref().unwrap_or(&TrafficOptions::default()),
             standing: *standing.as_ref().unwrap_or(&Standing::default()),
+            probes: p.probes.into_iter().filter_map(Probe::read).collect(),
+            https_redirect: Some(p.https_redirect).filter(|to| is_authority(to)),
             policy: protocol.and(options).and(standing).and(understood),
         })
     }
@@ -187,6 +241,8 @@ impl From<InboundPort> for wire::InboundPort {
             policy: Some(write_policy(p.policy)),
             options: p.options.write(),
             standing: p.standing.write(),
+            probes: p.probes.into_iter().map(Into::into).collect(),
+            https_redirect: p.https_redirect.unwrap_or_default(),
         }
     }
 }

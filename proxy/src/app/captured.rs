@@ -118,9 +118,11 @@ impl Captured {
     }
 
     /// UDP cannot be looked into: where egress is denied by default, or TLS only, none leaves but DNS to the resolvers,
-    /// whom the configuration names, else the Site, else this host.
+    /// whom the configuration names, else the Site, else this host. So it is, as for TCP, before anybody has said what may
+    /// leave: a restart opens nothing.
     fn udp_now(&self, mesh: &Mesh) -> Udp {
-        let restricted = mesh.enforcement() == Enforcement::Enforce && mesh.is_ready() && mesh.egress().restricts_udp();
+        let enforced = mesh.enforcement() == Enforcement::Enforce;
+        let restricted = enforced && (!mesh.is_ready() || mesh.egress().restricts_udp());
         if !restricted || self.udp != Udp::Pass {
             return self.udp.clone();
         }
@@ -144,8 +146,8 @@ impl Captured {
                 tracing::info!(
                     reason = Reason::Udp.word(),
                     packets = more,
-                    "refused: UDP cannot be looked into, and egress is denied by default or TLS only; DNS to the resolvers \
-                     leaves, and what capture excludes"
+                    "refused: UDP cannot be looked into, and egress is denied by default or TLS only, or not known yet; DNS to \
+                     the resolvers leaves, and what capture excludes"
                 );
             }
         }

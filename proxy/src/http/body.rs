@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -43,6 +44,27 @@ pub enum Body {
     Mesh(mesh::RecvStream),
     /// Pieces that were sent in vain, then the rest.
     Again(Box<(VecDeque<Bytes>, Body)>),
+    /// A body that breaks off when policy says so.
+    Until(Box<(Body, Ending)>),
+}
+
+/// Resolves when nothing more may be read.
+pub struct Ending(Pin<Box<dyn Future<Output = Reason>>>);
+
+impl Ending {
+    pub fn new(ending: impl Future<Output = Reason> + 'static) -> Self {
+        Ending(Box::pin(ending))
+    }
+
+    pub async fn wait(&mut self) -> Reason {
+        (&mut self.0).await
+    }
+}
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ending")
+    }
 }
 
 /// A body that ended before its end.
@@ -58,6 +80,8 @@ pub enum BodyError {
     Length,
     #[error("the receiver of the body went away")]
     ReceiverGone,
+    #[error("it is no longer allowed: {}", .0.word())]
+    Refused(Reason),
 }
 
 impl BodyError {
@@ -66,7 +90,7 @@ impl BodyError {
         match self {
             BodyError::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
             BodyError::Chunk(_) | BodyError::Length => h2::Reason::PROTOCOL_ERROR,
-            BodyError::Broken(_) | BodyError::ReceiverGone => h2::Reason::CANCEL,
+            BodyError::Broken(_) | BodyError::ReceiverGone | BodyError::Refused(_) => h2::Reason::CANCEL,
         }
     }
 
@@ -75,6 +99,7 @@ impl BodyError {
         match self {
             BodyError::Chunk(_) | BodyError::Length => Reason::MalformedRequest,
             BodyError::Broken(_) | BodyError::Http2(_) | BodyError::ReceiverGone => Reason::CallerGone,
+            BodyError::Refused(reason) => *reason,
         }
     }
 
@@ -115,6 +140,7 @@ impl Body {
             Body::Http2 { stream, .. } => stream.is_end_stream(),
             Body::Mesh(stream) => stream.is_end_stream(),
             Body::Again(again) => again.0.is_empty() && again.1.is_ended(),
+            Body::Until(until) => until.0.is_ended(),
         }
     }
 
@@ -124,7 +150,13 @@ impl Body {
             Body::Empty => Some(0),
             Body::Word(word) => Some(word.len() as u64),
             Body::Http1(_) | Body::Http2 { .. } | Body::Mesh(_) | Body::Again(_) => None,
+            Body::Until(until) => until.0.length(),
         }
+    }
+
+    /// The same body, which breaks off when `ending` resolves. One that is empty has nothing to break off.
+    pub fn until(self, ending: Ending) -> Body {
+        if self.is_empty() { self } else { Body::Until(Box::new((self, ending))) }
     }
 
     /// `None`: the body's end.
@@ -139,6 +171,10 @@ impl Body {
             Body::Again(again) => match again.0.pop_front() {
                 Some(piece) => Poll::Ready(Some(Ok(Frame::Data(piece)))),
                 None => again.1.poll_frame(cx),
+            },
+            Body::Until(until) => match until.1.0.as_mut().poll(cx) {
+                Poll::Ready(reason) => Poll::Ready(Some(Err(BodyError::Refused(reason)))),
+                Poll::Pending => until.0.poll_frame(cx),
             },
         }
     }

@@ -128,6 +128,34 @@ impl AppClient {
         self.open.get()
     }
 
+    /// The first of several addresses of one server that takes a connection, to be sent to next.
+    pub async fn reach(
+        &self,
+        places: &[SocketAddr],
+        http2: bool,
+        own: Option<&Rc<Home>>,
+    ) -> Result<SocketAddr, AppError> {
+        if let [only] = places {
+            return Ok(*only);
+        }
+        if !http2 {
+            let reached = own.unwrap_or(&self.http1).reach(places).await;
+            return reached.map_err(|(place, error)| AppError::Http1(place, error));
+        }
+        let mut failed = None;
+        for place in places {
+            if self.ready_http2(*place).await.is_some() {
+                return Ok(*place);
+            }
+            match Box::pin(self.dial_once(*place)).await {
+                Ok(_) => return Ok(*place),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let nobody = || AppError::Dial(SocketAddr::from(([0; 4], 0)), std::io::ErrorKind::AddrNotAvailable.into());
+        Err(failed.unwrap_or_else(nobody))
+    }
+
     /// Sends a request that is already in the form its version wants (see [`super::target`]), and waits for the answer's
     /// head.
     pub async fn send(

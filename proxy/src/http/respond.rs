@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use prost::Message as _;
 
@@ -28,6 +28,13 @@ pub fn refusal(reason: Reason, decision: Option<&str>, grpc: bool) -> Response<B
         headers.insert(DECISION, decision);
     }
     response
+}
+
+/// The same, and where the caller may ask instead (RFC 9110, 15.4.9: the method stays).
+pub fn sent_to(mut refusal: Response<Body>, location: HeaderValue) -> Response<Body> {
+    *refusal.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    refusal.headers_mut().insert(LOCATION, location);
+    refusal
 }
 
 fn http_refusal(reason: Reason) -> Response<Body> {

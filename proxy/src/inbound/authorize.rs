@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use isthmus_certs::SpiffeId;
 
-use super::Inbound;
+use super::{Inbound, probe};
 use crate::flows::{Observed, Record, Verdict, Way};
 use crate::reason::Reason;
 use crate::state::policy::{self, Arrived, Decision, Facts, HttpFacts, explain};
@@ -33,70 +33,96 @@ impl From<Reason> for Refusal {
     }
 }
 
+/// What is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) mesh: &'a Mesh,
+    /// The app's port. Not `port`'s own number where that stands for all undeclared ones.
+    pub(super) number: u16,
+    pub(super) port: &'a InboundPort,
+    pub(super) caller: Caller<'a>,
+    pub(super) http: Option<HttpFacts<'a>>,
+    /// A request as the platform's probes are: it stays a request, and has no query.
+    pub(super) may_probe: bool,
+}
+
 impl Inbound {
-    /// Whether this traffic may reach the app's `port`. Counted as one flow.
-    pub(super) fn authorize(
-        &self,
-        mesh: &Mesh,
-        port: u16,
-        inbound_port: &InboundPort,
-        caller: Caller<'_>,
-        http: Option<HttpFacts<'_>>,
-    ) -> Result<(), Refusal> {
-        self.judge(mesh, port, inbound_port, caller, http, true)
+    /// Whether this traffic may reach the app's port. Counted as one flow.
+    pub(super) fn authorize(&self, question: &Question<'_>) -> Result<(), Refusal> {
+        self.judge(question, true)
     }
 
     /// The same for something that was let in and counted before, or may yet turn out to be something else: only a no is
     /// recorded.
-    pub(super) fn still_authorized(
-        &self,
-        mesh: &Mesh,
-        port: u16,
-        inbound_port: &InboundPort,
-        caller: Caller<'_>,
-        http: Option<HttpFacts<'_>>,
-    ) -> Result<(), Refusal> {
-        self.judge(mesh, port, inbound_port, caller, http, false)
+    pub(super) fn still_authorized(&self, question: &Question<'_>) -> Result<(), Refusal> {
+        self.judge(question, false)
     }
 
-    fn judge(
-        &self,
-        mesh: &Mesh,
-        port: u16,
-        inbound_port: &InboundPort,
-        caller: Caller<'_>,
-        http: Option<HttpFacts<'_>>,
-        count_allowed: bool,
-    ) -> Result<(), Refusal> {
-        let site = inbound_port.policy.needs_site().then(|| mesh.site_of(caller.address)).flatten();
-        let peer_site = site.map(|site| site.name.as_str());
-        let now_ms = if inbound_port.policy.needs_time() { self.needs.identity.clock().now_ms() } else { 0 };
-        let ours = self.needs.identity.trust_domain();
-        let foreign = caller.peer.is_some_and(|peer| peer.trust_domain() != ours);
-        let facts = Facts { peer: caller.peer, foreign, peer_ip: caller.address, peer_site, port, now_ms, http };
-        let decision = match policy::check_transport(&inbound_port.policy, caller.arrived) {
-            Ok(()) => policy::decide(&inbound_port.policy, &facts),
-            Err(reason) => Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None },
-        };
+    /// The same, and nobody hears of it.
+    pub(super) fn would_pass(&self, question: &Question<'_>) -> bool {
+        !self.is_enforced(question.mesh, question.port) || decided(question, &self.facts(question)).allowed
+    }
+
+    /// A no to what turned out to be another thing than policy's yes was for.
+    pub(super) fn refuse_after_all(&self, question: &Question<'_>, reason: Reason) -> Refusal {
+        let decision = Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None };
+        let refused = self.refused(question, &self.facts(question), &decision, reason, true);
+        Refusal { reason, decision: Some(refused) }
+    }
+
+    fn judge(&self, question: &Question<'_>, count_allowed: bool) -> Result<(), Refusal> {
+        if probe::is_request(question) {
+            return Ok(());
+        }
+        let facts = self.facts(question);
+        let decision = decided(question, &facts);
         if let Some(audit) = &decision.audit {
             self.needs.metrics.would_refuse(audit.reason, Direction::Inbound);
         }
         let Some(reason) = decision.reason.filter(|_| !decision.allowed) else {
             if count_allowed {
-                self.count(&decision, Verdict::Allowed, &facts, caller.arrived, inbound_port);
+                self.count(&decision, Verdict::Allowed, &facts, question.caller.arrived, question.port);
             }
             return Ok(());
         };
-        let enforced = self.is_enforced(mesh, inbound_port);
-        let verdict = if enforced { Verdict::Refused } else { Verdict::WouldRefuse };
-        self.count(&decision, verdict, &facts, caller.arrived, inbound_port);
-        let id = self.explain(&decision, reason, enforced, &facts, inbound_port);
-        if !enforced {
-            self.needs.metrics.would_refuse(reason, Direction::Inbound);
-            return Ok(());
+        let enforced = self.is_enforced(question.mesh, question.port);
+        let id = self.refused(question, &facts, &decision, reason, enforced);
+        if enforced { Err(Refusal { reason, decision: Some(id) }) } else { Ok(()) }
+    }
+
+    fn facts<'a>(&self, question: &Question<'a>) -> Facts<'a> {
+        let Question { mesh, number, port, caller, http, .. } = *question;
+        let site = port.policy.needs_site().then(|| mesh.site_of(caller.address)).flatten();
+        let now_ms = if port.policy.needs_time() { self.needs.identity.clock().now_ms() } else { 0 };
+        let ours = self.needs.identity.trust_domain();
+        Facts {
+            peer: caller.peer,
+            foreign: caller.peer.is_some_and(|peer| peer.trust_domain() != ours),
+            peer_ip: caller.address,
+            peer_site: site.map(|site| site.name.as_str()),
+            port: number,
+            now_ms,
+            http,
         }
-        self.needs.metrics.refused(reason, Direction::Inbound);
-        Err(Refusal { reason, decision: Some(id) })
+    }
+
+    /// Counts it as a flow and as a refusal, and keeps it under an id for the operator.
+    fn refused(
+        &self,
+        question: &Question<'_>,
+        facts: &Facts<'_>,
+        decision: &Decision<'_>,
+        reason: Reason,
+        enforced: bool,
+    ) -> String {
+        let verdict = if enforced { Verdict::Refused } else { Verdict::WouldRefuse };
+        self.count(decision, verdict, facts, question.caller.arrived, question.port);
+        if enforced {
+            self.needs.metrics.refused(reason, Direction::Inbound);
+        } else {
+            self.needs.metrics.would_refuse(reason, Direction::Inbound);
+        }
+        self.explain(decision, reason, enforced, facts, question.port)
     }
 
     fn count(
@@ -173,6 +199,14 @@ impl Inbound {
         }
         self.needs.decisions.record(record);
         id
+    }
+}
+
+fn decided<'a>(question: &Question<'a>, facts: &Facts<'_>) -> Decision<'a> {
+    let policy = &question.port.policy;
+    match policy::check_transport(policy, question.caller.arrived) {
+        Ok(()) => policy::decide(policy, facts),
+        Err(reason) => Decision { allowed: false, reason: Some(reason), policy: None, rule: None, audit: None },
     }
 }
 

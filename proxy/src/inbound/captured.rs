@@ -12,10 +12,10 @@ use isthmus_proto::model::hint::by_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::authorize::{Caller, Refusal};
+use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal, Watched};
 use super::tunnel::wire_version;
-use super::{Inbound, request};
+use super::{Inbound, probe, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
 use crate::http::server::serve_http2;
@@ -89,15 +89,19 @@ impl Captured<'_> {
         self.inbound.is_enforced(self.mesh, self.port)
     }
 
-    fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
+    fn question(&self, arrived: Arrived) -> Question<'_> {
         let caller = Caller { peer: None, address: self.source.ip(), arrived };
-        self.inbound.authorize(self.mesh, self.destination.port(), self.port, caller, None)
+        let number = self.destination.port();
+        Question { mesh: self.mesh, number, port: self.port, caller, http: None, may_probe: false }
     }
 
-    fn may_become_tls(&self) -> Result<(), Refusal> {
-        let arrived = self.app_tls(WireVersion::TLS1_3);
-        let caller = Caller { peer: None, address: self.source.ip(), arrived };
-        self.inbound.still_authorized(self.mesh, self.destination.port(), self.port, caller, None)
+    fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
+        self.inbound.authorize(&self.question(arrived))
+    }
+
+    /// Whether it may go on. Counted when it has shown what it is.
+    fn may_become(&self, arrived: Arrived) -> Result<(), Refusal> {
+        self.inbound.still_authorized(&self.question(arrived))
     }
 
     async fn http1(&self, bytes: BytesMut, stream: TcpStream) -> io::Result<()> {
@@ -138,7 +142,12 @@ impl Captured<'_> {
     }
 
     async fn opaque(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
-        if self.authorize(Arrived::Plain).is_err() {
+        let question = self.question(Arrived::Plain);
+        let silent = bytes.is_empty();
+        if silent && probe::may_connect(self.port, self.source.ip()) && !self.inbound.would_pass(&question) {
+            return self.connect_probe(stream).await;
+        }
+        if self.inbound.authorize(&question).is_err() {
             tcp::reset(stream);
             return Ok(());
         }
@@ -146,36 +155,63 @@ impl Captured<'_> {
         self.copy(Arrived::Plain, bytes, BytesMut::new(), &mut stream, &mut app).await
     }
 
+    /// The platform asks whether the app takes connections: it does, or RST says that it does not. Nothing is carried.
+    async fn connect_probe(&self, mut stream: TcpStream) -> io::Result<()> {
+        drop(self.dial(&stream).await?);
+        let mut said = [0u8; 1];
+        let heard = tokio::time::timeout(GATE_DEADLINE, stream.read(&mut said)).await;
+        if matches!(heard, Ok(Ok(1))) {
+            // Whoever has something to say is no probe.
+            let _ = self.authorize(Arrived::Plain);
+            tcp::reset(stream);
+        }
+        Ok(())
+    }
+
     async fn tls(&self, mut held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
         match gate::read_client_hello(&mut stream, &mut held, WireVersion(0)).await {
             Ok(hello) => self.tls_after_hello(hello.newest, held, stream).await,
+            // It only looked like it.
+            Err(GateError::NotTls(_)) => self.opaque(held, stream).await,
             Err(error) => self.shut(error, stream),
         }
     }
 
     async fn tls_after_hello(&self, newest: WireVersion, held: BytesMut, mut stream: TcpStream) -> io::Result<()> {
-        if self.authorize(self.app_tls(newest)).is_err() {
+        let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
+        let offered = self.app_tls(newest);
+        // Counted at once where nobody looks at what the ServerHello chooses, else when it has chosen.
+        if if open { self.authorize(offered) } else { self.may_become(offered) }.is_err() {
             tcp::reset(stream);
             return Ok(());
         }
         let mut app = self.dial(&stream).await?;
-        if self.port.policy.transport == Transport::Permissive || !self.enforced() {
-            // What the ServerHello chooses is not looked at: should it ever have to be a version, this connection ends.
+        if open {
+            // Should the version ever be asked for, this connection ends.
             return self.copy(self.unseen_tls(), held, BytesMut::new(), &mut stream, &mut app).await;
         }
-        let minimum = wire_version(self.port.policy.min_tls_version);
+        self.pass_gate(held, stream, app).await
+    }
+
+    async fn pass_gate(&self, held: BytesMut, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
+        let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
+        let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
         match gate::open(&mut stream, held, &mut app, minimum).await {
             Ok(gate) => {
-                self.copy(self.app_tls(gate.version), gate.to_server, gate.to_client, &mut stream, &mut app).await
+                let arrived = self.app_tls(gate.version);
+                if self.authorize(arrived).is_err() {
+                    tcp::reset(app);
+                    tcp::reset(stream);
+                    return Ok(());
+                }
+                self.copy(arrived, gate.to_server, gate.to_client, &mut stream, &mut app).await
             }
-            Err(GateError::ServerVersion(version)) => {
-                // The same engine says no, so that the record names the same rule.
-                let _ = self.authorize(self.app_tls(version));
-                tcp::reset(app);
-                tcp::reset(stream);
-                Ok(())
+            Err(error) => {
+                if error.reason().is_some() {
+                    tcp::mark_reset(&app);
+                }
+                self.shut(error, stream)
             }
-            Err(error) => self.shut(error, stream),
         }
     }
 
@@ -196,7 +232,7 @@ impl Captured<'_> {
     /// not asked for yet: whoever sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
     async fn postgres(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
         // Counted when the app has said whether it is TLS.
-        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.may_become_tls().is_err() {
+        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.may_become(self.app_tls(WireVersion::TLS1_3)).is_err() {
             tcp::reset(stream);
             return Ok(());
         }
@@ -213,12 +249,7 @@ impl Captured<'_> {
         if answer == *b"S" {
             // The app accepts each connection anew; this one continues.
             stream.write_all(&answer).await?;
-            if self.authorize(self.app_tls(WireVersion::TLS1_3)).is_err() {
-                tcp::reset(app);
-                tcp::reset(stream);
-                return Ok(());
-            }
-            return self.postgres_tls(stream, app).await;
+            return self.pass_gate(BytesMut::new(), stream, app).await;
         }
         // `G` included: what GSSAPI encrypts is no TLS, and counts as plaintext.
         self.postgres_plain(BytesMut::new(), BytesMut::from(&answer[..]), stream, app).await
@@ -239,24 +270,19 @@ impl Captured<'_> {
         self.copy(Arrived::Plain, to_app, to_caller, &mut stream, &mut app).await
     }
 
-    async fn postgres_tls(&self, mut stream: TcpStream, mut app: TcpStream) -> io::Result<()> {
-        let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
-        let minimum = if open { WireVersion(0) } else { wire_version(self.port.policy.min_tls_version) };
-        match gate::open(&mut stream, BytesMut::new(), &mut app, minimum).await {
-            Ok(gate) => {
-                self.copy(self.app_tls(gate.version), gate.to_server, gate.to_client, &mut stream, &mut app).await
-            }
-            Err(error) => self.shut(error, stream),
-        }
-    }
-
-    /// The gate stays shut: counted if it is our no, RST either way but where both apps settled it by an alert.
+    /// The gate stays shut: recorded if it is our no, RST either way but where both apps settled it by an alert.
     fn shut(&self, error: GateError, stream: TcpStream) -> io::Result<()> {
-        if let Some(reason) = error.reason() {
-            self.inbound.refuse(reason, self.source.ip(), &error.to_string());
-        }
-        if matches!(error, GateError::RefusedByServer) {
-            return Ok(());
+        // The same engine says no, so that the record names the same rule.
+        let seen = match &error {
+            GateError::ServerVersion(version) | GateError::ClientVersion(version) => Some(self.app_tls(*version)),
+            GateError::NotTls(_) => Some(Arrived::Plain),
+            GateError::RefusedByServer => return Ok(()),
+            GateError::Timeout | GateError::Io(_) => None,
+        };
+        match (seen, error.reason()) {
+            (Some(seen), Some(_)) => drop(self.authorize(seen)),
+            (None, Some(reason)) => drop(self.inbound.refuse(reason, self.source.ip(), &error.to_string())),
+            (_, None) => {}
         }
         tcp::reset(stream);
         Err(io::Error::other(error))
@@ -287,12 +313,13 @@ impl Captured<'_> {
         let copied = Copied::default();
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());
-        let _admitted = self.inbound.live.admit(Entry {
+        let _admitted = self.inbound.live.admit_late(Entry {
             port,
             peer: None,
             address,
             arrived,
             head: None,
+            may_probe: false,
             signal: Rc::clone(&signal),
         });
         let ended = tokio::select! {

@@ -19,8 +19,8 @@ use http::{HeaderMap, Method, Request, Uri};
 use isthmus_certs::SpiffeId;
 use tokio::task::AbortHandle;
 
-use super::Inbound;
-use super::authorize::{Caller, Refusal};
+use super::authorize::{Caller, Question, Refusal};
+use super::{Inbound, probe};
 use crate::http::{respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
@@ -67,6 +67,8 @@ pub(super) struct Entry {
     pub(super) address: IpAddr,
     pub(super) arrived: Arrived,
     pub(super) head: Option<Head>,
+    /// As in [`Question`].
+    pub(super) may_probe: bool,
     pub(super) signal: Rc<Signal>,
 }
 
@@ -161,6 +163,23 @@ impl Live {
             }
         };
         Admitted { live: Rc::clone(self), port, place }
+    }
+
+    /// The same for what was decided on before others had their turn (the app was dialled meanwhile): a policy that came
+    /// since has asked everybody but this one.
+    pub(super) fn admit_late(self: &Rc<Self>, entry: Entry) -> Admitted {
+        if let Some(inbound) = self.inbound.upgrade() {
+            let mesh = inbound.needs.state.snapshot();
+            let caller = Caller { peer: entry.peer.as_ref(), address: entry.address, arrived: entry.arrived };
+            let (number, port) = (entry.port, mesh.inbound().port(entry.port));
+            let question = Question { mesh: &mesh, number, port, caller, http: None, may_probe: false };
+            if !inbound.would_pass(&question)
+                && let Err(refusal) = inbound.still_authorized(&question)
+            {
+                entry.signal.end(refusal);
+            }
+        }
+        self.admit(entry)
     }
 
     /// From the first on: before, there is nobody to ask about.
@@ -309,12 +328,13 @@ impl Inbound {
             path: head.uri.path(),
             headers: head.headers.as_ref().unwrap_or(&forgotten),
         });
+        let question = Question { mesh, number: entry.port, port, caller, http, may_probe: entry.may_probe };
         let unknown = entry.head.as_ref().is_some_and(|head| head.headers.is_none()) && port.policy.needs_headers();
-        if unknown && self.is_enforced(mesh, port) {
+        if unknown && self.is_enforced(mesh, port) && !probe::is_request(&question) {
             let detail =
                 "a rule asks for headers of a request that began when none did: it ends, and may be made again";
             return Err(self.refuse(Reason::NotAllowed, entry.address, detail));
         }
-        self.still_authorized(mesh, entry.port, port, caller, http)
+        self.still_authorized(&question)
     }
 }

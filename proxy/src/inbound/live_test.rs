@@ -2,6 +2,7 @@
 //! second, and nobody else notices.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,10 @@ use isthmus_proto::model::{Conditions, Rule, RuleMode, Standing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::world_test::{OWN, Spec, VIP, World, app, get, mirror, on_worker, publish_inbound, world};
+use super::live::{Entry, Signal};
+use super::world_test::{OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_inbound, world};
+use crate::reason::Reason;
+use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Transport};
 
 fn deny(until_ms: Option<i64>, conditions: Conditions) -> Rule {
@@ -273,6 +277,8 @@ async fn a_port_of_which_the_same_is_said_stays_what_it_was() {
             policy: Err(isthmus_proto::model::ModelError::new("x", "y")),
             options: Default::default(),
             standing: Standing::default(),
+            probes: Vec::new(),
+            https_redirect: None,
         };
         let inbound = |ports| isthmus_proto::model::Inbound {
             workload: "shop/orders".parse().unwrap(),
@@ -286,6 +292,34 @@ async fn a_port_of_which_the_same_is_said_stays_what_it_was() {
         let two = crate::state::inbound::Inbound::next(inbound(vec![told(1), changed]), &one);
         assert!(Arc::ptr_eq(one.port(1), two.port(1)) && Arc::ptr_eq(one.undeclared(), two.undeclared()));
         assert!(!Arc::ptr_eq(one.port(2), two.port(2)));
+    })
+    .await;
+}
+
+/// Between the decision and the admission the app is dialled, and a policy may come.
+#[tokio::test]
+async fn a_policy_that_comes_while_the_app_is_dialled_is_asked_of_what_is_let_in_then() {
+    on_worker(async {
+        let port = app(echo).await;
+        let world = world(Spec { protocol: AppProtocol::Tcp, ..Spec::http(port) }).await;
+        let entry = |signal: &Rc<Signal>| Entry {
+            port,
+            peer: Some(id("web")),
+            address: OWN,
+            arrived: Arrived::Mesh,
+            head: None,
+            may_probe: false,
+            signal: Rc::clone(signal),
+        };
+        let allowed = Rc::<Signal>::default();
+        let _admitted = world.inbound.live.admit_late(entry(&allowed));
+        let open = tokio::time::timeout(Duration::from_millis(1), allowed.ended()).await;
+        assert!(open.is_err(), "it is allowed");
+        let spec = Spec { deny: vec![deny(None, Conditions::default())], ..world.spec.clone() };
+        publish_inbound(&world.orders.state, 2, &spec);
+        let late = Rc::<Signal>::default();
+        let _admitted = world.inbound.live.admit_late(entry(&late));
+        assert_eq!(late.ended().await.reason, Reason::DeniedByRule);
     })
     .await;
 }

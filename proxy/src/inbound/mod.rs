@@ -12,6 +12,7 @@ mod live;
 mod matched;
 pub mod mesh;
 mod pin;
+mod probe;
 pub mod request;
 pub mod tunnel;
 

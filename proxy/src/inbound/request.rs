@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use h2::ext::Protocol;
 use http::header::HeaderValue;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use isthmus_certs::SpiffeId;
 
 use super::Inbound;
-use super::authorize::{Caller, Refusal};
+use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Head, Watched};
 use super::matched;
 use super::mesh::Peer;
@@ -183,6 +183,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
+    let mut https = None;
     let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
@@ -195,13 +196,17 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
                 refusal = hop.watched.signal.ended() => Err(refusal),
             }
         }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            https = https_location(inbound, &hop, &request, refusal.reason);
+            Err(refusal)
+        }
     };
     let total = hop.came.elapsed();
     let (mut answer, app_time) = match answered {
         Ok((answer, app_time)) => (answer, app_time),
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
+            let response = https.into_iter().fold(response, respond::sent_to);
             record_span(
                 inbound,
                 &hop,
@@ -239,6 +244,19 @@ fn finish(inbound: &Inbound, mut answer: Answer, elapsed: Elapsed, to_mesh: bool
     answer
 }
 
+/// Where a plain GET or HEAD is sent instead of the 403 alone, where its service asks for that: to the configured place,
+/// never to where the request says that it is.
+fn https_location(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>, reason: Reason) -> Option<HeaderValue> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD) && hop.upgrade.is_none();
+    if reason != Reason::Plaintext || !safe {
+        return None;
+    }
+    let mesh = inbound.needs.state.snapshot();
+    let authority = mesh.inbound().port(hop.app.port()).https_redirect.as_deref()?;
+    let path = request.uri().path_and_query().map(|path| path.as_str()).filter(|path| path.starts_with('/'))?;
+    HeaderValue::from_str(&format!("https://{authority}{path}")).ok()
+}
+
 /// Also tells how the app's port wants its requests.
 fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &mut Request<Body>) -> Result<TrafficOptions, Refusal> {
     let mesh = inbound.needs.state.snapshot();
@@ -254,11 +272,12 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &mut Request<Body>) -> R
         headers: request.headers(),
     };
     let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
-    inbound.authorize(&mesh, number, port, caller, Some(http))?;
+    let may_probe = hop.upgrade.is_none() && request.uri().query().is_none();
+    inbound.authorize(&Question { mesh: &mesh, number, port, caller, http: Some(http), may_probe })?;
     let head = Head::of(request, port.policy.needs_headers() || hop.upgrade.is_some());
     let (peer, signal) = (hop.peer.cloned(), Rc::clone(&hop.watched.signal));
     let (address, arrived) = (hop.source, hop.arrived);
-    let entry = Entry { port: number, peer, address, arrived, head: Some(head), signal };
+    let entry = Entry { port: number, peer, address, arrived, head: Some(head), may_probe, signal };
     hop.watched.admit(&inbound.live, entry);
     Ok(port.options)
 }

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
 use super::Inbound;
-use super::authorize::{Caller, Refusal};
+use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal};
 use super::mesh::Peer;
 use crate::detect::{Protocol, WireVersion, peek};
@@ -23,7 +23,7 @@ use crate::http::stream_io::{BorrowedTcp, StreamIo};
 use crate::http::tunnel::{copy_tunnel, send_all};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
-use crate::state::{AppProtocol, InboundPort, TlsVersion, Transport};
+use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
 use crate::telemetry::Direction;
@@ -46,12 +46,13 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
     let signal = Rc::<Signal>::default();
-    let _admitted = inbound.live.admit(Entry {
+    let _admitted = inbound.live.admit_late(Entry {
         port: tunnel.app.port(),
         peer: Some(peer.identity.id.clone()),
         address: peer.source.ip(),
         arrived: Arrived::Mesh,
         head: None,
+        may_probe: false,
         signal: Rc::clone(&signal),
     });
     tokio::select! {
@@ -94,8 +95,9 @@ async fn begin(
     let mut from_peer = request.into_body();
     let copied = Copied::default();
     if let Some(minimum) = minimum_tls(&port) {
-        let enforced = inbound.is_enforced(&inbound.needs.state.snapshot(), &port);
-        let gate = Gate { inbound, minimum, enforced };
+        let mesh = inbound.needs.state.snapshot();
+        let enforced = inbound.is_enforced(&mesh, &port);
+        let gate = Gate { inbound, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
             Ok(Passed::Settled) => return None,
             Ok(Passed::Open) => {}
@@ -130,12 +132,13 @@ fn authorized_address(
         return Err(inbound.refuse(Reason::NotMyAddress, source, &detail));
     }
     let port = mesh.inbound_port(app.port());
-    inbound.authorize(&mesh, app.port(), &port, caller(peer), None)?;
+    inbound.authorize(&question(&mesh, peer, app.port(), &port))?;
     Ok((app, port))
 }
 
-fn caller(peer: &Peer) -> Caller<'_> {
-    Caller { peer: Some(&peer.identity.id), address: peer.source.ip(), arrived: Arrived::Mesh }
+fn question<'a>(mesh: &'a Mesh, peer: &'a Peer, number: u16, port: &'a InboundPort) -> Question<'a> {
+    let caller = Caller { peer: Some(&peer.identity.id), address: peer.source.ip(), arrived: Arrived::Mesh };
+    Question { mesh, number, port, caller, http: None, may_probe: false }
 }
 
 /// The answer of a tunnel that is not: the caller's sidecar turns it into RST.
@@ -175,6 +178,7 @@ struct Gate<'a> {
     inbound: &'a Inbound,
     minimum: WireVersion,
     enforced: bool,
+    question: Question<'a>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -223,8 +227,7 @@ impl Gate<'_> {
 
     fn refuse(&self, app: &TcpStream, error: GateError) -> io::Error {
         if let Some(reason) = error.reason() {
-            self.inbound.needs.metrics.refused(reason, Direction::Inbound);
-            tracing::info!(reason = reason.word(), "refused: {error}");
+            self.inbound.refuse_after_all(&self.question, reason);
         }
         tcp::mark_reset(app);
         io::Error::other(error)

@@ -59,6 +59,8 @@ pub(super) struct Spec {
     pub(super) deny: Vec<Rule>,
     pub(super) options: model::TrafficOptions,
     pub(super) standing: model::Standing,
+    pub(super) probes: Vec<model::Probe>,
+    pub(super) https_redirect: Option<String>,
     pub(super) max_stream_age: Duration,
     /// The app's port at a second endpoint, which comes after the first.
     pub(super) second: Option<u16>,
@@ -76,6 +78,8 @@ impl Spec {
             deny: Vec::new(),
             options: model::TrafficOptions::default(),
             standing: model::Standing::default(),
+            probes: Vec::new(),
+            https_redirect: None,
             max_stream_age: Duration::from_secs(86_400),
             second: None,
         }
@@ -164,6 +168,8 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
             policy: Ok(policy(spec)),
             options: spec.options,
             standing: spec.standing,
+            probes: spec.probes.clone(),
+            https_redirect: spec.https_redirect.clone(),
         }],
         default_policy: Ok(policy(spec)),
         default_standing: spec.standing,

@@ -2,6 +2,7 @@
 //! allow it, and said in the log as far as that is not flooded.
 
 use super::Outbound;
+use super::connection::{Callee, Route};
 use crate::flows::Record;
 use crate::reason::Reason;
 use crate::state::egress::{Leaving, Verdict, explain};
@@ -65,6 +66,40 @@ pub(super) fn say(
         rule: verdict.rule,
         would_allow: workload
             .and_then(|workload| explain::yaml_that_would_allow(reason, leaving, workload.namespace())),
+    });
+    id
+}
+
+/// A no of the service's transport, which the sender keeps as well. Returns the id that record, log and answer carry.
+pub(super) fn say_transport(outbound: &Outbound, reason: Reason, route: &Route, detail: &str) -> String {
+    let Outbound { needs, log, .. } = outbound;
+    needs.metrics.refused(reason, Direction::Outbound);
+    let id = format!("{:016x}", rand::random::<u64>());
+    let service = match &route.to {
+        Callee::Service(service) => Some(service.name.to_string()),
+        Callee::Workload(_) => None,
+    };
+    let destination = route.destination;
+    if let Some(left_out) = log.may_say(reason) {
+        let left_out = (left_out > 0).then_some(left_out);
+        tracing::info!(decision = id, reason = reason.word(), %destination, service, left_out, "refused: {detail}");
+    }
+    let own = route.mesh.inbound().addresses().find(|ip| ip.is_ipv4() == destination.is_ipv4());
+    needs.decisions.record(Record {
+        id: id.clone(),
+        at_ms: needs.identity.clock().now_ms(),
+        reason: reason.word(),
+        enforced: true,
+        because: format!("to {destination}: {detail}"),
+        caller: needs.identity.current().map(|identity| identity.id.to_string()),
+        caller_address: own.unwrap_or(destination.ip()).to_string(),
+        service,
+        port: destination.port(),
+        method: None,
+        path: None,
+        policy: None,
+        rule: None,
+        would_allow: None,
     });
     id
 }

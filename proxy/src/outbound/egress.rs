@@ -9,7 +9,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +18,7 @@ use tokio::net::TcpStream;
 use super::connection::copy;
 use super::denied::say;
 use super::departure::count;
+use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::wire_version;
 use super::{Outbound, postgres, request};
@@ -82,20 +82,19 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, to: SocketAdd
 }
 
 /// Whether one request may leave, and where it goes then. The connection's own address is `to`.
-pub(super) async fn place_of_request(
+pub(super) async fn places_of_request(
     outbound: &Rc<Outbound>,
     to: SocketAddr,
     host: Option<&str>,
     mesh: &Mesh,
-) -> Result<SocketAddr, Denied> {
+) -> Result<Vec<SocketAddr>, Denied> {
     let outside = Outside { outbound, to };
     if mesh.egress().is_open() {
-        return Ok(to);
+        return Ok(vec![to]);
     }
     let host = host.and_then(host_of);
     let leaving = outside.leaving(host.as_deref(), Arrived::Plain);
-    let (_, places) = outside.ask(mesh, &leaving).await?;
-    Ok(places.first().copied().unwrap_or(to))
+    outside.ask(mesh, &leaving).await.map(|(_, places)| places)
 }
 
 /// Whether a service's own place outside may be reached; the TLS that it then takes, if any. `host`: the name that it is
@@ -114,6 +113,22 @@ pub(super) fn declared(
         return Ok(None);
     }
     outside.authorize(mesh, &leaving).map(|allowed| allowed.min_tls)
+}
+
+/// Why what goes on towards there may not go on; counted and said.
+pub(super) fn refused_now(
+    outbound: &Rc<Outbound>,
+    mesh: &Mesh,
+    to: SocketAddr,
+    host: Option<&str>,
+    arrived: Arrived,
+) -> Option<Reason> {
+    let leaving = Leaving { to, host, arrived };
+    let verdict = mesh.egress().decide(&leaving);
+    let reason = verdict.refused.filter(|_| is_enforced(mesh) && !is_resolver(mesh, to))?;
+    say(outbound, reason, &verdict, &leaving, true, "a new policy ends what goes on");
+    count(outbound, &leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
+    Some(reason)
 }
 
 /// Where a name leads, as this site's resolver has it, and outside of the mesh.
@@ -172,7 +187,7 @@ impl Outside<'_> {
         }
     }
 
-    /// Each request is asked for by itself: [`place_of_request`].
+    /// Each request is asked for by itself: [`places_of_request`].
     async fn http1(&self, app: TcpStream, bytes: BytesMut) -> io::Result<()> {
         let (outbound, to) = (self.outbound, self.to);
         let pin = Pin::default();
@@ -310,36 +325,16 @@ impl Outside<'_> {
     ) -> io::Result<()> {
         write_all(&app, &to_client).await?;
         drop(to_client);
-        let leaving = self.leaving(host, arrived);
+        let (destination, host) = (self.to, host.map(str::to_owned));
+        let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
             copied = copy(self.outbound, &mut app, &mut far, &to_server) => copied,
-            () = self.refused_now(&leaving) => {
+            _ = refused_later(Rc::clone(self.outbound), going) => {
                 tcp::reset(app);
                 tcp::reset(far);
                 Ok(())
             }
         }
-    }
-
-    /// Resolves when a policy of later says no.
-    async fn refused_now(&self, leaving: &Leaving<'_>) {
-        let state = &self.outbound.needs.state;
-        let mut published = state.subscribe();
-        let mut last = Arc::clone(state.snapshot().egress());
-        while published.changed().await.is_ok() {
-            let mesh = state.snapshot();
-            if Arc::ptr_eq(&last, mesh.egress()) {
-                continue;
-            }
-            last = Arc::clone(mesh.egress());
-            let verdict = last.decide(leaving);
-            if let Some(reason) = verdict.refused.filter(|_| is_enforced(&mesh) && !is_resolver(&mesh, self.to)) {
-                say(self.outbound, reason, &verdict, leaving, true, "a new policy ends this connection");
-                count(self.outbound, leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
-                return;
-            }
-        }
-        std::future::pending().await
     }
 
     fn authorize(&self, mesh: &Mesh, leaving: &Leaving<'_>) -> Result<Allowed, Denied> {

@@ -14,7 +14,9 @@ use http::uri::{Authority, Uri};
 use tokio::net::TcpStream;
 
 use super::connection::{Callee, Route};
+use super::going::Going;
 use super::{Outbound, egress};
+use crate::detect::WireVersion;
 use crate::http::body::Body;
 use crate::http::client::AppClient;
 use crate::reason::Reason;
@@ -29,6 +31,9 @@ use crate::tls::originate::{self, Inside, Origination, Settings};
 pub(super) struct Originations(RefCell<HashMap<Settings, Begun>>);
 
 type Begun = (Rc<Origination>, Rc<AppClient>);
+
+/// How what leaves in TLS that we begin is seen.
+const BEGUN: Arrived = Arrived::AppTls { version: Some(TlsVersion::V1_3), declared: true };
 
 /// Kinds of TLS that a worker keeps; more begin anew.
 const MAX_KINDS: usize = 256;
@@ -92,7 +97,7 @@ pub(super) async fn places(
     let external = route.external();
     let name = external.and_then(|external| external.name.as_deref());
     let arrived = match external.and_then(|external| external.tls.as_ref()) {
-        Some(_) => Arrived::AppTls { version: Some(TlsVersion::V1_3), declared: true },
+        Some(_) => BEGUN,
         None => arrived,
     };
     let host = name.or(route.server_name());
@@ -119,6 +124,21 @@ pub(super) async fn places(
     }
     // What we begin ourselves keeps its own minimum.
     Ok((places, min_tls.filter(|_| route.server_name().is_none())))
+}
+
+/// What was decided on, to be asked about again. `tls`: the app's own.
+pub(super) fn going(route: &Route, places: &[SocketAddr], arrived: Arrived, tls: Option<WireVersion>) -> Going {
+    let external = route.external();
+    let begun = external.is_some_and(|external| external.tls.is_some());
+    let host = external.and_then(|external| external.name.as_deref()).or(route.server_name());
+    let outside = places.iter().copied().filter(|place| !route.mesh.is_in_ranges(place.ip()));
+    Going {
+        destination: route.destination,
+        outside: outside.collect(),
+        host: host.map(str::to_owned),
+        arrived: if begun { BEGUN } else { arrived },
+        tls,
+    }
 }
 
 /// A connection that carries the app's bytes, in TLS where the service asks for it.

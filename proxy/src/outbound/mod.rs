@@ -14,6 +14,7 @@ mod egress;
 mod exchange;
 mod external;
 mod first;
+mod going;
 mod pin;
 pub mod pool;
 mod postgres;

@@ -14,10 +14,11 @@ use http::{Method, Request, Response, request};
 use super::balance::Tried;
 use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
+use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, egress, external};
-use crate::http::body::Body;
+use super::{Outbound, denied, egress, external};
+use crate::http::body::{Body, Ending};
 use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
@@ -26,6 +27,7 @@ use crate::http::internal::{DENIED, Elapsed};
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::Mesh;
+use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
@@ -122,7 +124,7 @@ async fn route_and_send(
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
         Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
-        Way::Passing => return plain(hop, (&outbound.plain, hop.destination), request, None).await,
+        Way::Passing => return plain(hop, (&outbound.plain, &[hop.destination]), request, None).await,
         Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
     let mut unsent = Unsent::new(request, raw, &route);
@@ -237,13 +239,37 @@ async fn leave(
     request: Request<Body>,
     mesh: &Mesh,
 ) -> Result<Answer, Failure> {
-    let host = request.uri().authority().map(|authority| authority.as_str());
-    let place = egress::place_of_request(outbound, hop.destination, host, mesh).await;
-    let place = place.map_err(|denied| {
+    let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let places = egress::places_of_request(outbound, hop.destination, host.as_deref(), mesh).await;
+    let places = places.map_err(|denied| {
         hop.decision = Some(denied.decision);
         (denied.reason, "it may not leave the mesh".to_owned())
     })?;
-    plain(hop, (&outbound.plain, place), request, None).await
+    let going = Going {
+        destination: hop.destination,
+        outside: vec![hop.destination],
+        host: host.as_deref().and_then(host_of),
+        arrived: Arrived::Plain,
+        tls: None,
+    };
+    let sent = plain(hop, (&outbound.plain, &places), request, None);
+    while_allowed(outbound, going, sent).await
+}
+
+/// Sends, and breaks off the answer, wherever it is, when a policy of later says no.
+async fn while_allowed(
+    outbound: &Rc<Outbound>,
+    going: Going,
+    sent: impl Future<Output = Result<Answer, Failure>>,
+) -> Result<Answer, Failure> {
+    let mut ending = Ending::new(refused_later(Rc::clone(outbound), going));
+    let mut answer = tokio::select! {
+        biased;
+        answer = sent => answer?,
+        reason = ending.wait() => return Err((reason, "a new policy ends it".to_owned())),
+    };
+    answer.response = answer.response.map(|body| body.until(ending));
+    Ok(answer)
 }
 
 /// To an endpoint without sidecar, or to where the service's name leads.
@@ -254,25 +280,27 @@ async fn outside(
     endpoint: Option<SocketAddr>,
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
-    check_plain(outbound, route, None)
-        .map_err(|reason| (reason, "the endpoint has no sidecar, and the service takes no plain bytes".into()))?;
+    check_plain(outbound, route, None).map_err(|reason| {
+        let detail = "the endpoint has no sidecar, and the service takes no plain bytes";
+        hop.decision = Some(denied::say_transport(outbound, reason, route, detail));
+        (reason, detail.to_owned())
+    })?;
     let places = Box::pin(external::places(outbound, route, endpoint, Arrived::Plain)).await;
     let (places, _) = places.map_err(|unreached| {
         hop.decision = unreached.decision;
         (unreached.reason, unreached.detail)
     })?;
-    let Some(place) = places.first().copied() else {
-        return Err((Reason::NoEndpoint, "no endpoint serves this port".to_owned()));
-    };
     let client = external::client_for(outbound, route, &mut request)?;
     let client = client.as_ref().unwrap_or(&outbound.plain);
-    plain(hop, (client, place), request, route.request_timeout()).await
+    let going = external::going(route, &places, Arrived::Plain, None);
+    let sent = plain(hop, (client, &places), request, route.request_timeout());
+    while_allowed(outbound, going, sent).await
 }
 
 /// Plain (TLS, where it is, is the client's), in the version that the app speaks.
 async fn plain(
     hop: &mut Hop<'_>,
-    (client, address): (&Rc<AppClient>, SocketAddr),
+    (client, places): (&Rc<AppClient>, &[SocketAddr]),
     mut request: Request<Body>,
     configured: Option<Duration>,
 ) -> Result<Answer, Failure> {
@@ -283,8 +311,13 @@ async fn plain(
     }
     let own = hop.pin.map(|pin| pin.plain(|| client.home_of_one()));
     let upgrade = hop.upgrade.as_ref();
-    let to = To { address, http2: hop.http2, own: own.as_ref(), limit };
-    let sent = client.send(to, request, upgrade, hop.caller).await;
+    let sent = match client.reach(places, hop.http2, own.as_ref()).await {
+        Ok(address) => {
+            let to = To { address, http2: hop.http2, own: own.as_ref(), limit };
+            client.send(to, request, upgrade, hop.caller).await
+        }
+        Err(error) => Err(error),
+    };
     let mut answer = sent.map_err(|error| {
         hop.reset = error.reset();
         (error.reason(), error.to_string())

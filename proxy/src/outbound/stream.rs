@@ -16,8 +16,9 @@ use super::Outbound;
 use super::balance::Tried;
 use super::connection::{Carried, Route, copy};
 use super::external::{self, Unreached};
-use super::postgres;
+use super::going::{Going, refused_later};
 use super::tunnel::{Opened, Prefix, TunnelError, open};
+use super::{denied, postgres};
 use crate::detect::WireVersion;
 use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
@@ -152,15 +153,36 @@ async fn reach_plain(
     endpoint: Option<SocketAddr>,
     prefix: &Prefix,
 ) -> Result<Far, Unreached> {
-    let arrived = match prefix.first().map(client_hello::parse) {
-        Some(Parsed::Hello(hello, _)) => app_tls(hello.newest),
+    let newest = prefix.first().and_then(newest_of);
+    // Before anybody is connected to: not even that is to be seen of what is refused.
+    if let Err(reason) = check_plain(outbound, route, newest.or_else(|| postgres_may_ask(outbound, route))) {
+        let detail = "the endpoint has no sidecar, and the service's transport does not take these bytes";
+        let decision = Some(denied::say_transport(outbound, reason, route, detail));
+        return Err(Unreached { reason, detail: detail.to_owned(), decision });
+    }
+    let arrived = match newest {
+        Some(newest) => app_tls(newest),
         // It asks for TLS first; the gate will see.
-        _ if route.protocol() == AppProtocol::Postgres => app_tls(WireVersion::TLS1_3),
-        _ => Arrived::Plain,
+        None if route.protocol() == AppProtocol::Postgres => app_tls(WireVersion::TLS1_3),
+        None => Arrived::Plain,
     };
     let (places, min_tls) = Box::pin(external::places(outbound, route, endpoint, arrived)).await?;
     let (far, address) = Box::pin(external::connect(outbound, route, &places)).await?;
     Ok(Far::Plain(far, address, min_tls))
+}
+
+/// The newest version that a ClientHello offers.
+fn newest_of(bytes: &[u8]) -> Option<WireVersion> {
+    match client_hello::parse(bytes) {
+        Parsed::Hello(hello, _) => Some(hello.newest),
+        _ => None,
+    }
+}
+
+/// PostgreSQL's client may ask for TLS first; the gate will see which, and stays shut without.
+fn postgres_may_ask(outbound: &Outbound, route: &Route) -> Option<WireVersion> {
+    let gated = minimum_tls(outbound, route).is_some() && route.server_name().is_none();
+    (gated && route.protocol() == AppProtocol::Postgres).then_some(WireVersion::TLS1_3)
 }
 
 fn app_tls(version: WireVersion) -> Arrived {
@@ -195,7 +217,7 @@ pub(super) async fn serve_tls(
         Err(gate::GateError::NotTls(_)) if minimum.is_none() => {}
         Err(error) => {
             if let Some(reason) = error.reason() {
-                outbound.refuse(reason, route.destination, &error.to_string());
+                denied::say_transport(outbound, reason, &route, &error.to_string());
             }
             tcp::reset(app);
             return Ok(None);
@@ -234,24 +256,15 @@ async fn plain(
 ) -> io::Result<()> {
     let held = prefix.into_bytes();
     let minimum = minimum_tls(outbound, route).max(min_tls.map(wire_version));
-    let newest = match client_hello::parse(&held) {
-        Parsed::Hello(hello, _) => Some(hello.newest),
-        // The gate will see which; without TLS it stays shut.
-        _ if route.protocol() == AppProtocol::Postgres && minimum.is_some() && route.server_name().is_none() => {
-            Some(WireVersion::TLS1_3)
-        }
-        _ => None,
-    };
-    if let Err(reason) = check_plain(outbound, route, newest) {
-        outbound.refuse(reason, route.destination, "the endpoint has no sidecar, and the service takes no plain bytes");
-        tcp::reset(app);
-        return Ok(());
-    }
+    let asks = minimum.is_some() && route.protocol() == AppProtocol::Postgres && route.server_name().is_none();
+    let newest = newest_of(&held).or_else(|| asks.then_some(WireVersion::TLS1_3));
     if route.port.as_ref().is_some_and(|port| port.options.proxy_protocol == ProxyProtocol::V2) {
         far.write_all(&proxy_protocol::header(app.peer_addr()?, address)).await?;
     }
+    let arrived = newest.map_or(Arrived::Plain, app_tls);
+    let going = external::going(route, &[address], arrived, newest);
     let (Some(_), Some(minimum)) = (newest, minimum) else {
-        return copy(outbound, &mut app, &mut far, &held).await;
+        return carry(outbound, (app, far), &held, going).await;
     };
     let held = BytesMut::from(&held[..]);
     let opened = match route.protocol() {
@@ -261,13 +274,31 @@ async fn plain(
     match opened {
         Ok(gate) => {
             write_all(&app, &gate.to_client).await?;
-            copy(outbound, &mut app, &mut far, &gate.to_server).await
+            let going = Going { arrived: app_tls(gate.version), tls: Some(gate.version), ..going };
+            carry(outbound, (app, far), &gate.to_server, going).await
         }
         Err(error) => {
             if let Some(reason) = error.reason() {
-                outbound.refuse(reason, route.destination, &error.to_string());
+                denied::say_transport(outbound, reason, route, &error.to_string());
                 tcp::reset(app);
             }
+            Ok(())
+        }
+    }
+}
+
+/// Until both ended, or until a new policy says no.
+async fn carry(
+    outbound: &Rc<Outbound>,
+    (mut app, mut far): (TcpStream, TcpStream),
+    prefix: &[u8],
+    going: Going,
+) -> io::Result<()> {
+    tokio::select! {
+        copied = copy(outbound, &mut app, &mut far, prefix) => copied,
+        _ = refused_later(Rc::clone(outbound), going) => {
+            tcp::reset(app);
+            tcp::reset(far);
             Ok(())
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
 use isthmus_proto::model::{
-    self, AppProtocol, ModelError, ServiceName, Standing, TrafficOptions, Understood, WorkloadName,
+    self, AppProtocol, ModelError, Probe, ServiceName, Standing, TrafficOptions, Understood, WorkloadName,
 };
 
 use super::policy::CompiledPolicy;
@@ -26,6 +26,10 @@ pub struct InboundPort {
     pub options: TrafficOptions,
     /// Whether its refusals are carried out.
     pub standing: Standing,
+    /// What the platform may ask in plain, past the policy.
+    pub probes: Vec<Probe>,
+    /// The authority that plain GET and HEAD are sent to where transport refuses them.
+    pub https_redirect: Option<String>,
     pub policy: Arc<CompiledPolicy>,
     /// Of what was told.
     fingerprint: u64,
@@ -84,6 +88,8 @@ fn undeclared(policy: CompiledPolicy, standing: Standing) -> InboundPort {
         services: Vec::new(),
         options: TrafficOptions::default(),
         standing,
+        probes: Vec::new(),
+        https_redirect: None,
         policy: Arc::new(policy),
         fingerprint: 0,
     }
@@ -111,6 +117,8 @@ impl Inbound {
                     services: told.services,
                     options: told.options,
                     standing: told.standing,
+                    probes: told.probes,
+                    https_redirect: told.https_redirect,
                     policy: Arc::new(compile(told.policy)),
                     fingerprint,
                 })

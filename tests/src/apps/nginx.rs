@@ -27,7 +27,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Plain HTTP on `http`, TLS 1.1 to 1.3 on `https`, and the counters on `status`, a port that the mesh leaves alone
+    /// Plain HTTP on `http`, TLS 1.0 to 1.3 on `https`, and the counters on `status`, a port that the mesh leaves alone
     /// because it is asked over loopback. It answers JSON: `{"server","clientCertificate","traceparent","host","tls"}`.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ http {{
         listen [::]:{https} ssl ipv6only=on;
         ssl_certificate {certificate};
         ssl_certificate_key {key};
-        ssl_protocols TLSv1.1 TLSv1.2 TLSv1.3;
+        ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
         ssl_ciphers DEFAULT@SECLEVEL=0;
         location / {{
             return 200 '{{"server":"nginx","clientCertificate":"$http_x_forwarded_client_cert","traceparent":"$http_traceparent","host":"$http_host","tls":"$ssl_protocol"}}\n';

@@ -5,12 +5,18 @@ mod decisions;
 mod departures;
 mod egress;
 mod external;
+mod future;
 mod hostile;
 mod joining;
 mod leases;
+mod live;
 mod odd_callers;
 mod outages;
+mod outside_apps;
+mod plain_callers;
 mod secrets;
+mod transport;
+mod transport_tls;
 mod trust;
 
 use std::process::ExitCode;
@@ -34,12 +40,22 @@ fn main() -> ExitCode {
     trials.extend(tests(decisions::TESTS, mesh));
     trials.extend(tests(departures::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(external::TESTS, mesh).filter(|_| egress::can_run()));
+    if find::or_skip(&["curl"], "messages from the future").is_some() {
+        let name = "messages_from_the_future_are_refused_and_nacked_by_the_real_proxy";
+        trials.push(Trial::test(name, || future::refused_and_nacked().map_err(Failed::from)));
+    }
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));
+    trials.extend(tests(live::TESTS, mesh).filter(|_| live::can_run()));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));
     trials.extend(tests(outages::TESTS, mesh));
+    let outside = tests(outside_apps::TESTS, mesh);
+    trials.extend(outside.filter(|_| egress::can_run() && outside_apps::can_run()));
+    trials.extend(tests(plain_callers::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(secrets::TESTS, mesh));
+    trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
+    trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(trust::TESTS, mesh));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -109,6 +109,28 @@ impl Home {
         None
     }
 
+    /// The first of several places that a connection leads to; it is kept for the request that follows.
+    pub(in crate::http) async fn reach(
+        self: &Rc<Self>,
+        places: &[SocketAddr],
+    ) -> Result<SocketAddr, (SocketAddr, ExchangeError)> {
+        let mut failed = Err((SocketAddr::from(([0; 4], 0)), ExchangeError::Closed));
+        for place in places {
+            let connection = match self.take(*place) {
+                Some(connection) => Ok(connection),
+                None => self.dial(*place).await,
+            };
+            match connection {
+                Ok(connection) => {
+                    self.give_back(*place, connection);
+                    return Ok(*place);
+                }
+                Err(error) => failed = Err((*place, error)),
+            }
+        }
+        failed
+    }
+
     async fn dial(self: &Rc<Self>, address: SocketAddr) -> Result<Rc<Connection>, ExchangeError> {
         let dialled = match &self.tls {
             Some(tls) => tls.dial(address, Inside::Http1).await,
