@@ -31,6 +31,7 @@ pub mod profile;
 pub mod revocation;
 pub mod rotation;
 pub mod signed_document;
+pub mod spiffe_bundle;
 pub mod statement;
 pub mod store;
 #[cfg(test)]

@@ -79,6 +79,7 @@ fn certificate(holding: Holding, proxy: Option<&Proxy>, troubles: Vec<String>) -
         workload: holding.workload,
         serial: holding.serial,
         root: holding.root,
+        issuer: holding.issuer,
         issued_unix_ms: holding.issued_unix_ms,
         not_after_unix_ms,
         proof: holding.proof,

@@ -52,6 +52,9 @@ pub struct Event {
     /// SHA-256 of the root that the chain leads to.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub root: String,
+    /// SHA-256 of the issuing CA's certificate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub issuer: String,
     /// SHA-256 of the public key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,

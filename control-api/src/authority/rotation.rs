@@ -137,11 +137,16 @@ impl Rotation {
             (Some(Role::Leaving), true) => ("issuing", "nobody hangs on the old root: isthmus ca rotate retire"),
             (Some(Role::Leaving), false) => ("issuing", "wait until nobody hangs on the old root; it goes by itself"),
         };
+        let mut next = next.to_string();
+        if phase == "distributing" && self.ledger.world().resources.of_kind("TrustDomain", None).next().is_some() {
+            // Whether another mesh has our new root, nobody here can see.
+            next.push_str("; other meshes that believe this one need `isthmus ca bundle` again before promote");
+        }
         wire::RotateResponse {
             phase: phase.to_string(),
             roots: roots(authorities),
             not_yet,
-            next: next.to_string(),
+            next,
             refused: false,
         }
     }
@@ -254,6 +259,7 @@ pub(crate) fn roots(authorities: &Authorities) -> Vec<wire::Root> {
         role: role.to_string(),
         issuing_not_after_unix_ms: i64::try_from(authority.issuing_not_after().as_secs()).unwrap_or(0) * 1000,
         self_rooted: authority.is_self_rooted(),
+        der: authority.root().to_vec(),
     };
     let other = authorities
         .other()

@@ -17,6 +17,8 @@ pub struct Holding {
     pub serial: String,
     /// SHA-256 of its root.
     pub root: String,
+    /// SHA-256 of the CA between the two; empty where the record does not say.
+    pub issuer: String,
     pub issued_unix_ms: i64,
     pub not_after_unix_s: u64,
     pub proof: String,
@@ -65,6 +67,7 @@ impl Register {
             workload,
             serial: event.serial.clone(),
             root: event.root.clone(),
+            issuer: event.issuer.clone(),
             issued_unix_ms: at_ms,
             not_after_unix_s: event.not_after_unix_s,
             proof: event.proof.clone(),

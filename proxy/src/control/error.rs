@@ -67,7 +67,7 @@ impl ControlError {
                 matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented)
             }
             // A wrong clock can be set right; another root cannot.
-            Self::Peer { peer, .. } => !matches!(peer, PeerError::Expired | PeerError::NotYetValid),
+            Self::Peer { peer, .. } => !is_about_dates(*peer),
             Self::Unreachable { .. }
             | Self::Timeout(_)
             | Self::ClockSkew(_)
@@ -78,10 +78,25 @@ impl ControlError {
     }
 }
 
+/// By one of the two clocks a certificate does not hold now.
+fn is_about_dates(peer: PeerError) -> bool {
+    matches!(
+        peer,
+        PeerError::Expired
+            | PeerError::NotYetValid
+            | PeerError::OwnDates
+            | PeerError::DatesRefusedByPeer
+            | PeerError::PeerWithoutCertificate
+    )
+}
+
 /// What to check when a control plane's certificate is not taken.
 pub(super) fn advice(peer: PeerError) -> &'static str {
     match peer {
-        PeerError::Expired | PeerError::NotYetValid => "compare this machine's clock with the control plane's",
+        PeerError::OwnDates => {
+            "if this machine's clock is right, join again with a new token: a certificate that has ended proves nothing"
+        }
+        _ if is_about_dates(peer) => "compare this machine's clock with the control plane's",
         PeerError::UntrustedRoot => {
             "it has another root than our join token or trust bundle names; nothing was sent to it. Check the address"
         }

@@ -21,11 +21,11 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(super) fn start(host: &Host, binary: &Path, dir: &Path) -> Result<ControlPlane, String> {
+    pub(super) fn start(host: &Host, binary: &Path, dir: &Path, trust_domain: &str) -> Result<ControlPlane, String> {
         let state = dir.join("control");
         let config = dir.join("control.yaml");
         let text = format!(
-            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"{}\"\n\
+            "trustDomain: {trust_domain}\nstateDir: {}\nadvertise: \"{}\"\n\
              listen:\n  proxies: \"{}\"\n  operators: \"{}\"\n  metrics: \"127.0.0.1:15014\"\n",
             state.display(),
             host.socket(15012),

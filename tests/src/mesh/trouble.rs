@@ -118,6 +118,19 @@ impl Mesh {
         }
     }
 
+    /// Starts a sidecar on `stranger` until it says `word`, or for a while; returns what it said.
+    pub fn join_for_a_while(&self, token: &str, dir: &str, word: &str) -> Result<String, String> {
+        let dir = self.dir.path().join(dir);
+        let token = self.dir.path().join(token);
+        let sidecar =
+            Sidecar::start(self.world().host("stranger"), &self.options.binary, &dir, &token, true, &[])?;
+        // Without the word, what was said instead is what the caller wants to see.
+        let _ = sidecar.process().wait_for_line(word, JOIN, |line| line.contains(word));
+        let said = sidecar.log().join("\n");
+        sidecar.kill();
+        Ok(said)
+    }
+
     /// Ends a sidecar in order and starts it again on the state that it left.
     pub fn restart_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
         let mut old = self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?;
@@ -134,14 +147,22 @@ impl Mesh {
 
     /// On the state that it left.
     pub fn start_sidecar_again(&mut self, workload: &'static str) -> Result<(), String> {
+        self.start_sidecar_in(workload, &[])?.ready()
+    }
+
+    /// The same with more in its environment. Does not wait: it may be that it never gets ready.
+    pub fn start_sidecar_in(
+        &mut self,
+        workload: &'static str,
+        environment: &[(&str, &str)],
+    ) -> Result<&Sidecar, String> {
         let options = self.options.clone();
         let token = self.dir.path().join(format!("{workload}.token"));
         let dir = self.dir.path().join(workload);
         let host = self.world.host(workload);
-        let sidecar = Sidecar::start(host, &options.binary, &dir, &token, workload == "orders")?;
-        sidecar.ready()?;
+        let sidecar = Sidecar::start(host, &options.binary, &dir, &token, workload == "orders", environment)?;
         self.sidecars.insert(workload, sidecar);
-        Ok(())
+        Ok(self.sidecar(workload))
     }
 }
 
