@@ -168,7 +168,8 @@ async fn bundle(form: Form, format: Format, args: &OperatorArgs) -> Result<(), F
 }
 
 fn handed_over(domain: &TrustDomain, roots: &TrustBundle, form: Form) -> Result<String, Failure> {
-    let pem = || pem::write(roots.roots(), None).map(|text| text.to_string()).map_err(|e| Failure::plain(e.to_string()));
+    let pem =
+        || pem::write(roots.roots(), None).map(|text| text.to_string()).map_err(|e| Failure::plain(e.to_string()));
     match form {
         Form::Pem => pem(),
         Form::Spiffe => spiffe_bundle::json(roots).ok_or_else(|| {

@@ -26,15 +26,13 @@ pub enum ControlError {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("control plane {address}: {peer}: {advice}")]
     Peer { address: String, peer: PeerError, advice: &'static str },
-    #[error(
-        "the join token was refused: {0}. A token works once and for a limited time: create a new one with `isthmus token create`"
-    )]
+    #[error("the join token was refused: {0}")]
     TokenRefused(String),
     #[error("the proof of who this is was refused: {0}")]
     ProofRefused(String),
     #[error("cannot prove who this is: {0}")]
     Proof(String),
-    #[error("the control plane answered {}: {}", .0.code(), .0.message())]
+    #[error("the control plane answered {:?}: {}", .0.code(), .0.message())]
     Refused(Status),
     #[error("the control plane did not answer within {0} s")]
     Timeout(u64),

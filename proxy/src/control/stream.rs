@@ -133,6 +133,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         client_time_unix_ms: asked_ms,
         subscriptions: sync.begin(),
         machine: Some(machine::this()),
+        revocations: revoked::shown(context),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
     let mut hear = answer_in_time(call(channel.clone(), outbox)).await?;

@@ -79,6 +79,11 @@ impl ControlPlane {
         self.process.as_ref().map(Process::logs).unwrap_or_default()
     }
 
+    /// The process, while it runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     pub(super) fn state(&self) -> &Path {
         &self.state
     }

@@ -4,8 +4,8 @@
 mod caller;
 mod control_plane;
 mod load;
-mod operator;
 mod open;
+mod operator;
 mod orders;
 mod other;
 mod outage;

@@ -23,7 +23,8 @@ impl Mesh {
             let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
             stream.set_write_timeout(Some(PATIENCE)).map(|()| stream)
         };
-        let stream = self.world().host(from).run(connect).map_err(|e: std::io::Error| format!("{from} to {to}: {e}"))?;
+        let stream =
+            self.world().host(from).run(connect).map_err(|e: std::io::Error| format!("{from} to {to}: {e}"))?;
         let mut open = OpenStream(stream);
         if open.echoes() { Ok(open) } else { Err(format!("{from} to {to}: nothing came back")) }
     }

@@ -75,7 +75,7 @@ impl Sidecar {
     }
 
     /// Waits until it has a certificate, a first snapshot, and captures.
-    pub(super) fn ready(&self) -> Result<(), String> {
+    pub fn ready(&self) -> Result<(), String> {
         let seen = self.process.wait_for_line("its readiness", START, |line| line.contains(" ready identity="));
         seen.map(|_| ()).map_err(|e| e.to_string())
     }

@@ -122,8 +122,7 @@ impl Mesh {
     pub fn join_for_a_while(&self, token: &str, dir: &str, word: &str) -> Result<String, String> {
         let dir = self.dir.path().join(dir);
         let token = self.dir.path().join(token);
-        let sidecar =
-            Sidecar::start(self.world().host("stranger"), &self.options.binary, &dir, &token, true, &[])?;
+        let sidecar = Sidecar::start(self.world().host("stranger"), &self.options.binary, &dir, &token, true, &[])?;
         // Without the word, what was said instead is what the caller wants to see.
         let _ = sidecar.process().wait_for_line(word, JOIN, |line| line.contains(word));
         let said = sidecar.log().join("\n");

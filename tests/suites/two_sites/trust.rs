@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_world::apps::echo_server;
 use isthmus_world::find;
-use isthmus_world::mesh::{LoadResult, Mesh, WORKLOADS, resources};
+use isthmus_world::mesh::{LoadResult, Mesh, ORDERS_URL, WORKLOADS, resources};
 
 use crate::{Test, require};
 
@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_cas_keys_move_from_files_into_a_token_under_load", into_a_token),
     ("a_revocation_touches_nobody_elses_connections", revoked),
     ("a_revoked_peers_open_stream_ends_within_seconds_and_it_stays_out_over_restarts", live_stream),
+    ("under_the_fips_profile_new_connections_have_its_algorithms_and_the_metric_says_so", fips),
     ("an_open_stream_outlives_its_certificates_by_max_stream_age_and_no_longer", outlives),
 ];
 
@@ -197,4 +198,30 @@ fn outlives(mesh: &mut Mesh) -> Result<(), String> {
     let earliest = Duration::from_secs(web.min(orders) + 30);
     println!("ended after {} s; certificates had {web} s and {orders} s, and 30 s more", ended.as_secs());
     require(ended >= earliest && ended < earliest + Duration::from_secs(15), || format!("ended after {ended:?}"))
+}
+
+fn fips(mesh: &mut Mesh) -> Result<(), String> {
+    let agreed = |mesh: &Mesh, workload: &str, group: &str| {
+        mesh.metric(workload, "isthmus_mesh_tls_total", &[("version", "1.3"), ("group", group)])
+    };
+    let answer = mesh.get("web", ORDERS_URL)?;
+    require(answer.status == 200, || format!("before: {} {}", answer.status, answer.body))?;
+    let before = agreed(mesh, "web", "X25519MLKEM768")?;
+    require(before > 0.0, || "the metric does not say what was agreed on".to_owned())?;
+    let load = mesh.load();
+    let changed = (|| {
+        let spec = resources::mesh(&mesh.collector_url(), "24h");
+        mesh.apply(&spec.replacen("  enforcement: Enforce", "  enforcement: Enforce\n  cryptoProfile: fips", 1))?;
+        mesh.until(MINUTES, "new connections are of the profile", |mesh| {
+            let both = agreed(mesh, "web", "secp256r1")? > 0.0 && agreed(mesh, "orders", "secp256r1")? > 0.0;
+            Ok(both.then_some(()))
+        })?;
+        let known = mesh.isthmus(&["certs"])?;
+        require(known.contains("crypto profile fips (fips module: no)"), || known.clone())
+    })();
+    let result = load.stop();
+    changed?;
+    unharmed(&result)?;
+    let cipher = [("group", "secp256r1"), ("cipher", "TLS_CHACHA20_POLY1305_SHA256")];
+    require(mesh.metric("web", "isthmus_mesh_tls_total", &cipher)? == 0.0, || "a cipher outside of it".to_owned())
 }
