@@ -84,7 +84,7 @@ fn mesh_revoking(serial: isthmus_certs::Serial, epoch: u64) -> wire::Resource {
     let mut resource = mesh();
     let Some(wire::resource::Body::Mesh(mesh)) = &mut resource.body else { panic!("a mesh") };
     mesh.revocations =
-        Some(wire::Revocations { epoch, serials: vec![serial.as_bytes().to_vec()], identities: Vec::new() });
+        Some(wire::Revocations { epoch, serials: vec![serial.as_bytes().to_vec()], ..Default::default() });
     resource
 }
 
