@@ -39,6 +39,8 @@ pub enum PeerError {
     OwnDates,
     /// The peer refused our certificate; its log says why.
     RefusedByPeer,
+    /// The peer says that our certificate, or everything that we were issued, is revoked.
+    RevokedByPeer,
     /// The peer says that a certificate is outside of its dates, by its clock.
     DatesRefusedByPeer,
     /// The peer says that it has no certificate to show.
@@ -66,7 +68,7 @@ const ALERTS: [AlertDescription; 12] = [
 ];
 
 impl PeerError {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoCertificate,
         Self::Malformed,
         Self::NotSpiffe,
@@ -82,6 +84,7 @@ impl PeerError {
         Self::NoIdentity,
         Self::OwnDates,
         Self::RefusedByPeer,
+        Self::RevokedByPeer,
         Self::DatesRefusedByPeer,
         Self::PeerWithoutCertificate,
         Self::Incompatible,
@@ -106,6 +109,7 @@ impl PeerError {
             Self::NoIdentity => "no-identity",
             Self::OwnDates => "own-certificate-outside-dates",
             Self::RefusedByPeer => "refused-by-peer",
+            Self::RevokedByPeer => "revoked-by-peer",
             Self::DatesRefusedByPeer => "dates-refused-by-peer",
             Self::PeerWithoutCertificate => "peer-without-certificate",
             Self::Incompatible => "incompatible-tls",
@@ -138,6 +142,10 @@ impl PeerError {
                  renewed in time; see `isthmus status`"
             }
             Self::RefusedByPeer => "the peer refused our certificate: see the peer's log",
+            Self::RevokedByPeer => {
+                "this workload was revoked (`isthmus identity revocations`): if it may come back, let it join with a token \
+                 that is made now"
+            }
             Self::DatesRefusedByPeer => {
                 "by the peer's clock our certificate has ended, or not begun: one of the two clocks is wrong, or it was not \
                  renewed in time; `isthmus certs --trouble` names a clock that is off"
@@ -179,7 +187,7 @@ impl PeerError {
             .or_else(|| error.downcast_ref::<Self>().copied())
             .or_else(|| error.downcast_ref::<Error>().and_then(Self::from_rustls))
             .or_else(|| error.downcast_ref::<io::Error>().and_then(Self::from_io));
-        found.or_else(|| Self::find(error.source()?))
+        found.or_else(|| Self::from_text(&error.to_string())).or_else(|| Self::find(error.source()?))
     }
 
     /// The alert with which the peer ended a connection, in the text of an error that has lost its cause: h2 keeps of an
@@ -217,10 +225,10 @@ impl PeerError {
             A::NoCertificate
             | A::BadCertificate
             | A::UnsupportedCertificate
-            | A::CertificateRevoked
             | A::CertificateUnknown
             | A::CertificateRequired
             | A::UnknownCA => Some(Self::RefusedByPeer),
+            A::CertificateRevoked => Some(Self::RevokedByPeer),
             A::CertificateExpired => Some(Self::DatesRefusedByPeer),
             // What rustls says where a resolver found nothing, and we where we have nothing to show that holds.
             A::AccessDenied => Some(Self::PeerWithoutCertificate),

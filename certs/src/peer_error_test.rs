@@ -72,7 +72,8 @@ fn an_alert_is_found_in_words_alone() {
     let said = |alert| PeerError::from_text(&format!("connection error: {}", Error::AlertReceived(alert)));
     assert_eq!(said(AlertDescription::CertificateExpired), Some(PeerError::DatesRefusedByPeer));
     assert_eq!(said(AlertDescription::AccessDenied), Some(PeerError::PeerWithoutCertificate));
-    assert_eq!(said(AlertDescription::CertificateRevoked), Some(PeerError::RefusedByPeer));
+    assert_eq!(said(AlertDescription::CertificateRevoked), Some(PeerError::RevokedByPeer));
+    assert_eq!(said(AlertDescription::UnknownCA), Some(PeerError::RefusedByPeer));
     assert_eq!(said(AlertDescription::InternalError), None);
     assert_eq!(PeerError::from_text("connection reset by peer"), None);
     assert_eq!(PeerError::from_text("received fatal alert: "), None);

@@ -36,7 +36,7 @@ fn a_revoked_peer_is_refused_in_the_handshake_on_either_side() {
     handshake(&web, &orders, &mesh.id("orders")).assert_ok();
     assert!(orders.revoke(by_serial(web.current().unwrap().serial, 7)));
     let refused = handshake(&web, &orders, &mesh.id("orders"));
-    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::Revoked)));
+    assert_eq!(refused.reasons(), (Some(PeerError::RevokedByPeer), Some(PeerError::Revoked)));
     let refused = handshake(&orders, &web, &mesh.id("web"));
     assert_eq!(refused.reasons().0, Some(PeerError::Revoked));
     // A new certificate of the same identity is another one.
@@ -85,7 +85,7 @@ fn a_set_is_known_again_by_its_signature_and_only_unchanged() {
     let changes: [fn(&mut Revocations); 6] = [
         |set| set.epoch += 1,
         |set| set.serials.clear(),
-        |set| drop(set.serials.insert(Serial::from_bytes(&[8]).unwrap())),
+        |set| set.serials.extend(Serial::from_bytes(&[8])),
         |set| set.identities.clear(),
         |set| set.identities.values_mut().for_each(|until| *until += 1),
         |set| set.proof.as_mut().unwrap().signed_unix_s -= 1,

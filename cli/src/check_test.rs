@@ -105,7 +105,9 @@ fn many_are_counted() {
 
 #[test]
 fn an_identity_that_is_there_twice_or_not_on_record_is_a_warning() {
-    for trouble in ["two machines have this identity: a is served, b was refused", "not on record: put back from a backup"] {
+    for trouble in
+        ["two machines have this identity: a is served, b was refused", "not on record: put back from a backup"]
+    {
         let mut seen = well();
         seen.certificates.certificates[0].troubles = vec!["offline for 3 m 0 s".to_owned(), trouble.to_owned()];
         let found = findings(&seen).into_iter().find(|finding| finding.what == "identities").unwrap();

@@ -49,6 +49,11 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// A newer stream of this workload took over.
+    pub(super) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::Aborted)
+    }
+
     /// Whether trying again can help without anybody changing anything.
     pub fn is_final(&self) -> bool {
         match self {
@@ -91,6 +96,8 @@ fn is_about_dates(peer: PeerError) -> bool {
 /// What to check when a control plane's certificate is not taken.
 pub(super) fn advice(peer: PeerError) -> &'static str {
     match peer {
+        PeerError::RevokedByPeer => "nothing else brings it back",
+        PeerError::RefusedByPeer => "the control plane's log says why it does not take our certificate",
         PeerError::OwnDates => {
             "if this machine's clock is right, join again with a new token: a certificate that has ended proves nothing"
         }

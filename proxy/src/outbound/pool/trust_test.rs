@@ -95,7 +95,7 @@ async fn a_certificate_that_the_callee_refuses_is_named_though_the_handshake_loo
         assert!(world.far.revoke(revoking(own, 1)));
         let slot = acquire(&pool, &to).await.unwrap();
         assert!(get(&slot, "/").await.is_err());
-        until(|| world.counted("refused-by-peer")).await;
+        until(|| world.counted("revoked-by-peer")).await;
         let Err(error) = acquire(&pool, &to).await else { panic!("called again at once") };
         assert!(matches!(error, ConnectError::Handshake(..)), "{error}");
         assert_eq!(error.reason(), crate::reason::Reason::PeerIdentity);
