@@ -1,10 +1,13 @@
 //! The two-site world, end to end: the binary that users get, in network namespaces, with ordinary programs as apps.
 //! Each test builds a mesh of its own, so that none depends on another.
 
+mod clocks;
 mod decisions;
 mod departures;
+mod disks;
 mod egress;
 mod external;
+mod federation;
 mod future;
 mod hostile;
 mod joining;
@@ -37,13 +40,16 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(clocks::TESTS, mesh));
     trials.extend(tests(decisions::TESTS, mesh));
     trials.extend(tests(departures::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(disks::TESTS, mesh));
     trials.extend(tests(external::TESTS, mesh).filter(|_| egress::can_run()));
     if find::or_skip(&["curl"], "messages from the future").is_some() {
         let name = "messages_from_the_future_are_refused_and_nacked_by_the_real_proxy";
         trials.push(Trial::test(name, || future::refused_and_nacked().map_err(Failed::from)));
     }
+    trials.extend(tests(federation::TESTS, echoing_mesh));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));
