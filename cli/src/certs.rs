@@ -98,7 +98,7 @@ fn renewal(at: i64, now: i64) -> String {
     if at < now { "due".to_owned() } else { span_in_words((at - now).unsigned_abs()) }
 }
 
-fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
+pub(crate) fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
     let certificate = |c: &wire::Certificate| {
         json!({
             "spiffeId": c.spiffe_id, "workload": c.workload, "serial": c.serial, "root": c.root, "proof": c.proof,

@@ -3,7 +3,7 @@
 //! What it takes to go back is on disk before the change is, so that a crash at any moment leaves either nothing to take
 //! back or all that is needed for it. While a change awaits its confirmation, nobody else's can come in between.
 
-use crate::ledger::{Ledger, Outcome, Proposal, World, Writer};
+use crate::ledger::{Author, Ledger, Outcome, Proposal, World, Writer};
 use crate::store::{Change, Store, StoreError};
 use crate::validate::resource::Spec;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
@@ -109,10 +109,11 @@ pub fn confirm(store: &dyn Store, pending: &Pending) -> Result<bool, StoreError>
     }
 }
 
-/// Makes everything as it was before. Done twice it changes nothing.
-pub fn roll_back(ledger: &Ledger, pending: &Pending) -> Result<Outcome, StoreError> {
+/// Makes everything as it was before. Done twice it changes nothing. `operator` is empty where time ran out.
+pub fn roll_back(ledger: &Ledger, pending: &Pending, operator: &str) -> Result<Outcome, StoreError> {
     let world = ledger.world();
-    let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
+    let author = Author::new(operator, format!("revision {} taken back", pending.revision));
+    let mut proposal = Proposal { writer: Writer::Api, author, ..Proposal::default() };
     for before in &pending.before {
         let key = ResourceRef::new(&before.kind, &before.namespace, &before.name);
         match &before.json {
@@ -160,7 +161,7 @@ pub fn look(ledger: &Ledger) -> Result<(), StoreError> {
     let now_ms = ledger.clock().now_ms();
     let world = ledger.world();
     if let Some(pending) = pending(&**ledger.store(), world.revision)?.filter(|p| p.until_unix_ms <= now_ms) {
-        let outcome = roll_back(ledger, &pending)?;
+        let outcome = roll_back(ledger, &pending, "")?;
         match outcome.problems.first() {
             None => tracing::warn!(
                 revision = pending.revision,
@@ -186,5 +187,7 @@ fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
         return Ok(());
     }
     deletes.iter().for_each(|key| tracing::warn!(bypass = key.qualified(), "the bypass is over"));
-    ledger.propose(&Proposal { deletes, ..Proposal::default() }, false).map(drop)
+    ledger
+        .propose(&Proposal { deletes, author: Author::new("", "bypass is over"), ..Proposal::default() }, false)
+        .map(drop)
 }

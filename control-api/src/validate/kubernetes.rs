@@ -3,6 +3,7 @@
 //! Fields that Kubernetes knows and the mesh has no use for are read over by name; a field that nobody knows is a slip
 //! and refused. What would change who is reached and is not done here (UDP) is refused in words.
 
+use super::asked::Form;
 use super::field::Field;
 use super::names::{is_label, is_subdomain};
 use super::node::Value;
@@ -78,7 +79,10 @@ fn service_port(field: &Field) -> Option<ServicePort> {
     let target = match field.get("targetPort") {
         None => TargetPort::Number(port),
         Some(target) => match &target.node().value {
-            Value::Text(name) if is_label(name) && name.len() <= 15 => TargetPort::Name(name.clone()),
+            Value::Text(name) if is_label(name) && name.len() <= 15 => {
+                target.note(Form::Text);
+                TargetPort::Name(name.clone())
+            }
             _ => TargetPort::Number(target.port()?),
         },
     };
