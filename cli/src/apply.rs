@@ -94,18 +94,28 @@ pub(crate) struct Wanted {
     pub(crate) prune: Option<wire::Prune>,
 }
 
+impl Wanted {
+    fn by(args: &Args) -> Wanted {
+        let prune = || wire::Prune {
+            set: args.set.clone().unwrap_or_default(),
+            labels: args.selector.clone().unwrap_or_default(),
+        };
+        Wanted {
+            dry_run: args.dry_run,
+            confirm_seconds: args.confirm.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1)),
+            namespace: args.namespace.clone().unwrap_or_default(),
+            if_revision: 0,
+            prune: args.prune.then(prune),
+        }
+    }
+}
+
 async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let format = args.output.format();
     let documents = documents::read(&args.file)?;
     let mut admin = Admin::connect(operator).await?;
     let cut_off = cut_off(&documents, operator).await;
-    let confirm_seconds = args.confirm.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
-    let prune = args.prune.then(|| wire::Prune {
-        set: args.set.clone().unwrap_or_default(),
-        labels: args.selector.clone().unwrap_or_default(),
-    });
-    let namespace = args.namespace.clone().unwrap_or_default();
-    let mut wanted = Wanted { dry_run: args.dry_run, confirm_seconds, namespace, prune, ..Wanted::default() };
+    let mut wanted = Wanted::by(&args);
     if wanted.prune.is_some() && !args.dry_run {
         wanted.if_revision = agree_to_prune(&mut admin, &documents, &wanted, &args).await?;
     }
@@ -113,18 +123,8 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     if !answer.problems.is_empty() {
         return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
-    if format != Format::Json {
-        print!("{}", changes_text(&answer.changes, args.dry_run));
-        print!("{}", differences_text(&answer.changes));
-    }
     answer.warnings.extend(cut_off);
-    if answer.confirm_until_unix_ms != 0 && format != Format::Json {
-        let until = when(answer.confirm_until_unix_ms);
-        println!("revision {} is taken back at {until}, unless `isthmus confirm` is said", answer.revision);
-    }
-    for warning in &answer.warnings {
-        eprintln!("warning: {warning}");
-    }
+    tell(&answer, args.dry_run, format);
     let mut report = json!({
         "ok": true,
         "dryRun": args.dry_run,
@@ -153,6 +153,19 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
             Ok(())
         }
         (_, end) => end,
+    }
+}
+
+fn tell(answer: &wire::ApplyResponse, dry_run: bool, format: Format) {
+    if format != Format::Json {
+        print!("{}{}", changes_text(&answer.changes, dry_run), differences_text(&answer.changes));
+    }
+    if answer.confirm_until_unix_ms != 0 && format != Format::Json {
+        let until = when(answer.confirm_until_unix_ms);
+        println!("revision {} is taken back at {until}, unless `isthmus confirm` is said", answer.revision);
+    }
+    for warning in &answer.warnings {
+        eprintln!("warning: {warning}");
     }
 }
 

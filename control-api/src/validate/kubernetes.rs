@@ -124,7 +124,7 @@ fn cluster_ips(spec: &Field) -> (Vec<IpAddr>, bool) {
 pub(super) fn endpoints(root: &Field, name: &str) -> Endpoints {
     let mut subsets = Vec::new();
     for subset in root.get("subsets").map(|f| f.items()).unwrap_or_default() {
-        subset.only(&["addresses", "ports", "notReadyAddresses"], &[]);
+        subset.only(&["addresses", "ports"], &["notReadyAddresses"]);
         let mut addresses = Vec::new();
         for item in subset.get("addresses").map(|f| f.items()).unwrap_or_default() {
             item.only(&["ip"], &["hostname", "nodeName", "targetRef"]);
@@ -165,14 +165,14 @@ fn is_ready(endpoint: &Field) -> bool {
     let Some(conditions) = endpoint.get("conditions") else {
         return true;
     };
-    conditions.only(&["ready", "serving", "terminating"], &[]);
+    conditions.only(&["ready"], &["serving", "terminating"]);
     conditions.get("ready").and_then(|f| f.flag()).unwrap_or(true)
 }
 
 fn endpoint_ports(parent: &Field) -> Vec<EndpointPort> {
     let mut ports = Vec::new();
     for item in parent.get("ports").map(|f| f.items()).unwrap_or_default() {
-        item.only(&["name", "port", "protocol", "appProtocol"], &[]);
+        item.only(&["name", "port", "protocol"], &["appProtocol"]);
         tcp_only(&item);
         let Some(port) = item.need("port").and_then(|f| f.port()) else {
             continue;

@@ -101,7 +101,7 @@ fn at(asked: &Asked, path: &str, missing: &mut Vec<String>) -> Value {
     }
     let has = |form: &Form| place.forms.contains(form);
     if has(&Form::Map) {
-        return json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        return map_of_texts();
     }
     if has(&Form::List) || has(&Form::NotEmpty) {
         let mut list = json!({ "type": "array", "items": at(asked, &format!("{path}[]"), missing) });
@@ -113,14 +113,20 @@ fn at(asked: &Asked, path: &str, missing: &mut Vec<String>) -> Value {
     one_of(forms(place), path, missing)
 }
 
+fn map_of_texts() -> Value {
+    json!({ "type": "object", "additionalProperties": { "type": "string" } })
+}
+
 fn object(asked: &Asked, path: &str, place: &Place, missing: &mut Vec<String>) -> Value {
     let dot = if path.is_empty() { "" } else { "." };
     let mut properties = Map::new();
     for name in &place.known {
-        // Read by its own code, before anything else.
-        let outer = path.is_empty() && matches!(name.as_str(), "apiVersion" | "kind");
-        let schema =
-            if outer { json!({ "type": "string" }) } else { at(asked, &format!("{path}{dot}{name}"), missing) };
+        let schema = match (path, name.as_str()) {
+            // The same for every kind, and not in every example.
+            ("", "apiVersion" | "kind") | ("metadata", "namespace") => json!({ "type": "string" }),
+            ("metadata", "labels" | "annotations") => map_of_texts(),
+            _ => at(asked, &format!("{path}{dot}{name}"), missing),
+        };
         properties.insert(name.clone(), schema);
     }
     for name in place.read_over.difference(&place.known) {
