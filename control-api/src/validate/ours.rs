@@ -1,6 +1,7 @@
 //! Readers of the kinds of `mesh.isthmus.dev/v1alpha1`. Every field must be known: one that is not understood might be
 //! the one that narrows.
 
+use super::asked::Form;
 use super::egress;
 use super::field::Field;
 use super::names::{check_host, check_label};
@@ -271,6 +272,7 @@ pub(super) fn min_tls(parent: &Field) -> Option<TlsVersion> {
         &[("1.0", TlsVersion::V1_0), ("1.1", TlsVersion::V1_1), ("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let field = parent.get("minTlsVersion")?;
     if let super::node::Value::Float(number) = field.node().value {
+        field.note(Form::Number);
         let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
         return found.map(|(_, version)| *version).or_else(|| field.choice(VERSIONS));
     }
