@@ -27,12 +27,14 @@ mod join;
 mod kinds;
 mod leave;
 mod lint;
+mod login;
 mod operator;
 mod output;
 mod policy;
 mod problems;
 mod proxies;
 mod redirect;
+mod robot;
 mod services;
 mod span;
 mod status;
@@ -68,6 +70,10 @@ enum Command {
     Proxies(WithOperator<proxies::Args>),
     Services(WithOperator<services::Args>),
     Endpoints(WithOperator<services::EndpointsArgs>),
+    Login(WithOperator<login::Args>),
+    Whoami(WithOperator<login::WhoAmI>),
+    Invite(WithOperator<robot::Invite>),
+    Robot(WithOperator<robot::Args>),
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
     Check(WithOperator<check::Args>),
@@ -114,6 +120,10 @@ fn main() -> ExitCode {
         Command::Proxies(c) => proxies::run(c.args, &c.operator),
         Command::Services(c) => services::run(c.args, &c.operator),
         Command::Endpoints(c) => services::run_endpoints(c.args, &c.operator),
+        Command::Login(c) => login::run(c.args, &c.operator),
+        Command::Whoami(c) => login::run_whoami(c.args, &c.operator),
+        Command::Invite(c) => robot::run_invite(c.args, &c.operator),
+        Command::Robot(c) => robot::run(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
         Command::Check(c) => check::run(c.args, &c.operator),

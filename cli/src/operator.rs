@@ -12,8 +12,10 @@ use isthmus_certs::TrustDomain;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::login;
 use crate::span;
 
+const FILE: &str = "operator.yaml";
 /// The file is a few KiB; whatever is larger is something else.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -21,7 +23,8 @@ const MAX_BYTES: u64 = 1024 * 1024;
 pub(crate) struct OperatorArgs {
     /// The operator's credentials, as the control plane wrote them (`operator.yaml` in its state directory).
     ///
-    /// Without it: ~/.config/isthmus/operator.yaml.
+    /// Without it: what `isthmus login` left in ~/.config/isthmus/session.yaml, for as long as that is good, else
+    /// ~/.config/isthmus/operator.yaml.
     #[arg(long, env = "ISTHMUS_OPERATOR", value_name = "FILE", help_heading = "Control plane")]
     pub(crate) operator: Option<PathBuf>,
     /// Connect here instead of the address in that file, for example through a tunnel.
@@ -64,15 +67,42 @@ impl fmt::Debug for Operator {
 
 impl Operator {
     pub(crate) fn find(args: &OperatorArgs) -> Result<Self, Failure> {
-        let path = match &args.operator {
-            Some(path) => path.clone(),
-            None => default_path()?,
+        let mut operator = match &args.operator {
+            Some(path) => Self::read(path)?,
+            None => Self::usual()?,
         };
-        let mut operator = Self::read(&path)?;
         if let Some(address) = &args.address {
             operator.address = address.clone();
         }
         Ok(operator)
+    }
+
+    /// The last sign-in while it is good, else the file that was copied here.
+    fn usual() -> Result<Self, Failure> {
+        let dir = config_dir()?;
+        let (session, file) = (dir.join(login::SESSION), dir.join(FILE));
+        if !session.exists() {
+            return Self::read(&file);
+        }
+        let operator = Self::read(&session)?;
+        if !login::is_over(&operator) {
+            return Ok(operator);
+        }
+        match file.exists() {
+            true => Self::read(&file),
+            false => Err(Failure::new(format!("{}: your sign-in is over", session.display()), "isthmus login")),
+        }
+    }
+
+    /// What `isthmus login` renews from: the longer-lived file, if there is one.
+    pub(crate) fn to_renew(args: &OperatorArgs) -> Result<Self, Failure> {
+        let file = config_dir().map(|dir| dir.join(FILE));
+        match (&args.operator, file) {
+            (None, Ok(file)) if file.exists() => {
+                Self::find(&OperatorArgs { operator: Some(file), ..args.clone() })
+            }
+            _ => Self::find(args),
+        }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
@@ -100,7 +130,8 @@ impl Operator {
     }
 }
 
-fn default_path() -> Result<PathBuf, Failure> {
+/// Where an operator's files are.
+pub(crate) fn config_dir() -> Result<PathBuf, Failure> {
     let config = match (std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
         (Some(config), _) if !config.is_empty() => PathBuf::from(config),
         (_, Some(home)) => PathBuf::from(home).join(".config"),
@@ -108,7 +139,7 @@ fn default_path() -> Result<PathBuf, Failure> {
             return Err(Failure::new("neither HOME nor XDG_CONFIG_HOME is set", "name the file with --operator FILE"));
         }
     };
-    Ok(config.join("isthmus/operator.yaml"))
+    Ok(config.join("isthmus"))
 }
 
 /// The modes are those of the opened file, so that a swap between looking and reading gains nothing.

@@ -110,9 +110,14 @@ pub fn confirm(store: &dyn Store, pending: &Pending) -> Result<bool, StoreError>
 }
 
 /// Makes everything as it was before. Done twice it changes nothing.
-pub fn roll_back(ledger: &Ledger, pending: &Pending) -> Result<Outcome, StoreError> {
+pub fn roll_back(ledger: &Ledger, pending: &Pending, by: &str) -> Result<Outcome, StoreError> {
     let world = ledger.world();
-    let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
+    let reason = match by {
+        "" => format!("nobody confirmed revision {} of operator {} in time", pending.revision, pending.operator),
+        _ => format!("takes back revision {} of operator {}", pending.revision, pending.operator),
+    };
+    let by = by.to_string();
+    let mut proposal = Proposal { writer: Writer::Api, by, reason, ..Proposal::default() };
     for before in &pending.before {
         let key = ResourceRef::new(&before.kind, &before.namespace, &before.name);
         match &before.json {
@@ -160,7 +165,7 @@ pub fn look(ledger: &Ledger) -> Result<(), StoreError> {
     let now_ms = ledger.clock().now_ms();
     let world = ledger.world();
     if let Some(pending) = pending(&**ledger.store(), world.revision)?.filter(|p| p.until_unix_ms <= now_ms) {
-        let outcome = roll_back(ledger, &pending)?;
+        let outcome = roll_back(ledger, &pending, "")?;
         match outcome.problems.first() {
             None => tracing::warn!(
                 revision = pending.revision,
@@ -186,5 +191,6 @@ fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
         return Ok(());
     }
     deletes.iter().for_each(|key| tracing::warn!(bypass = key.qualified(), "the bypass is over"));
-    ledger.propose(&Proposal { deletes, ..Proposal::default() }, false).map(drop)
+    let reason = "the time of the bypass is over".to_string();
+    ledger.propose(&Proposal { deletes, reason, ..Proposal::default() }, false).map(drop)
 }

@@ -3,6 +3,7 @@
 //! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
 //! never cut off by a caller that goes away, so the store and what is published cannot part.
 
+use crate::audit::{AuditLog, Event, What, difference};
 use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
 use crate::store::{Change, Contents, Put, Store, StoreError};
 use crate::validate::cross::{self, Fault};
@@ -46,6 +47,9 @@ pub struct Proposal {
     pub puts: Vec<Parsed>,
     pub deletes: Vec<ResourceRef>,
     pub writer: Writer,
+    /// For the record: the operator, and what else there is to say.
+    pub by: String,
+    pub reason: String,
 }
 
 /// Who may change what: a resource from a file is changed in that file.
@@ -99,6 +103,8 @@ pub struct Ledger {
     store: Arc<dyn Store>,
     trust: Mutex<Arc<Trust>>,
     clock: Arc<dyn Clock>,
+    /// Where each change is written down before it is made. Without one (in tests) none is.
+    record: Option<Arc<AuditLog>>,
     writer: Mutex<()>,
     world: watch::Sender<Arc<World>>,
     committed: Mutex<VecDeque<Committed>>,
@@ -113,7 +119,12 @@ impl Ledger {
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
-        Ok(Ledger { store, trust, clock, writer, world, committed, failed })
+        Ok(Ledger { store, trust, clock, record: None, writer, world, committed, failed })
+    }
+
+    /// From now on every change is in this log.
+    pub fn recorded_in(self, audit: Arc<AuditLog>) -> Self {
+        Ledger { record: Some(audit), ..self }
     }
 
     pub fn world(&self) -> Arc<World> {
@@ -207,8 +218,9 @@ impl Ledger {
             return Ok(outcome);
         }
         first(&world, &change)?;
+        self.write_down(&world, &change, proposal)?;
         change.vips = given;
-        outcome.revision = self.commit(world.revision, &change)?;
+        outcome.revision = self.commit(world.revision, &change).inspect_err(|error| self.not_done(error, &world))?;
         next.revision = outcome.revision;
         for key in &change.deletes {
             next.meta.remove_mut(key);
@@ -218,6 +230,36 @@ impl Ledger {
         }
         self.publish(&world, next, &keys, &change.vips, false);
         Ok(outcome)
+    }
+
+    /// Who changes what, before it is changed.
+    fn write_down(&self, world: &World, change: &Change, proposal: &Proposal) -> Result<(), StoreError> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let before = |key: &ResourceRef| world.resources.get(key).map(|resource| &resource.json);
+        let puts = change.puts.iter().map(|put| (&put.key, Some(&put.json)));
+        let deletes = change.deletes.iter().map(|key| (key, None));
+        let changes =
+            puts.chain(deletes).filter_map(|(key, after)| difference::changed(&key.to_string(), before(key), after));
+        let event = |changes| Event {
+            what: What::Changed,
+            operator: proposal.by.clone(),
+            reason: proposal.reason.clone(),
+            revision: world.revision + 1,
+            changes,
+            ..Event::default()
+        };
+        let written = record.append_all(difference::lines(changes).into_iter().map(event));
+        written.map(drop).map_err(|error| StoreError::Unrecorded(error.to_string()))
+    }
+
+    /// The log said that it would be changed.
+    fn not_done(&self, error: &StoreError, world: &World) {
+        let Some(record) = &self.record else { return };
+        let (revision, reason) = (world.revision + 1, error.to_string());
+        let event = Event { what: What::ChangeFailed, revision, reason, ..Event::default() };
+        if let Err(error) = record.append(event) {
+            tracing::error!(%error, revision, "a change that failed is in the audit log as if it had been made");
+        }
     }
 
     /// What the mesh would be with a proposal on top of it. Nothing is written.

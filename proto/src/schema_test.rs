@@ -14,6 +14,7 @@ const FILES: [&str; 7] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
+    "isthmus/admin/v1/access.proto",
     "isthmus/admin/v1/authority.proto",
     "isthmus/admin/v1/policy.proto",
     "isthmus/admin/v1/resources.proto",

@@ -141,7 +141,7 @@ impl Operators {
         let name = if service.is_empty() { "all-services" } else { service };
         let key = ResourceRef::new("Bypass", namespace, name);
         let until_unix_ms = self.ledger.clock().now_ms() + i64::from(*seconds) * 1000;
-        let mut proposal = Proposal::default();
+        let mut proposal = Proposal { by: operator.clone(), reason: reason.clone(), ..Proposal::default() };
         let (what, told) = match seconds {
             0 => (What::BypassEnded, reason.clone()),
             _ => (What::Bypassed, format!("for {seconds} s: {reason}")),
@@ -187,13 +187,15 @@ impl Operators {
         let operator = caller.name();
         tracing::info!(operator, revision = pending.revision, roll_back = request.roll_back, "confirmation");
         if request.roll_back {
-            let outcome = confirm::roll_back(&self.ledger, &pending).map_err(unavailable)?;
+            let outcome = confirm::roll_back(&self.ledger, &pending, operator).map_err(unavailable)?;
             if !outcome.problems.is_empty() {
                 return Err(refused(&outcome.problems));
             }
             let changes = resources::changes(&outcome);
             return Ok(ConfirmResponse { revision: pending.revision, present_revision: outcome.revision, changes });
         }
+        let (revision, operator) = (pending.revision, operator.to_string());
+        self.log(What::Confirmed, operator, Event { revision, ..Event::default() })?;
         match confirm::confirm(&**store, &pending).map_err(unavailable)? {
             true => Ok(ConfirmResponse {
                 revision: pending.revision,

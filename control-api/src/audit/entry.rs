@@ -1,5 +1,6 @@
 //! What one line says: who, what, by which proof, with which serial.
 
+use super::difference::Changed;
 use serde::{Deserialize, Serialize};
 
 /// What happened. Kebab-case in the log.
@@ -29,6 +30,21 @@ pub enum What {
     BypassEnded,
     /// A step of the CA: a root made, promoted, retired, given up, imported.
     Authority,
+    /// Resources, at `revision`. Written before the change is: what cannot be logged does not happen.
+    Changed,
+    /// The store could not take what the line before said; nothing was changed.
+    ChangeFailed,
+    /// What would have been taken back stays.
+    Confirmed,
+    /// An operator's short-lived certificate.
+    SignedIn,
+    /// A robot's token, or an invitation.
+    AccessCreated,
+    AccessRevoked,
+    /// A change that waits for a second operator, and what became of it.
+    Proposed,
+    Approved,
+    Rejected,
 }
 
 /// One line without its place in the chain. Absent is written as nothing at all.
@@ -64,6 +80,12 @@ pub struct Event {
     pub reason: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub count: u64,
+    /// Of the store.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub revision: u64,
+    /// What was changed: several lines of one revision, where it is much.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
 }
 
 /// One line.

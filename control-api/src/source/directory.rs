@@ -102,7 +102,8 @@ fn settle(
     let mut kept: BTreeSet<ResourceRef> = BTreeSet::new();
     loop {
         let deletes = gone(ledger, &puts, &faulty, &kept);
-        let proposal = Proposal { puts, deletes, writer: Writer::Files };
+        let proposal =
+            Proposal { puts, deletes, writer: Writer::Files, reason: "files".to_string(), ..Proposal::default() };
         let outcome = ledger.propose(&proposal, false)?;
         if outcome.problems.is_empty() {
             report.outcome = outcome;
