@@ -156,3 +156,6 @@ fn main() -> ExitCode {
 #[cfg(test)]
 #[path = "args_test.rs"]
 mod args_test;
+#[cfg(test)]
+#[path = "pipelines_test.rs"]
+mod pipelines_test;

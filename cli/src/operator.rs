@@ -98,9 +98,7 @@ impl Operator {
     pub(crate) fn to_renew(args: &OperatorArgs) -> Result<Self, Failure> {
         let file = config_dir().map(|dir| dir.join(FILE));
         match (&args.operator, file) {
-            (None, Ok(file)) if file.exists() => {
-                Self::find(&OperatorArgs { operator: Some(file), ..args.clone() })
-            }
+            (None, Ok(file)) if file.exists() => Self::find(&OperatorArgs { operator: Some(file), ..args.clone() }),
             _ => Self::find(args),
         }
     }

@@ -67,7 +67,9 @@ enum What {
 
 /// Invite a person: a token that makes one operator's certificate, once. What he may do, OperatorRoles say.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "EXAMPLES:\n  isthmus invite bob --out bob.token\n  isthmus login --token-file bob.token    on bob's machine")]
+#[command(
+    after_help = "EXAMPLES:\n  isthmus invite bob --out bob.token\n  isthmus login --token-file bob.token    on bob's machine"
+)]
 pub(crate) struct Invite {
     /// As OperatorRoles and the audit log will name him.
     name: String,

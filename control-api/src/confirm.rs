@@ -3,7 +3,7 @@
 //! What it takes to go back is on disk before the change is, so that a crash at any moment leaves either nothing to take
 //! back or all that is needed for it. While a change awaits its confirmation, nobody else's can come in between.
 
-use crate::ledger::{Ledger, Outcome, Proposal, World, Writer};
+use crate::ledger::{Author, Ledger, Outcome, Proposal, World, Writer};
 use crate::store::{Change, Store, StoreError};
 use crate::validate::resource::Spec;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
@@ -116,8 +116,7 @@ pub fn roll_back(ledger: &Ledger, pending: &Pending, by: &str) -> Result<Outcome
         "" => format!("nobody confirmed revision {} of operator {} in time", pending.revision, pending.operator),
         _ => format!("takes back revision {} of operator {}", pending.revision, pending.operator),
     };
-    let by = by.to_string();
-    let mut proposal = Proposal { writer: Writer::Api, by, reason, ..Proposal::default() };
+    let mut proposal = Proposal { writer: Writer::Api, author: Author::new(by, reason), ..Proposal::default() };
     for before in &pending.before {
         let key = ResourceRef::new(&before.kind, &before.namespace, &before.name);
         match &before.json {
@@ -191,6 +190,6 @@ fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
         return Ok(());
     }
     deletes.iter().for_each(|key| tracing::warn!(bypass = key.qualified(), "the bypass is over"));
-    let reason = "the time of the bypass is over".to_string();
-    ledger.propose(&Proposal { deletes, reason, ..Proposal::default() }, false).map(drop)
+    let author = Author::new("", "the time of the bypass is over");
+    ledger.propose(&Proposal { deletes, author, ..Proposal::default() }, false).map(drop)
 }

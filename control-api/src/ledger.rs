@@ -47,9 +47,22 @@ pub struct Proposal {
     pub puts: Vec<Parsed>,
     pub deletes: Vec<ResourceRef>,
     pub writer: Writer,
-    /// For the record: the operator, and what else there is to say.
-    pub by: String,
-    pub reason: String,
+    pub author: Author,
+}
+
+/// For the record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Author {
+    /// The operator's name; `files`; empty: the control plane itself.
+    pub who: String,
+    /// What else there is to say.
+    pub how: String,
+}
+
+impl Author {
+    pub fn new(who: impl Into<String>, how: impl Into<String>) -> Author {
+        Author { who: who.into(), how: how.into() }
+    }
 }
 
 /// Who may change what: a resource from a file is changed in that file.
@@ -242,8 +255,8 @@ impl Ledger {
             puts.chain(deletes).filter_map(|(key, after)| difference::changed(&key.to_string(), before(key), after));
         let event = |changes| Event {
             what: What::Changed,
-            operator: proposal.by.clone(),
-            reason: proposal.reason.clone(),
+            operator: proposal.author.who.clone(),
+            reason: proposal.author.how.clone(),
             revision: world.revision + 1,
             changes,
             ..Event::default()

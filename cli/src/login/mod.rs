@@ -181,7 +181,9 @@ fn rights(me: &wire::WhoAmIResponse) -> String {
     };
     match (me.admin, me.views.as_slice()) {
         (true, _) => "admin of the whole mesh\n".to_owned(),
-        (false, []) => "no role: an admin gives one with an OperatorRole that names you or one of your groups\n".to_owned(),
+        (false, []) => {
+            "no role: an admin gives one with an OperatorRole that names you or one of your groups\n".to_owned()
+        }
         (false, _) => format!("sees     {}\nchanges  {}\n", named(&me.views), named(&me.edits)),
     }
 }

@@ -17,7 +17,7 @@ use crate::confirm;
 use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
-use crate::ledger::{Kind, Ledger, Outcome, Proposal, World, Writer};
+use crate::ledger::{Author, Kind, Ledger, Outcome, Proposal, World, Writer};
 use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::serve::Peer;
@@ -75,7 +75,7 @@ impl Admin for Operators {
         let caller = operator(&request)?;
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
         let deletes = refs.into_iter().map(resources::read_ref).collect();
-        let proposal = Proposal { deletes, by: caller.who.name.clone(), ..Proposal::default() };
+        let proposal = Proposal { deletes, author: Author::new(caller.name(), "delete"), ..Proposal::default() };
         caller.may_change(&proposal.deletes, dry_run)?;
         let ledger = self.ledger.clone();
         let delete = move || {
@@ -264,7 +264,7 @@ fn apply_now(
     caller: &Caller,
 ) -> Result<Outcome, Status> {
     let (mut proposal, mut problems) = documents(all)?;
-    proposal.by = caller.who.name.clone();
+    proposal.author = Author::new(caller.name(), "apply");
     caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
     // With faults in some documents the rest is still checked, so that everything is told at once.
     let first = |world: &World, change: &Change| match until {

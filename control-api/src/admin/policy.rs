@@ -6,7 +6,7 @@ use crate::confirm;
 use crate::flows::query;
 use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
-use crate::ledger::{Proposal, World};
+use crate::ledger::{Author, Proposal, World};
 use crate::operators::Caller;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
 use crate::views::{self, Selection};
@@ -141,7 +141,8 @@ impl Operators {
         let name = if service.is_empty() { "all-services" } else { service };
         let key = ResourceRef::new("Bypass", namespace, name);
         let until_unix_ms = self.ledger.clock().now_ms() + i64::from(*seconds) * 1000;
-        let mut proposal = Proposal { by: operator.clone(), reason: reason.clone(), ..Proposal::default() };
+        let author = Author::new(&operator, reason.clone());
+        let mut proposal = Proposal { author, ..Proposal::default() };
         let (what, told) = match seconds {
             0 => (What::BypassEnded, reason.clone()),
             _ => (What::Bypassed, format!("for {seconds} s: {reason}")),

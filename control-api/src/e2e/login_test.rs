@@ -69,7 +69,8 @@ async fn a_robot_does_what_its_token_says_until_it_is_revoked() {
     let mut ci = world.admin_with(&robot).await;
     assert_eq!(apply(&mut ci, POLICY).await.problems, []);
     let elsewhere = vec![adm::Document { source: "t".to_string(), yaml: POLICY.replace("shop", "hr") }];
-    let elsewhere = adm::ApplyRequest { documents: elsewhere, dry_run: false, confirm_seconds: 0 };
+    let elsewhere =
+        adm::ApplyRequest { documents: elsewhere, dry_run: false, confirm_seconds: 0, ..Default::default() };
     assert_eq!(ci.apply(elsewhere).await.unwrap_err().code(), Code::PermissionDenied);
     let refused = ci.create_join_token(adm::CreateJoinTokenRequest::default()).await.unwrap_err();
     assert!(refused.message().contains("operator robot.ci may not"), "{refused}");
@@ -197,6 +198,7 @@ async fn every_change_is_on_record_with_who_what_and_the_difference() {
         documents: vec![adm::Document { source: "t".to_string(), yaml: POLICY.to_string() }],
         dry_run: true,
         confirm_seconds: 0,
+        ..Default::default()
     };
     ci.apply(dry).await.unwrap();
 
@@ -229,8 +231,10 @@ async fn what_cannot_be_written_down_does_not_happen() {
     let before = world.control.ledger.world().revision;
     world.control.issuer.audit().break_for_test();
     let documents = vec![adm::Document { source: "t".to_string(), yaml: POLICY.to_string() }];
-    let refused =
-        operator.apply(adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0 }).await.unwrap_err();
+    let refused = operator
+        .apply(adm::ApplyRequest { documents, dry_run: false, confirm_seconds: 0, ..Default::default() })
+        .await
+        .unwrap_err();
     assert!(refused.message().contains("audit log") && refused.message().contains("nothing was changed"), "{refused}");
     assert_eq!(world.control.ledger.world().revision, before);
 }
