@@ -4,10 +4,11 @@ use prost::Message;
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
+    "isthmus/admin/v1/access.proto",
     "isthmus/admin/v1/authority.proto",
     "isthmus/admin/v1/policy.proto",
     "isthmus/admin/v1/resources.proto",
@@ -29,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".isthmus.identity.v1.EnrollRequest",
             ".isthmus.identity.v1.KubernetesProof",
             ".isthmus.admin.v1.CreateJoinTokenResponse",
+            ".isthmus.admin.v1.CreateAccessTokenResponse",
+            ".isthmus.admin.v1.RedeemRequest",
         ])
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;

@@ -11,6 +11,7 @@ use isthmus_certs::{
     Clock as _, ExpectedPeer, IdentityError, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle,
     WorkloadIdentity, pem,
 };
+use isthmus_proto::admin::v1::access_client::AccessClient;
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
 use isthmus_proto::admin::v1::policy_client::PolicyClient;
@@ -81,6 +82,26 @@ impl Authority {
     }
 }
 
+/// The same port, for who may do what.
+pub(crate) struct Access {
+    client: AccessClient<Channel>,
+    limit: Duration,
+}
+
+impl Access {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        Ok(Self { client: AccessClient::new(operator_channel(args).await?), limit: args.request_timeout })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut AccessClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
 /// The same port, for what was decided and what would be.
 pub(crate) struct Policy {
     client: PolicyClient<Channel>,
@@ -124,13 +145,20 @@ impl Resources {
 }
 
 async fn operator_channel(args: &OperatorArgs) -> Result<Channel, Failure> {
-    let operator = Operator::find(args)?;
-    let tls = operator_tls(&operator)?;
-    let stream = dial(&operator.address, tls, args.request_timeout).await.map_err(|e| e.for_operator(&operator))?;
+    channel_of(&Operator::find(args)?, args.request_timeout).await
+}
+
+/// The admin port, with these credentials.
+pub(crate) async fn channel_of(operator: &Operator, limit: Duration) -> Result<Channel, Failure> {
+    let tls = operator_tls(operator)?;
+    let stream = dial(&operator.address, tls, limit).await.map_err(|e| e.for_operator(operator))?;
     channel(stream).await
 }
 
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+pub(crate) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
     match timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refused(&status)),
@@ -220,6 +248,27 @@ fn tls_error(error: io::Error) -> DialError {
 }
 
 impl DialError {
+    /// Of somebody who has no certificate yet, and knows the control plane by its root.
+    pub(crate) fn for_stranger(self, address: &str) -> Failure {
+        match self {
+            Self::Unreachable(e) => {
+                Failure::new(format!("no control plane at {address}: {e}"), "check the address, or give --address")
+            }
+            Self::TimedOut(limit) => Failure::timed_out(
+                format!("no answer from {address} within {limit:?}"),
+                "check the route and the firewall to the control plane's operator port (15013)",
+            ),
+            Self::Peer(reason) => Failure::new(
+                format!("{address} is not the control plane that the token is of: {reason}; nothing was sent"),
+                "if the control plane was set up anew, get a new token; if not, find out who answers there",
+            ),
+            Self::Tls(e) => Failure::new(
+                format!("{address} broke the TLS handshake: {e}"),
+                "check that this is the operator port (15013)",
+            ),
+        }
+    }
+
     fn for_operator(self, operator: &Operator) -> Failure {
         let (address, file) = (&operator.address, operator.path.display());
         match self {
@@ -268,7 +317,7 @@ pub(crate) fn refused(status: &Status) -> Failure {
         Code::PermissionDenied => Failure::plain(said),
         Code::Unauthenticated => Failure::new(
             format!("the control plane does not accept this operator: {said}"),
-            "isthmus login, or the operator.yaml of this control plane's present state directory",
+            "`isthmus login`, or the operator.yaml of this control plane's present state directory",
         ),
         Code::Unimplemented => Failure::new(
             "the control plane does not know this request on this port",

@@ -32,12 +32,14 @@ mod join;
 mod kinds;
 mod leave;
 mod lint;
+mod login;
 mod operator;
 mod output;
 mod policy;
 mod problems;
 mod proxies;
 mod redirect;
+mod robot;
 mod rollback;
 mod schema;
 mod services;
@@ -80,6 +82,10 @@ enum Command {
     Services(WithOperator<services::Args>),
     Endpoints(WithOperator<services::EndpointsArgs>),
     Edges(WithOperator<edges::Args>),
+    Login(WithOperator<login::Args>),
+    Whoami(WithOperator<login::WhoAmI>),
+    Invite(WithOperator<robot::Invite>),
+    Robot(WithOperator<robot::Args>),
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
     Check(WithOperator<check::Args>),
@@ -133,6 +139,10 @@ fn main() -> ExitCode {
         Command::Services(c) => services::run(c.args, &c.operator),
         Command::Endpoints(c) => services::run_endpoints(c.args, &c.operator),
         Command::Edges(c) => edges::run(c.args, &c.operator),
+        Command::Login(c) => login::run(c.args, &c.operator),
+        Command::Whoami(c) => login::run_whoami(c.args, &c.operator),
+        Command::Invite(c) => robot::run_invite(c.args, &c.operator),
+        Command::Robot(c) => robot::run(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
         Command::SupportBundle(c) => support::run(c.args, &c.operator),
@@ -168,3 +178,6 @@ fn main() -> ExitCode {
 #[cfg(test)]
 #[path = "args_test.rs"]
 mod args_test;
+#[cfg(test)]
+#[path = "pipelines_test.rs"]
+mod pipelines_test;

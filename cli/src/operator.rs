@@ -13,8 +13,10 @@ use serde::Deserialize;
 
 use crate::context::Contexts;
 use crate::failure::Failure;
+use crate::login;
 use crate::span;
 
+const FILE: &str = "operator.yaml";
 /// The file is a few KiB; whatever is larger is something else.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -22,7 +24,8 @@ const MAX_BYTES: u64 = 1024 * 1024;
 pub(crate) struct OperatorArgs {
     /// The operator's credentials, as the control plane wrote them (`operator.yaml` in its state directory).
     ///
-    /// Without it: that of the context; without any: ~/.config/isthmus/operator.yaml.
+    /// Without it: that of the context; without any: what `isthmus login` left in ~/.config/isthmus/session.yaml, for as
+    /// long as that is good, else ~/.config/isthmus/operator.yaml.
     #[arg(long, env = "ISTHMUS_OPERATOR", value_name = "FILE", help_heading = "Control plane")]
     pub(crate) operator: Option<PathBuf>,
     /// Which control plane, by the name that `isthmus context add` gave it.
@@ -68,24 +71,49 @@ impl fmt::Debug for Operator {
 
 impl Operator {
     pub(crate) fn find(args: &OperatorArgs) -> Result<Self, Failure> {
-        let (path, address) = match &args.operator {
-            Some(path) => (path.clone(), None),
-            None => Self::of_context(args.context.as_deref())?,
+        let (mut operator, address) = match &args.operator {
+            Some(path) => (Self::read(path)?, None),
+            None => Self::usual(args.context.as_deref())?,
         };
-        let mut operator = Self::read(&path)?;
         if let Some(address) = args.address.clone().or(address) {
             operator.address = address;
         }
         Ok(operator)
     }
 
-    /// That of the context that is asked for or in use, else the file at its usual place.
-    fn of_context(name: Option<&str>) -> Result<(PathBuf, Option<String>), Failure> {
+    /// That of the context that is asked for or in use; without any the last sign-in while it is good, else the file that
+    /// was copied here.
+    fn usual(context: Option<&str>) -> Result<(Self, Option<String>), Failure> {
         let dir = config_dir()?;
         let contexts = Contexts::read(&dir.join("contexts.yaml"))?;
-        match name.or(contexts.current.as_deref()) {
-            Some(name) => contexts.find(name).map(|found| (found.operator.clone(), found.address.clone())),
-            None => Ok((dir.join("operator.yaml"), None)),
+        if let Some(name) = context.or(contexts.current.as_deref()) {
+            let found = contexts.find(name)?;
+            return Ok((Self::read(&found.operator)?, found.address.clone()));
+        }
+        Self::signed_in(&dir).map(|operator| (operator, None))
+    }
+
+    fn signed_in(dir: &Path) -> Result<Self, Failure> {
+        let (session, file) = (dir.join(login::SESSION), dir.join(FILE));
+        if !session.exists() {
+            return Self::read(&file);
+        }
+        let operator = Self::read(&session)?;
+        if !login::is_over(&operator) {
+            return Ok(operator);
+        }
+        match file.exists() {
+            true => Self::read(&file),
+            false => Err(Failure::new(format!("{}: your sign-in is over", session.display()), "isthmus login")),
+        }
+    }
+
+    /// What `isthmus login` renews from: the longer-lived file, if there is one.
+    pub(crate) fn to_renew(args: &OperatorArgs) -> Result<Self, Failure> {
+        let file = config_dir().map(|dir| dir.join(FILE));
+        match (&args.operator, file) {
+            (None, Ok(file)) if file.exists() => Self::find(&OperatorArgs { operator: Some(file), ..args.clone() }),
+            _ => Self::find(args),
         }
     }
 
@@ -114,7 +142,7 @@ impl Operator {
     }
 }
 
-/// Where an operator's own files are.
+/// Where an operator's files are.
 pub(crate) fn config_dir() -> Result<PathBuf, Failure> {
     let config = match (std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
         (Some(config), _) if !config.is_empty() => PathBuf::from(config),

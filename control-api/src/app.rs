@@ -14,7 +14,9 @@ use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
 use crate::ledger::Ledger;
-use crate::operators::Gatekeeper;
+use crate::operators::keys::Keys;
+use crate::operators::login::{Door, SIGNING_IN_AT_ONCE};
+use crate::operators::{Gatekeeper, access, session};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
 use crate::push::{Push, lease, wake};
@@ -22,8 +24,10 @@ use crate::serve::{Gate, Peer, connections};
 use crate::source;
 use crate::store::{EmbeddedStore, Store};
 use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
+use isthmus_proto::admin::v1::access_server::AccessServer;
 use isthmus_proto::admin::v1::admin_server::AdminServer;
 use isthmus_proto::admin::v1::authority_server::AuthorityServer;
+use isthmus_proto::admin::v1::login_server::LoginServer;
 use isthmus_proto::admin::v1::policy_server::PolicyServer;
 use isthmus_proto::admin::v1::resources_server::ResourcesServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
@@ -42,7 +46,9 @@ use tonic::transport::Server;
 
 /// Each proxy holds one; the design size is 10,000.
 const PROXY_CONNECTIONS: usize = 20_000;
-const OPERATOR_CONNECTIONS: usize = 256;
+const OPERATOR_CONNECTIONS: usize = 512;
+/// Of them, for those who come to sign in.
+const SIGNING_IN: usize = 64;
 /// A proxy uses one stream and a call now and then; an operator's tools a few more.
 const STREAMS: u32 = 64;
 /// A peer that answers no ping for this long is gone: its host died, or the link did.
@@ -140,6 +146,13 @@ impl Control {
             shutdown: control.shutdown.clone(),
         };
         let state_dir = config.state_dir.clone();
+        let door = Door {
+            ledger: ledger.clone(),
+            issuer: own.issuer.clone(),
+            address: address.clone(),
+            lifetime: config.operators.certificate_lifetime,
+            signing_in: Arc::new(Semaphore::new(SIGNING_IN_AT_ONCE)),
+        };
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
         let enrolled = own.issuer.register().live(clock.now_ms()).into_iter().map(|holding| holding.workload.into());
@@ -148,7 +161,7 @@ impl Control {
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
-        control.serve_operators(operators, admin, &own, Arc::new(rotation));
+        control.serve_operators(operators, admin, (&own, door), Arc::new(rotation));
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
@@ -181,6 +194,7 @@ impl Control {
             tls: own.store.server_configs(&[b"h2"], ClientAuth::Optional, true),
             admit: |_: &Peer| Ok(()),
             connections: PROXY_CONNECTIONS,
+            strangers: None,
         };
         let router = server()
             .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
@@ -191,12 +205,21 @@ impl Control {
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 
-    fn serve_operators(&mut self, listener: TcpListener, admin: Operators, own: &Arc<Own>, rotation: Arc<Rotation>) {
+    fn serve_operators(
+        &mut self,
+        listener: TcpListener,
+        admin: Operators,
+        (own, door): (&Arc<Own>, Door),
+        rotation: Arc<Rotation>,
+    ) {
+        let keys = Keys { ledger: door.ledger.clone(), issuer: door.issuer.clone(), address: door.address.clone() };
         let gate = Gate {
             listener,
-            tls: own.store.server_configs(&[b"h2"], ClientAuth::Required, false),
+            // With the root, so that a token's pin can be checked.
+            tls: own.store.server_configs(&[b"h2"], ClientAuth::Optional, true),
             admit: admin::admit,
             connections: OPERATOR_CONNECTIONS,
+            strangers: Some(Arc::new(Semaphore::new(SIGNING_IN))),
         };
         // The YAML, and a little for what is around it.
         let overseer = Overseer { operators: admin.clone(), own: own.clone(), rotation };
@@ -212,7 +235,9 @@ impl Control {
             .add_service(service)
             .add_service(policy)
             .add_service(resources)
-            .add_service(AuthorityServer::new(overseer));
+            .add_service(AuthorityServer::new(overseer))
+            .add_service(LoginServer::new(door).max_decoding_message_size(64 << 10))
+            .add_service(AccessServer::new(keys).max_decoding_message_size(64 << 10));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
 
@@ -288,7 +313,8 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc
     let audit = AuditLog::open(&dir.join(AUDIT_DIR), store.clone(), clock.clone())?;
     let vault = authority::vault(&config.authority).map_err(ControlError::Authority)?;
     let authorities = Authorities::load(dir, &trust_domain, vault, clock.clone()).map_err(ControlError::Authority)?;
-    let issuer = Arc::new(Issuer::new(Arc::new(authorities), Arc::new(audit))?);
+    let audit = Arc::new(audit);
+    let issuer = Arc::new(Issuer::new(Arc::new(authorities), audit.clone())?);
     let (tokens, revocations) = restore::catch_up(&issuer, &*store)?;
     if tokens + revocations > 0 {
         tracing::warn!(
@@ -306,7 +332,7 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc
     let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations), issuing };
     let flows = Arc::new(FlowStore::open(&dir.join("flows.redb"))?);
     let keep = Keep { revisions: config.history.revisions, age: config.history.age };
-    let ledger = Ledger::open(store, trust, clock)?.keeping(keep);
+    let ledger = Ledger::open(store, trust, clock)?.keeping(keep).recorded_in(audit);
     confirm::forget_unborn(&**ledger.store(), ledger.world().revision)?;
     Ok((Arc::new(ledger), own, flows))
 }
@@ -340,14 +366,18 @@ async fn sweep(ledger: Arc<Ledger>) {
     loop {
         let store = ledger.store().clone();
         let now_ms = ledger.clock().now_ms();
-        match tokio::task::spawn_blocking(move || tokens::sweep(&*store, now_ms)).await {
+        match tokio::task::spawn_blocking(move || forget(&*store, now_ms)).await {
             Ok(Ok(0)) => {}
-            Ok(Ok(swept)) => tracing::info!(swept, "join tokens that ended long ago are forgotten"),
-            Ok(Err(error)) => tracing::error!(%error, "join tokens not swept"),
-            Err(error) => tracing::error!(%error, "join tokens not swept"),
+            Ok(Ok(swept)) => tracing::info!(swept, "tokens and sign-ins that ended long ago are forgotten"),
+            Ok(Err(error)) => tracing::error!(%error, "tokens and sign-ins not swept"),
+            Err(error) => tracing::error!(%error, "tokens and sign-ins not swept"),
         }
         tokio::time::sleep(SWEEP_EVERY).await;
     }
+}
+
+fn forget(store: &dyn Store, now_ms: i64) -> Result<usize, crate::store::StoreError> {
+    Ok(tokens::sweep(store, now_ms)? + access::sweep(store, now_ms)? + session::sweep(store, now_ms)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

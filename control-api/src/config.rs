@@ -36,6 +36,9 @@ pub struct Config {
     /// How much of what was changed stays known.
     #[serde(default)]
     pub history: History,
+    /// How operators and robots sign in.
+    #[serde(default)]
+    pub operators: SignIn,
     #[serde(default)]
     pub log: Log,
 }
@@ -55,6 +58,21 @@ impl Default for History {
     fn default() -> Self {
         let Keep { revisions, age } = Keep::default();
         History { revisions, age }
+    }
+}
+
+/// `operators: { certificateLifetime: 8h }`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SignIn {
+    /// Of what `isthmus login` gives a person: a working day. At most 24h.
+    #[serde(deserialize_with = "span")]
+    pub certificate_lifetime: Duration,
+}
+
+impl Default for SignIn {
+    fn default() -> Self {
+        SignIn { certificate_lifetime: Duration::from_secs(8 * 3600) }
     }
 }
 
@@ -267,6 +285,10 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         TrustDomain::parse(&self.trust_domain).map_err(|error| format!("trustDomain: {error}"))?;
+        let lifetime = self.operators.certificate_lifetime;
+        if !(Duration::from_secs(300)..=Duration::from_secs(86_400)).contains(&lifetime) {
+            return Err("operators.certificateLifetime: is not between 5m and 24h".to_string());
+        }
         let port = self.advertise.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         match port {
             Some(Ok(1..)) => Ok(()),

@@ -111,11 +111,14 @@ pub fn confirm(store: &dyn Store, pending: &Pending) -> Result<bool, StoreError>
     }
 }
 
-/// Makes everything as it was before. Done twice it changes nothing. `operator` is empty where time ran out.
-pub fn roll_back(ledger: &Ledger, pending: &Pending, operator: &str) -> Result<Outcome, StoreError> {
+/// Makes everything as it was before. Done twice it changes nothing.
+pub fn roll_back(ledger: &Ledger, pending: &Pending, by: &str) -> Result<Outcome, StoreError> {
     let world = ledger.world();
-    let author = Author::new(operator, format!("revision {} taken back", pending.revision));
-    let mut proposal = Proposal { writer: Writer::Api, author, ..Proposal::default() };
+    let reason = match by {
+        "" => format!("nobody confirmed revision {} of operator {} in time", pending.revision, pending.operator),
+        _ => format!("takes back revision {} of operator {}", pending.revision, pending.operator),
+    };
+    let mut proposal = Proposal { writer: Writer::Api, author: Author::new(by, reason), ..Proposal::default() };
     for before in &pending.before {
         let key = ResourceRef::new(&before.kind, &before.namespace, &before.name);
         match &before.json {
@@ -189,7 +192,7 @@ fn end_bypasses(ledger: &Ledger, audit: &AuditLog, now_ms: i64) -> Result<(), St
     if deletes.is_empty() {
         return Ok(());
     }
-    let author = Author::new("", "bypass is over");
+    let author = Author::new("", "the time of the bypass is over");
     ledger.propose(&Proposal { deletes: deletes.clone(), author, ..Proposal::default() }, false)?;
     for key in deletes {
         tracing::warn!(bypass = key.qualified(), "the bypass is over");

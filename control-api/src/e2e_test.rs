@@ -40,6 +40,8 @@ mod copies_test;
 mod enrol_test;
 #[path = "e2e/history_test.rs"]
 mod history_test;
+#[path = "e2e/login_test.rs"]
+mod login_test;
 #[path = "e2e/names_test.rs"]
 mod names_test;
 #[path = "e2e/operate_test.rs"]
@@ -110,6 +112,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         attestation: attestation(dir),
         leases: Default::default(),
         history: crate::config::History { revisions: 8, ..Default::default() },
+        operators: Default::default(),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

@@ -3,6 +3,7 @@
 //! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
 //! never cut off by a caller that goes away, so the store and what is published cannot part.
 
+use crate::audit::AuditLog;
 use crate::history;
 use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
 use crate::store::{Change, Contents, Store, StoreError};
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 mod proposal;
+mod recorded;
 
 use proposal::plan;
 pub use proposal::{Author, Proposal, Prune, SET, Writer};
@@ -93,6 +95,8 @@ pub struct Ledger {
     forgot: AtomicU64,
     trust: Mutex<Arc<Trust>>,
     clock: Arc<dyn Clock>,
+    /// Where each change is written down before it is made. Without one (in tests) none is.
+    record: Option<Arc<AuditLog>>,
     writer: Mutex<()>,
     world: watch::Sender<Arc<World>>,
     committed: Mutex<VecDeque<Committed>>,
@@ -108,12 +112,17 @@ impl Ledger {
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
         let (keep, forgot) = (history::Keep::default(), AtomicU64::new(0));
-        Ok(Ledger { store, keep, forgot, trust, clock, writer, world, committed, failed })
+        Ok(Ledger { store, keep, forgot, trust, clock, record: None, writer, world, committed, failed })
     }
 
     /// How much of the past is kept.
     pub fn keeping(self, keep: history::Keep) -> Self {
         Ledger { keep, ..self }
+    }
+
+    /// From now on every change is in this log.
+    pub fn recorded_in(self, audit: Arc<AuditLog>) -> Self {
+        Ledger { record: Some(audit), ..self }
     }
 
     pub fn world(&self) -> Arc<World> {
@@ -210,9 +219,10 @@ impl Ledger {
             return Ok(outcome);
         }
         first(&world, &change)?;
+        self.write_down(&world, &change, proposal)?;
         change.vips = given;
-        change.facts = self.written_down(&world, &change, &proposal.author)?;
-        outcome.revision = self.commit(world.revision, &change)?;
+        change.facts = self.history_of(&world, &change, &proposal.author)?;
+        outcome.revision = self.commit(world.revision, &change).inspect_err(|error| self.not_done(error, &world))?;
         next.revision = outcome.revision;
         for key in &change.deletes {
             next.meta.remove_mut(key);
@@ -225,7 +235,7 @@ impl Ledger {
     }
 
     /// The history of a change, and what of the past goes with it.
-    fn written_down(&self, world: &World, change: &Change, author: &Author) -> Result<Facts, StoreError> {
+    fn history_of(&self, world: &World, change: &Change, author: &Author) -> Result<Facts, StoreError> {
         let now_ms = self.clock.now_ms();
         let mut facts = history::record(&*self.store, world, change, author, now_ms)?;
         if world.revision >= self.forgot.load(Ordering::Relaxed) + self.keep.look_every() {

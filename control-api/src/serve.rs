@@ -32,12 +32,17 @@ pub struct Peer {
     pub identity: Option<PeerIdentity>,
 }
 
+/// After so long a caller without a certificate has what he came for. Signing in with a browser takes minutes.
+const STRANGER_STAYS: Duration = Duration::from_secs(16 * 60);
+
 /// One port: its socket, how TLS is done on it, who may pass, and how many at once.
 pub struct Gate {
     pub listener: TcpListener,
     pub tls: ServerConfigs,
     pub admit: fn(&Peer) -> Result<(), String>,
     pub connections: usize,
+    /// Of these, callers without a certificate, where they may be but must not crowd out the others.
+    pub strangers: Option<Arc<Semaphore>>,
 }
 
 /// The identity of a caller who needs one.
@@ -86,8 +91,10 @@ async fn accept_all(
             }
         };
         let (tls, ready, admit, shutdown) = (gate.tls.clone(), ready.clone(), gate.admit, shutdown.clone());
+        let strangers = gate.strangers.clone();
         handshakes.spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE_WITHIN, shake(tls, tcp, address, admit, permit));
+            let shaken = shake(tls, tcp, address, admit, (permit, strangers));
+            let handshake = tokio::time::timeout(HANDSHAKE_WITHIN, shaken);
             let done = tokio::select! {
                 done = handshake => done,
                 () = shutdown.cancelled() => return,
@@ -106,7 +113,7 @@ async fn shake(
     tcp: TcpStream,
     address: SocketAddr,
     admit: fn(&Peer) -> Result<(), String>,
-    permit: OwnedSemaphorePermit,
+    (permit, strangers): (OwnedSemaphorePermit, Option<Arc<Semaphore>>),
 ) -> Result<Connection, String> {
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
     let accepted = TlsAcceptor::from(tls.now()).accept(tcp).await;
@@ -121,14 +128,21 @@ async fn shake(
     };
     let peer = Peer { address, identity };
     admit(&peer)?;
-    Ok(Connection { tls: Box::new(tls), peer, _permit: permit })
+    let stranger = match strangers.filter(|_| peer.identity.is_none()) {
+        Some(few) => Some(few.try_acquire_owned().map_err(|_| "too many callers without a certificate".to_string())?),
+        None => None,
+    };
+    let ends = stranger.is_some().then(|| Box::pin(tokio::time::sleep(STRANGER_STAYS)));
+    Ok(Connection { tls: Box::new(tls), peer, ends, _permits: (permit, stranger) })
 }
 
 /// An accepted connection; gives its place back when it is dropped.
 pub struct Connection {
     tls: Box<TlsStream<TcpStream>>,
     peer: Peer,
-    _permit: OwnedSemaphorePermit,
+    /// Of a stranger among operators.
+    ends: Option<Pin<Box<tokio::time::Sleep>>>,
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Connected for Connection {
@@ -141,6 +155,11 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }

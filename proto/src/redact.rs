@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::admin::v1::CreateJoinTokenResponse;
+use crate::admin::v1::{CreateAccessTokenResponse, CreateJoinTokenResponse, RedeemRequest};
 use crate::identity::v1::{EnrollRequest, KubernetesProof, enroll_request::Proof};
 
 impl fmt::Debug for EnrollRequest {
@@ -36,6 +36,19 @@ impl fmt::Debug for Proof {
 impl fmt::Debug for KubernetesProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KubernetesProof").field("cluster", &self.cluster).field("token", &"[redacted]").finish()
+    }
+}
+
+impl fmt::Debug for CreateAccessTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("CreateAccessTokenResponse");
+        debug.field("token", &"[redacted]").field("created", &self.created).finish()
+    }
+}
+
+impl fmt::Debug for RedeemRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedeemRequest").field("secret", &"[redacted]").finish_non_exhaustive()
     }
 }
 

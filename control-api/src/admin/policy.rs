@@ -158,7 +158,8 @@ impl Operators {
         let name = if service.is_empty() { "all-services" } else { service };
         let key = ResourceRef::new("Bypass", namespace, name);
         let until_unix_ms = self.ledger.clock().now_ms() + i64::from(*seconds) * 1000;
-        let mut proposal = Proposal { author: Author::new(&operator, "bypass"), ..Proposal::default() };
+        let author = Author::new(&operator, reason.clone());
+        let mut proposal = Proposal { author, ..Proposal::default() };
         let (what, told) = match seconds {
             0 => (What::BypassEnded, reason.clone()),
             _ => (What::Bypassed, format!("for {seconds} s: {reason}")),
@@ -214,6 +215,8 @@ impl Operators {
             let changes = resources::changes(&outcome);
             return Ok(ConfirmResponse { revision: pending.revision, present_revision: outcome.revision, changes });
         }
+        let (revision, operator) = (pending.revision, operator.to_string());
+        self.log(What::Confirmed, operator, Event { revision, ..Event::default() })?;
         match confirm::confirm(&**store, &pending).map_err(unavailable)? {
             true => Ok(ConfirmResponse {
                 revision: pending.revision,

@@ -1,5 +1,6 @@
 //! What one line says: who, what, by which proof, with which serial.
 
+use super::difference::Changed;
 use serde::{Deserialize, Serialize};
 
 /// What happened. Kebab-case in the log.
@@ -31,8 +32,6 @@ pub enum What {
     Bypassed,
     /// A bypass is over: its time has come, or somebody ended it before.
     BypassEnded,
-    /// Resources were created, updated or deleted by an operator.
-    Changed,
     /// From now on refusals are carried out, where they were only recorded.
     Enforced,
     /// The way back: refusals are recorded, and not carried out.
@@ -43,6 +42,19 @@ pub enum What {
     RolledBack,
     /// A step of the CA: a root made, promoted, retired, given up, imported.
     Authority,
+    /// Resources, at `revision`. Written before the change is: what cannot be logged does not happen.
+    Changed,
+    /// The store could not take what the line before said; nothing was changed.
+    ChangeFailed,
+    /// An operator's short-lived certificate.
+    SignedIn,
+    /// A robot's token, or an invitation.
+    AccessCreated,
+    AccessRevoked,
+    /// A change that waits for a second operator, and what became of it.
+    Proposed,
+    Approved,
+    Rejected,
 }
 
 /// One line without its place in the chain. Absent is written as nothing at all.
@@ -81,6 +93,12 @@ pub struct Event {
     pub reason: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub count: u64,
+    /// Of the store.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub revision: u64,
+    /// What was changed: several lines of one revision, where it is much.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
 }
 
 /// One line.

@@ -1,10 +1,11 @@
-//! The audit log: every issuance and every refusal, one line each, append-only and hash-chained ([`chain`]).
+//! The audit log: every issuance, every refusal and every change of what is stored, one line each, append-only and hash-chained ([`chain`]).
 //!
 //! A line is on disk before what it tells of leaves this process; what cannot be logged does not happen. Callers that come
 //! together share one sync. A line that was torn by a crash is cut off at the next start: nobody was promised it. Refusals
 //! of strangers are listed up to a rate and counted beyond it, so that nobody can fill the disk by knocking.
 
 pub mod chain;
+pub mod difference;
 pub mod entry;
 pub mod segments;
 
@@ -108,9 +109,16 @@ impl AuditLog {
 
     /// Writes one line; when this returns its number, it survives the loss of power.
     pub fn append(&self, event: Event) -> Result<u64, AuditError> {
+        self.append_all([event])
+    }
+
+    /// The same for several that belong together: one wait for the disk, and the last one's number.
+    pub fn append_all(&self, events: impl IntoIterator<Item = Event>) -> Result<u64, AuditError> {
         let mut end = lock(&self.end);
-        let entry = Entry { seq: end.head.seq + 1, at: At(self.clock.now_ms()), event };
-        end.write(&self.dir, &entry)?;
+        for event in events {
+            let entry = Entry { seq: end.head.seq + 1, at: At(self.clock.now_ms()), event };
+            end.write(&self.dir, &entry)?;
+        }
         let wanted = end.head.seq;
         drop(end);
         self.sync(wanted)?;
@@ -143,6 +151,12 @@ impl AuditLog {
                 tracing::error!(%error, "a refusal was not logged");
             }
         }
+    }
+
+    /// As after a disk that failed.
+    #[cfg(test)]
+    pub(crate) fn break_for_test(&self) {
+        lock(&self.end).broken = true;
     }
 
     fn sync(&self, wanted: u64) -> Result<(), AuditError> {

@@ -9,6 +9,10 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// In the control plane's own leaf, for TLS libraries that know names and no SPIFFE ids. It has one label: a workload's
+/// names have two or more, so nobody else's certificate carries it.
+pub const CONTROL_PLANE_NAME: &str = "isthmus-control";
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -78,7 +82,8 @@ impl Issuer {
         lifetime: Duration,
         event: Event,
     ) -> Result<Issued, IssueError> {
-        self.sign(authority, key, (id, &[]), lifetime, event)
+        let own = [CONTROL_PLANE_NAME.to_string()];
+        self.sign(authority, key, (id, if id.is_control_plane() { &own } else { &[] }), lifetime, event)
     }
 
     fn sign(

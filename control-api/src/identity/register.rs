@@ -42,7 +42,7 @@ impl Register {
 
     /// Takes an issuance in; everything else passes.
     pub fn note(&self, at_ms: i64, event: &Event) {
-        let issued = matches!(event.what, What::Enrolled | What::Renewed | What::Issued | What::Found);
+        let issued = matches!(event.what, What::Enrolled | What::Renewed | What::Issued | What::Found | What::SignedIn);
         if !issued || event.serial.is_empty() {
             return;
         }
@@ -53,13 +53,15 @@ impl Register {
             _ => event.workload.clone(),
         };
         let enrolment = match (held.get(&parent), event.what) {
-            (Some(parent), What::Renewed) => parent.enrolment.clone(),
+            (Some(parent), What::Renewed | What::SignedIn) => parent.enrolment.clone(),
             _ => (at_ms, event.serial.clone()),
         };
         let same_holder = |other: &Holding| match event.what {
             // Also an answer that was lost: whoever asks again with the old one does not have the other.
             What::Renewed => other.serial == parent || (other.parent == parent && !parent.is_empty()),
             What::Enrolled | What::Found => !workload.is_empty() && other.workload == workload,
+            // An operator may have one on each of his machines, and keeps the file that he renews from.
+            What::SignedIn => false,
             _ => other.who == event.who,
         };
         held.values_mut().filter(|other| same_holder(other)).for_each(|other| other.superseded = true);

@@ -1,14 +1,19 @@
 //! Who may do what on the operators' port.
 //!
-//! A call passes [`gate`] first: the certificate on its connection says who asks, the [`needs`] table says what the call
+//! Certificates come from [`login`], by tokens that [`access`] keeps. A call passes [`gate`] first: the certificate on its connection says who asks, the [`needs`] table says what the call
 //! asks for, and [`rights`] says what OperatorRoles give. What depends on the content of a call (which namespaces a
 //! document is of) is decided by its handler, with the same rights. Refused: every call that the table does not know,
 //! every operator without a role, certificates that have ended or were revoked. A refusal says which role is missing and
 //! who can give it.
 
+pub mod access;
 pub mod gate;
+pub mod keys;
+pub mod login;
 pub mod needs;
 pub mod rights;
+pub mod session;
+pub mod token;
 
 pub use gate::Gatekeeper;
 pub use rights::{Reach, Rights};
@@ -55,6 +60,7 @@ pub struct Caller {
     pub who: Who,
     pub id: SpiffeId,
     pub serial: String,
+    pub not_after_unix_ms: i64,
     pub rights: Arc<Rights>,
     world: Arc<World>,
 }

@@ -4,6 +4,10 @@
 /// What a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
+    /// Nothing: the answer is everybody's, or the request itself carries the proof.
+    Nothing,
+    /// An operator's certificate, whatever its rights.
+    Certificate,
     /// Some role: the answer holds what the caller may see.
     View,
     /// To see the whole mesh.
@@ -21,6 +25,13 @@ use Need::*;
 
 /// By the path of the call.
 pub const NEEDS: &[(&str, Need)] = &[
+    ("/isthmus.admin.v1.Login/Methods", Nothing),
+    ("/isthmus.admin.v1.Login/Redeem", Nothing),
+    ("/isthmus.admin.v1.Login/Renew", Certificate),
+    ("/isthmus.admin.v1.Access/WhoAmI", Certificate),
+    ("/isthmus.admin.v1.Access/CreateAccessToken", Admin),
+    ("/isthmus.admin.v1.Access/ListAccessTokens", ViewAll),
+    ("/isthmus.admin.v1.Access/RevokeAccessToken", Admin),
     ("/isthmus.admin.v1.Admin/Apply", Change),
     ("/isthmus.admin.v1.Admin/ApplyStream", Change),
     ("/isthmus.admin.v1.Admin/Delete", Change),

@@ -214,6 +214,8 @@ pub enum StoreError {
     Waiting { revision: u64, operator: String },
     #[error("the store failed: {0}; check the disk under stateDir (space, health), then restart the control plane")]
     Io(String),
+    #[error("{0}; nothing was changed")]
+    Unrecorded(String),
     #[error("the store was written by a newer version (format {found}, this build knows {known}); run that version")]
     Format { found: u64, known: u64 },
     #[error("{what} in the store cannot be read: {why}; restore the file from a backup")]
