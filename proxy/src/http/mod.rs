@@ -20,6 +20,7 @@ pub mod stream_io;
 pub mod target;
 pub mod transfer;
 pub mod tunnel;
+mod websockets;
 
 pub use body::{Body, BodyError};
 pub use exchange::{Answer, Asked, Caller};

@@ -14,6 +14,7 @@ pub mod mesh;
 mod pin;
 mod probe;
 pub mod request;
+mod told;
 pub mod tunnel;
 
 use std::net::SocketAddr;
@@ -51,11 +52,20 @@ mod http2_test;
 #[path = "http_test.rs"]
 mod http_test;
 #[cfg(test)]
+#[path = "idle_test.rs"]
+mod idle_test;
+#[cfg(test)]
 #[path = "live_test.rs"]
 mod live_test;
 #[cfg(test)]
+#[path = "meaning_test.rs"]
+mod meaning_test;
+#[cfg(test)]
 #[path = "mesh_test.rs"]
 mod mesh_test;
+#[cfg(test)]
+#[path = "message_test.rs"]
+mod message_test;
 #[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;

@@ -21,6 +21,7 @@ mod secrets;
 mod transport;
 mod transport_tls;
 mod trust;
+mod ways;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(trust::TESTS, mesh));
+    trials.extend(tests(ways::TESTS, echoing_mesh).filter(|_| ways::can_run()));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
