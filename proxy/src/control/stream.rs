@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::keeper::Keeper;
-use super::skew::warn_if_skewed;
+use super::skew;
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
 use crate::state::standing::{Noted, Serving};
@@ -141,7 +141,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
     match first.and_then(|m| m.message) {
         Some(raw_control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
             let now_ms = clock.now_ms();
-            warn_if_skewed(asked_ms, now_ms, welcome.server_time_unix_ms);
+            skew::note(&context.metrics, asked_ms, now_ms, welcome.server_time_unix_ms);
             info!("discovery: connected to control plane {}", welcome.build_version);
             context.start.standing().note(|facts| {
                 (facts.connected, facts.since_ms) = (true, now_ms);

@@ -4,18 +4,27 @@
 //! counters are per-worker atomics merged at scrape, spans go through one bounded queue that drops and counts what it
 //! cannot hold, and trace headers that do not follow the W3C rules are replaced, never passed on.
 
+mod cells;
+mod edge_page;
+mod edges;
 mod exposition;
+mod link_page;
+mod links;
 mod metrics;
 mod names;
 mod open;
 mod otlp;
 mod otlp_message;
+mod page;
+mod process_page;
 mod refusal_log;
 mod span;
 mod trace_context;
 mod trace_state;
 mod tracer;
 
+pub use edges::{EdgeOf, Edges};
+pub use links::{Links, TcpView, WatchedLink, run_link_samples};
 pub use metrics::{Direction, MeshSide, Metrics};
 pub use open::{OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};
