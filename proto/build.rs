@@ -4,14 +4,16 @@ use prost::Message;
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
     "isthmus/admin/v1/authority.proto",
     "isthmus/admin/v1/policy.proto",
     "isthmus/admin/v1/resources.proto",
+    "isthmus/admin/v1/live.proto",
     "isthmus/flows/v1/flows.proto",
+    "isthmus/live/v1/live.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

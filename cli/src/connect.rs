@@ -10,8 +10,10 @@ use hyper_util::rt::TokioIo;
 use isthmus_certs::{
     ExpectedPeer, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle, WorkloadIdentity, pem,
 };
+use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
+use isthmus_proto::admin::v1::live_client::LiveClient;
 use isthmus_proto::admin::v1::policy_client::PolicyClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -20,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::failure::Failure;
 use crate::operator::{Operator, OperatorArgs};
@@ -98,6 +100,15 @@ impl Policy {
     ) -> Result<T, Failure> {
         within(self.limit, request(&mut self.client)).await
     }
+}
+
+/// The same port, for what passes now. Without a limit: it goes on until somebody has seen enough.
+pub(crate) async fn look(
+    args: &OperatorArgs,
+    request: wire::LookRequest,
+) -> Result<Streaming<wire::LookEvent>, Failure> {
+    let mut client = LiveClient::new(operator_channel(args).await?).max_decoding_message_size(MOST_VIEWS);
+    within(args.request_timeout, client.look(request)).await
 }
 
 async fn operator_channel(args: &OperatorArgs) -> Result<Channel, Failure> {

@@ -16,6 +16,7 @@ pub mod flows;
 pub mod identity;
 pub mod index;
 pub mod ledger;
+pub mod live;
 pub mod operators;
 mod pages;
 mod process;

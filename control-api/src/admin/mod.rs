@@ -2,6 +2,7 @@
 
 mod certificates;
 mod gather;
+mod live;
 mod overseer;
 mod policy;
 mod resources;
@@ -18,6 +19,7 @@ use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
 use crate::ledger::{Kind, Ledger, Outcome, Proposal, World, Writer};
+use crate::live::Looks;
 use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::serve::Peer;
@@ -46,6 +48,7 @@ pub struct Operators {
     pub advertise: String,
     pub issuer: Arc<Issuer>,
     pub flows: Arc<FlowStore>,
+    pub looks: Arc<Looks>,
     /// Large applies at once: each holds its documents.
     pub applying: Arc<Semaphore>,
     pub tasks: TaskTracker,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use isthmus_certs::{Clock, TrustBundle};
-use isthmus_proto::discovery::v1::{self as wire, proxy_message, raw_control_message};
+use isthmus_proto::discovery::v1::{self as wire, RawControlMessage, proxy_message, raw_control_message};
 use isthmus_proto::{FEATURES, PROTOCOL};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::keeper::Keeper;
+use super::live::Answers;
 use super::skew;
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
@@ -184,9 +185,14 @@ async fn converse(
     if let Some(keeper) = keeper {
         keeper.begin();
     }
+    let mut answers = Answers::default();
     loop {
         let done = tokio::select! {
             message = stream.hear.message() => match message {
+                Ok(Some(RawControlMessage { message: Some(raw_control_message::Message::Question(question)) })) => {
+                    answers.begin(context, question);
+                    Ok(())
+                }
                 Ok(Some(message)) => {
                     let taken = take(context, (sync, keeper), message, &stream.say, synced);
                     revoked::keep(context).await;

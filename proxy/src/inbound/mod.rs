@@ -5,6 +5,7 @@
 //! Refuses: callers that policy does not allow, plaintext and app TLS that the port's transport does not take,
 //! addresses that are not this workload's, the proxy's own ports, internal headers that are not as they must be.
 
+mod account;
 mod app;
 pub mod authorize;
 pub mod captured;
@@ -28,7 +29,7 @@ use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Metrics, RefusalLog, Tracer};
+use crate::telemetry::{Edges, Metrics, RefusalLog, Tracer};
 use crate::tls;
 
 #[cfg(test)]
@@ -108,6 +109,7 @@ pub struct Inbound {
     dial: DialOptions,
     log: RefusalLog,
     flows: Flows,
+    edges: Edges,
     live: Rc<live::Live>,
 }
 
@@ -117,10 +119,10 @@ impl Inbound {
         let server = needs.identity.server_configs(tls::mesh::PROTOCOLS, ClientAuth::Required, false);
         let revoked = tls::Revoked::of(&needs.identity);
         let (app, log) = (AppClient::new(dial), RefusalLog::default());
-        let flows = Flows::new(needs.flows.clone());
+        let (flows, edges) = (Flows::new(needs.flows.clone()), needs.metrics.edges());
         Rc::new_cyclic(|own| {
             let live = live::Live::new(own.clone());
-            Inbound { app, server, revoked, dial, log, flows, live, needs }
+            Inbound { app, server, revoked, dial, log, flows, edges, live, needs }
         })
     }
 

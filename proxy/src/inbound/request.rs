@@ -11,11 +11,11 @@ use http::header::HeaderValue;
 use http::{Request, StatusCode};
 use isthmus_certs::SpiffeId;
 
-use super::Inbound;
 use super::authorize::{Caller, Refusal};
 use super::live::{Entry, Head, Watched};
 use super::matched;
 use super::mesh::Peer;
+use super::{Inbound, account};
 use crate::http::body::Body;
 use crate::http::client::To;
 use crate::http::h1::Names;
@@ -27,7 +27,7 @@ use crate::http::{Answer, Asked, Caller as Asker, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
 use crate::state::{HeaderNames, TrafficOptions};
-use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
+use crate::telemetry::{Direction, Kind, Seen, Span, Status, TraceContext};
 
 /// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
 /// address is our own.
@@ -147,6 +147,13 @@ struct Hop<'a> {
     watched: &'a Watched,
 }
 
+impl Hop<'_> {
+    fn asked<'a>(&'a self, trace: &'a TraceContext, seen: Option<Box<Seen>>) -> account::Asked<'a> {
+        let (source, app, arrived) = (self.source, self.app, self.arrived);
+        account::Asked { peer: self.peer, source, app, arrived, trace, seen }
+    }
+}
+
 /// The tie that the request names. Credentials of a connection without one get a connection that is used once.
 fn take_own<B>(inbound: &Inbound, peer: &Peer, request: &mut Request<B>) -> Result<Option<Rc<Home>>, Reason> {
     match internal::take_pin(request.headers_mut())? {
@@ -183,6 +190,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
+    let seen = inbound.needs.metrics.live().seen(&request);
     let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
@@ -200,15 +208,12 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let total = hop.came.elapsed();
     let (mut answer, app_time) = match answered {
         Ok((answer, app_time)) => (answer, app_time),
-        Err(Refusal { reason, decision }) => {
-            let response = respond::refusal(reason, decision.as_deref(), grpc);
-            record_span(
-                inbound,
-                &hop,
-                &trace,
-                start_ns,
-                Outcome::refused(reason, decision, response.status().as_u16()),
-            );
+        Err(refusal) => {
+            let response = respond::refusal(refusal.reason, refusal.decision.as_deref(), grpc);
+            let status = response.status().as_u16();
+            account::request(inbound, hop.asked(&trace, seen), status, (total, Duration::ZERO), Some(&refusal));
+            let Refusal { reason, decision } = refusal;
+            record_span(inbound, &hop, &trace, start_ns, Outcome::refused(reason, decision, status));
             let mut answer = Answer::from(response);
             answer.reset = hop.reset.get();
             return finish(inbound, answer, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
@@ -217,6 +222,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     sanitize(answer.response.headers_mut());
     let status = answer.response.status().as_u16();
     record_span(inbound, &hop, &trace, start_ns, Outcome::answered(status, total, app_time));
+    account::request(inbound, hop.asked(&trace, seen), status, (total, app_time), None);
     // Looked at anew and last: what the span has cost is ours, and not the link's.
     let total = hop.came.elapsed();
     finish(inbound, answer, Elapsed::new(total, app_time), hop.peer.is_some(), total)

@@ -6,7 +6,8 @@
 //! Refuses: addresses inside the mesh's ranges that nobody knows, peers that are not who they should be, and traffic
 //! that the callee's transport would refuse, before a byte of it leaves the host.
 
-pub mod balance;
+pub mod account;
+mod balance;
 pub mod connection;
 mod denied;
 mod egress;
@@ -36,7 +37,7 @@ use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Direction, Metrics, RefusalLog, Tracer};
+use crate::telemetry::{Direction, Edges, Metrics, RefusalLog, Tracer};
 use pool::{Peers, Pool};
 
 #[cfg(test)]
@@ -84,6 +85,7 @@ pub struct Outbound {
     /// Who speaks first where.
     verdicts: first::Verdicts,
     log: RefusalLog,
+    edges: Edges,
 }
 
 impl Outbound {
@@ -101,6 +103,7 @@ impl Outbound {
             turn,
             verdicts,
             log,
+            edges: needs.metrics.edges(),
             needs,
         })
     }

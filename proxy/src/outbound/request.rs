@@ -16,7 +16,7 @@ use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, egress, external};
+use super::{Outbound, account, egress, external};
 use crate::http::body::Body;
 use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
@@ -25,8 +25,8 @@ use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::{DENIED, Elapsed};
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
-use crate::state::Mesh;
 use crate::state::policy::Arrived;
+use crate::state::{Mesh, Service};
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
@@ -50,8 +50,9 @@ pub(super) async fn serve(
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let (link, reset, decision) = (None, None, None);
-    let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
+    let (callee, link, reset, decision) = (None, None, None, None);
+    let mut hop = Hop { destination, callee, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
+    let seen = outbound.needs.metrics.live().seen(&request);
     let answered = match into_mesh_form(&mut request, destination) {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -71,6 +72,7 @@ pub(super) async fn serve(
     let elapsed = started.elapsed();
     outbound.needs.metrics.request(Direction::Outbound, answer.response.status().as_u16(), elapsed);
     record_span(outbound, &hop, start_ns, elapsed, &answer.response, refused);
+    account::request(outbound, &hop, seen, answer.response.status().as_u16(), elapsed, refused);
     answer
 }
 
@@ -86,6 +88,8 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
 /// What is known of a request on its way.
 pub(super) struct Hop<'a> {
     pub(super) destination: SocketAddr,
+    /// The service that it turned out to be for.
+    pub(super) callee: Option<Arc<Service>>,
     pub(super) http2: bool,
     /// Set where the app's connection is tied to one of the callee's.
     pub(super) pin: Option<&'a Pin>,
@@ -125,6 +129,7 @@ async fn route_and_send(
         Way::Passing => return plain(hop, (&outbound.plain, hop.destination), request, None).await,
         Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
+    hop.callee = route.service().cloned();
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
     let turn = outbound.next_turn();

@@ -75,10 +75,7 @@ fn labelled(name: &EdgeName, more: Option<(&str, &str)>, write: impl FnOnce(&[(&
         let labels = [("caller", &*name.name), ("port", &port)];
         return write(&labels.into_iter().chain(more).collect::<Vec<_>>());
     }
-    let service = match &*name.namespace {
-        "" => name.name.to_string(),
-        namespace => format!("{namespace}/{}", name.name),
-    };
+    let service = name.in_words();
     let labels = [("service", &*service), ("port", &port), ("site", &name.site)];
     write(&labels.into_iter().chain(more).collect::<Vec<_>>());
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use isthmus_proto::live::v1 as wire;
 
-use super::cells::{Histogram, STATUS_CLASSES};
+use super::cells::{BUCKETS_US, Histogram, STATUS_CLASSES};
 use super::metrics::Direction;
 
 /// By the design size a workload calls some dozens of services, and a shared one is called by some hundreds. Each costs
@@ -141,6 +142,28 @@ impl EdgeRegistry {
         Some(cell)
     }
 
+    /// The same in the form in which it is told to who looks.
+    pub(super) fn now(&self) -> Vec<wire::Edge> {
+        let edges = self.each().into_iter();
+        edges
+            .map(|(name, cells)| {
+                let sum = |of: &dyn Fn(&EdgeCell) -> &AtomicU64| cells.iter().map(|cell| of(cell).load(Relaxed)).sum();
+                wire::Edge {
+                    inbound: name.inbound,
+                    name: name.in_words(),
+                    port: name.port.into(),
+                    site: name.site.to_string(),
+                    requests: (0..STATUS_CLASSES.len()).map(|at| sum(&|cell| &cell.requests[at])).collect(),
+                    buckets: (0..=BUCKETS_US.len()).map(|at| sum(&|cell| &cell.time.buckets[at])).collect(),
+                    sum_us: sum(&|cell| &cell.time.sum_us),
+                    connections: sum(&|cell| &cell.connections),
+                    to_callee: sum(&|cell| &cell.bytes[0]),
+                    from_callee: sum(&|cell| &cell.bytes[1]),
+                }
+            })
+            .collect()
+    }
+
     /// Every edge with the cells of all workers.
     pub(super) fn each(&self) -> Vec<(EdgeName, Vec<Arc<EdgeCell>>)> {
         let edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,6 +185,14 @@ impl EdgeName {
     fn as_edge(&self) -> EdgeOf<'_> {
         let direction = if self.inbound { Direction::Inbound } else { Direction::Outbound };
         EdgeOf { direction, namespace: &self.namespace, name: &self.name, port: self.port, site: &self.site }
+    }
+
+    /// A service with its namespace, or an identity.
+    pub(super) fn in_words(&self) -> String {
+        match &*self.namespace {
+            "" => self.name.to_string(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
     }
 
     fn is(&self, edge: EdgeOf<'_>) -> bool {

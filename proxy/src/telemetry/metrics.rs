@@ -6,12 +6,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use isthmus_certs::Negotiated;
+use isthmus_proto::live::v1::Edge;
 
 use crate::reason::Reason;
 
-use super::cells::{Cell, Process, STATUS_CLASSES};
+use super::cells::{BUCKETS_US, Cell, Process, STATUS_CLASSES};
 use super::edges::{EdgeRegistry, Edges};
 use super::links::Links;
+use super::live::Live;
 use super::open::{OpenConnection, OpenStream};
 use super::tracer::DropReason;
 
@@ -63,10 +65,14 @@ pub struct Metrics {
     pub(super) process: Arc<Process>,
     pub(super) edges: Arc<EdgeRegistry>,
     pub(super) links: Links,
+    live: Live,
     own: Arc<Cell>,
 }
 
 impl Metrics {
+    /// Upper bounds of the durations' buckets, in microseconds; a last bucket holds what is above.
+    pub const BOUNDS_US: &[u64] = &BUCKETS_US;
+
     /// Counters for `workers` workers and the control runtime, whose handle this is.
     pub fn new(workers: usize) -> Metrics {
         let cells: Arc<[Arc<Cell>]> = (0..=workers).map(|_| Arc::new(Cell::default())).collect();
@@ -76,6 +82,7 @@ impl Metrics {
             process: Arc::default(),
             edges: Arc::default(),
             links: Links::default(),
+            live: Live::default(),
         }
     }
 
@@ -88,6 +95,16 @@ impl Metrics {
     /// A worker's own table of who talks to whom.
     pub fn edges(&self) -> Edges {
         Edges::new(self.edges.clone())
+    }
+
+    /// Who looks at what passes.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The counts by edge, as they are told to who looks.
+    pub fn edges_now(&self) -> Vec<Edge> {
+        self.edges.now()
     }
 
     /// The mesh connections that the kernel is asked about.

@@ -10,6 +10,7 @@ mod edges;
 mod exposition;
 mod link_page;
 mod links;
+mod live;
 mod metrics;
 mod names;
 mod open;
@@ -25,6 +26,7 @@ mod tracer;
 
 pub use edges::{EdgeOf, Edges};
 pub use links::{Links, TcpView, WatchedLink, run_link_samples};
+pub use live::{Filter, Live, Looking, Passed, Seen};
 pub use metrics::{Direction, MeshSide, Metrics};
 pub use open::{OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};
