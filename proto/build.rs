@@ -4,7 +4,7 @@ use prost::Message;
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
@@ -12,7 +12,9 @@ const FILES: [&str; 8] = [
     "isthmus/admin/v1/authority.proto",
     "isthmus/admin/v1/policy.proto",
     "isthmus/admin/v1/resources.proto",
+    "isthmus/admin/v1/live.proto",
     "isthmus/flows/v1/flows.proto",
+    "isthmus/live/v1/live.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -11,9 +11,11 @@ use isthmus_certs::{
     Clock as _, ExpectedPeer, IdentityError, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle,
     WorkloadIdentity, pem,
 };
+use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::admin::v1::access_client::AccessClient;
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
+use isthmus_proto::admin::v1::live_client::LiveClient;
 use isthmus_proto::admin::v1::policy_client::PolicyClient;
 use isthmus_proto::admin::v1::resources_client::ResourcesClient;
 use rustls::ClientConfig;
@@ -23,7 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::failure::Failure;
 use crate::operator::{Operator, OperatorArgs};
@@ -142,6 +144,15 @@ impl Resources {
     ) -> Result<T, Failure> {
         within(self.limit, request(&mut self.client)).await
     }
+}
+
+/// The same port, for what passes now. Without a limit: it goes on until somebody has seen enough.
+pub(crate) async fn look(
+    args: &OperatorArgs,
+    request: wire::LookRequest,
+) -> Result<Streaming<wire::LookEvent>, Failure> {
+    let mut client = LiveClient::new(operator_channel(args).await?).max_decoding_message_size(MOST_VIEWS);
+    within(args.request_timeout, client.look(request)).await
 }
 
 async fn operator_channel(args: &OperatorArgs) -> Result<Channel, Failure> {

@@ -33,6 +33,7 @@ mod kinds;
 mod leave;
 mod lint;
 mod login;
+mod look;
 mod operator;
 mod output;
 mod policy;
@@ -98,6 +99,9 @@ enum Command {
     Audit(WithOperator<audit::Args>),
     Explain(WithOperator<explain::Args>),
     Policy(WithOperator<policy::Args>),
+    Tap(WithOperator<look::tap::Args>),
+    Stat(WithOperator<look::stat::Args>),
+    Top(WithOperator<look::top::Args>),
     Bypass(WithOperator<bypass::Args>),
     Confirm(WithOperator<confirm::Args>),
     Join(join::Args),
@@ -155,6 +159,9 @@ fn main() -> ExitCode {
         Command::Audit(c) => audit::run(c.args, &c.operator),
         Command::Explain(c) => explain::run(c.args, &c.operator),
         Command::Policy(c) => policy::run(c.args, &c.operator),
+        Command::Tap(c) => look::tap::run(c.args, &c.operator),
+        Command::Stat(c) => look::stat::run(c.args, &c.operator),
+        Command::Top(c) => look::top::run(c.args, &c.operator),
         Command::Bypass(c) => bypass::run(c.args, &c.operator),
         Command::Confirm(c) => confirm::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),

@@ -14,6 +14,7 @@ use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
 use crate::index::Trust;
 use crate::ledger::Ledger;
+use crate::live::{self, Looks};
 use crate::operators::keys::Keys;
 use crate::operators::login::{Door, SIGNING_IN_AT_ONCE};
 use crate::operators::{Gatekeeper, access, session};
@@ -27,12 +28,14 @@ use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
 use isthmus_proto::admin::v1::access_server::AccessServer;
 use isthmus_proto::admin::v1::admin_server::AdminServer;
 use isthmus_proto::admin::v1::authority_server::AuthorityServer;
+use isthmus_proto::admin::v1::live_server::LiveServer as LookServer;
 use isthmus_proto::admin::v1::login_server::LoginServer;
 use isthmus_proto::admin::v1::policy_server::PolicyServer;
 use isthmus_proto::admin::v1::resources_server::ResourcesServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
+use isthmus_proto::live::v1::live_server::LiveServer;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -126,11 +129,12 @@ impl Control {
         };
         let address = at_port(&config.advertise, control.operators.port());
         make_operator(&own, &config, &address, &*clock)?;
-        let registry = Arc::new(Registry::default());
+        let (registry, looks) = (Arc::new(Registry::default()), Arc::new(Looks::default()));
         let push = Push {
             ledger: ledger.clone(),
             issuer: own.issuer.clone(),
             registry: registry.clone(),
+            looks: looks.clone(),
             own: own.store.clone(),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
@@ -141,6 +145,7 @@ impl Control {
             advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
             issuer: own.issuer.clone(),
             flows: flows.clone(),
+            looks,
             applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
             tasks: control.tasks.clone(),
             shutdown: control.shutdown.clone(),
@@ -196,10 +201,13 @@ impl Control {
             connections: PROXY_CONNECTIONS,
             strangers: None,
         };
+        let live =
+            live::Intake { ledger: self.ledger.clone(), looks: push.looks.clone(), shutdown: self.shutdown.clone() };
         let router = server()
             .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
             .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20))
-            .add_service(FlowsServer::new(intake).max_decoding_message_size(4 << 20));
+            .add_service(FlowsServer::new(intake).max_decoding_message_size(4 << 20))
+            .add_service(LiveServer::new(live).max_decoding_message_size(live::MOST_BATCH));
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
@@ -226,6 +234,7 @@ impl Control {
         let most = MAX_APPLY + (1 << 20);
         let policy = PolicyServer::new(admin.clone()).max_decoding_message_size(most).max_encoding_message_size(most);
         let resources = ResourcesServer::new(admin.clone()).max_encoding_message_size(most);
+        let look = LookServer::new(admin.clone());
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
@@ -234,6 +243,7 @@ impl Control {
             .layer(gate_of_calls)
             .add_service(service)
             .add_service(policy)
+            .add_service(look)
             .add_service(resources)
             .add_service(AuthorityServer::new(overseer))
             .add_service(LoginServer::new(door).max_decoding_message_size(64 << 10))

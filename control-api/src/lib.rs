@@ -17,6 +17,7 @@ pub mod history;
 pub mod identity;
 pub mod index;
 pub mod ledger;
+pub mod live;
 pub mod operators;
 mod pages;
 mod process;

@@ -40,6 +40,14 @@ pub mod flows {
     }
 }
 
+/// What proxies tell of what passes now, while somebody looks.
+pub mod live {
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.live.v1");
+    }
+}
+
 /// The protos as they were compiled, for reflection: an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -58,7 +66,11 @@ pub const FEATURES: &[&str] = &[
     "external/v1",
     "standing/v1",
     "crypto-profile/v1",
+    LIVE,
 ];
+
+/// Of a proxy that answers [`live::v1::Question`]s. One that does not would take the question for an error.
+pub const LIVE: &str = "live/v1";
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {

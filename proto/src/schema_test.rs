@@ -10,7 +10,7 @@ use std::path::Path;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
@@ -18,7 +18,9 @@ const FILES: [&str; 8] = [
     "isthmus/admin/v1/authority.proto",
     "isthmus/admin/v1/policy.proto",
     "isthmus/admin/v1/resources.proto",
+    "isthmus/admin/v1/live.proto",
     "isthmus/flows/v1/flows.proto",
+    "isthmus/live/v1/live.proto",
 ];
 
 fn lines(files: &[FileDescriptorProto]) -> BTreeSet<String> {

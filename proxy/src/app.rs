@@ -33,7 +33,7 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{AccessLog, Metrics, Tracer, run_exporter};
+use crate::telemetry::{AccessLog, Metrics, Tracer, run_exporter, run_link_samples};
 
 pub use error::RunError;
 use follower::Follower;
@@ -105,6 +105,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let mut workers = Workers::start(&parts, ports.traffic, listening)?;
     let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
     let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
+    tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
     let upward = Upward {
         state: parts.state.clone(),
         demands,

@@ -3,6 +3,7 @@
 mod certificates;
 mod gather;
 mod history;
+mod live;
 pub(crate) mod on_record;
 mod overseer;
 mod policy;
@@ -21,6 +22,7 @@ use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
 use crate::ledger::{Author, Kind, Ledger, Outcome, Proposal, World, Writer};
+use crate::live::Looks;
 use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::serve::Peer;
@@ -49,6 +51,7 @@ pub struct Operators {
     pub advertise: String,
     pub issuer: Arc<Issuer>,
     pub flows: Arc<FlowStore>,
+    pub looks: Arc<Looks>,
     /// Large applies at once: each holds its documents.
     pub applying: Arc<Semaphore>,
     pub tasks: TaskTracker,

@@ -151,7 +151,13 @@ async fn the_pages_say_whether_it_is_ready_and_how_it_does() {
         text
     };
     assert!(get("/ready").await.starts_with("HTTP/1.1 200"));
-    assert!(get("/metrics").await.contains("isthmus_controlplane_resources{kind=\"Workload\"} 2"));
+    let page = get("/metrics").await;
+    assert!(page.contains("isthmus_controlplane_resources{kind=\"Workload\"} 2"));
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();
+    for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
+        let there = document.lines().any(|row| row.starts_with(&format!("| `{name}` |")) && row.contains(help));
+        assert!(there, "docs/metrics.md lacks {name}: {help}");
+    }
     assert!(get("/").await.starts_with("HTTP/1.1 404"));
 }
 

@@ -14,6 +14,7 @@ use crate::audit::Event;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, restore, revocation, unrecorded};
 use crate::ledger::Ledger;
+use crate::live::Looks;
 use crate::serve::{Peer, required_identity};
 use copies::Machine;
 use isthmus_certs::{IdentityStore, PeerIdentity, skew_in_words};
@@ -47,6 +48,7 @@ pub struct Push {
     pub ledger: Arc<Ledger>,
     pub issuer: Arc<Issuer>,
     pub registry: Arc<Registry>,
+    pub looks: Arc<Looks>,
     /// Whose certificate signs what proxies keep.
     pub own: Arc<IdentityStore>,
     pub tasks: TaskTracker,

@@ -14,7 +14,7 @@ use isthmus_certs::PeerIdentity;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, control_message, proxy_message};
 use isthmus_proto::model::ResourceKey;
-use isthmus_proto::{FEATURES, PROTOCOL};
+use isthmus_proto::{FEATURES, LIVE, PROTOCOL};
 use prost::Message as _;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -57,7 +57,9 @@ pub(super) async fn run(
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
     let now_ms = push.ledger.clock().now_ms();
+    let can_answer = hello.features.iter().any(|feature| feature == LIVE);
     let mut stream = Stream::new(seat, peer, hello)?;
+    let (mut looks, mut looked) = (push.looks.subscribe(), BTreeSet::new());
     send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
     let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
     // What the proxy has asked for, and what was committed meanwhile.
@@ -86,6 +88,16 @@ pub(super) async fn run(
                 }
             }
             () = tokio::time::sleep_until(pause), if paused => {}
+            Ok(()) = looks.changed() => {
+                let questions = looks.borrow_and_update().clone();
+                looked.retain(|id| questions.contains_key(id));
+                for (id, question) in questions.iter() {
+                    if looked.insert(*id) && question.asks(&stream.workload, can_answer) {
+                        let question = control_message::Message::Question(question.wire.clone());
+                        send(outgoing, question).await?;
+                    }
+                }
+            }
             permit = outgoing.reserve(), if (asked || woken) && free && !paused => {
                 let Ok(permit) = permit else { return Ok(()) };
                 let by_commit = woken;

@@ -11,6 +11,7 @@ mod message;
 mod offload;
 mod parse;
 mod socket;
+mod tcp_info;
 
 pub use error::NetlinkError;
 pub use links::Links;
@@ -18,3 +19,4 @@ pub use message::{Attributes, flags, message};
 pub use offload::switch_off;
 pub use parse::{Malformed, Received, Refusal, attributes, messages, refusal};
 pub use socket::{Family, Listener, Socket};
+pub use tcp_info::{TcpDiagnosis, TcpInfo};

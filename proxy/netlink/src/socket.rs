@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use rustix::net::sockopt::{
     Timeout, set_socket_send_buffer_size, set_socket_send_buffer_size_force, set_socket_timeout,
 };
@@ -33,6 +33,8 @@ pub enum Family {
     Netfilter,
     /// Families with a name, such as ethtool.
     Generic,
+    /// Sockets of this network namespace.
+    Diagnosis,
 }
 
 /// A socket for requests.
@@ -219,6 +221,7 @@ impl Family {
             Family::Route => NETLINK_ROUTE,
             Family::Netfilter => NETLINK_NETFILTER,
             Family::Generic => NETLINK_GENERIC,
+            Family::Diagnosis => NETLINK_SOCK_DIAG,
         }
     }
 }

@@ -52,7 +52,9 @@ impl Follower {
     pub(super) fn look(&mut self) -> Result<(), CaptureError> {
         let Parts { metrics, tracer, identities, state, .. } = &*self.parts;
         let mesh = state.snapshot();
-        tracer.configure(export_target(&mesh));
+        let target = export_target(&mesh);
+        metrics.describe(&target.resource);
+        tracer.configure(target);
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
         if let Some(captured) = &mut self.captured {

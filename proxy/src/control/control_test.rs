@@ -189,7 +189,7 @@ async fn clock_skew_is_named_and_not_met_as_a_tls_error() {
         let start = Start::prepare(settings(&control, None), wrong).unwrap();
         let contact = start.first_contact().unwrap().clone();
         let (dialer, key) = (control.dialer(), isthmus_certs::csr::new_key().unwrap());
-        let error = enroll::enroll(&start, &dialer, &contact, &key).await.err().unwrap();
+        let error = enroll::enroll(&start, &dialer, &contact, &key, &Metrics::new(1)).await.err().unwrap();
         let probe = || ExpectedPeer::PinnedClockProbe(contact.root, SpiffeId::control_plane(&contact.trust_domain));
         let error = skew::named(error, &dialer, start.identities(), probe).await;
         assert!(error.to_string().contains(words), "{error}");

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::skew::{self, warn_if_skewed};
+use super::skew;
 use super::{ControlError, Dialer, FirstContact, Proof, Start, connect};
 use crate::telemetry::Metrics;
 
@@ -26,7 +26,7 @@ pub(super) async fn until_enrolled(start: &Start, dialer: &Dialer, metrics: &Met
     let key = csr::new_key()?;
     let mut retry = FIRST_RETRY;
     loop {
-        let error = match enroll(start, dialer, contact, &key).await {
+        let error = match enroll(start, dialer, contact, &key, metrics).await {
             Ok((identity, workload)) => {
                 take(start, identity, &workload, metrics).await?;
                 return Ok(workload);
@@ -51,6 +51,7 @@ pub(super) async fn enroll(
     dialer: &Dialer,
     contact: &FirstContact,
     key: &PrivateKey,
+    metrics: &Metrics,
 ) -> Result<(WorkloadIdentity, String), ControlError> {
     let clock = start.identities().clock();
     let control_plane = SpiffeId::control_plane(&contact.trust_domain);
@@ -70,7 +71,7 @@ pub(super) async fn enroll(
     })?;
     let workload: WorkloadName =
         answer.workload.parse().map_err(|e| ControlError::BadAnswer(format!("workload: {e}")))?;
-    let identity = issued(answer.certificate, key, clock.as_ref(), asked_ms)?;
+    let identity = issued(answer.certificate, key, clock.as_ref(), asked_ms, metrics)?;
     if !identity.bundle.fingerprints().contains(&contact.root) {
         return Err(ControlError::BadAnswer(
             "its roots do not include the one that this first contact names".to_owned(),
@@ -118,9 +119,10 @@ pub(super) fn issued(
     key: &PrivateKey,
     clock: &dyn Clock,
     asked_ms: i64,
+    metrics: &Metrics,
 ) -> Result<WorkloadIdentity, ControlError> {
     let certificate = certificate.ok_or_else(|| ControlError::BadAnswer("it holds no certificate".to_owned()))?;
-    warn_if_skewed(asked_ms, clock.now_ms(), certificate.server_time_unix_ms);
+    skew::note(metrics, asked_ms, clock.now_ms(), certificate.server_time_unix_ms);
     let roots = TrustBundle::from_ders(&certificate.roots_der);
     let roots = roots.map_err(|e| ControlError::BadAnswer(format!("roots: {e}")))?;
     let chain = certificate.chain_der.into_iter().map(CertificateDer::from).collect();

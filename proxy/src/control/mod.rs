@@ -12,6 +12,7 @@ mod fallback;
 mod files;
 mod keeper;
 mod last_good;
+mod live;
 mod machine;
 mod passage;
 mod proof;

@@ -213,7 +213,7 @@ async fn renew(context: &Context, current: &WorkloadIdentity) -> Result<(), Cont
     let request =
         RenewRequest { csr_der: csr::request(&key)?, client_time_unix_ms: asked_ms, machine: Some(machine::this()) };
     let answer = answer_in_time(IdentityClient::new(channel).renew(request)).await?;
-    let renewed = issued(answer.certificate, &key, clock.as_ref(), asked_ms)?;
+    let renewed = issued(answer.certificate, &key, clock.as_ref(), asked_ms, &context.metrics)?;
     let (serial, expires) = (renewed.serial, expires_in(&context.start, &renewed));
     // A full disk must not cost the identity: it is used all the same, and a restart finds the old one.
     if let Err(e) = context.start.save(&renewed).await {

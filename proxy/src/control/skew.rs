@@ -8,6 +8,8 @@ use isthmus_proto::identity::v1::identity_client::IdentityClient;
 use tonic::Code;
 use tracing::warn;
 
+use crate::telemetry::Metrics;
+
 use super::enroll::answer_in_time;
 use super::{ControlError, Dialer, connect};
 
@@ -22,9 +24,14 @@ pub(super) fn skew_ms(asked_ms: i64, answered_ms: i64, theirs_ms: i64) -> i64 {
     halfway.saturating_sub(theirs_ms)
 }
 
-pub(super) fn warn_if_skewed(asked_ms: i64, answered_ms: i64, theirs_ms: i64) {
+/// A control plane that says no time is of a version that knows none.
+pub(super) fn note(metrics: &Metrics, asked_ms: i64, answered_ms: i64, theirs_ms: i64) {
+    if theirs_ms == 0 {
+        return;
+    }
     let skew = skew_ms(asked_ms, answered_ms, theirs_ms);
-    if theirs_ms != 0 && skew.unsigned_abs() > WORTH_A_WARNING_MS {
+    metrics.clock_skew(skew);
+    if skew.unsigned_abs() > WORTH_A_WARNING_MS {
         warn!("{}: set one of the two right; beyond 5 m mTLS may fail", skew_in_words(skew));
     }
 }

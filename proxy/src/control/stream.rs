@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use isthmus_certs::{Clock, TrustBundle};
-use isthmus_proto::discovery::v1::{self as wire, proxy_message, raw_control_message};
+use isthmus_proto::discovery::v1::{self as wire, RawControlMessage, proxy_message, raw_control_message};
 use isthmus_proto::{FEATURES, PROTOCOL};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::keeper::Keeper;
-use super::skew::warn_if_skewed;
+use super::live::Answers;
+use super::skew;
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
 use crate::state::standing::{Noted, Serving};
@@ -143,7 +144,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
     match first.and_then(|m| m.message) {
         Some(raw_control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
             let now_ms = clock.now_ms();
-            warn_if_skewed(asked_ms, now_ms, welcome.server_time_unix_ms);
+            skew::note(&context.metrics, asked_ms, now_ms, welcome.server_time_unix_ms);
             info!("discovery: connected to control plane {}", welcome.build_version);
             context.start.standing().note(|facts| {
                 (facts.connected, facts.since_ms) = (true, now_ms);
@@ -186,9 +187,14 @@ async fn converse(
     if let Some(keeper) = keeper {
         keeper.begin();
     }
+    let mut answers = Answers::default();
     loop {
         let done = tokio::select! {
             message = stream.hear.message() => match message {
+                Ok(Some(RawControlMessage { message: Some(raw_control_message::Message::Question(question)) })) => {
+                    answers.begin(context, question);
+                    Ok(())
+                }
                 Ok(Some(message)) => {
                     let taken = take(context, (sync, keeper), message, &stream.say, synced);
                     revoked::keep(context).await;

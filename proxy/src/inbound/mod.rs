@@ -30,7 +30,7 @@ use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Metrics, RefusalLog, Tracer};
+use crate::telemetry::{Edges, Metrics, RefusalLog, Tracer};
 use crate::tls;
 
 #[cfg(test)]
@@ -119,6 +119,7 @@ pub struct Inbound {
     dial: DialOptions,
     log: RefusalLog,
     flows: Flows,
+    edges: Edges,
     live: Rc<live::Live>,
 }
 
@@ -128,10 +129,10 @@ impl Inbound {
         let server = needs.identity.server_configs(tls::mesh::PROTOCOLS, ClientAuth::Required, false);
         let revoked = tls::Revoked::of(&needs.identity);
         let (app, log) = (AppClient::new(dial), RefusalLog::default());
-        let flows = Flows::new(needs.flows.clone());
+        let (flows, edges) = (Flows::new(needs.flows.clone()), needs.metrics.edges());
         Rc::new_cyclic(|own| {
             let live = live::Live::new(own.clone());
-            Inbound { app, server, revoked, dial, log, flows, live, needs }
+            Inbound { app, server, revoked, dial, log, flows, edges, live, needs }
         })
     }
 

@@ -185,7 +185,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
     let mut https = None;
-    let told = tracer.tells().then(|| (request.method().clone(), request.uri().clone()));
+    let told = inbound.tells().then(|| (request.method().clone(), request.uri().clone()));
     let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {

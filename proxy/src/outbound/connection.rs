@@ -57,6 +57,14 @@ pub(super) enum Way {
 }
 
 impl Route {
+    /// The service, where it is one.
+    pub(super) fn service(&self) -> Option<&Arc<Service>> {
+        match &self.to {
+            Callee::Service(service) => Some(service),
+            Callee::Workload(_) => None,
+        }
+    }
+
     /// The next endpoint, its place, and the app's port there.
     pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
         match &self.to {

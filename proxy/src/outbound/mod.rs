@@ -39,7 +39,7 @@ use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Direction, Metrics, RefusalLog, Tracer};
+use crate::telemetry::{Direction, Edges, Metrics, RefusalLog, Tracer};
 use pool::{Peers, Pool};
 
 #[cfg(test)]
@@ -90,6 +90,7 @@ pub struct Outbound {
     verdicts: first::Verdicts,
     log: RefusalLog,
     flows: Flows,
+    edges: Edges,
 }
 
 impl Outbound {
@@ -109,6 +110,7 @@ impl Outbound {
             verdicts,
             log,
             flows,
+            edges: needs.metrics.edges(),
             needs,
         })
     }

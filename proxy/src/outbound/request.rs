@@ -26,9 +26,9 @@ use crate::http::headers::{are_connection_bound, sanitize};
 use crate::http::internal::Elapsed;
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
-use crate::state::Mesh;
 use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
+use crate::state::{Mesh, Service};
 use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
@@ -52,10 +52,10 @@ pub(super) async fn serve(
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let (link, reset, decision) = (None, None, None);
-    let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
+    let (callee, link, reset, decision) = (None, None, None, None);
+    let mut hop = Hop { destination, callee, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
     let formed = into_mesh_form(&mut request, destination);
-    let told = outbound.needs.tracer.tells().then(|| (request.method().clone(), request.uri().clone()));
+    let told = outbound.tells().then(|| (request.method().clone(), request.uri().clone()));
     let answered = match formed {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
@@ -77,7 +77,7 @@ pub(super) async fn serve(
     // The callee's sidecar may have refused it: its word came with the answer.
     let wanted = told.is_some() || hop.trace.sampled;
     let reason = refused.map(Reason::word).or_else(|| wanted.then(|| told::word_of(&answer.response))?);
-    told::tell(outbound, &hop, told, elapsed, &answer.response, reason);
+    told::tell(outbound, &hop, told, &told::Ended { total: elapsed, response: &answer.response, reason });
     record_span(outbound, &hop, start_ns, elapsed, &answer.response, reason);
     answer
 }
@@ -94,6 +94,8 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
 /// What is known of a request on its way.
 pub(super) struct Hop<'a> {
     pub(super) destination: SocketAddr,
+    /// The service that it turned out to be for.
+    pub(super) callee: Option<Arc<Service>>,
     pub(super) http2: bool,
     /// Set where the app's connection is tied to one of the callee's.
     pub(super) pin: Option<&'a Pin>,
@@ -133,6 +135,7 @@ async fn route_and_send(
         Way::Passing => return plain(hop, (&outbound.plain, &[hop.destination]), request, None).await,
         Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
+    hop.callee = route.service().cloned();
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
     let turn = outbound.next_turn();

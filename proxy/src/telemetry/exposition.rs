@@ -1,14 +1,19 @@
-//! The Prometheus text format, version 0.0.4: `# HELP`, `# TYPE`, then the samples of that family and no other.
+//! All counters as Prometheus text, version 0.0.4.
 
-use std::fmt::Write as _;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use isthmus_certs::Negotiated;
 
 use crate::reason::Reason;
 
-use super::metrics::{BUCKETS_US, Cell, Direction, Histogram, MeshSide, Metrics, STATUS_CLASSES, Words};
+use super::cells::{BUCKETS_US, Cell, Histogram, STATUS_CLASSES, Words};
+use super::edge_page;
+use super::link_page;
+use super::metrics::{Direction, MeshSide, Metrics};
 use super::names::{self, Family};
+use super::page::Page;
+use super::process_page;
 use super::tracer::DropReason;
 
 impl Metrics {
@@ -21,6 +26,8 @@ impl Metrics {
         self.render_traffic(&mut page);
         self.render_refusals(&mut page);
         self.render_mesh(&mut page);
+        link_page::render(&self.links, &mut page);
+        edge_page::render(&self.edges, &mut page);
         self.render_process(&mut page);
         page.text
     }
@@ -147,8 +154,20 @@ impl Metrics {
         page.single(names::CAPTURE_UDP_DROPPED, process.capture_udp_dropped.load(Relaxed));
         page.single(names::SOURCE_PRESERVED, process.source_preserved.load(Relaxed));
         page.single(names::READY, process.ready.load(Relaxed));
+        page.single(names::CLOCK_SKEW, process.clock_skew_ms.load(Relaxed) as f64 / 1_000.0);
+        process_page::render(page);
+        self.render_target(page);
         page.family(names::BUILD);
         page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    }
+
+    /// The same as a span's resource, by the names that OpenTelemetry gives it in Prometheus.
+    fn render_target(&self, page: &mut Page) {
+        let resource = self.process.resource.lock().unwrap_or_else(PoisonError::into_inner);
+        let named: Vec<_> = resource.iter().map(|(name, value)| (name.replace('.', "_"), value.as_str())).collect();
+        let labels: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        page.family(names::TARGET);
+        page.sample(names::TARGET, &labels, 1);
     }
 
     fn sum(&self, of: impl Fn(&Cell) -> &AtomicU64) -> u64 {
@@ -180,17 +199,11 @@ impl Metrics {
     }
 
     fn histogram(&self, page: &mut Page, family: Family, labels: &[(&str, &str)], of: impl Fn(&Cell) -> &Histogram) {
-        let mut total = 0;
-        for at in 0..=BUCKETS_US.len() {
-            total += self.sum(|cell| &of(cell).buckets[at]);
-            let bound = BUCKETS_US.get(at).map_or_else(|| "+Inf".to_owned(), |us| seconds(*us));
-            let mut with_bound = labels.to_vec();
-            with_bound.push(("le", &bound));
-            page.suffixed(family, "_bucket", &with_bound, total);
+        let mut counts = [0; BUCKETS_US.len() + 1];
+        for (at, count) in counts.iter_mut().enumerate() {
+            *count = self.sum(|cell| &of(cell).buckets[at]);
         }
-        let sum_us = self.sum(|cell| &of(cell).sum_us);
-        page.suffixed(family, "_sum", labels, seconds(sum_us));
-        page.suffixed(family, "_count", labels, total);
+        page.histogram(family, labels, &counts, self.sum(|cell| &of(cell).sum_us));
     }
 }
 
@@ -198,45 +211,6 @@ fn active(opened: &AtomicU64, closed: &AtomicU64) -> u64 {
     // Closed first: read the other way round, a connection that opens and closes between the reads would be negative.
     let closed = closed.load(Relaxed);
     opened.load(Relaxed).saturating_sub(closed)
-}
-
-fn seconds(us: u64) -> String {
-    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn family(&mut self, family: Family) {
-        let Family { name, kind, help } = family;
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn single(&mut self, family: Family, value: impl std::fmt::Display) {
-        self.family(family);
-        self.sample(family, &[], value);
-    }
-
-    fn sample(&mut self, family: Family, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.suffixed(family, "", labels, value);
-    }
-
-    // Label values are words of ours or numbers: nothing in them needs escaping.
-    fn suffixed(&mut self, family: Family, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.text.push_str(family.name);
-        self.text.push_str(suffix);
-        for (at, (name, label)) in labels.iter().enumerate() {
-            let before = if at == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{before}{name}=\"{label}\"");
-        }
-        if !labels.is_empty() {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
 }
 
 #[cfg(test)]

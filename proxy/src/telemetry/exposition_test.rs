@@ -64,6 +64,24 @@ fn a_duration_counts_in_the_first_bucket_that_holds_it() {
     let powers = (0..64).map(|bits| 1 << bits);
     for us in powers.chain(BUCKETS_US).chain([0, u64::MAX]).flat_map(around) {
         let expected = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
-        assert_eq!(super::super::metrics::bucket(us), expected, "{us}");
+        assert_eq!(super::super::cells::bucket(us), expected, "{us}");
     }
+}
+
+/// docs/metrics.md is what operators build on: it has exactly the families of the page, with their types and meaning.
+#[test]
+fn the_documented_table_is_the_page() {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();
+    let rows: HashSet<_> = document.lines().filter_map(|line| line.strip_prefix("| `")).collect();
+    let (page, mut families) = (Metrics::new(1).render(), 0);
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else { continue };
+        let kind = lines.next().unwrap().rsplit_once(' ').unwrap().1;
+        let is = |row: &&&str| row.starts_with(&format!("{name}` | {kind} |")) && row.ends_with(&format!("| {help} |"));
+        assert!(rows.iter().any(|row| is(&row)), "docs/metrics.md lacks: | `{name}` | {kind} | … | {help} |");
+        families += 1;
+    }
+    let documented = rows.iter().filter(|row| !row.starts_with("isthmus_controlplane_")).count();
+    assert_eq!(documented, families, "docs/metrics.md has rows that are not on the page");
 }

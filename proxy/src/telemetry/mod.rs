@@ -2,17 +2,26 @@
 //!
 //! Sits beside both paths and is called by them; it knows nothing of policy or state. It refuses to slow anything down:
 //! counters are per-worker atomics merged at scrape, spans go through one bounded queue that drops and counts what it
-//! cannot hold, the access log has a thread and a bounded queue of its own, and trace headers that do not follow the W3C rules are replaced, never passed on.
+//! cannot hold, the access log has a thread and a bounded queue of its own, and trace headers that do not follow the W3C
+//! rules are replaced, never passed on.
 
 mod access_line;
 mod access_log;
 mod b3;
+mod cells;
+mod edge_page;
+mod edges;
 mod exposition;
+mod link_page;
+mod links;
+mod live;
 mod metrics;
 mod names;
 mod open;
 mod otlp;
 mod otlp_message;
+mod page;
+mod process_page;
 mod refusal_log;
 mod span;
 mod trace_context;
@@ -21,6 +30,9 @@ mod tracer;
 
 pub use access_line::{Entry as AccessEntry, LineFormat};
 pub use access_log::{AccessLog, AccessMode, AccessSettings};
+pub use edges::{EdgeOf, Edges};
+pub use links::{Links, TcpView, WatchedLink, run_link_samples};
+pub use live::{Filter, Live, Looking, Passed, cut};
 pub use metrics::{Direction, MeshSide, Metrics};
 pub use open::{OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};

@@ -115,3 +115,67 @@ pub(super) const SOURCE_PRESERVED: Family = gauge(
 );
 pub(super) const READY: Family = gauge("isthmus_ready", "1 when readiness is answered with 200, else 0.");
 pub(super) const BUILD: Family = gauge("isthmus_build_info", "Always 1; the version is in the label.");
+pub(super) const TARGET: Family =
+    gauge("target_info", "Always 1; what this proxy serves is in the labels, as OpenTelemetry names a resource.");
+pub(super) const CLOCK_SKEW: Family = gauge(
+    "isthmus_clock_skew_seconds",
+    "This host's clock minus the control plane's when it was last asked. Beyond 300 either way mTLS may fail.",
+);
+pub(super) const SERVICE_REQUESTS: Family = counter(
+    "isthmus_service_requests_total",
+    "Requests to a service, by its port, the site that answered and the status class. At most 512 edges, then other.",
+);
+pub(super) const SERVICE_SECONDS: Family = histogram(
+    "isthmus_service_request_duration_seconds",
+    "Time from a request's head to its answer's head, by service, port and site that answered, in seconds.",
+);
+pub(super) const SERVICE_CONNECTIONS: Family = counter(
+    "isthmus_service_connections_total",
+    "Connections of bytes to a service that have ended, by its port and the site that answered.",
+);
+pub(super) const SERVICE_BYTES: Family = counter(
+    "isthmus_service_bytes_total",
+    "Bytes of connections to a service that have ended, by port, site and flow (to or from the callee).",
+);
+pub(super) const CALLER_REQUESTS: Family = counter(
+    "isthmus_caller_requests_total",
+    "Requests from an identity, by our port and the status class. At most 512 edges, then other.",
+);
+pub(super) const CALLER_SECONDS: Family = histogram(
+    "isthmus_caller_request_duration_seconds",
+    "Time from a request's head to its answer's head, by the caller's identity and our port, in seconds.",
+);
+pub(super) const CALLER_CONNECTIONS: Family =
+    counter("isthmus_caller_connections_total", "Connections of bytes from an identity that have ended, by our port.");
+pub(super) const CALLER_BYTES: Family = counter(
+    "isthmus_caller_bytes_total",
+    "Bytes of connections from an identity that have ended, by our port and flow (to or from the callee).",
+);
+pub(super) const EDGES_BEYOND: Family = counter(
+    "isthmus_edges_beyond_total",
+    "Times that a worker met an edge beyond the 512 that have series of their own, and began to count it as other.",
+);
+pub(super) const PROCESS_CPU: Family =
+    counter("process_cpu_seconds_total", "User and system time of this process, in seconds.");
+pub(super) const PROCESS_MEMORY: Family = gauge("process_resident_memory_bytes", "Resident memory of this process.");
+pub(super) const PROCESS_FDS: Family = gauge("process_open_fds", "File descriptors that are open.");
+pub(super) const PROCESS_MAX_FDS: Family = gauge("process_max_fds", "File descriptors that may be open.");
+pub(super) const PROCESS_START: Family = gauge("process_start_time_seconds", "When this process began, Unix seconds.");
+pub(super) const LINK_RTT: Family = gauge(
+    "isthmus_link_rtt_seconds",
+    "The kernel's smoothed round trip, the mean over our mesh connections to a site that are open.",
+);
+pub(super) const LINK_RTT_LEAST: Family =
+    gauge("isthmus_link_rtt_least_seconds", "The same, of the connection with the smallest.");
+pub(super) const LINK_SEGMENTS: Family =
+    counter("isthmus_link_segments_total", "TCP segments with data sent on mesh connections to a site.");
+pub(super) const LINK_RETRANSMITTED: Family = counter(
+    "isthmus_link_retransmitted_segments_total",
+    "TCP segments sent again on mesh connections to a site: over segments_total, the loss that the kernel saw.",
+);
+pub(super) const LINK_DELIVERY: Family = gauge(
+    "isthmus_link_delivery_bytes_per_second",
+    "What lately arrived at a site, by the kernel's estimate, of all open mesh connections; low where little was sent.",
+);
+pub(super) const LINK_MTU: Family =
+    gauge("isthmus_link_path_mtu_bytes", "The smallest path MTU of the open mesh connections to a site.");

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::metrics::{Cell, Direction, MeshSide};
+use super::cells::Cell;
+use super::metrics::{Direction, MeshSide};
 
 /// An app connection that is open for as long as this lives.
 #[derive(Debug)]

@@ -102,6 +102,11 @@ impl TraceContext {
         }
     }
 
+    /// The trace's id where spans of it are recorded, else nothing: nobody would find it.
+    pub fn id_in_words(&self) -> String {
+        if self.sampled { self.trace_id.to_string() } else { String::new() }
+    }
+
     /// The caller's own context, read from `headers`, for a hop that records nothing.
     pub(super) fn passed_on(mut self, headers: &HeaderMap) -> TraceContext {
         let same = match headers.get(TRACEPARENT) {

@@ -1,0 +1,53 @@
+use super::*;
+
+fn edge(name: &str, ok: u64, failed: u64, fast: u64, slow: u64) -> Edge {
+    let requests = vec![0, 0, ok, 0, 0, failed];
+    Edge { name: name.into(), port: 80, site: "dc1".into(), requests, buckets: vec![fast, slow, 0], ..Edge::default() }
+}
+
+fn batch(workload: &str, edges: Vec<Edge>) -> Batch {
+    Batch { workload: workload.into(), edges, bounds_us: vec![1_000, 10_000], ..Batch::default() }
+}
+
+#[test]
+fn a_rate_is_the_difference_over_the_time_summed_over_proxies() {
+    let (mut rates, start) = (Rates::new(Duration::from_secs(60)), Instant::now());
+    for (at, ok, failed) in [(0, 100, 0), (10, 290, 10)] {
+        for workload in ["shop/web", "shop/batch"] {
+            let edges = vec![edge("shop/orders", ok, failed, ok + failed, 0)];
+            rates.take(batch(workload, edges), start + Duration::from_secs(at));
+        }
+    }
+    let [row] = &rates.rows(By::Service)[..] else { panic!("one service") };
+    assert_eq!((row.name.as_str(), row.requests, row.success), ("shop/orders:80", 40.0, Some(0.95)));
+    assert_eq!(row.latency_us, Some([500, 950, 990]));
+    let names = |by| rates.rows(by).into_iter().map(|row| row.name).collect::<Vec<_>>();
+    assert_eq!(names(By::Edge), ["shop/batch -> shop/orders:80", "shop/web -> shop/orders:80"]);
+    assert_eq!(names(By::Site), ["dc1"]);
+    assert!(names(By::Caller).is_empty());
+}
+
+#[test]
+fn one_look_is_no_rate_and_a_restart_is_no_loss() {
+    let (mut rates, start) = (Rates::new(Duration::from_secs(60)), Instant::now());
+    rates.take(batch("shop/web", vec![edge("shop/orders", 1_000, 0, 1_000, 0)]), start);
+    assert!(rates.rows(By::Service).is_empty() && rates.measured() == 0);
+    rates.take(batch("shop/web", vec![edge("shop/orders", 30, 0, 0, 30)]), start + Duration::from_secs(10));
+    let rows = rates.rows(By::Service);
+    assert_eq!((rows[0].requests, rows[0].latency_us), (3.0, Some([5_500, 9_550, 9_910])));
+}
+
+#[test]
+fn the_window_moves() {
+    let (mut rates, start) = (Rates::new(Duration::from_secs(5)), Instant::now());
+    for second in 0..60 {
+        // Ten a second for half a minute, then none.
+        let count = 10 * second.min(30);
+        rates.take(batch("w", vec![edge("s", count, 0, count, 0)]), start + Duration::from_secs(second));
+        if second == 20 {
+            assert_eq!(rates.rows(By::Service)[0].requests, 10.0);
+        }
+    }
+    assert!(rates.rows(By::Service).is_empty());
+    assert!(rates.proxies["w"].len() <= 7, "and what is older is forgotten");
+}
