@@ -107,6 +107,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         authority: Default::default(),
         attestation: attestation(dir),
         leases: Default::default(),
+        store: Default::default(),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

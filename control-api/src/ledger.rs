@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod follow;
+
 /// How many commits back `WaitInForce` can still tell whom they concerned.
 const REMEMBERED: usize = 1024;
 
@@ -83,6 +85,8 @@ pub struct Committed {
     pub turn: u64,
     pub at: Instant,
     pub changed: Arc<Changed>,
+    /// The resources that came, changed or went.
+    pub touched: Arc<[ResourceRef]>,
 }
 
 /// A proposal, checked and not yet stored.
@@ -98,6 +102,7 @@ struct Planned {
 pub struct Ledger {
     store: Arc<dyn Store>,
     trust: Mutex<Arc<Trust>>,
+    read_trust: Mutex<Option<follow::ReadTrust>>,
     clock: Arc<dyn Clock>,
     writer: Mutex<()>,
     world: watch::Sender<Arc<World>>,
@@ -113,7 +118,8 @@ impl Ledger {
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
-        Ok(Ledger { store, trust, clock, writer, world, committed, failed })
+        let read_trust = Mutex::default();
+        Ok(Ledger { store, trust, read_trust, clock, writer, world, committed, failed })
     }
 
     pub fn world(&self) -> Arc<World> {
@@ -141,11 +147,11 @@ impl Ledger {
     /// Publishes other roots or revocations, under a revision of their own, so that it can be told who has them.
     pub fn retrust(&self, change: impl FnOnce(&mut Trust)) -> Result<u64, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = Change { trust: true, ..Change::default() };
+        let revision = self.as_often_as_needed(|| self.commit(self.world().revision, &nothing))?;
         let world = self.world();
         let mut trust = Trust::clone(&self.trust());
         change(&mut trust);
-        let nothing = Change::default();
-        let revision = self.commit(world.revision, &nothing)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
         let next = World { revision, ..World::clone(&world) };
         self.publish(&world, next, &[], &Given::new(), true);
@@ -193,21 +199,30 @@ impl Ledger {
         self.propose_after(proposal, dry_run, |_, _| Ok(()))
     }
 
-    /// The same, with something that must be on disk before the change is, or that may forbid it.
+    /// The same, with something that is written with it, or that may forbid it.
     pub fn propose_after(
         &self,
         proposal: &Proposal,
         dry_run: bool,
-        first: impl FnOnce(&World, &Change) -> Result<(), StoreError>,
+        first: impl Fn(&World, &mut Change) -> Result<(), StoreError>,
     ) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.as_often_as_needed(|| self.propose_now(proposal, dry_run, &first))
+    }
+
+    fn propose_now(
+        &self,
+        proposal: &Proposal,
+        dry_run: bool,
+        first: &impl Fn(&World, &mut Change) -> Result<(), StoreError>,
+    ) -> Result<Outcome, StoreError> {
         let world = self.world();
         let Planned { mut outcome, mut change, mut next, keys, given } = self.plan(&world, proposal);
         if !outcome.problems.is_empty() || keys.is_empty() || dry_run {
             return Ok(outcome);
         }
-        first(&world, &change)?;
         change.vips = given;
+        first(&world, &mut change)?;
         outcome.revision = self.commit(world.revision, &change)?;
         next.revision = outcome.revision;
         for key in &change.deletes {
@@ -269,7 +284,7 @@ impl Ledger {
                 committed.pop_front();
             }
             let (revision, turn) = (next.revision, next.turn);
-            committed.push_back(Committed { revision, turn, at, changed: Arc::new(changed) });
+            committed.push_back(Committed { revision, turn, at, changed: Arc::new(changed), touched: keys.into() });
         }
         self.world.send_replace(Arc::new(next));
     }

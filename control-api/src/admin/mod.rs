@@ -78,7 +78,7 @@ impl Admin for Operators {
         caller.may_change(&proposal.deletes, dry_run)?;
         let ledger = self.ledger.clone();
         let delete = move || {
-            let free = |world: &World, _: &_| confirm::nobody_waits(&**ledger.store(), world.revision);
+            let free = |world: &World, _: &mut Change| confirm::nobody_waits(&**ledger.store(), world.revision);
             ledger.propose_after(&proposal, dry_run, free).map_err(unavailable)
         };
         let outcome = blocking(delete).await?;
@@ -265,7 +265,7 @@ fn apply_now(
     let (proposal, mut problems) = documents(all)?;
     caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
     // With faults in some documents the rest is still checked, so that everything is told at once.
-    let first = |world: &World, change: &Change| match until {
+    let first = |world: &World, change: &mut Change| match until {
         Some(until) => confirm::note(&**ledger.store(), world, change, until, caller.name()),
         None => confirm::nobody_waits(&**ledger.store(), world.revision),
     };

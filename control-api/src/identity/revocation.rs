@@ -1,5 +1,5 @@
 //! Who is out. On record first, then in the store, then pushed; from the record it comes back if an older store was
-//! restored. Its epoch is the number of the line that records it, and so never falls.
+//! restored. Its epoch is the number of the line that records it, or above all that are stored, and so never falls.
 
 use super::issuer::Issuer;
 use crate::audit::{Event, What, segments};
@@ -74,7 +74,10 @@ pub fn revoke(
         reason: reason.clone(),
         ..Event::default()
     };
-    let epoch = issuer.audit().append(event)?;
+    let line = issuer.audit().append(event)?;
+    // Where several control planes keep a record each, the numbers of their lines say nothing about each other.
+    let highest = list(store)?.iter().map(|record| record.epoch).max().unwrap_or(0);
+    let epoch = line.max(highest + 1);
     put(store, &Record { epoch, serial, who, at_unix_ms, operator, reason })?;
     Ok(epoch)
 }

@@ -9,6 +9,7 @@ mod joining;
 mod leases;
 mod odd_callers;
 mod outages;
+mod readiness;
 mod secrets;
 mod trust;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(tests(leases::TESTS, mesh));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));
     trials.extend(tests(outages::TESTS, mesh));
+    trials.extend(tests(readiness::TESTS, mesh));
     trials.extend(tests(secrets::TESTS, mesh));
     trials.extend(tests(trust::TESTS, mesh));
     libtest_mimic::run(&arguments, trials).exit_code()
