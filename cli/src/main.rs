@@ -16,6 +16,7 @@ mod completions;
 mod confirm;
 mod connect;
 mod context;
+mod control;
 mod delete;
 mod demo;
 mod diff;
@@ -46,6 +47,7 @@ mod schema;
 mod services;
 mod span;
 mod status;
+mod store;
 mod support;
 mod token;
 mod version;
@@ -109,8 +111,8 @@ enum Command {
     Lint(WithOperator<lint::Args>),
     /// Run the sidecar of this machine or pod.
     Proxy(isthmus_proxy::Args),
-    /// Run the control plane.
-    Control(isthmus_control::Args),
+    Control(control::Args),
+    Store(store::Args),
     Redirect(redirect::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -171,10 +173,8 @@ fn main() -> ExitCode {
             isthmus_proxy::return_idle_memory();
             isthmus_proxy::run_blocking(&args)
         }
-        Command::Control(args) => {
-            isthmus_proxy::return_idle_memory();
-            isthmus_control::run_blocking(&args)
-        }
+        Command::Control(args) => control::run(args),
+        Command::Store(args) => store::run(args),
         Command::Redirect(args) => redirect::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),

@@ -1,30 +1,26 @@
 //! Wiring: the one place that knows everybody. Store and CA first, then sockets, then services, then time.
 
 use crate::admin::{self, APPLYING_AT_ONCE, MAX_APPLY, Operators, Overseer};
-use crate::audit::AuditLog;
 use crate::authority::rotation::Rotation;
-use crate::authority::{self, Authorities, Own};
+use crate::authority::{self, Own};
 use crate::config::Config;
 use crate::confirm;
 use crate::flows::Intake;
-use crate::flows::store::FlowStore;
-use crate::history::Keep;
 use crate::identity::attest::Attestors;
 use crate::identity::issuer::Issuer;
-use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
-use crate::index::Trust;
+use crate::identity::{ENROLLING_AT_ONCE, Identities, tokens};
 use crate::ledger::Ledger;
+use crate::ledger::follow::follow;
 use crate::live::{self, Looks};
 use crate::operators::keys::Keys;
 use crate::operators::login::{Door, SIGNING_IN_AT_ONCE};
 use crate::operators::{Gatekeeper, access, session};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
-use crate::push::{Push, lease, wake};
+use crate::push::{Push, cut_off, lease, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
-use crate::store::{EmbeddedStore, Store};
-use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
+use isthmus_certs::{ClientAuth, Clock, SystemClock};
 use isthmus_proto::admin::v1::access_server::AccessServer;
 use isthmus_proto::admin::v1::admin_server::AdminServer;
 use isthmus_proto::admin::v1::authority_server::AuthorityServer;
@@ -36,9 +32,7 @@ use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
 use isthmus_proto::live::v1::live_server::LiveServer;
-use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -61,6 +55,10 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(10);
 const AUDIT_DIR: &str = "audit";
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+mod open;
+
+use open::{open_aside, read_trust};
 
 /// Why the control plane could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +112,9 @@ impl Control {
         let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         own.store.set_profile(ledger.world().mesh.crypto_profile);
+        if ledger.store().is_shared() {
+            ledger.read_trust_by(read_trust(own.clone(), ledger.store().clone(), config.state_dir.clone()));
+        }
         let proxies = listen(config.listen.proxies).await?;
         let operators = listen(config.listen.operators).await?;
         let metrics = listen(config.listen.metrics).await?;
@@ -163,6 +164,9 @@ impl Control {
         let enrolled = own.issuer.register().live(clock.now_ms()).into_iter().map(|holding| holding.workload.into());
         let leases = lease::keep(ledger.clone(), registry.clone(), config.leases, enrolled.collect());
         control.until_shutdown(leases);
+        if ledger.store().is_shared() {
+            control.until_shutdown(cut_off::keep(ledger.clone(), registry.clone()));
+        }
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
@@ -257,6 +261,9 @@ impl Control {
         self.until_shutdown(confirm::keep(self.ledger.clone(), own.issuer.audit().clone()));
         self.until_shutdown(async move { own.keep_young().await });
         self.until_shutdown(sweep(self.ledger.clone()));
+        if self.ledger.store().is_shared() {
+            self.until_shutdown(follow(self.ledger.clone()));
+        }
         if let Some(dir) = config.resources.clone() {
             self.until_shutdown(source::follow(self.ledger.clone(), dir));
         }
@@ -303,50 +310,6 @@ fn make_operator(own: &Own, config: &Config, address: &str, clock: &dyn Clock) -
     Ok(())
 }
 
-/// Opening waits for the disk and makes keys.
-async fn open_aside(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Ledger>, Own, Arc<FlowStore>), ControlError> {
-    let (config, clock) = (config.clone(), clock.clone());
-    let opened = tokio::task::spawn_blocking(move || open(&config, clock)).await;
-    opened.map_err(|error| ControlError::Authority(error.to_string()))?
-}
-
-fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc<FlowStore>), ControlError> {
-    let trust_domain = TrustDomain::parse(&config.trust_domain)?;
-    let dir = &config.state_dir;
-    let state_dir = |source| ControlError::StateDir { dir: dir.display().to_string(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state_dir)?;
-    // The store first: its lock keeps a second control plane from making a second CA.
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.join("store.redb"))?);
-    let audit = AuditLog::open(&dir.join(AUDIT_DIR), store.clone(), clock.clone())?;
-    let vault = authority::vault(&config.authority).map_err(ControlError::Authority)?;
-    let authorities = Authorities::load(dir, &trust_domain, vault, clock.clone()).map_err(ControlError::Authority)?;
-    let audit = Arc::new(audit);
-    let issuer = Arc::new(Issuer::new(Arc::new(authorities), audit.clone())?);
-    let (tokens, revocations) = restore::catch_up(&issuer, &*store)?;
-    if tokens + revocations > 0 {
-        tracing::warn!(
-            tokens,
-            revocations,
-            "the store is older than the audit log: what was used up or revoked stays so"
-        );
-    }
-    let own = Own::new(issuer.clone(), clock.clone()).map_err(ControlError::Authority)?;
-    let revocations = revocation::in_force(&revocation::list(&*store)?, clock.now().as_secs());
-    let revocations = revocation::signed(revocations, &own.store);
-    own.store.revoke(revocations.clone());
-    let roots_der = issuer.authorities().bundle().roots().iter().map(|root| root.to_vec()).collect();
-    let issuing = authority::rotation::issuing(&issuer, clock.now_ms());
-    let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations), issuing };
-    let flows = Arc::new(FlowStore::open(&dir.join("flows.redb"))?);
-    let keep = Keep { revisions: config.history.revisions, age: config.history.age };
-    let ledger = Ledger::open(store, trust, clock)?.keeping(keep).recorded_in(audit);
-    confirm::forget_unborn(&**ledger.store(), ledger.world().revision)?;
-    Ok((Arc::new(ledger), own, flows))
-}
-
 fn server() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS)
@@ -376,7 +339,8 @@ async fn sweep(ledger: Arc<Ledger>) {
     loop {
         let store = ledger.store().clone();
         let now_ms = ledger.clock().now_ms();
-        match tokio::task::spawn_blocking(move || forget(&*store, now_ms)).await {
+        let swept = move || if store.leads() { forget(&*store, now_ms) } else { Ok(0) };
+        match tokio::task::spawn_blocking(swept).await {
             Ok(Ok(0)) => {}
             Ok(Ok(swept)) => tracing::info!(swept, "tokens and sign-ins that ended long ago are forgotten"),
             Ok(Err(error)) => tracing::error!(%error, "tokens and sign-ins not swept"),

@@ -24,6 +24,9 @@ pub struct Config {
     /// A directory of YAML files to keep applied. Absent: resources come from the admin API alone.
     #[serde(default)]
     pub resources: Option<PathBuf>,
+    /// Where resources, tokens and revocations are kept. Absent: in `store.redb` of the state directory.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Where the CA's keys are.
     #[serde(default)]
     pub authority: Authority,
@@ -74,6 +77,45 @@ impl Default for SignIn {
     fn default() -> Self {
         SignIn { certificate_lifetime: Duration::from_secs(8 * 3600) }
     }
+}
+
+/// `store: { etcd: { endpoints: […] }, encryption: { passphraseFile: … } }`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// A cluster, for several control planes.
+    pub etcd: Option<EtcdConfig>,
+    /// What wraps the key that values are encrypted with. Absent: they are in plain.
+    pub encryption: Option<StoreKeys>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// `https://host:port` of each member.
+    pub endpoints: Vec<String>,
+    /// Before every key.
+    #[serde(default = "etcd_prefix")]
+    pub prefix: String,
+    /// The cluster's CA, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Our client certificate and its key, PEM.
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// This control plane among the others; must stay the same. Absent: the host's name.
+    pub replica: Option<String>,
+}
+
+fn etcd_prefix() -> String {
+    "/isthmus/".to_string()
+}
+
+/// `encryption: { passphraseFile: … }` or `encryption: { pkcs11: { module: …, token: …, pinFile: … } }`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum StoreKeys {
+    PassphraseFile(PathBuf),
+    Pkcs11(TokenKeys),
 }
 
 /// `leases: { grace: 10s, afterStart: 60s }`.

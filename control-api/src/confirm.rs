@@ -1,7 +1,7 @@
 //! Changes that end by themselves: an apply that nobody confirmed is taken back, a bypass whose time is over is removed.
 //!
-//! What it takes to go back is on disk before the change is, so that a crash at any moment leaves either nothing to take
-//! back or all that is needed for it. While a change awaits its confirmation, nobody else's can come in between.
+//! What it takes to go back is written in one step with the change, so that a crash at any moment leaves either nothing to
+//! take back or all that is needed for it. While a change awaits its confirmation, nobody else's can come in between.
 
 use crate::admin::on_record;
 use crate::audit::{AuditLog, Event, What};
@@ -75,11 +75,11 @@ pub fn nobody_waits(store: &dyn Store, present: u64) -> Result<(), StoreError> {
     }
 }
 
-/// Notes what it takes to go back. Called between planning and committing, with nobody else writing.
+/// Notes, with the change itself, what it takes to go back. Called between planning and committing, with nobody else writing.
 pub fn note(
     store: &dyn Store,
     world: &World,
-    change: &Change,
+    change: &mut Change,
     until_unix_ms: i64,
     operator: &str,
 ) -> Result<(), StoreError> {
@@ -94,11 +94,8 @@ pub fn note(
     let (revision, before) = (world.revision + 1, before.collect());
     let pending = Pending { revision, until_unix_ms, operator: operator.to_string(), before };
     let value = serde_json::to_value(&pending).map_err(|error| StoreError::Io(error.to_string()))?;
-    let seen = store.fact(PENDING)?;
-    match store.swap_fact(PENDING, seen.as_ref(), Some(&value))? {
-        true => Ok(()),
-        false => Err(StoreError::Conflict { after: world.revision, now: world.revision }),
-    }
+    change.facts.insert(PENDING.to_string(), Some(value));
+    Ok(())
 }
 
 /// It stays. False: nothing of that revision waits.
@@ -161,8 +158,11 @@ pub async fn keep(ledger: Arc<Ledger>, audit: Arc<AuditLog>) {
     }
 }
 
-/// One look at the clock.
+/// One look at the clock. Of several control planes the one that leads looks.
 pub fn look(ledger: &Ledger, audit: &AuditLog) -> Result<(), StoreError> {
+    if !ledger.store().leads() {
+        return Ok(());
+    }
     let now_ms = ledger.clock().now_ms();
     let world = ledger.world();
     if let Some(pending) = pending(&**ledger.store(), world.revision)?.filter(|p| p.until_unix_ms <= now_ms) {

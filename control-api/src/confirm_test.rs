@@ -42,7 +42,7 @@ fn waiting(store: &Arc<MemoryStore>, clock: &ManualClock) -> Ledger {
     let ledger = ledger(store, clock);
     ledger.propose(&proposal(&site("dc1", "10.1.0.0/16")), false).unwrap();
     let change = proposal(&format!("{}---\n{}", site("dc1", "10.9.0.0/16"), site("dc2", "10.2.0.0/16")));
-    let first = |world: &World, change: &Change| note(&**ledger.store(), world, change, NOW + 60_000, "ann");
+    let first = |world: &World, change: &mut Change| note(&**ledger.store(), world, change, NOW + 60_000, "ann");
     assert_eq!(ledger.propose_after(&change, false, first).unwrap().revision, 2);
     ledger
 }
@@ -101,7 +101,7 @@ fn what_is_confirmed_stays() {
 fn a_crash_before_the_commit_leaves_nothing_to_take_back() {
     let (store, clock) = (Arc::new(MemoryStore::new()), ManualClock::at_ms(NOW));
     let ledger = ledger(&store, &clock);
-    let crash = |world: &World, change: &Change| {
+    let crash = |world: &World, change: &mut Change| {
         note(&*store, world, change, NOW + 60_000, "ann")?;
         Err(StoreError::Io("the power went".into()))
     };

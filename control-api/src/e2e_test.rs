@@ -113,6 +113,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         leases: Default::default(),
         history: crate::config::History { revisions: 8, ..Default::default() },
         operators: Default::default(),
+        store: Default::default(),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

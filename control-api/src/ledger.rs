@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod follow;
 mod proposal;
 mod recorded;
 
@@ -74,6 +75,8 @@ pub struct Committed {
     pub turn: u64,
     pub at: Instant,
     pub changed: Arc<Changed>,
+    /// The resources that came, changed or went.
+    pub touched: Arc<[ResourceRef]>,
 }
 
 /// A proposal, checked and not yet stored.
@@ -94,6 +97,7 @@ pub struct Ledger {
     /// The revision at which it was last looked for what history is to forget.
     forgot: AtomicU64,
     trust: Mutex<Arc<Trust>>,
+    read_trust: Mutex<Option<follow::ReadTrust>>,
     clock: Arc<dyn Clock>,
     /// Where each change is written down before it is made. Without one (in tests) none is.
     record: Option<Arc<AuditLog>>,
@@ -111,8 +115,9 @@ impl Ledger {
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
+        let read_trust = Mutex::default();
         let (keep, forgot) = (history::Keep::default(), AtomicU64::new(0));
-        Ok(Ledger { store, keep, forgot, trust, clock, record: None, writer, world, committed, failed })
+        Ok(Ledger { store, keep, forgot, trust, read_trust, clock, record: None, writer, world, committed, failed })
     }
 
     /// How much of the past is kept.
@@ -150,11 +155,11 @@ impl Ledger {
     /// Publishes other roots or revocations, under a revision of their own, so that it can be told who has them.
     pub fn retrust(&self, change: impl FnOnce(&mut Trust)) -> Result<u64, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = Change { trust: true, ..Change::default() };
+        let revision = self.as_often_as_needed(|| self.commit(self.world().revision, &nothing))?;
         let world = self.world();
         let mut trust = Trust::clone(&self.trust());
         change(&mut trust);
-        let nothing = Change::default();
-        let revision = self.commit(world.revision, &nothing)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
         let next = World { revision, ..World::clone(&world) };
         self.publish(&world, next, &[], &Given::new(), true);
@@ -202,14 +207,23 @@ impl Ledger {
         self.propose_after(proposal, dry_run, |_, _| Ok(()))
     }
 
-    /// The same, with something that must be on disk before the change is, or that may forbid it.
+    /// The same, with something that is written with it, or that may forbid it.
     pub fn propose_after(
         &self,
         proposal: &Proposal,
         dry_run: bool,
-        first: impl FnOnce(&World, &Change) -> Result<(), StoreError>,
+        first: impl Fn(&World, &mut Change) -> Result<(), StoreError>,
     ) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.as_often_as_needed(|| self.propose_now(proposal, dry_run, &first))
+    }
+
+    fn propose_now(
+        &self,
+        proposal: &Proposal,
+        dry_run: bool,
+        first: &impl Fn(&World, &mut Change) -> Result<(), StoreError>,
+    ) -> Result<Outcome, StoreError> {
         let world = self.world();
         if let Some(after) = proposal.if_revision.filter(|after| *after != world.revision) {
             return Err(StoreError::Conflict { after, now: world.revision });
@@ -218,10 +232,11 @@ impl Ledger {
         if !outcome.problems.is_empty() || keys.is_empty() || dry_run {
             return Ok(outcome);
         }
-        first(&world, &change)?;
-        self.write_down(&world, &change, proposal)?;
         change.vips = given;
-        change.facts = self.history_of(&world, &change, &proposal.author)?;
+        first(&world, &mut change)?;
+        self.write_down(&world, &change, proposal)?;
+        let history = self.history_of(&world, &change, &proposal.author)?;
+        change.facts.extend(history);
         outcome.revision = self.commit(world.revision, &change).inspect_err(|error| self.not_done(error, &world))?;
         next.revision = outcome.revision;
         for key in &change.deletes {
@@ -294,7 +309,7 @@ impl Ledger {
                 committed.pop_front();
             }
             let (revision, turn) = (next.revision, next.turn);
-            committed.push_back(Committed { revision, turn, at, changed: Arc::new(changed) });
+            committed.push_back(Committed { revision, turn, at, changed: Arc::new(changed), touched: keys.into() });
         }
         self.world.send_replace(Arc::new(next));
     }

@@ -3,13 +3,14 @@
 //! In the order in which a change travels: [`source`] and [`admin`] (where it comes from) · [`validate`] (is it sound) ·
 //! [`ledger`] (the one writer) · [`store`] (where it rests) · [`index`] (what each proxy should see) · [`push`] (how it
 //! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`operators`] (who may do what), [`audit`] (what
-//! was issued, refused and changed), [`serve`] (sockets and TLS), `app` (wiring).
+//! was issued, refused and changed), [`backup`], [`serve`] (sockets and TLS), `app` (wiring).
 #![forbid(unsafe_code)]
 
 pub mod admin;
 mod app;
 pub mod audit;
 pub mod authority;
+pub mod backup;
 pub mod config;
 pub mod confirm;
 pub mod flows;

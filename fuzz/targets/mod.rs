@@ -2,6 +2,7 @@
 //! of the workspace (`cli/tests/fuzz_targets.rs`), which gives each of them its seeds and mutations of them in every run.
 
 pub mod b3;
+pub mod backup;
 pub mod chain;
 pub mod chunked_body;
 pub mod csr;
@@ -31,6 +32,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("b3", b3::run),
+    ("backup", backup::run),
     ("chain", chain::run),
     ("chunked_body", chunked_body::run),
     ("csr", csr::run),

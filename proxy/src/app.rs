@@ -18,16 +18,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_certs::{Clock, IdentityStore, SystemClock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Readiness, SetLogLevel};
-use crate::config::{Config, Enrol, EnrolBy, Keep, Mode, Sealing};
+use crate::config::{self, Ask, Config, Enrol, EnrolBy, Keep, Mode, Sealing};
 use crate::control::{self, FirstContact, Proof, Seal, Settings, Start, Upward};
 use crate::flows::{Collector, Decisions, Shipper};
 use crate::listen::{BindError, Bound, bind};
 use crate::outbound::pool::{Limits, Peers};
+use crate::probe::{self, How, Probe};
 use crate::redirect::Exemption;
 use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
@@ -106,12 +107,18 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
     let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
     tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
+    let (told, health) = watch::channel(None);
+    let asking = parts.config.readiness.clone().map(|readiness| {
+        let ends = stop.child_token();
+        tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
+    });
     let upward = Upward {
         state: parts.state.clone(),
         demands,
         metrics: parts.metrics.clone(),
         flows: collector,
         decisions: parts.decisions.clone(),
+        health,
     };
     let control_stop = stop.child_token();
     let mut control = tokio::spawn(control::run(start, upward, control_stop));
@@ -139,7 +146,12 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
             let _ = (&mut control).await;
         }
     };
-    let last_work = async { tokio::join!(exporter, pages.ended(), last_report, access_log.flush()) };
+    let asked = async {
+        if let Some(asking) = asking {
+            let _ = asking.await;
+        }
+    };
+    let last_work = async { tokio::join!(exporter, pages.ended(), last_report, access_log.flush(), asked) };
     let _ = timeout(LAST_WORK, last_work).await;
     outcome
 }
@@ -198,6 +210,17 @@ async fn settings(config: &Config, dial: DialOptions) -> Result<Settings, RunErr
         dial,
         build_version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+fn probe_of(readiness: config::Readiness) -> Probe {
+    let config::Readiness { ask, interval, timeout, failures, successes } = readiness;
+    let how = match ask {
+        Ask::Tcp(at) => How::Tcp(at),
+        Ask::Http { at, path } => How::Http { at, path },
+        Ask::Grpc { at, service } => How::Grpc { at, service },
+        Ask::Command { program, arguments } => How::Command { program, arguments },
+    };
+    Probe { how, interval, timeout, failures, successes }
 }
 
 fn first_contact(enrol: Enrol) -> FirstContact {

@@ -14,6 +14,7 @@ pub mod http;
 pub mod inbound;
 pub mod listen;
 pub mod outbound;
+pub mod probe;
 pub mod reason;
 pub mod redirect;
 pub mod state;

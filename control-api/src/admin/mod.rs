@@ -86,7 +86,7 @@ impl Admin for Operators {
         caller.may_change(&proposal.deletes, dry_run)?;
         let (ledger, audit, by) = (self.ledger.clone(), self.issuer.audit().clone(), caller.name().to_owned());
         let delete = move || {
-            let first = |world: &World, change: &Change| {
+            let first = |world: &World, change: &mut Change| {
                 confirm::nobody_waits(&**ledger.store(), world.revision)?;
                 on_record::write(&audit, world, change, &by)
             };
@@ -230,7 +230,7 @@ impl Operators {
             caller.may_change(&proposal.deletes, dry_run)?;
         }
         // With faults in some documents the rest is still checked, so that everything is told at once.
-        let first = |world: &World, change: &Change| {
+        let first = |world: &World, change: &mut Change| {
             confirm::nobody_waits(&**ledger.store(), world.revision)?;
             on_record::write(audit, world, change, caller.name())?;
             until.map_or(Ok(()), |until| confirm::note(&**ledger.store(), world, change, until, caller.name()))

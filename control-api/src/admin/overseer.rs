@@ -7,6 +7,7 @@ use crate::authority::rotation::Rotation;
 use crate::identity::attest;
 use crate::identity::blocking;
 use crate::identity::revocation::{self, RevokeError, Target};
+use crate::identity::tokens::unavailable;
 use isthmus_certs::{Clock, Serial, SpiffeId};
 use isthmus_proto::admin::v1::authority_server::Authority;
 use isthmus_proto::admin::v1::*;
@@ -19,6 +20,8 @@ use tonic::{Request, Response, Status};
 /// Lines per message of an export, and messages on their way: a slow reader holds up the reading, not the memory.
 const LINES: usize = 256;
 const MESSAGES: usize = 4;
+/// Below the size of a gRPC message that every client takes.
+const DUMP_PART: usize = 1 << 20;
 
 /// The service that is registered with tonic.
 #[derive(Clone)]
@@ -33,6 +36,7 @@ type Lines = Result<ExportAuditResponse, Status>;
 #[tonic::async_trait]
 impl Authority for Overseer {
     type ExportAuditStream = ReceiverStream<Lines>;
+    type DumpStoreStream = ReceiverStream<Result<DumpStorePart, Status>>;
 
     async fn verify_audit(
         &self,
@@ -58,6 +62,26 @@ impl Authority for Overseer {
         // Ends with the log, or when the reader goes: a send to nobody fails.
         self.operators.tasks.spawn_blocking(move || export(&dir, from, &send));
         Ok(Response::new(ReceiverStream::new(lines)))
+    }
+
+    async fn dump_store(&self, request: Request<DumpStoreRequest>) -> Result<Response<Self::DumpStoreStream>, Status> {
+        let operator = operator(&request)?.who.name;
+        let this = self.operators.clone();
+        let json = blocking(move || {
+            let dump = this.ledger.store().dump().map_err(unavailable)?;
+            tracing::info!(operator, revision = dump.revision, "the store is read for a backup");
+            serde_json::to_vec(&dump).map_err(|error| Status::internal(error.to_string()))
+        });
+        let json = json.await?;
+        let (send, parts) = mpsc::channel(MESSAGES);
+        self.operators.tasks.spawn(async move {
+            for part in json.chunks(DUMP_PART) {
+                if send.send(Ok(DumpStorePart { json: part.to_vec() })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(parts)))
     }
 
     async fn list_certificates(

@@ -28,7 +28,7 @@ pub(super) fn list(
         let Some(seen) = world.index.service(&service.key) else { continue };
         let mut view = view(service, seen, &world, &this.registry);
         if by_name {
-            view.each = each(service, seen, &world, &connected);
+            view.each = each(service, seen, &world, &connected, &this.registry);
         }
         services.push(view);
     }
@@ -70,6 +70,7 @@ fn each(
     seen: &discovery::Service,
     world: &World,
     connected: &HashSet<String>,
+    registry: &Registry,
 ) -> Vec<EndpointView> {
     let present = seen.endpoints.iter().map(|endpoint| EndpointView {
         site: endpoint.site.clone(),
@@ -84,13 +85,14 @@ fn each(
         ports: endpoint.target_ports.iter().map(|(from, to)| format!("{from}→{to}")).collect(),
     });
     let mut views: Vec<EndpointView> = present.collect();
+    let unready = registry.unready();
     for workload in away(service, world) {
         let Spec::Workload(spec) = &workload.spec else { continue };
         views.extend(spec.addresses.iter().map(|ip| EndpointView {
             site: spec.site.clone(),
             ip: ip.to_string(),
             workload: workload.key.qualified(),
-            state: "away".to_string(),
+            state: if unready.contains_key(workload.key.qualified().as_str()) { "unready" } else { "away" }.to_string(),
             ports: Vec::new(),
         }));
     }

@@ -54,6 +54,8 @@ pub struct AuditLog {
     dir: PathBuf,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
+    /// Where the head is kept.
+    head_fact: String,
     end: Mutex<End>,
     /// The last line that is known to be on disk. Whoever holds it syncs for all who wait.
     synced: Mutex<Synced>,
@@ -87,12 +89,17 @@ impl AuditLog {
     pub fn open(dir: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
         let io = |source| AuditError::Io { file: dir.display().to_string(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let kept = store.fact(HEAD_FACT)?;
+        // Control planes that share a store keep a record each.
+        let head_fact = match store.replicas() {
+            Some(replicas) => format!("{HEAD_FACT}/{}", replicas.name()),
+            None => HEAD_FACT.to_string(),
+        };
+        let kept = store.fact(&head_fact)?;
         let known = kept.as_ref().and_then(|value| value.as_str()?.parse::<Head>().ok());
         let end = open_end(dir, known)?;
         let synced = Mutex::new(Synced { head: end.head, kept });
         let (end, refusals) = (Mutex::new(end), Mutex::default());
-        Ok(AuditLog { dir: dir.to_path_buf(), clock, store, end, synced, refusals })
+        Ok(AuditLog { dir: dir.to_path_buf(), clock, store, head_fact, end, synced, refusals })
     }
 
     pub fn dir(&self) -> &Path {
@@ -178,7 +185,7 @@ impl AuditLog {
         }
         synced.head = head;
         let kept = Some(serde_json::Value::String(head.to_string()));
-        if self.store.swap_fact(HEAD_FACT, synced.kept.as_ref(), kept.as_ref())? {
+        if self.store.swap_fact(&self.head_fact, synced.kept.as_ref(), kept.as_ref())? {
             synced.kept = kept;
         }
         Ok(())

@@ -10,6 +10,7 @@ mod pkcs11;
 pub mod rotation;
 mod sealed;
 mod set;
+pub mod shared;
 
 pub use operator::write_operator;
 pub use own::Own;
@@ -19,8 +20,8 @@ pub use set::{Authorities, Other, Role};
 
 use crate::config::{self, Keys};
 use isthmus_certs::vault::{KeyVault, PlainVault, Vaults};
-use pkcs11::TokenVault;
-use sealed::SealedVault;
+pub(crate) use pkcs11::TokenVault;
+pub(crate) use sealed::SealedVault;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +60,7 @@ fn one(keys: &Keys) -> Result<Arc<dyn KeyVault>, String> {
     }
 }
 
-fn read_pin(path: &Path) -> Result<Zeroizing<String>, String> {
+pub(crate) fn read_pin(path: &Path) -> Result<Zeroizing<String>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;

@@ -6,6 +6,7 @@
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
@@ -24,12 +25,14 @@ pub(super) const REFERENCE: &str = "ISTHMUS PKCS11 KEY";
 /// prime256v1, as DER writes it.
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const ID: usize = 16;
+const WRAP_NONCE: usize = 12;
+const WRAP_TAG_BITS: u64 = 128;
 /// r and s, 32 bytes each.
 const RAW_SIGNATURE: usize = 64;
 
 /// One token, logged in to.
 #[derive(Clone)]
-pub(super) struct TokenVault(Arc<Token>);
+pub(crate) struct TokenVault(Arc<Token>);
 
 struct Token {
     module: PathBuf,
@@ -48,7 +51,7 @@ struct TokenKey {
 
 impl TokenVault {
     /// Opens the token of this label. The PIN is that of its user, not of its security officer.
-    pub(super) fn open(module: &Path, label: &str, pin: Zeroizing<String>) -> Result<Self, String> {
+    pub(crate) fn open(module: &Path, label: &str, pin: Zeroizing<String>) -> Result<Self, String> {
         let failed = |what: &str, error: &dyn fmt::Display| format!("PKCS#11 {}: {what}: {error}", module.display());
         let context = Pkcs11::new(module).map_err(|error| failed("cannot be loaded", &error))?;
         match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
@@ -87,6 +90,36 @@ impl TokenVault {
         VaultError::Token(format!("PKCS#11 token `{label}` of {module}: {error}; is the HSM up, and the PIN right?"))
     }
 
+    /// Encrypts with an AES key of the token's own, which is made there if there is none of this label yet.
+    pub(crate) fn wrap(&self, label: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
+        let mut nonce = [0; WRAP_NONCE];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| VaultError::Token("no random bytes".to_owned()))?;
+        let wrapped = self.with_session(|session| {
+            let key = match find_wrapping(session, label)? {
+                Some(key) => key,
+                None => session.generate_key(&Mechanism::AesKeyGen, &wrapping_key(label))?,
+            };
+            let mut iv = nonce;
+            let parameters = GcmParams::new(&mut iv, label.as_bytes(), WRAP_TAG_BITS.into())?;
+            session.encrypt(&Mechanism::AesGcm(parameters), key, secret)
+        })?;
+        Ok([&nonce[..], &wrapped].concat())
+    }
+
+    /// What [`wrap`](Self::wrap) made, as it was.
+    pub(crate) fn unwrap_secret(&self, label: &str, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let (nonce, body) = wrapped.split_first_chunk::<WRAP_NONCE>().ok_or(VaultError::Sealed)?;
+        let missing =
+            || VaultError::Token(format!("token `{}` does not hold the key `{label}` any more", self.0.label));
+        let opened = self.with_session(|session| {
+            let Some(key) = find_wrapping(session, label)? else { return Ok(None) };
+            let mut iv = *nonce;
+            let parameters = GcmParams::new(&mut iv, label.as_bytes(), WRAP_TAG_BITS.into())?;
+            session.decrypt(&Mechanism::AesGcm(parameters), key, body).map(Some)
+        })?;
+        opened.map(Zeroizing::new).ok_or_else(missing)
+    }
+
     fn key(&self, id: Vec<u8>) -> Result<CaKey, VaultError> {
         let point = self.with_session(|session| {
             let Some(public) = find(session, ObjectClass::PUBLIC_KEY, &id)? else { return Ok(None) };
@@ -117,6 +150,30 @@ impl Token {
 
 fn find(session: &Session, class: ObjectClass, id: &[u8]) -> Result<Option<ObjectHandle>, cryptoki::error::Error> {
     let template = [Attribute::Class(class), Attribute::KeyType(KeyType::EC), Attribute::Id(id.to_vec())];
+    Ok(session.find_objects(&template)?.first().copied())
+}
+
+fn wrapping_key(label: &str) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        Attribute::ValueLen(32.into()),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ]
+}
+
+fn find_wrapping(session: &Session, label: &str) -> Result<Option<ObjectHandle>, cryptoki::error::Error> {
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ];
     Ok(session.find_objects(&template)?.first().copied())
 }
 

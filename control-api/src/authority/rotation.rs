@@ -4,7 +4,7 @@
 //! start: the new root is in every bundle → promote, once every proxy has acknowledged that → certificates come from the
 //! new root as they are renewed → retire, once none of the old one is alive. abort goes back at any time before that.
 
-use super::{Authorities, Other, Own, Role, write_operator};
+use super::{Authorities, Other, Own, Role, shared, write_operator};
 use crate::audit::{Event, What};
 use crate::identity::issuer::Issuer;
 use crate::identity::register::Holding;
@@ -71,6 +71,9 @@ impl Rotation {
     pub fn step(&self, step: wire::RotationStep, force: bool, operator: &str) -> Result<wire::RotateResponse, String> {
         let authorities = self.own.authorities();
         let not_yet = self.not_yet();
+        if step != wire::RotationStep::Unspecified {
+            self.must_lead()?;
+        }
         let guarded = matches!(step, wire::RotationStep::Promote | wire::RotationStep::Retire);
         match (step, authorities.other().map(|other| other.role)) {
             (wire::RotationStep::Unspecified, _) => return Ok(self.status()),
@@ -97,6 +100,7 @@ impl Rotation {
 
     /// Takes an intermediate of a company's own PKI: the same as `start`, with a root from elsewhere.
     pub fn import(&self, chain: &[CertificateDer<'static>], operator: &str) -> Result<wire::RotateResponse, String> {
+        self.must_lead()?;
         self.own.authorities().import(chain)?;
         self.follow("IMPORT", operator, String::new())?;
         Ok(self.status())
@@ -105,6 +109,7 @@ impl Rotation {
     /// What follows from other roots: our own leaf, what every proxy is told, the operator's file, the record.
     fn follow(&self, step: &str, operator: &str, cut_off: String) -> Result<(), String> {
         let authorities = self.own.authorities();
+        self.share()?;
         let bundle = authorities.bundle();
         let roots_der = bundle.roots().iter().map(|root| root.to_vec()).collect();
         let issuing = issuing(&self.own.issuer, self.ledger.clock().now_ms());
@@ -129,6 +134,31 @@ impl Rotation {
             ..Event::default()
         };
         self.own.issuer.audit().append(event).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// One at a time changes the CA of several control planes.
+    fn must_lead(&self) -> Result<(), String> {
+        let store = self.ledger.store();
+        if store.leads() {
+            return Ok(());
+        }
+        let leader = store.replicas().and_then(|replicas| replicas.leader()).unwrap_or("none yet".to_string());
+        Err(format!("another control plane leads ({leader}): take this step there, with --address"))
+    }
+
+    /// The others get the files before they are told of the roots. If that is refused, nothing was changed.
+    fn share(&self) -> Result<(), String> {
+        let store = &**self.ledger.store();
+        if !store.is_shared() {
+            return Ok(());
+        }
+        shared::publish(store, &self.state_dir).map_err(|error| {
+            let back = shared::fetch(store, &self.state_dir).and_then(|_| self.own.authorities().reload());
+            match back {
+                Ok(()) => format!("nothing was changed: {error}"),
+                Err(back) => format!("{error}; and going back failed: {back}; restart this control plane"),
+            }
+        })
     }
 
     pub fn status(&self) -> wire::RotateResponse {

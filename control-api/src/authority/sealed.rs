@@ -39,7 +39,7 @@ pub(super) struct Cost {
 
 /// Seals with one secret.
 #[derive(Clone)]
-pub(super) struct SealedVault(Arc<Secret>);
+pub(crate) struct SealedVault(Arc<Secret>);
 
 struct Secret {
     passphrase: Zeroizing<Vec<u8>>,
@@ -62,12 +62,12 @@ struct SealedKey {
 
 impl SealedVault {
     /// Takes the whole file but for white space at its end. Refused where others could read it, or where it says little.
-    pub(super) fn from_file(path: &Path) -> Result<Self, String> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         let file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(format!("{}: mode {mode:04o} lets others read the CA's passphrase; chmod 600", path.display()));
+            return Err(format!("{}: mode {mode:04o} lets others read the passphrase; chmod 600", path.display()));
         }
         let mut secret = Zeroizing::new(Vec::with_capacity(4096));
         file.take(MAX_SECRET).read_to_end(&mut secret).map_err(failed)?;
@@ -84,6 +84,12 @@ impl SealedVault {
         SealedVault(Arc::new(Secret { passphrase, cost, derived: Mutex::default() }))
     }
 
+    #[cfg(test)]
+    pub(crate) fn cheap(passphrase: &str) -> Self {
+        let cost = Cost { memory_kib: 64, passes: 1, lanes: 1 };
+        Self::new(Zeroizing::new(passphrase.as_bytes().to_vec()), cost)
+    }
+
     fn derive(&self, salt: [u8; SALT], cost: Cost) -> Result<Zeroizing<[u8; 32]>, VaultError> {
         let mut derived = self.0.derived.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = derived.as_ref().filter(|known| known.salt == salt && known.cost == cost) {
@@ -98,7 +104,7 @@ impl SealedVault {
         Ok(key)
     }
 
-    fn seal(&self, secret: &[u8], beside: Option<&CertificateDer<'_>>) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn seal(&self, secret: &[u8], beside: Option<&CertificateDer<'_>>) -> Result<Vec<u8>, VaultError> {
         let random = |bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).map_err(|_| VaultError::Sealed);
         let salt = {
             let derived = self.0.derived.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +129,11 @@ impl SealedVault {
         Ok(sealed)
     }
 
-    fn unseal(&self, sealed: &[u8], beside: Option<&CertificateDer<'_>>) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    pub(crate) fn unseal(
+        &self,
+        sealed: &[u8],
+        beside: Option<&CertificateDer<'_>>,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let (head, body) = sealed.split_at_checked(HEAD).ok_or(VaultError::Sealed)?;
         let number = |at: usize| {
             let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());

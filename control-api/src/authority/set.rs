@@ -11,8 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-const CA_DIR: &str = "ca";
-const MANIFEST: &str = "authorities.json";
+pub(super) const CA_DIR: &str = "ca";
+pub(super) const MANIFEST: &str = "authorities.json";
 
 /// What the other CA is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +117,24 @@ impl Authorities {
     /// The roots that everybody trusts.
     pub fn bundle(&self) -> TrustBundle {
         self.held.load().bundle.clone()
+    }
+
+    /// Takes what is on disk now: another control plane has changed it.
+    pub fn reload(&self) -> Result<(), String> {
+        let _one_at_a_time = self.step();
+        let manifest = read_manifest(&self.dir)?;
+        let load = |directory: &str| load(&self.dir.join(directory), &self.trust_domain, &self.vault, &self.clock);
+        let active = Arc::new(load(&manifest.active)?);
+        let other = match &manifest.other {
+            Some(second) => Some(Other {
+                authority: Arc::new(load(&second.directory)?),
+                role: second.role,
+                since_unix_ms: second.since_unix_ms,
+            }),
+            None => None,
+        };
+        self.held.store(Arc::new(Held::new(manifest, active, other)?));
+        Ok(())
     }
 
     /// Renews issuing CAs once in their lives, and keeps the new ones on disk.

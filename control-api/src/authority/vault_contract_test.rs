@@ -176,6 +176,7 @@ fn in_the_process_with_a_token() {
     assert!(open("other", PIN).unwrap_err().contains("no such token"));
     let vault = open("isthmus", PIN).unwrap();
     contract(Arc::new(vault.clone()), REFERENCE);
+    a_store_hangs_on(vault.clone());
     // From files into the token: the old CA is still opened, the next one's keys are made in the token.
     let several: Arc<dyn KeyVault> = Arc::new(Vaults(vec![Arc::new(vault), Arc::new(PlainVault)]));
     let dir = tempfile::tempdir().unwrap();
@@ -189,4 +190,20 @@ fn in_the_process_with_a_token() {
     let active = std::fs::read_dir(dir.path().join("ca")).unwrap().map(|entry| entry.unwrap().path());
     let active = active.into_iter().find(|path| path.is_dir()).unwrap();
     assert!(files(&active).iter().all(|text| text.contains(REFERENCE) && !text.contains("PRIVATE")));
+}
+
+/// The data key of an encrypted store, wrapped by a key that never leaves the token.
+fn a_store_hangs_on(vault: TokenVault) {
+    use crate::store::{Codec, EmbeddedStore, Store, Wrap};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let wrap = Wrap::of_token(vault);
+    let open = |wrap: &Wrap| EmbeddedStore::open_with(&path, Codec::encrypted(wrap.clone()));
+    assert!(open(&wrap).unwrap().swap_fact("f", None, Some(&serde_json::json!("kept"))).unwrap());
+    assert_eq!(open(&wrap).unwrap().fact("f").unwrap(), Some(serde_json::json!("kept")));
+    let passphrase = Wrap::cheap("correct horse battery");
+    assert!(open(&passphrase).unwrap_err().to_string().contains("pkcs11"));
+    EmbeddedStore::rewrap(&path, &wrap, &passphrase).unwrap();
+    assert!(open(&wrap).is_err());
+    assert_eq!(open(&passphrase).unwrap().fact("f").unwrap(), Some(serde_json::json!("kept")));
 }

@@ -1,5 +1,5 @@
 //! Who is out. On record first, then in the store, then pushed; from the record it comes back if an older store was
-//! restored. Its epoch is the number of the line that records it, and so never falls.
+//! restored. Its epoch is the number of the line that records it, or above all that are stored, and so never falls.
 
 use super::issuer::Issuer;
 use crate::audit::{Event, What, segments};
@@ -75,7 +75,8 @@ pub fn revoke(
         ..Event::default()
     };
     let line = issuer.audit().append(event)?;
-    // After an older log was put back its lines count from where it ended; proxies know higher epochs, and take none below.
+    // After an older log was put back its lines count from where it ended, and where several control planes keep a record
+    // each, they say nothing about each other's; proxies know higher epochs, and take none below.
     let epoch = list(store)?.iter().map(|record| record.epoch + 1).fold(line, u64::max);
     put(store, &Record { epoch, serial, who, at_unix_ms, operator, reason })?;
     Ok(epoch)

@@ -50,6 +50,11 @@ impl Vips {
         self.owners.keys()
     }
 
+    /// Who was given what.
+    pub fn given(&self) -> Given {
+        self.of.iter().map(|(service, ips)| (service.clone(), ips.clone())).collect()
+    }
+
     /// Takes what was given or given back.
     pub fn take(&mut self, given: &Given) {
         for service in given.keys() {

@@ -62,6 +62,7 @@ pub const NEEDS: &[(&str, Need)] = &[
     ("/isthmus.admin.v1.Authority/Rotate", AdminToChange),
     ("/isthmus.admin.v1.Authority/RequestIntermediate", Admin),
     ("/isthmus.admin.v1.Authority/ImportIntermediate", Admin),
+    ("/isthmus.admin.v1.Authority/DumpStore", Admin),
 ];
 
 /// None: refused, whoever asks.

@@ -1,5 +1,6 @@
 //! A proxy's stream is its workload's lease. When the stream has been gone for the grace, the workload is away: its
-//! endpoints leave every view, and they are back as soon as it is. Whose host died while the control plane was down is
+//! endpoints leave every view, and they are back as soon as it is. Without traffic is also whoever's sidecar says that its
+//! app is not ready. Whose host died while the control plane was down is
 //! away a while after its start, which is longer, since everybody has to come back first.
 //!
 //! Never taken for dead is whoever has no proxy (it never had a lease), and a site most of whose proxies are gone at once:
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+
+mod shared;
 
 #[cfg(test)]
 #[path = "lease_test.rs"]
@@ -56,6 +59,11 @@ impl Leases {
     pub fn leaves(&mut self, workload: &Arc<str>, now: Instant) {
         self.present.remove(workload);
         self.gone.insert(workload.clone(), now + self.grace);
+    }
+
+    /// Who is away, and whose app is not ready by its own sidecar's word.
+    pub fn without_traffic(&self, unready: &BTreeMap<Arc<str>, String>) -> BTreeSet<Arc<str>> {
+        self.away.iter().chain(unready.keys()).cloned().collect()
     }
 
     /// When somebody's grace ends.
@@ -102,8 +110,12 @@ impl Leases {
 
 /// Runs for as long as the control plane does. `expected`: whose certificates live, at its start.
 pub async fn keep(ledger: Arc<Ledger>, registry: Arc<Registry>, config: Config, expected: Vec<Arc<str>>) {
+    if ledger.store().is_shared() {
+        return shared::keep(ledger, registry, config, expected).await;
+    }
     let until = Instant::now() + config.after_start;
     let mut leases = Leases::new(config.grace, expected.into_iter(), until);
+    let mut in_force: BTreeSet<Arc<str>> = BTreeSet::new();
     loop {
         for (workload, comes) in registry.take_moves() {
             match comes {
@@ -112,8 +124,14 @@ pub async fn keep(ledger: Arc<Ledger>, registry: Arc<Registry>, config: Config, 
             }
         }
         let world = ledger.world();
-        let turn = leases.turn(Instant::now(), |workload| site(&world.resources, workload));
+        leases.turn(Instant::now(), |workload| site(&world.resources, workload));
         drop(world);
+        let wanted = leases.without_traffic(&registry.unready());
+        let turn = Turn {
+            away: wanted.difference(&in_force).cloned().collect(),
+            back: in_force.difference(&wanted).cloned().collect(),
+        };
+        in_force = wanted;
         if turn != Turn::default() {
             publish(&ledger, turn).await;
         }

@@ -81,3 +81,17 @@ async fn after_a_start_everybody_has_time_to_come_back_and_ghosts_go() {
     assert_eq!(leases.turn(start + GRACE * 6, site), away(&["dc1/dead"]));
     assert_eq!(leases.next(), None, "whose Workload is deleted has no lease");
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_app_is_not_ready_takes_no_traffic_though_its_stream_lives() {
+    let start = Instant::now();
+    let mut leases = Leases::new(GRACE, std::iter::empty(), start);
+    let all = names(&["dc1/a", "dc1/b", "dc1/c"]);
+    all.iter().for_each(|workload| leases.comes(workload));
+    let unready = [(all[1].clone(), "GET /ready: 503".to_string())].into();
+    assert_eq!(leases.without_traffic(&unready), [all[1].clone()].into());
+    leases.leaves(&all[0], start);
+    leases.turn(start + GRACE, site);
+    assert_eq!(leases.without_traffic(&unready), [all[0].clone(), all[1].clone()].into());
+    assert_eq!(leases.without_traffic(&BTreeMap::new()), [all[0].clone()].into());
+}

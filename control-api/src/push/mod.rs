@@ -4,6 +4,7 @@
 //! certificate, a workload that does not exist or has another identity, another protocol version.
 
 pub mod copies;
+pub mod cut_off;
 pub mod lease;
 pub mod registry;
 mod signed;
@@ -103,6 +104,7 @@ impl Push {
             Ok(seat) => seat,
             Err(refused) => return Err(self.refuse(&hello.workload, &peer, from, &refused).await),
         };
+        seat.health(hello.health.as_ref());
         if hello.client_time_unix_ms != 0 {
             let skew = hello.client_time_unix_ms.saturating_sub(now);
             seat.clock(skew);
@@ -179,6 +181,9 @@ impl Push {
                 "the proxy speaks protocol {}, this control plane {PROTOCOL}; bring both to neighbouring releases",
                 hello.protocol
             )));
+        }
+        if cut_off::turns_away(&self.ledger) {
+            return Err(Status::unavailable("this control plane has lost its store; connect to another one"));
         }
         let world = self.ledger.world();
         match world.index.identity_of(&hello.workload) {

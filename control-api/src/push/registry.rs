@@ -83,6 +83,7 @@ impl Registry {
             serial: peer.serial.to_string(),
             not_after_unix_ms: i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000),
             skew_ms: 0,
+            unready: None,
             behind_since: Some(Instant::now()),
             // Whoever holds it now is not a copy of itself.
             copy: old.as_ref().and_then(|old| old.proxy.copy.clone()).filter(|c| c.machine.differs(&arrival.machine)),
@@ -148,9 +149,21 @@ impl Registry {
         std::mem::take(&mut self.proxies().moves)
     }
 
-    /// Somebody came or left.
+    /// Whose apps are not ready, and why.
+    pub fn unready(&self) -> BTreeMap<Arc<str>, String> {
+        self.proxies().unready.clone()
+    }
+
+    /// Somebody came or left, or his app is ready or not.
     pub async fn moved(&self) {
         self.moved.notified().await;
+    }
+
+    /// Ends every stream: its proxy connects again, here or elsewhere.
+    pub fn let_go(&self) -> usize {
+        let proxies = self.proxies();
+        let connected = proxies.all.values().filter(|entry| entry.proxy.connected);
+        connected.inspect(|entry| entry.replaced.cancel()).count()
     }
 
     pub fn list(&self) -> Vec<Proxy> {

@@ -73,7 +73,7 @@ pub(super) async fn run(
             // Proxy first: its answers make room.
             biased;
             () = push.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
-            () = seat.replaced.cancelled() => return Err(Status::aborted("a newer stream of this workload took over")),
+            () = seat.replaced.cancelled() => return Err(Status::aborted("this stream was taken over or let go; reconnect")),
             () = tokio::time::sleep_until(ends) => return Err(Status::unauthenticated("the certificate has ended; renew it")),
             () = tokio::time::sleep_until(stream.signed + REFRESH), if !asked => asked = true,
             () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
@@ -203,6 +203,10 @@ impl<'a> Stream<'a> {
             Some(proxy_message::Message::Subscribe(change)) => {
                 self.subscribe(change.add, change.drop)?;
                 Ok(true)
+            }
+            Some(proxy_message::Message::Health(health)) => {
+                self.seat.health(Some(&health));
+                Ok(false)
             }
             Some(proxy_message::Message::Hello(_)) => Err(Status::invalid_argument("a second hello on one stream")),
             // From a newer proxy: it knows from our welcome that we may not understand.

@@ -36,7 +36,8 @@ pub async fn follow(ledger: Arc<Ledger>, dir: PathBuf) {
     loop {
         let now = fingerprint(&dir);
         let first = applied.is_none();
-        if (first || now == seen) && now != applied && now.is_some() {
+        // Of several control planes the one that leads reads its directory.
+        if ledger.store().leads() && (first || now == seen) && now != applied && now.is_some() {
             let (ledger, dir) = (ledger.clone(), dir.clone());
             match tokio::task::spawn_blocking(move || sync(&ledger, &dir)).await {
                 Ok(Ok(report)) => {

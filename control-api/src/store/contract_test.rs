@@ -16,15 +16,19 @@ fn each_pair(check: impl Fn(&dyn Store, &dyn Store)) {
     let dir = tempfile::tempdir().unwrap();
     let embedded = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
     check(&embedded, &embedded);
+    let codec = || Codec::encrypted(Wrap::cheap("correct horse battery"));
+    let encrypted = EmbeddedStore::open_with(&dir.path().join("encrypted.redb"), codec()).unwrap();
+    check(&encrypted, &encrypted);
     if isthmus_world::find::or_skip(&["etcd"], "the contract of stores, for etcd").is_some() {
         let etcd = Etcd::start(1).unwrap();
-        check(&open_etcd(&etcd), &open_etcd(&etcd));
+        check(&open_etcd(&etcd, "", Codec::default()), &open_etcd(&etcd, "", Codec::default()));
+        check(&open_etcd(&etcd, "/sealed/", codec()), &open_etcd(&etcd, "/sealed/", codec()));
     }
 }
 
-fn open_etcd(etcd: &Etcd) -> EtcdStore {
-    let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
-    EtcdStore::open(options, Codec::default()).unwrap()
+fn open_etcd(etcd: &Etcd, prefix: &str, codec: Codec) -> EtcdStore {
+    let options = EtcdOptions { endpoints: etcd.endpoints(), prefix: prefix.to_string(), ..EtcdOptions::default() };
+    EtcdStore::open(options, codec).unwrap()
 }
 
 fn put(name: &str, value: u32) -> Put {

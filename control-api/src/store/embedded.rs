@@ -1,11 +1,14 @@
 //! The default store: one redb file. A commit is one transaction, synced to disk before it returns; redb's copy-on-write
 //! trees come back after a kill at any moment as the last commit left them.
 
-use super::codec::Codec;
+use super::codec::{self, Codec, Wrap};
 use super::recent::{Commit, Recent, Since};
 use super::{Change, Contents, Dump, Store, StoreError, StoredResource, TokenRecord, dump_of, reference};
 use crate::validate::ResourceRef;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +25,8 @@ use std::time::Duration;
 /// serve who was revoked.
 const FORMAT: u64 = 2;
 
+const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+const DATA_KEY: &str = "data";
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const RESOURCES: TableDefinition<&str, &[u8]> = TableDefinition::new("resources");
 const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
@@ -69,8 +74,15 @@ impl EmbeddedStore {
             }
             transaction.open_table(RESOURCES).map_err(io)?;
             transaction.open_table(VIPS).map_err(io)?;
-            transaction.open_table(TOKENS).map_err(io)?;
-            transaction.open_table(FACTS).map_err(io)?;
+            let tokens = transaction.open_table(TOKENS).map_err(io)?;
+            let facts = transaction.open_table(FACTS).map_err(io)?;
+            let revision = meta.get("revision").map_err(io)?.is_some();
+            let empty = !revision && tokens.is_empty().map_err(io)? && facts.is_empty().map_err(io)?;
+            let mut keys = transaction.open_table(KEYS).map_err(io)?;
+            let found = keys.get(DATA_KEY).map_err(io)?.map(|found| found.value().to_vec());
+            if let Some(made) = self.codec.unlock(found.as_deref(), empty)? {
+                keys.insert(DATA_KEY, made.as_slice()).map_err(io)?;
+            }
         }
         transaction.commit().map_err(io)
     }
@@ -98,6 +110,20 @@ impl EmbeddedStore {
 }
 
 impl EmbeddedStore {
+    /// Wraps the data key of a file anew. The values stay as they are.
+    pub fn rewrap(path: &Path, former: &Wrap, new: &Wrap) -> Result<(), StoreError> {
+        let failed = |error: redb::DatabaseError| StoreError::Io(format!("{}: {error}", path.display()));
+        let database = Database::open(path).map_err(failed)?;
+        let transaction = database.begin_write().map_err(io)?;
+        {
+            let mut keys = transaction.open_table(KEYS).map_err(io)?;
+            let found = keys.get(DATA_KEY).map_err(io)?.map(|found| found.value().to_vec());
+            let found = found.ok_or_else(|| StoreError::Sealed("its values are in plain".to_string()))?;
+            keys.insert(DATA_KEY, codec::rewrap(&found, former, new)?.as_slice()).map_err(io)?;
+        }
+        transaction.commit().map_err(io)
+    }
+
     fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }

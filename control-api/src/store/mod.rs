@@ -9,9 +9,10 @@ mod codec;
 mod embedded;
 mod etcd;
 mod memory;
+pub mod open;
 mod recent;
 
-pub use codec::Codec;
+pub use codec::{Codec, Wrap};
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use memory::MemoryStore;
@@ -108,6 +109,10 @@ pub trait Replicas {
 
     /// Whose streams others serve.
     fn held_elsewhere(&self) -> BTreeSet<String>;
+
+    /// For how long the store has not been reached, by our own clock; none while it is, or was a moment ago. The others take
+    /// this process for dead meanwhile.
+    fn cut_off(&self) -> Option<Duration>;
 
     /// The replica that leads, if any does.
     fn leader(&self) -> Option<String>;
@@ -228,6 +233,8 @@ pub enum StoreError {
     Unknown(String),
     #[error("another control plane leads ({leader}); ask that one, or try again in a moment")]
     NotLeading { leader: String },
+    #[error("the store is locked: {0}")]
+    Sealed(String),
     #[error("the store holds something already (revision {revision}); name an empty one")]
     NotEmpty { revision: u64 },
     #[error("{what} has {bytes} bytes; the store takes {most} at most: split it")]

@@ -154,3 +154,33 @@ mod any_text {
         }
     }
 }
+
+#[test]
+fn readiness_is_asked_in_one_way() {
+    let read = |text: &str| Config::parse(&format!("readiness: {text}\n")).unwrap().readiness.unwrap();
+    let http = read("{ http: { port: 8080, path: /ready }, interval: 1s, timeout: 500ms, failures: 2, successes: 4 }");
+    let at = "127.0.0.1:8080".parse().unwrap();
+    assert_eq!(http.ask, Ask::Http { at, path: "/ready".to_owned() });
+    assert_eq!((http.interval, http.timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!((http.failures, http.successes), (2, 4));
+    let tcp = read("{ tcp: { port: 5432, address: 10.1.0.7 } }");
+    assert_eq!(tcp.ask, Ask::Tcp("10.1.0.7:5432".parse().unwrap()));
+    assert_eq!((tcp.interval, tcp.failures, tcp.successes), (Duration::from_secs(5), 3, 1));
+    assert!(matches!(read("{ grpc: { port: 1, service: a.B } }").ask, Ask::Grpc { service, .. } if service == "a.B"));
+    let command = read("{ command: [/usr/bin/check, \"-q x\"] }").ask;
+    assert_eq!(command, Ask::Command { program: "/usr/bin/check".into(), arguments: vec!["-q x".to_owned()] });
+    for (text, expected) in [
+        ("{}", "one of tcp, http, grpc and command"),
+        ("{ tcp: { port: 1 }, http: { port: 1 } }", "one of"),
+        ("{ tcp: {} }", "readiness.tcp.port"),
+        ("{ tcp: { port: 1, path: / } }", "path goes with http"),
+        ("{ http: { port: 1, path: ready } }", "begins with /"),
+        ("{ command: [check] }", "full path"),
+        ("{ command: [] }", "full path"),
+        ("{ tcp: { port: 1 }, interval: 1ms }", "at least 100ms"),
+        ("{ tcp: { port: 1, address: db.local } }", "no IP address"),
+    ] {
+        let found = problems(&format!("readiness: {text}\n"));
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+    }
+}

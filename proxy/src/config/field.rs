@@ -81,7 +81,8 @@ impl FromScalar for ListenAddress {
     }
 }
 
-/// `host:port` of the control plane; the host is a name or an address, IPv6 in brackets.
+/// `host:port` of the control plane, or of each of several, with commas between; the host is a name or an address, IPv6 in
+/// brackets.
 #[derive(Debug, Clone)]
 pub(super) struct HostPort(pub(super) String);
 
@@ -89,10 +90,12 @@ impl FromScalar for HostPort {
     fn from_scalar(text: &str) -> Result<Self, String> {
         let error =
             || format!("{text:?} is no host and port: write it as in \"10.10.0.2:15012\" or \"control.example:15012\"");
-        let authority: http::uri::Authority = text.parse().map_err(|_| error())?;
-        let good =
-            authority.port_u16().is_some_and(|port| port != 0) && !authority.host().is_empty() && !text.contains('@');
-        if good { Ok(HostPort(text.to_owned())) } else { Err(error()) }
+        let good = |one: &str| {
+            let authority: Option<http::uri::Authority> = one.trim().parse().ok();
+            let has_both = |a: http::uri::Authority| a.port_u16().is_some_and(|port| port != 0) && !a.host().is_empty();
+            authority.is_some_and(has_both) && !one.contains('@')
+        };
+        if text.split(',').all(good) { Ok(HostPort(text.to_owned())) } else { Err(error()) }
     }
 }
 

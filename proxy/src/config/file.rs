@@ -13,6 +13,7 @@ use super::field::{Count, Field, take_optional};
 use super::last_good::{LastGood, LastGoodFile};
 use super::listen::{Listen, ListenFile};
 use super::log::{Log, LogFile};
+use super::readiness::{Readiness, ReadinessFile};
 use crate::telemetry::AccessSettings;
 
 /// Larger is no configuration of ours; read no more of it than this.
@@ -21,7 +22,7 @@ const MOST_BYTES: u64 = 1024 * 1024;
 /// What the proxy is told at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `host:port` of the control plane. Default: the address in the join token, and later the one kept in `state_dir`.
+    /// `host:port` of the control plane, or of each of several. Default: the address in the join token, and later the one kept in `state_dir`.
     pub control_plane: Option<String>,
     /// A file with the join token, which is needed until there is an identity; `ISTHMUS_JOIN_TOKEN` comes first.
     pub join_token_file: Option<PathBuf>,
@@ -30,6 +31,8 @@ pub struct Config {
     /// Where the identity is kept over restarts. Default: nowhere; it lives in memory.
     pub state_dir: Option<PathBuf>,
     pub last_good: LastGood,
+    /// How the app's readiness is asked. Default: not at all.
+    pub readiness: Option<Readiness>,
     /// Threads that carry traffic. Default: one per core that the process may use.
     pub workers: usize,
     pub capture: Capture,
@@ -47,6 +50,7 @@ struct ConfigFile {
     enrol: Option<EnrolFile>,
     state_dir: Option<PathBuf>,
     last_good: LastGoodFile,
+    readiness: Option<ReadinessFile>,
     workers: Field<Count>,
     capture: CaptureFile,
     listen: ListenFile,
@@ -99,6 +103,7 @@ impl ConfigFile {
             enrol: self.control_plane.enrol(self.enrol, problems),
             state_dir: self.state_dir,
             last_good: self.last_good.check(problems),
+            readiness: self.readiness.and_then(|readiness| readiness.check(problems)),
             workers: take_optional(self.workers, "workers", problems).map_or_else(cores, |count| count.0.min(1024)),
             capture: self.capture.check(problems),
             listen: self.listen.check(problems),

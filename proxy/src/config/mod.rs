@@ -14,6 +14,7 @@ mod file;
 mod last_good;
 mod listen;
 mod log;
+mod readiness;
 
 pub use admin::Admin;
 pub use capture::{Capture, InboundCapture, Mode, OnStop, UdpCapture};
@@ -23,6 +24,7 @@ pub use file::Config;
 pub use last_good::{Keep, LastGood, Sealing};
 pub use listen::Listen;
 pub use log::{Format, Log, filter};
+pub use readiness::{Ask, Readiness};
 
 #[cfg(test)]
 #[path = "config_test.rs"]

@@ -21,6 +21,8 @@ use crate::tcp::{DialOptions, dial};
 pub(super) const ALPN: &[&[u8]] = &[b"h2"];
 /// Name look-up, TCP and TLS together.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// One of several addresses: a host that is gone must not use up the time for the others.
+const ONE_DEADLINE: Duration = Duration::from_secs(3);
 /// Below the shortest idle time of the firewalls in between (Azure: 240 s), and short enough to notice a dead peer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +42,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// TCP to `host:port`. The name is looked up at each attempt: the control plane may have moved.
+    /// TCP to `host:port`, or to one of several with commas between. The name is looked up at each attempt: the control plane may have moved.
     pub(super) fn tcp(address: &str, options: DialOptions) -> Self {
         let target = address.to_owned();
         Self::new(address, move || Box::pin(dial_any(target.clone(), options)))
@@ -51,13 +53,23 @@ impl Dialer {
     }
 }
 
-/// The first address that answers.
-async fn dial_any(address: String, options: DialOptions) -> io::Result<Box<dyn Wire>> {
+/// The first address that answers, of all that the names have. In an order of our own, so that a fleet spreads over the
+/// control planes that there are, and over those that are left.
+async fn dial_any(addresses: String, options: DialOptions) -> io::Result<Box<dyn Wire>> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for candidate in tokio::net::lookup_host(&address).await? {
-        match dial(candidate, options).await {
-            Ok(stream) => return Ok(Box::new(stream)),
+    let mut candidates = Vec::new();
+    for address in addresses.split(',') {
+        match tokio::net::lookup_host(address.trim()).await {
+            Ok(found) => candidates.extend(found),
             Err(e) => last = e,
+        }
+    }
+    candidates.sort_by_cached_key(|_| rand::random::<u64>());
+    for candidate in candidates {
+        match tokio::time::timeout(ONE_DEADLINE, dial(candidate, options)).await {
+            Ok(Ok(stream)) => return Ok(Box::new(stream)),
+            Ok(Err(e)) => last = e,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{candidate}: no answer")),
         }
     }
     Err(last)

@@ -61,7 +61,14 @@ pub(super) fn proxy_by(control: &ControlPlane, settings: Settings, dialer: Diale
     let shutdown = CancellationToken::new();
     let standing = Arc::clone(start.standing());
     let (metrics, flows) = (Metrics::new(1), Collector::new(0).1);
-    let upward = Upward { state: Arc::clone(&state), demands, metrics, flows, decisions: Decisions::new() };
+    let upward = Upward {
+        state: Arc::clone(&state),
+        demands,
+        metrics,
+        flows,
+        decisions: Decisions::new(),
+        health: tokio::sync::watch::channel(None).1,
+    };
     let running = run_with(start, dialer, upward, shutdown.clone());
     Proxy { state, identities, standing, running: tokio::spawn(running), shutdown }
 }

@@ -41,6 +41,7 @@ pub use seal::Seal;
 pub use start::{Settings, Start};
 
 use crate::flows::{Collector, Decisions};
+use crate::probe::Health;
 use crate::state::{Demands, State};
 use crate::telemetry::Metrics;
 
@@ -68,6 +69,8 @@ pub struct Upward {
     pub metrics: Metrics,
     pub flows: Collector,
     pub decisions: Arc<Decisions>,
+    /// Of the app beside us; none: nobody asks.
+    pub health: watch::Receiver<Option<Health>>,
 }
 
 /// Enrols if need be, then keeps the certificate fresh and the snapshot current until `shutdown`. Returns early only
@@ -84,7 +87,7 @@ async fn run_with(
     upward: Upward,
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
-    let Upward { state, demands, metrics, flows, decisions } = upward;
+    let Upward { state, demands, metrics, flows, decisions, health } = upward;
     let workload = match start.workload() {
         Some(workload) => workload.to_owned(),
         None => tokio::select! {
@@ -102,7 +105,7 @@ async fn run_with(
     let all = async {
         tokio::join!(
             renew::keep_fresh(&context),
-            stream::keep_current(&context, demands, used),
+            stream::keep_current(&context, (demands, health), used),
             fallback::serve(&context, last_good),
             reporter.keep_reporting(),
         )

@@ -9,7 +9,7 @@ use isthmus_certs::{Clock, TrustBundle};
 use isthmus_proto::discovery::v1::{self as wire, RawControlMessage, proxy_message, raw_control_message};
 use isthmus_proto::{FEATURES, PROTOCOL};
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -21,6 +21,7 @@ use super::live::Answers;
 use super::skew;
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
+use crate::probe::Health;
 use crate::state::standing::{Noted, Serving};
 use crate::state::{Demands, Mesh};
 
@@ -36,14 +37,20 @@ const OUTBOX: usize = 1_024;
 /// Called by its path, because its messages are read as what they are made of ([`wire::RawControlMessage`]).
 const METHOD: &str = "/isthmus.discovery.v1.Discovery/Stream";
 
+type Told = watch::Receiver<Option<Health>>;
+
 /// Ends only with the proxy.
-pub(super) async fn keep_current(context: &Context, mut demands: Demands, used: Vec<std::net::IpAddr>) {
+pub(super) async fn keep_current(
+    context: &Context,
+    (mut demands, mut health): (Demands, Told),
+    used: Vec<std::net::IpAddr>,
+) {
     let mut sync = Sync::new(&context.workload, context.identities.trust_domain());
     sync.used(used);
     let mut keeper = context.start.owner_of(&context.workload).and_then(|owner| Keeper::new(&context.start, owner));
     let mut retry = FIRST_RETRY;
     loop {
-        let session = session(context, &mut sync, &mut demands, &mut keeper).await;
+        let session = session(context, &mut sync, (&mut demands, &mut health), &mut keeper).await;
         context.metrics.control_connected(false);
         context.channel.send_replace(None);
         context.failed.notify_one();
@@ -107,10 +114,15 @@ fn forget(context: &Context, old: std::net::IpAddr) {
     context.state.publish(mesh);
 }
 
-async fn session(context: &Context, sync: &mut Sync, demands: &mut Demands, keeper: &mut Option<Keeper>) -> Ended {
+async fn session(
+    context: &Context,
+    sync: &mut Sync,
+    (demands, health): (&mut Demands, &mut Told),
+    keeper: &mut Option<Keeper>,
+) -> Ended {
     let mut synced = false;
-    let error = match open(context, sync).await {
-        Ok(stream) => converse(context, (sync, keeper), demands, stream, &mut synced).await,
+    let error = match open(context, sync, health).await {
+        Ok(stream) => converse(context, (sync, keeper), (demands, health), stream, &mut synced).await,
         Err(error) => error,
     };
     Ended { error, synced }
@@ -122,7 +134,7 @@ struct Open {
     hear: Streaming<wire::RawControlMessage>,
 }
 
-async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> {
+async fn open(context: &Context, sync: &mut Sync, health: &mut Told) -> Result<Open, ControlError> {
     let channel = context.connect().await?;
     let clock = context.identities.clock();
     let (say, outbox) = mpsc::channel(OUTBOX);
@@ -136,6 +148,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         subscriptions: sync.begin(),
         machine: Some(machine::this()),
         revocations: revoked::shown(context),
+        health: health.borrow_and_update().as_ref().map(in_words),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
     let mut hear = answer_in_time(call(channel.clone(), outbox)).await?;
@@ -178,7 +191,7 @@ async fn call(
 async fn converse(
     context: &Context,
     (sync, keeper): (&mut Sync, &mut Option<Keeper>),
-    demands: &mut Demands,
+    (demands, health): (&mut Demands, &mut Told),
     mut stream: Open,
     synced: &mut bool,
 ) -> ControlError {
@@ -204,6 +217,7 @@ async fn converse(
                 Err(status) => Err(ControlError::Refused(status)),
             },
             Some(ip) = demands.next() => ask(context, sync, ip, &stream.say),
+            Ok(()) = health.changed() => tell(health, &stream.say),
             () = keep(keeper, context) => Ok(()),
             () = &mut sync_deadline, if !*synced => Err(ControlError::Timeout(FIRST_SYNC_DEADLINE.as_secs())),
         };
@@ -211,6 +225,16 @@ async fn converse(
             return error;
         }
     }
+}
+
+/// What is known of the app now.
+fn tell(health: &mut Told, say: &mpsc::Sender<wire::ProxyMessage>) -> Result<(), ControlError> {
+    let Some(now) = health.borrow_and_update().as_ref().map(in_words) else { return Ok(()) };
+    send(say, proxy_message::Message::Health(now))
+}
+
+fn in_words(health: &Health) -> wire::Health {
+    wire::Health { ready: health.ready, reason: health.reason.clone() }
 }
 
 fn ask(

@@ -20,6 +20,9 @@ const ASK: Duration = Duration::from_secs(5);
 /// The mark by which a sidecar's own traffic passes capture where it cannot have a user id of its own.
 const MARK: u32 = 1337;
 
+/// More configuration, beside the file that it is added to.
+pub(super) const MORE: &str = "more.yaml";
+
 /// `isthmus proxy` on a workload's host.
 pub struct Sidecar {
     host: Host,
@@ -59,7 +62,9 @@ impl Sidecar {
     pub(super) fn write_config(dir: &Path, token: &Path, vm: bool) -> Result<PathBuf, String> {
         fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let config = dir.join("proxy.yaml");
-        fs::write(&config, config_text(dir, token, vm)).map_err(|e| format!("{}: {e}", config.display()))?;
+        // What a test has added stays over restarts.
+        let more = fs::read_to_string(dir.join(MORE)).unwrap_or_default();
+        fs::write(&config, config_text(dir, token, vm) + &more).map_err(|e| format!("{}: {e}", config.display()))?;
         Ok(config)
     }
 

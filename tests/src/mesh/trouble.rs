@@ -138,6 +138,14 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts a sidecar again with more in its configuration.
+    pub fn configure_sidecar(&mut self, workload: &'static str, more: &str) -> Result<(), String> {
+        let path = self.dir.path().join(workload).join(super::sidecar::MORE);
+        std::fs::write(&path, more).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.kill_sidecar(workload)?;
+        self.start_sidecar_again(workload)
+    }
+
     /// On the state that it left.
     pub fn start_sidecar_again(&mut self, workload: &'static str) -> Result<(), String> {
         self.start_sidecar_in(workload, &[])?.ready()

@@ -17,6 +17,7 @@ mod odd_callers;
 mod outages;
 mod outside_apps;
 mod plain_callers;
+mod readiness;
 mod secrets;
 mod transport;
 mod transport_tls;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     let outside = tests(outside_apps::TESTS, mesh);
     trials.extend(outside.filter(|_| egress::can_run() && outside_apps::can_run()));
     trials.extend(tests(plain_callers::TESTS, mesh).filter(|_| transport::can_run()));
+    trials.extend(tests(readiness::TESTS, mesh));
     trials.extend(tests(secrets::TESTS, mesh));
     trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));

@@ -31,6 +31,8 @@ pub(super) struct Proxies {
     /// The latest revision whose users were woken, and the turn that it was published in.
     pub(super) revision: u64,
     pub(super) turn: u64,
+    /// Whose apps are not ready, and why. Also of those who left: what they last said holds until they say otherwise.
+    pub(super) unready: BTreeMap<Arc<str>, String>,
     /// Who came (true) or left, until [`crate::push::lease`] takes it; the last counts.
     pub(super) moves: BTreeMap<Arc<str>, bool>,
 }

@@ -22,6 +22,8 @@ pub struct Proxy {
     pub not_after_unix_ms: i64,
     /// Its clock minus ours, when it last said hello. The time on the way counts as if it were ahead of us.
     pub skew_ms: i64,
+    /// Why its app takes no traffic, by the last probe.
+    pub unready: Option<String>,
     /// Since when something that concerns it is not in force there.
     pub behind_since: Option<Instant>,
     pub arrival: Arrival,

@@ -3,6 +3,7 @@
 
 use super::Registry;
 use super::proxies::Entry;
+use isthmus_proto::discovery::v1::Health;
 use isthmus_proto::model::ResourceKey;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Of a probe's reason, for operators.
+const MAX_REASON: usize = 200;
 /// Proxies that went away are remembered up to this many; the longest gone are forgotten first.
 const REMEMBERED: usize = 20_000;
 
@@ -32,6 +35,26 @@ impl Seat<'_> {
         if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
             change(entry);
             entry.settle(revision);
+        }
+        drop(proxies);
+        self.registry.changed();
+    }
+
+    /// Whether its app can take traffic, by its own word. Who says nothing is ready.
+    pub fn health(&self, health: Option<&Health>) {
+        let reason =
+            health.filter(|health| !health.ready).map(|health| health.reason.chars().take(MAX_REASON).collect());
+        let mut proxies = self.registry.proxies();
+        let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) else {
+            return;
+        };
+        entry.proxy.unready.clone_from(&reason);
+        let was = match reason {
+            Some(reason) => proxies.unready.insert(self.workload.clone(), reason).is_some(),
+            None => proxies.unready.remove(&self.workload).is_some(),
+        };
+        if was != health.is_some_and(|health| !health.ready) {
+            self.registry.moved.notify_one();
         }
         drop(proxies);
         self.registry.changed();
@@ -109,7 +132,10 @@ impl Drop for Seat<'_> {
             let gone = proxies.all.iter().filter(|(_, entry)| !entry.proxy.connected);
             let longest =
                 gone.min_by_key(|(_, entry)| entry.proxy.last_seen_unix_ms).map(|(workload, _)| workload.clone());
-            longest.and_then(|workload| proxies.leave(&workload));
+            if let Some(longest) = longest {
+                proxies.leave(&longest);
+                proxies.unready.remove(&longest);
+            }
         }
     }
 }

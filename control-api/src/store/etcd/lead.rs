@@ -320,6 +320,11 @@ impl Replicas for EtcdStore {
         others.here.iter().filter(|(_, replica)| *replica != own).map(|(workload, _)| workload.clone()).collect()
     }
 
+    fn cut_off(&self) -> Option<Duration> {
+        let until = lock(&self.inner.lead).until?;
+        Instant::now().checked_duration_since(until).filter(|since| !since.is_zero())
+    }
+
     fn leader(&self) -> Option<String> {
         lock(&self.inner.others).leader.clone()
     }

@@ -17,7 +17,7 @@ mod wire;
 
 pub use client::EtcdOptions;
 
-use super::codec::Codec;
+use super::codec::{self, Codec, Wrap};
 use super::recent::{Commit, Recent};
 use super::{Contents, Dump, StoreError, StoredResource, TokenRecord, contents_of, dump_of, reference};
 use client::Client;
@@ -91,6 +91,11 @@ impl EtcdStore {
         Ok(store)
     }
 
+    /// Wraps the data key anew. The values stay as they are, and control planes that run are not disturbed.
+    pub fn rewrap(&self, former: Wrap, new: Wrap) -> Result<(), StoreError> {
+        self.ask(move |inner| async move { inner.rewrap(&former, &new).await })
+    }
+
     fn follow(&mut self, from: i64) {
         let Some(runtime) = &self.runtime else { return };
         let (inner, stop) = (self.inner.clone(), self.stop.clone());
@@ -156,7 +161,39 @@ impl Inner {
         if known > FORMAT {
             return Err(StoreError::Format { found: known, known: FORMAT });
         }
+        self.unlock().await?;
         self.mark().await
+    }
+
+    /// Takes the data key into use, or makes the first one. Of two who make one at once, one wins.
+    async fn unlock(&self) -> Result<(), StoreError> {
+        let key = self.key("datakey");
+        for _ in 0..2 {
+            let found = self.get(&key).await?.1;
+            let codec = match found {
+                // Unwrapped aside: a key that was made and not taken must not stay.
+                Some(kv) => return self.codec.unlock(Some(&kv.value), false).map(drop),
+                None => self.codec.again(),
+            };
+            let empty = self.get(&self.key("revision")).await?.1.is_none();
+            let Some(made) = codec.unlock(None, empty)? else { return Ok(()) };
+            let compare = vec![wire::last_changed_in(key.as_str(), 0)];
+            let success = vec![wire::put(key.as_str(), made)];
+            self.client.txn(TxnRequest { compare, success, failure: Vec::new() }).await?;
+        }
+        Err(StoreError::Unknown("the data key was not written".to_string()))
+    }
+
+    async fn rewrap(&self, former: &Wrap, new: &Wrap) -> Result<(), StoreError> {
+        let key = self.key("datakey");
+        let plain = || StoreError::Sealed("its values are in plain".to_string());
+        let found = self.get(&key).await?.1.ok_or_else(plain)?;
+        let compare = vec![wire::last_changed_in(key.as_str(), found.mod_revision)];
+        let success = vec![wire::put(key.as_str(), codec::rewrap(&found.value, former, new)?)];
+        match self.client.txn(TxnRequest { compare, success, failure: Vec::new() }).await?.succeeded {
+            true => Ok(()),
+            false => Err(StoreError::Unknown("somebody else wraps it anew at the same time".to_string())),
+        }
     }
 
     /// Where the store stands now: commits after it are told by the watch, from the etcd revision that is returned.

@@ -1,0 +1,369 @@
+//! The control plane's stores through the binary that users get: backup and restore while it runs, the move to etcd, and
+//! three control planes on one etcd with proxies spread over them, of which one is killed, one cut off, and etcd restarted.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use isthmus_world::apps::{Etcd, Relay};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A program of ours, killed when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_isthmus"))
+}
+
+fn spawn(arguments: &[&str], log: &Path) -> Running {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+    let out = log.try_clone().unwrap();
+    Running(binary().args(arguments).stdin(Stdio::null()).stdout(out).stderr(log).spawn().unwrap())
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {} s: {what}", SOON.as_secs());
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+/// One control plane: its configuration, its state, and its process while it runs.
+struct Control {
+    dir: PathBuf,
+    proxies: u16,
+    running: Option<Running>,
+}
+
+impl Control {
+    fn new(dir: &Path, store: &str) -> Control {
+        fs::create_dir_all(dir).unwrap();
+        let (proxies, operators, metrics) = (free_port(), free_port(), free_port());
+        let text = format!(
+            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"127.0.0.1:{proxies}\"\n\
+             listen: {{ proxies: \"127.0.0.1:{proxies}\", operators: \"127.0.0.1:{operators}\", metrics: \"127.0.0.1:{metrics}\" }}\n\
+             leases: {{ grace: 15s, afterStart: 60s }}\n{store}",
+            dir.join("state").display()
+        );
+        fs::write(dir.join("control.yaml"), text).unwrap();
+        Control { dir: dir.to_path_buf(), proxies, running: None }
+    }
+
+    fn config(&self) -> String {
+        self.dir.join("control.yaml").display().to_string()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn start(&mut self) {
+        let before = self.log().matches("control plane up").count();
+        self.running = Some(spawn(&["control", "--config", &self.config()], &self.dir.join("log")));
+        let up = || (self.log().matches("control plane up").count() > before).then_some(());
+        let end = Instant::now() + SOON;
+        while up().is_none() {
+            assert!(Instant::now() < end, "{}", self.log());
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    fn operator(&self, arguments: &[&str]) -> Output {
+        let operator = self.dir.join("state/operator.yaml");
+        binary().args(arguments).env("ISTHMUS_OPERATOR", operator).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Option<Value> {
+        let done = self.operator(arguments);
+        done.status.success().then(|| serde_json::from_slice(&done.stdout).unwrap())
+    }
+
+    fn apply(&self, text: &str) -> Output {
+        let file = self.dir.join("apply.yaml");
+        fs::write(&file, text).unwrap();
+        self.operator(&["apply", "-f", file.to_str().unwrap(), "--json"])
+    }
+
+    /// Names of all that is stored, and the revision.
+    fn stored(&self) -> Option<(u64, Vec<String>)> {
+        let all = self.json(&["get", "all", "-o", "json"])?;
+        let names = all["resources"].as_array()?.iter();
+        let names = names.map(|one| one["resource"]["name"].as_str().unwrap_or_default().to_string()).collect();
+        Some((all["revision"].as_u64()?, names))
+    }
+
+    /// Workloads whose proxies are connected here, and hold what is in force.
+    fn connected(&self) -> Vec<String> {
+        let Some(answer) = self.json(&["get", "proxies", "-o", "json"]) else { return Vec::new() };
+        let all = answer["proxies"].as_array().cloned().unwrap_or_default();
+        let here = all.iter().filter(|proxy| proxy["connected"] == true);
+        here.map(|proxy| proxy["workload"].as_str().unwrap_or_default().to_string()).collect()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        binary().args(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+fn good(done: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+    text(&done.stdout)
+}
+
+fn refused(done: &Output) -> String {
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+fn mesh(workloads: usize) -> String {
+    let mut text = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: { name: dc1 }\n\
+                    spec: { ranges: [10.1.0.0/16] }\n"
+        .to_string();
+    for n in 0..workloads {
+        text += &format!(
+            "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{n}, namespace: shop }}\n\
+             spec: {{ site: dc1, addresses: [10.1.0.{}], serviceAccount: w{n} }}\n",
+            n + 1
+        );
+    }
+    text
+}
+
+fn site(n: usize) -> String {
+    format!(
+        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: {{ name: s{n} }}\nspec: {{ ranges: [10.{}.0.0/16] }}\n",
+        n + 100
+    )
+}
+
+#[test]
+fn a_backup_is_taken_while_it_runs_and_brings_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = Control::new(&dir.path().join("one"), "");
+    control.start();
+    good(&control.apply(&mesh(2)));
+    let used = control.json(&["token", "create", "shop/w0", "--json"]).unwrap();
+    assert!(used.is_object());
+    let (backup, config) = (dir.path().join("backup").display().to_string(), control.config());
+    let said = good(&control.run(&["control", "backup", &backup, "--config", &config, "--json"]));
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((said["resources"].as_u64(), said["sealed"].as_bool()), (Some(3), Some(false)));
+    assert!(refused(&control.run(&["control", "backup", &backup, "--config", &config])).contains("there already"));
+    assert!(refused(&control.run(&["control", "restore", &backup, "--config", &config])).contains("--force"));
+    assert!(
+        refused(&control.run(&["control", "restore", &backup, "--config", &config, "--force"])).contains("open"),
+        "a store that is in use was replaced"
+    );
+    good(&control.apply(&site(1)));
+    let before = control.stored().unwrap();
+    control.running = None;
+
+    good(&control.run(&["control", "restore", &backup, "--config", &config, "--force"]));
+    control.start();
+    let after = control.stored().unwrap();
+    assert_eq!(after.1.len(), before.1.len() - 1, "{after:?}");
+    assert!(after.0 > before.0 + 1000, "proxies would refuse {after:?} after {before:?}");
+    let tokens = control.json(&["token", "list", "--json"]).unwrap().to_string();
+    assert!(tokens.contains("unused"), "its log says that nobody used it: {tokens}");
+    control.running = None;
+
+    // On another host, where nothing is known of what happened since.
+    let mut other = Control::new(&dir.path().join("other"), "");
+    good(&other.run(&["control", "restore", &backup, "--config", &other.config()]));
+    other.start();
+    assert_eq!(other.stored().unwrap().1, after.1);
+    let tokens = other.json(&["token", "list", "--json"]).unwrap().to_string();
+    assert!(tokens.contains("revoked") && !tokens.contains("unused"), "{tokens}");
+    // The CA came with it: credentials of the first one are believed.
+    let operator = control.dir.join("state/operator.yaml");
+    let address = fs::read_to_string(other.dir.join("state/operator.yaml")).unwrap();
+    let address = address.lines().next().unwrap().split('"').nth(1).unwrap().to_string();
+    let done = other.run(&["get", "all", "--operator", operator.to_str().unwrap(), "--address", &address]);
+    good(&done);
+}
+
+#[test]
+fn a_store_moves_to_etcd_and_is_encrypted_there() {
+    if isthmus_world::find::or_skip(&["etcd"], "the move to etcd").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = Control::new(&dir.path().join("one"), "");
+    control.start();
+    good(&control.apply(&mesh(3)));
+    let before = control.stored().unwrap();
+    control.running = None;
+
+    let etcd = Etcd::start(1).unwrap();
+    let key = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let (first, second) = (key("first.key", "correct horse battery"), key("second.key", "another long one"));
+    let (from, to) = (
+        format!("redb:{}", control.dir.join("state/store.redb").display()),
+        format!("etcd:{}", etcd.endpoints().join(",")),
+    );
+    let migrate = ["store", "migrate", "--from", &from, "--to", &to, "--to-passphrase-file", &first, "--json"];
+    let said: Value = serde_json::from_str(&good(&control.run(&migrate))).unwrap();
+    assert_eq!((said["verified"].as_bool(), said["revision"].as_u64()), (Some(true), Some(before.0)));
+    assert!(refused(&control.run(&migrate[..8])).contains("holds something already"));
+
+    let text = fs::read_to_string(control.config()).unwrap();
+    let store = |key: &str| {
+        format!(
+            "store:\n  etcd: {{ endpoints: [\"{}\"] }}\n  encryption: {{ passphraseFile: {key} }}\n",
+            etcd.endpoints()[0]
+        )
+    };
+    fs::write(control.config(), format!("{text}{}", store(&first))).unwrap();
+    control.start();
+    assert_eq!(control.stored().unwrap(), before);
+    good(&control.apply(&site(1)));
+    control.running = None;
+
+    // Another key around it: the former one opens nothing any more.
+    let former = dir.path().join("former.yaml").display().to_string();
+    fs::rename(control.config(), &former).unwrap();
+    fs::write(control.config(), format!("{text}{}", store(&second))).unwrap();
+    good(&control.run(&["store", "rewrap", "--config", &control.config(), "--former", &former]));
+    let opens = control.run(&["control", "--config", &former]);
+    assert!(String::from_utf8_lossy(&opens.stderr).contains("locked"), "{opens:?}");
+    control.start();
+    assert_eq!(control.stored().unwrap().1.len(), before.1.len() + 1);
+}
+
+/// Six sidecars as plain processes; nothing is captured.
+fn sidecar(dir: &Path, n: usize, controls: &[Control]) -> Running {
+    let token = dir.join(format!("w{n}.token"));
+    let created = controls[0].operator(&["token", "create", &format!("shop/w{n}"), "--out", token.to_str().unwrap()]);
+    good(&created);
+    let addresses: Vec<String> = controls.iter().map(|control| format!("127.0.0.1:{}", control.proxies)).collect();
+    let config = dir.join(format!("w{n}.yaml"));
+    let text = format!(
+        "controlPlane: {{ address: \"{}\" }}\njoinTokenFile: {}\nstateDir: {}\nlastGood: {{ seal: none }}\nworkers: 1\n\
+         capture: {{ mode: none }}\n\
+         listen: {{ outbound: \"127.0.0.1:0\", inbound: \"127.0.0.1:0\", mesh: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\", \
+         readiness: \"127.0.0.1:0\" }}\n",
+        addresses.join(","),
+        token.display(),
+        dir.join(format!("w{n}")).display()
+    );
+    fs::write(&config, text).unwrap();
+    spawn(&["proxy", "--config", config.to_str().unwrap()], &dir.join(format!("w{n}.log")))
+}
+
+const SIDECARS: usize = 6;
+
+fn all_connected(controls: &[&Control]) -> Option<()> {
+    let mut found: Vec<String> = controls.iter().flat_map(|control| control.connected()).collect();
+    found.sort();
+    (found == (0..SIDECARS).map(|n| format!("shop/w{n}")).collect::<Vec<_>>()).then_some(())
+}
+
+#[test]
+fn three_control_planes_on_one_etcd_lose_nothing_when_one_dies_one_is_cut_off_and_etcd_restarts() {
+    if isthmus_world::find::or_skip(&["etcd"], "three control planes on one etcd").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = Etcd::start(3).unwrap();
+    let key = dir.path().join("store.key");
+    fs::write(&key, "correct horse battery").unwrap();
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    // Each has a way of its own to etcd, which can be cut.
+    let relays: Vec<Vec<Relay>> = (0..3)
+        .map(|_| etcd.clients().into_iter().map(|client: SocketAddr| Relay::to(client).unwrap()).collect())
+        .collect();
+    let mut controls: Vec<Control> = (0..3)
+        .map(|n| {
+            let endpoints: Vec<String> =
+                relays[n].iter().map(|relay| format!("\"http://{}\"", relay.address())).collect();
+            let store = format!(
+                "store:\n  etcd: {{ endpoints: [{}], replica: c{n} }}\n  encryption: {{ passphraseFile: {} }}\n",
+                endpoints.join(", "),
+                key.display()
+            );
+            Control::new(&dir.path().join(format!("c{n}")), &store)
+        })
+        .collect();
+    controls.iter_mut().for_each(Control::start);
+    good(&controls[0].apply(&mesh(SIDECARS)));
+    // What one takes, the others have.
+    for control in &controls {
+        until("everybody has the mesh", || (control.stored()?.1.len() == SIDECARS + 1).then_some(()));
+    }
+    let _sidecars: Vec<Running> = (0..SIDECARS).map(|n| sidecar(dir.path(), n, &controls)).collect();
+    until("all sidecars are connected", || all_connected(&controls.iter().collect::<Vec<_>>()));
+
+    // One dies: its sidecars come to the others, and what it acknowledged is there.
+    good(&controls[2].apply(&site(1)));
+    let acknowledged = controls[2].stored().unwrap().0;
+    controls[2].running = None;
+    until("the others have all sidecars", || all_connected(&[&controls[0], &controls[1]]));
+    for control in &controls[..2] {
+        until("nothing is lost", || control.stored().filter(|(revision, _)| *revision >= acknowledged));
+        assert!(control.stored().unwrap().1.contains(&"s1".to_string()));
+    }
+
+    // One is cut off: it takes no writes, lets its sidecars go, and has everything once it is back.
+    relays[1].iter().for_each(Relay::cut);
+    good(&controls[0].apply(&site(2)));
+    let refusal = controls[1].apply(&site(3));
+    assert!(!refusal.status.success(), "a write was acknowledged without the store: {refusal:?}");
+    until("the one that is left has all sidecars", || all_connected(&[&controls[0]]));
+    let services = controls[0].json(&["get", "all", "-o", "json"]).unwrap();
+    assert!(!services.to_string().contains("\"s3\""), "a refused write is there");
+    relays[1].iter().for_each(Relay::mend);
+    until("it has what it missed", || controls[1].stored().filter(|(_, names)| names.contains(&"s2".to_string())));
+    let (one, other) = (controls[0].stored().unwrap(), controls[1].stored().unwrap());
+    assert_eq!(one, other);
+    until("it writes again", || controls[1].apply(&site(4)).status.success().then_some(()));
+
+    // All of etcd restarts: what was acknowledged is there, and writing goes on.
+    let before = until("both are level", || {
+        let (one, other) = (controls[0].stored()?, controls[1].stored()?);
+        (one == other).then_some(one)
+    });
+    (0..3).for_each(|member| etcd.kill(member));
+    assert!(!controls[0].apply(&site(5)).status.success(), "a write was acknowledged without etcd");
+    assert_eq!(controls[0].stored().unwrap(), before, "what is in force is still told");
+    (0..3).for_each(|member| etcd.restart(member).unwrap());
+    etcd.healthy().unwrap();
+    until("writing goes on", || controls[0].apply(&site(6)).status.success().then_some(()));
+    until("at both", || controls[1].stored().filter(|(_, names)| names.contains(&"s6".to_string())));
+    assert!(before.1.iter().all(|name| controls[1].stored().unwrap().1.contains(name)));
+
+    // The dead one comes back with its own state of before, and is level at once.
+    controls[2].start();
+    until("it is level", || (controls[2].stored() == controls[0].stored()).then_some(()));
+    until("all sidecars are connected", || all_connected(&controls.iter().collect::<Vec<_>>()));
+}
