@@ -174,7 +174,7 @@ fn dump(config: &Config) -> Result<Dump, Failure> {
 
 async fn asked(state_dir: &Path) -> Result<Dump, Failure> {
     let operator = Some(state_dir.join(OPERATOR_FILE));
-    let args = OperatorArgs { operator, address: None, request_timeout: PATIENCE };
+    let args = OperatorArgs { operator, context: None, address: None, request_timeout: PATIENCE };
     let mut authority = Authority::connect(&args).await?;
     let mut parts = authority.call(async |client| client.dump_store(wire::DumpStoreRequest {}).await).await?;
     let mut json = Vec::new();

@@ -20,6 +20,7 @@ use crate::push::registry::Registry;
 use crate::push::{Push, cut_off, lease, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
+use crate::store::Store;
 use isthmus_certs::{ClientAuth, Clock, SystemClock};
 use isthmus_proto::admin::v1::access_server::AccessServer;
 use isthmus_proto::admin::v1::admin_server::AdminServer;

@@ -8,7 +8,7 @@ use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
 use crate::ledger::{Author, Kind, Outcome, World};
 use crate::operators::Caller;
-use crate::store::Change;
+use crate::store;
 use crate::validate::ResourceRef;
 use isthmus_proto::admin::v1::resources_server::Resources;
 use isthmus_proto::admin::v1::*;
@@ -152,7 +152,7 @@ impl Operators {
         proposal.if_revision = Some(if request.if_revision == 0 { world.revision } else { request.if_revision });
         let puts = proposal.puts.iter().map(|parsed| &parsed.resource.key);
         caller.may_change(puts.chain(&proposal.deletes), request.dry_run)?;
-        let free = |world: &World, _: &mut Change| confirm::nobody_waits(store, world.revision);
+        let free = |world: &World, _: &mut store::Change| confirm::nobody_waits(store, world.revision);
         let mut outcome = self.ledger.propose_after(&proposal, request.dry_run, free).map_err(unavailable)?;
         outcome.shown = resources::shown(&world, &proposal, &outcome);
         if !outcome.problems.is_empty() {

@@ -52,7 +52,10 @@ pub(super) fn find(this: &Operators, revision: u64) -> Result<Committed, Status>
         )));
     }
     let everybody = || crate::index::Changed { mesh: true, ..Default::default() };
-    let unknown = || Committed { revision, turn: 0, at: tokio::time::Instant::now(), changed: Arc::new(everybody()) };
+    let unknown = || {
+        let (at, changed) = (tokio::time::Instant::now(), Arc::new(everybody()));
+        Committed { revision, turn: 0, at, changed, touched: Arc::default() }
+    };
     Ok(this.ledger.committed(revision).unwrap_or_else(unknown))
 }
 

@@ -131,7 +131,7 @@ pub(super) struct Hop<'a> {
     forwarded: Option<&'a HeaderValue>,
     pub(super) source: IpAddr,
     pub(super) app: SocketAddr,
-    arrived: Arrived,
+    pub(super) arrived: Arrived,
     pub(super) http2: bool,
     /// The request line shall name the whole URI.
     absolute: bool,
