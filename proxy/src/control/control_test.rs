@@ -357,6 +357,9 @@ async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_
     session.delta(delta(9, vec![mesh_revoking(another, 3)], false)).await;
     assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 9 }));
     assert_eq!(first.identities.revocations().serials, [serial, another].into());
+    // Each is on disk before the next message is looked at.
+    session.delta(delta(10, vec![mesh()], false)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 10 }));
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
 

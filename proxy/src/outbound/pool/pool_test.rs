@@ -71,6 +71,10 @@ impl World {
         Pool::new(Arc::clone(&self.peers), self.metrics.clone(), DialOptions::default())
     }
 
+    pub(super) fn rendered(&self) -> String {
+        self.metrics.render()
+    }
+
     pub(super) fn counted(&self, event: &str) -> bool {
         self.metrics.render().contains(event)
     }

@@ -76,7 +76,8 @@ async fn streams_outlive_the_callees_certificate_by_max_stream_age_and_no_longer
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        assert!(futures::poll!(open.as_mut()).is_pending(), "the certificate ended an hour before, the stream goes on");
+        let goes_on = futures::poll!(open.as_mut());
+        assert!(goes_on.is_pending(), "the certificate ended hours before: {goes_on:?}\n{}", world.rendered());
         clock.advance(HOUR + Duration::from_secs(2));
         world.state.publish(mesh());
         assert!(open.await.is_err(), "the stream ended");
