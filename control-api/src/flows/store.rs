@@ -5,7 +5,6 @@ use super::Taken;
 use crate::store::StoreError;
 use crate::validate::resource::Kept;
 use isthmus_proto::admin::v1::{FindRefusalResponse, RecordedFlow};
-use isthmus_proto::flows::v1 as wire;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use sha2::{Digest, Sha256};
