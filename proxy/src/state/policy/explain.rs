@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use isthmus_proto::model::ServiceName;
+use isthmus_proto::model::{PathPattern, ServiceName};
 
 use super::matching::Holds;
 use super::path::{PathReadings, normalise};
@@ -54,7 +54,7 @@ fn nameable_path(path: &str) -> Option<String> {
     };
     let normal = normalise(path)?;
     let text = normal.split('/').map(segment).collect::<Vec<_>>().join("/");
-    let pattern = [text.parse().ok()?];
+    let pattern: [PathPattern; 1] = [text.parse().ok()?];
     (PathReadings::of(path).hold(&pattern) == Holds::Yes).then_some(text)
 }
 
