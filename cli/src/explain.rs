@@ -149,7 +149,10 @@ fn would_allow_text(yaml: &str, reason: &str) -> String {
         "mesh-only" => "no rule can help: the caller needs a sidecar, or the port's transport to be HttpsOnly",
         "tls-version" => "no rule can help: the caller needs a newer TLS, or the port a lower minTlsVersion",
         "tls-not-declared" => "no rule can help: the port has to be declared TLS (appProtocol)",
-        "not-allowed" => "no rule can name a caller without identity but by its CIDR",
+        "not-allowed" => {
+            "no rule can name it: a caller without identity has only its CIDR, and some methods and paths cannot be written \
+            in a rule"
+        }
         _ => return String::new(),
     };
     format!("{advice}\n")

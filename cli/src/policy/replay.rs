@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, SystemClock};
+use isthmus_control::validate;
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::flows::v1::Transport;
 use isthmus_proto::model::Enforcement;
@@ -17,6 +18,7 @@ use super::judge::{self, Audit, Verdict};
 use super::target::Target;
 use super::views::{Callee, Views};
 use crate::connect::Policy;
+use crate::documents;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, table, when};
@@ -70,7 +72,7 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
     let mut policy = Policy::connect(operator).await?;
     let target = Target::find_or_all(args.target.as_deref(), operator).await?;
     let now_ms = SystemClock.now_ms();
-    let views = Views::stored(&mut policy, &args.file, &target.namespace, &target.service).await?;
+    let views = as_enforced(&mut policy, &args.file, &target).await?;
     let recorded = flows::fetch(&mut policy, &target, args.last, true, now_ms).await?;
     let replayed = replay(&views, &recorded.flows, now_ms, Audit::Counts);
     match args.output.format() {
@@ -79,6 +81,46 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
         Format::Table => print!("{}", replayed.text(&recorded)),
     }
     if replayed.risks().next().is_some() { Err(Failure::answered_no()) } else { Ok(()) }
+}
+
+/// The views with files on top in which nothing is in Audit: whom a list would let through is asked, too.
+async fn as_enforced(policy: &mut Policy, files: &[PathBuf], target: &Target) -> Result<Views, Failure> {
+    let documents = if files.is_empty() { Vec::new() } else { documents::read(files)? };
+    let enforced = documents.iter().flat_map(out_of_audit).collect();
+    let (namespace, service) = (&target.namespace, &target.service);
+    match Views::with(policy, enforced, namespace, service).await {
+        Ok(views) => Ok(views),
+        // What is wrong is told with its place in the files as they are.
+        Err(failure) => Views::with(policy, documents, namespace, service).await.and(Err(failure)),
+    }
+}
+
+/// The resources of a document, each as if it were enforced. One with faults stays as it is, for them to be told.
+fn out_of_audit(document: &wire::Document) -> Vec<wire::Document> {
+    let (parsed, problems) = validate::parse(&document.source, &document.yaml);
+    if !problems.is_empty() {
+        return vec![document.clone()];
+    }
+    let enforced = |parsed: validate::Parsed| {
+        let mut json = parsed.resource.json;
+        if matches!(parsed.resource.key.kind.as_str(), "ServicePolicy" | "EgressPolicy") {
+            remove_audit(&mut json["spec"]);
+            for list in ["allow", "deny"] {
+                let rules = json["spec"].get_mut(list).and_then(Value::as_array_mut);
+                rules.into_iter().flatten().for_each(remove_audit);
+            }
+        }
+        wire::Document { source: document.source.clone(), yaml: json.to_string() }
+    };
+    parsed.into_iter().map(enforced).collect()
+}
+
+fn remove_audit(of: &mut Value) {
+    if of.get("mode").is_some_and(|mode| mode == "Audit")
+        && let Some(fields) = of.as_object_mut()
+    {
+        fields.remove("mode");
+    }
 }
 
 pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64, audit: Audit) -> Replayed {
@@ -297,3 +339,7 @@ fn refused(views: &Views, record: &wire::RecordedFlow, now_ms: i64) -> Option<Ou
     };
     (enforced && badness(&outcome.verdict) == 2).then_some(outcome)
 }
+
+#[cfg(test)]
+#[path = "replay_test.rs"]
+mod replay_test;

@@ -1,6 +1,7 @@
 //! What is kept, for how long, and what gives way.
 
 use super::*;
+use isthmus_proto::flows::v1 as wire;
 use isthmus_proto::model::flow::Report;
 use std::time::Duration;
 
