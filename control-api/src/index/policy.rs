@@ -8,6 +8,7 @@
 
 use super::Trust;
 use super::standing::{self, Standings};
+use super::tenants::Tenancy;
 use crate::validate::ResourceRef;
 use crate::validate::resource::{
     Conditions, Defaults, HeaderRule, MeshConfig, Resource, Rule, ServicePolicy, Spec, selects,
@@ -33,6 +34,7 @@ pub(super) struct Policies<'a> {
     defaults: Defaults,
     trust_domain: &'a TrustDomain,
     standings: Standings<'a>,
+    tenancy: Tenancy,
     compiled: RefCell<HashMap<&'a ResourceRef, Rc<Compiled<'a>>>>,
 }
 
@@ -46,7 +48,8 @@ struct Compiled<'a> {
 impl<'a> Policies<'a> {
     pub(super) fn of(set: &'a Set, mesh: &MeshConfig, trust: &'a Trust) -> Self {
         let (standings, compiled) = (Standings::of(set), RefCell::default());
-        Policies { set, defaults: mesh.defaults, trust_domain: &trust.trust_domain, standings, compiled }
+        let tenancy = Tenancy::of(set);
+        Policies { set, defaults: mesh.defaults, trust_domain: &trust.trust_domain, standings, tenancy, compiled }
     }
 
     /// Those that may apply to a port that these services of the namespace declare, in the order of their names.
@@ -89,6 +92,7 @@ impl<'a> Policies<'a> {
         let mut mine = self.candidates(&workload.key.namespace, services);
         mine.retain(|compiled| applies(compiled.policy, workload, services));
         let mut policy = self.combine(&mine);
+        policy.deny.splice(0..0, self.tenancy.deny(workload));
         if standing::tightens(self.standing(&workload.key.namespace, services).as_ref()) {
             policy.requires.push(standing::STANDING.to_string());
         }

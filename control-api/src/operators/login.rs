@@ -56,7 +56,7 @@ impl Login for Door {
         let roots_pem = pem::write(authorities.bundle().roots(), None);
         Ok(Response::new(MethodsResponse {
             trust_domain: authorities.trust_domain().to_string(),
-            roots_pem: roots_pem.map_err(|error| Status::internal(error.to_string()))?,
+            roots_pem: roots_pem.map_err(|error| Status::internal(error.to_string()))?.to_string(),
             oidc_issuer: String::new(),
         }))
     }
