@@ -14,7 +14,8 @@ use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens
 use crate::index::Trust;
 use crate::ledger::Ledger;
 use crate::operators::keys::Keys;
-use crate::operators::login::{Door, SIGNING_IN_AT_ONCE};
+use crate::operators::login::{AT_A_BROWSER, Door, SIGNING_IN_AT_ONCE};
+use crate::operators::oidc::Provider;
 use crate::operators::{Gatekeeper, access, session};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
@@ -68,6 +69,8 @@ pub enum ControlError {
     Authority(String),
     #[error("attestation: {0}")]
     Attestation(String),
+    #[error("{0}")]
+    SignIn(String),
     #[error(transparent)]
     Audit(#[from] crate::audit::AuditError),
     #[error(transparent)]
@@ -106,6 +109,7 @@ impl Control {
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let attestors = Attestors::read(&config.attestation).map_err(ControlError::Attestation)?;
+        let provider = config.operators.oidc.as_ref().map(Provider::new).transpose().map_err(ControlError::SignIn)?;
         let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         own.store.set_profile(ledger.world().mesh.crypto_profile);
@@ -150,6 +154,10 @@ impl Control {
             address: address.clone(),
             lifetime: config.operators.certificate_lifetime,
             signing_in: Arc::new(Semaphore::new(SIGNING_IN_AT_ONCE)),
+            provider: provider.map(Arc::new),
+            at_a_browser: Arc::new(Semaphore::new(AT_A_BROWSER)),
+            tasks: control.tasks.clone(),
+            shutdown: control.shutdown.clone(),
         };
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));

@@ -42,6 +42,8 @@ mod enrol_test;
 mod login_test;
 #[path = "e2e/names_test.rs"]
 mod names_test;
+#[path = "e2e/oidc_test.rs"]
+mod oidc_test;
 #[path = "e2e/operate_test.rs"]
 mod operate_test;
 #[path = "e2e/policy_test.rs"]
@@ -109,7 +111,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         authority: Default::default(),
         attestation: attestation(dir),
         leases: Default::default(),
-        operators: Default::default(),
+        operators: sign_in(dir),
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()
@@ -118,6 +120,11 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
 /// What a test has put into the directory before it starts the control plane, as in `control.yaml`.
 fn attestation(dir: &Path) -> crate::config::Attestation {
     let Ok(text) = std::fs::read_to_string(dir.join("attestation.yaml")) else { return Default::default() };
+    serde_saphyr::from_str(&text.replace("DIR", &dir.display().to_string())).unwrap()
+}
+
+fn sign_in(dir: &Path) -> crate::config::SignIn {
+    let Ok(text) = std::fs::read_to_string(dir.join("operators.yaml")) else { return Default::default() };
     serde_saphyr::from_str(&text.replace("DIR", &dir.display().to_string())).unwrap()
 }
 

@@ -11,7 +11,7 @@ impl World {
     }
 
     /// As a machine that has nothing but a token.
-    async fn door(&self, root: RootFingerprint) -> LoginClient<Channel> {
+    pub(super) async fn door(&self, root: RootFingerprint) -> LoginClient<Channel> {
         let store = self.empty_store();
         let expected = ExpectedPeer::PinnedRoot(root, SpiffeId::control_plane(store.trust_domain()));
         let channel = connect(store.client_config(&[b"h2"], expected), self.control.operators).await.unwrap();
@@ -38,7 +38,7 @@ impl World {
         };
         let answer = self.door(token.root).await.redeem(request).await?.into_inner();
         assert_eq!(answer.address, self.control.operators.to_string());
-        Ok(self.signed_in(answer, key))
+        Ok(redeemed(self, answer, key))
     }
 
     fn signed_in(&self, answer: adm::LoginResponse, key: PrivateKey) -> WorkloadIdentity {
@@ -58,6 +58,10 @@ impl World {
         let answer = LoginClient::new(channel).renew(request).await?.into_inner();
         Ok(self.signed_in(answer, key))
     }
+}
+
+pub(super) fn redeemed(world: &World, answer: adm::LoginResponse, key: PrivateKey) -> WorkloadIdentity {
+    world.signed_in(answer, key)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod keys;
 pub mod login;
 pub mod needs;
+pub mod oidc;
 pub mod rights;
 pub mod session;
 pub mod token;

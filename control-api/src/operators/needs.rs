@@ -27,6 +27,7 @@ use Need::*;
 pub const NEEDS: &[(&str, Need)] = &[
     ("/isthmus.admin.v1.Login/Methods", Nothing),
     ("/isthmus.admin.v1.Login/Redeem", Nothing),
+    ("/isthmus.admin.v1.Login/SignIn", Nothing),
     ("/isthmus.admin.v1.Login/Renew", Certificate),
     ("/isthmus.admin.v1.Access/WhoAmI", Certificate),
     ("/isthmus.admin.v1.Access/CreateAccessToken", Admin),
