@@ -16,7 +16,7 @@ use crate::ledger::Ledger;
 use crate::operators::keys::Keys;
 use crate::operators::login::{AT_A_BROWSER, Door, SIGNING_IN_AT_ONCE};
 use crate::operators::oidc::Provider;
-use crate::operators::{Gatekeeper, access, session};
+use crate::operators::{Gatekeeper, access, session, standard};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
 use crate::push::{Push, lease, wake};
@@ -126,7 +126,7 @@ impl Control {
             servers: tokio::task::JoinSet::new(),
             shutdown,
         };
-        let address = at_port(&config.advertise, control.operators.port());
+        let address = config.at_port(control.operators.port());
         make_operator(&own, &config, &address, &*clock)?;
         let registry = Arc::new(Registry::default());
         let push = Push {
@@ -140,7 +140,7 @@ impl Control {
         let admin = Operators {
             ledger: ledger.clone(),
             registry: registry.clone(),
-            advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
+            advertise: config.at_port(config.advertised_port(control.proxies)),
             issuer: own.issuer.clone(),
             flows: flows.clone(),
             applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
@@ -167,7 +167,7 @@ impl Control {
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
-        control.serve_operators(operators, admin, (&own, door), Arc::new(rotation));
+        control.serve_operators(operators, admin, (&own, door), Arc::new(rotation))?;
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
@@ -217,7 +217,8 @@ impl Control {
         admin: Operators,
         (own, door): (&Arc<Own>, Door),
         rotation: Arc<Rotation>,
-    ) {
+    ) -> Result<(), ControlError> {
+        let reflection = standard::reflection().map_err(ControlError::SignIn)?;
         let keys = Keys { ledger: door.ledger.clone(), issuer: door.issuer.clone(), address: door.address.clone() };
         let gate = Gate {
             listener,
@@ -234,15 +235,20 @@ impl Control {
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
+        let (reporter, health) = standard::health();
+        self.until_shutdown(standard::keep(reporter, self.ledger.clone()));
         let gate_of_calls = Gatekeeper { ledger: self.ledger.clone() };
         let router = server()
             .layer(gate_of_calls)
             .add_service(service)
             .add_service(policy)
             .add_service(AuthorityServer::new(overseer))
+            .add_service(health)
+            .add_service(reflection)
             .add_service(LoginServer::new(door).max_decoding_message_size(64 << 10))
             .add_service(AccessServer::new(keys).max_decoding_message_size(64 << 10));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
+        Ok(())
     }
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
@@ -388,19 +394,4 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ControlError> {
     listener.local_addr().map_err(|source| ControlError::Listen { address, source })
-}
-
-/// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
-fn advertised_port(config: &Config, bound: SocketAddr) -> u16 {
-    let advertised = config.advertise.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    match (config.listen.proxies.port(), advertised) {
-        (0, _) | (_, None) => bound.port(),
-        (_, Some(port)) => port,
-    }
-}
-
-/// The same host with another port.
-fn at_port(advertise: &str, port: u16) -> String {
-    let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host);
-    format!("{host}:{port}")
 }

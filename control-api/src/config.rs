@@ -293,6 +293,21 @@ impl Config {
         Ok(config)
     }
 
+    /// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
+    pub fn advertised_port(&self, bound: SocketAddr) -> u16 {
+        let advertised = self.advertise.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        match (self.listen.proxies.port(), advertised) {
+            (0, _) | (_, None) => bound.port(),
+            (_, Some(port)) => port,
+        }
+    }
+
+    /// What is advertised, at another port.
+    pub fn at_port(&self, port: u16) -> String {
+        let host = self.advertise.rsplit_once(':').map_or(self.advertise.as_str(), |(host, _)| host);
+        format!("{host}:{port}")
+    }
+
     fn check(&self) -> Result<(), String> {
         TrustDomain::parse(&self.trust_domain).map_err(|error| format!("trustDomain: {error}"))?;
         let lifetime = self.operators.certificate_lifetime;

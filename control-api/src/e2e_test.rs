@@ -52,8 +52,12 @@ mod policy_test;
 mod roles_test;
 #[path = "e2e/rotation_test.rs"]
 mod rotation_test;
+#[path = "e2e/standard_test.rs"]
+mod standard_test;
 #[path = "e2e/stream_test.rs"]
 mod stream_test;
+#[path = "e2e/tenants_test.rs"]
+mod tenants_test;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// Nothing here takes longer than milliseconds; a hang should be a failure with a name.

@@ -3,7 +3,7 @@
 //! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
 //! never cut off by a caller that goes away, so the store and what is published cannot part.
 
-use crate::audit::{AuditLog, Event, What, difference};
+use crate::audit::AuditLog;
 use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
 use crate::store::{Change, Contents, Put, Store, StoreError};
 use crate::validate::cross::{self, Fault};
@@ -17,6 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+mod record;
+
+pub use record::Author;
 
 /// How many commits back `WaitInForce` can still tell whom they concerned.
 const REMEMBERED: usize = 1024;
@@ -48,21 +52,6 @@ pub struct Proposal {
     pub deletes: Vec<ResourceRef>,
     pub writer: Writer,
     pub author: Author,
-}
-
-/// For the record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Author {
-    /// The operator's name; `files`; empty: the control plane itself.
-    pub who: String,
-    /// What else there is to say.
-    pub how: String,
-}
-
-impl Author {
-    pub fn new(who: impl Into<String>, how: impl Into<String>) -> Author {
-        Author { who: who.into(), how: how.into() }
-    }
 }
 
 /// Who may change what: a resource from a file is changed in that file.
@@ -231,9 +220,11 @@ impl Ledger {
             return Ok(outcome);
         }
         first(&world, &change)?;
-        self.write_down(&world, &change, proposal)?;
+        record::write_down(self.record.as_deref(), &world, &change, &proposal.author)?;
         change.vips = given;
-        outcome.revision = self.commit(world.revision, &change).inspect_err(|error| self.not_done(error, &world))?;
+        outcome.revision = self
+            .commit(world.revision, &change)
+            .inspect_err(|error| record::not_done(self.record.as_deref(), error, &world))?;
         next.revision = outcome.revision;
         for key in &change.deletes {
             next.meta.remove_mut(key);
@@ -243,36 +234,6 @@ impl Ledger {
         }
         self.publish(&world, next, &keys, &change.vips, false);
         Ok(outcome)
-    }
-
-    /// Who changes what, before it is changed.
-    fn write_down(&self, world: &World, change: &Change, proposal: &Proposal) -> Result<(), StoreError> {
-        let Some(record) = &self.record else { return Ok(()) };
-        let before = |key: &ResourceRef| world.resources.get(key).map(|resource| &resource.json);
-        let puts = change.puts.iter().map(|put| (&put.key, Some(&put.json)));
-        let deletes = change.deletes.iter().map(|key| (key, None));
-        let changes =
-            puts.chain(deletes).filter_map(|(key, after)| difference::changed(&key.to_string(), before(key), after));
-        let event = |changes| Event {
-            what: What::Changed,
-            operator: proposal.author.who.clone(),
-            reason: proposal.author.how.clone(),
-            revision: world.revision + 1,
-            changes,
-            ..Event::default()
-        };
-        let written = record.append_all(difference::lines(changes).into_iter().map(event));
-        written.map(drop).map_err(|error| StoreError::Unrecorded(error.to_string()))
-    }
-
-    /// The log said that it would be changed.
-    fn not_done(&self, error: &StoreError, world: &World) {
-        let Some(record) = &self.record else { return };
-        let (revision, reason) = (world.revision + 1, error.to_string());
-        let event = Event { what: What::ChangeFailed, revision, reason, ..Event::default() };
-        if let Err(error) = record.append(event) {
-            tracing::error!(%error, revision, "a change that failed is in the audit log as if it had been made");
-        }
     }
 
     /// What the mesh would be with a proposal on top of it. Nothing is written.

@@ -14,6 +14,7 @@ pub mod needs;
 pub mod oidc;
 pub mod rights;
 pub mod session;
+pub mod standard;
 pub mod token;
 
 pub use gate::Gatekeeper;

@@ -25,6 +25,9 @@ use Need::*;
 
 /// By the path of the call.
 pub const NEEDS: &[(&str, Need)] = &[
+    ("/grpc.health.v1.Health/Check", Certificate),
+    ("/grpc.health.v1.Health/Watch", Certificate),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Certificate),
     ("/isthmus.admin.v1.Login/Methods", Nothing),
     ("/isthmus.admin.v1.Login/Redeem", Nothing),
     ("/isthmus.admin.v1.Login/SignIn", Nothing),
