@@ -8,6 +8,7 @@ pub mod dns_answer;
 pub mod flow_report;
 pub mod grpc_timeout;
 pub mod hello;
+pub mod id_token;
 pub mod internal_headers;
 pub mod join_token;
 pub mod last_good;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("grpc_timeout", grpc_timeout::run),
     ("flow_report", flow_report::run),
     ("hello", hello::run),
+    ("id_token", id_token::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),
     ("last_good", last_good::run),
