@@ -7,7 +7,7 @@ use proptest::prelude::*;
 /// workloads' addresses, and one that is nobody's.
 fn namespaces(count: usize) -> String {
     let mut text = String::from(
-        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: mesh }\nspec: { enforcement: Enforce }\n\
+        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: mesh }\nspec: { enforcement: Enforce, vipRanges: [10.96.0.0/16] }\n\
          ---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: { name: dc1 }\nspec: { ranges: [10.20.0.0/16] }\n",
     );
     let all: Vec<String> = (0..count).map(|n| format!("{{ ip: 10.20.1.{n} }}")).collect();
