@@ -47,6 +47,7 @@ fn what_the_documents_show_parses() {
         "isthmus delete -f old/",
         "isthmus login",
         "isthmus login --token-file - --ttl 1h --out session.yaml --json",
+        "isthmus login --oidc",
         "isthmus whoami",
         "isthmus invite bob --ttl 2d --out bob.token",
         "isthmus robot create ci --role policy-editor -n shop -n pay --ttl 30d",

@@ -6,6 +6,7 @@ const KINDS: &[(&str, bool, &[&str])] = &[
     ("Site", false, &[]),
     ("Link", false, &[]),
     ("TrustDomain", false, &["td"]),
+    ("Tenant", false, &[]),
     ("OperatorRole", false, &["role"]),
     ("Workload", true, &["wl", "vm"]),
     ("Service", true, &["svc"]),

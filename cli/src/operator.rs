@@ -117,6 +117,19 @@ impl Operator {
         }
     }
 
+    /// Whatever file is there, also one whose certificate has ended: for whom it says that one can trust.
+    pub(crate) fn last(args: &OperatorArgs) -> Result<Self, Failure> {
+        if args.operator.is_some() {
+            return Self::find(args);
+        }
+        let dir = config_dir()?;
+        let mut last = Self::read(&dir.join(login::SESSION)).or_else(|_| Self::read(&dir.join(FILE)))?;
+        if let Some(address) = &args.address {
+            last.address = address.clone();
+        }
+        Ok(last)
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = read_private(path)?;
         let parsed: OperatorFile = serde_saphyr::from_str(&text).map_err(|e| {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Mutations per target: a second or less, without optimization.
 const MUTATIONS: usize = 3_000;
 /// Targets whose every run verifies signatures.
-const SLOW: &[(&str, usize)] = &[("chain", 100), ("csr", 300)];
+const SLOW: &[(&str, usize)] = &[("chain", 100), ("csr", 300), ("id_token", 1_000)];
 /// Bytes that parsers compare with.
 const TELLING: &[u8] = b"\0\x01\x02\x7f\x80\xff\r\n\t :,;=/-.%09azAZ";
 
@@ -109,6 +109,7 @@ fn the_seeds_reach_what_they_are_for() {
         let report = request.and_then(|request| isthmus_proto::model::flow::Report::read(&request).ok());
         report.is_some_and(|report| report.departures.len() == 3 && report.unreadable == 0)
     });
+    some("id_token", &|seed| std::str::from_utf8(seed).is_ok_and(targets::id_token::accepted));
     some("netlink", &|seed| isthmus_netlink::messages(seed).flatten().next().is_some());
 }
 

@@ -13,8 +13,9 @@ use crate::ledger::Ledger;
 use crate::ledger::follow::follow;
 use crate::live::{self, Looks};
 use crate::operators::keys::Keys;
-use crate::operators::login::{Door, SIGNING_IN_AT_ONCE};
-use crate::operators::{Gatekeeper, access, session};
+use crate::operators::login::{AT_A_BROWSER, Door, SIGNING_IN_AT_ONCE};
+use crate::operators::oidc::Provider;
+use crate::operators::{Gatekeeper, access, session, standard};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
 use crate::push::{Push, cut_off, lease, wake};
@@ -72,6 +73,8 @@ pub enum ControlError {
     Authority(String),
     #[error("attestation: {0}")]
     Attestation(String),
+    #[error("{0}")]
+    SignIn(String),
     #[error(transparent)]
     Audit(#[from] crate::audit::AuditError),
     #[error(transparent)]
@@ -110,6 +113,7 @@ impl Control {
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let attestors = Attestors::read(&config.attestation).map_err(ControlError::Attestation)?;
+        let provider = config.operators.oidc.as_ref().map(Provider::new).transpose().map_err(ControlError::SignIn)?;
         let (ledger, own, flows) = open_aside(&config, &clock).await?;
         let own = Arc::new(own);
         own.store.set_profile(ledger.world().mesh.crypto_profile);
@@ -129,7 +133,7 @@ impl Control {
             servers: tokio::task::JoinSet::new(),
             shutdown,
         };
-        let address = at_port(&config.advertise, control.operators.port());
+        let address = config.at_port(control.operators.port());
         make_operator(&own, &config, &address, &*clock)?;
         let (registry, looks) = (Arc::new(Registry::default()), Arc::new(Looks::default()));
         let push = Push {
@@ -144,7 +148,7 @@ impl Control {
         let admin = Operators {
             ledger: ledger.clone(),
             registry: registry.clone(),
-            advertise: at_port(&config.advertise, advertised_port(&config, control.proxies)),
+            advertise: config.at_port(config.advertised_port(control.proxies)),
             issuer: own.issuer.clone(),
             flows: flows.clone(),
             looks,
@@ -159,6 +163,10 @@ impl Control {
             address: address.clone(),
             lifetime: config.operators.certificate_lifetime,
             signing_in: Arc::new(Semaphore::new(SIGNING_IN_AT_ONCE)),
+            provider: provider.map(Arc::new),
+            at_a_browser: Arc::new(Semaphore::new(AT_A_BROWSER)),
+            tasks: control.tasks.clone(),
+            shutdown: control.shutdown.clone(),
         };
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
@@ -171,7 +179,7 @@ impl Control {
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
-        control.serve_operators(operators, admin, (&own, door), Arc::new(rotation));
+        control.serve_operators(operators, admin, (&own, door), Arc::new(rotation))?;
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
@@ -224,7 +232,8 @@ impl Control {
         admin: Operators,
         (own, door): (&Arc<Own>, Door),
         rotation: Arc<Rotation>,
-    ) {
+    ) -> Result<(), ControlError> {
+        let reflection = standard::reflection().map_err(ControlError::SignIn)?;
         let keys = Keys { ledger: door.ledger.clone(), issuer: door.issuer.clone(), address: door.address.clone() };
         let gate = Gate {
             listener,
@@ -243,6 +252,8 @@ impl Control {
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
+        let (reporter, health) = standard::health();
+        self.until_shutdown(standard::keep(reporter, self.ledger.clone()));
         let gate_of_calls = Gatekeeper { ledger: self.ledger.clone() };
         let router = server()
             .layer(gate_of_calls)
@@ -251,9 +262,12 @@ impl Control {
             .add_service(look)
             .add_service(resources)
             .add_service(AuthorityServer::new(overseer))
+            .add_service(health)
+            .add_service(reflection)
             .add_service(LoginServer::new(door).max_decoding_message_size(64 << 10))
             .add_service(AccessServer::new(keys).max_decoding_message_size(64 << 10));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
+        Ok(())
     }
 
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
@@ -361,19 +375,4 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ControlError> {
     listener.local_addr().map_err(|source| ControlError::Listen { address, source })
-}
-
-/// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
-fn advertised_port(config: &Config, bound: SocketAddr) -> u16 {
-    let advertised = config.advertise.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    match (config.listen.proxies.port(), advertised) {
-        (0, _) | (_, None) => bound.port(),
-        (_, Some(port)) => port,
-    }
-}
-
-/// The same host with another port.
-fn at_port(advertise: &str, port: u16) -> String {
-    let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host);
-    format!("{host}:{port}")
 }

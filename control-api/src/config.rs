@@ -71,11 +71,43 @@ pub struct SignIn {
     /// Of what `isthmus login` gives a person: a working day. At most 24h.
     #[serde(deserialize_with = "span")]
     pub certificate_lifetime: Duration,
+    /// Where persons sign in. Absent: by invitations alone.
+    pub oidc: Option<Oidc>,
+}
+
+/// An OpenID Connect provider that does the device flow, as Entra ID.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Oidc {
+    /// As its tokens name it: `https://login.microsoftonline.com/<tenant id>/v2.0`.
+    pub issuer: String,
+    pub client_id: String,
+    /// Of a confidential client, mode 0600.
+    #[serde(default)]
+    pub client_secret_file: Option<PathBuf>,
+    #[serde(default = "oidc_scopes")]
+    pub scopes: Vec<String>,
+    #[serde(default = "oidc_groups")]
+    pub groups_claim: String,
+    /// The CAs of the provider, PEM. Absent: those of this machine.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Whether a token must repeat our nonce. Entra ID does not in a device's sign-in; where a provider does, say so.
+    #[serde(default)]
+    pub require_nonce: bool,
+}
+
+fn oidc_scopes() -> Vec<String> {
+    vec!["openid".to_string(), "profile".to_string()]
+}
+
+fn oidc_groups() -> String {
+    "groups".to_string()
 }
 
 impl Default for SignIn {
     fn default() -> Self {
-        SignIn { certificate_lifetime: Duration::from_secs(8 * 3600) }
+        SignIn { certificate_lifetime: Duration::from_secs(8 * 3600), oidc: None }
     }
 }
 
@@ -323,6 +355,21 @@ impl Config {
         let config: Config = serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())?;
         config.check()?;
         Ok(config)
+    }
+
+    /// What proxies dial: what is advertised, unless the port was left to the kernel (tests).
+    pub fn advertised_port(&self, bound: SocketAddr) -> u16 {
+        let advertised = self.advertise.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        match (self.listen.proxies.port(), advertised) {
+            (0, _) | (_, None) => bound.port(),
+            (_, Some(port)) => port,
+        }
+    }
+
+    /// What is advertised, at another port.
+    pub fn at_port(&self, port: u16) -> String {
+        let host = self.advertise.rsplit_once(':').map_or(self.advertise.as_str(), |(host, _)| host);
+        format!("{host}:{port}")
     }
 
     fn check(&self) -> Result<(), String> {

@@ -44,6 +44,8 @@ mod history_test;
 mod login_test;
 #[path = "e2e/names_test.rs"]
 mod names_test;
+#[path = "e2e/oidc_test.rs"]
+mod oidc_test;
 #[path = "e2e/operate_test.rs"]
 mod operate_test;
 #[path = "e2e/policy_test.rs"]
@@ -52,8 +54,12 @@ mod policy_test;
 mod roles_test;
 #[path = "e2e/rotation_test.rs"]
 mod rotation_test;
+#[path = "e2e/standard_test.rs"]
+mod standard_test;
 #[path = "e2e/stream_test.rs"]
 mod stream_test;
+#[path = "e2e/tenants_test.rs"]
+mod tenants_test;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// Nothing here takes longer than milliseconds; a hang should be a failure with a name.
@@ -112,7 +118,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         attestation: attestation(dir),
         leases: Default::default(),
         history: crate::config::History { revisions: 8, ..Default::default() },
-        operators: Default::default(),
+        operators: sign_in(dir),
         store: Default::default(),
         log: Log::default(),
     };
@@ -122,6 +128,11 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
 /// What a test has put into the directory before it starts the control plane, as in `control.yaml`.
 fn attestation(dir: &Path) -> crate::config::Attestation {
     let Ok(text) = std::fs::read_to_string(dir.join("attestation.yaml")) else { return Default::default() };
+    serde_saphyr::from_str(&text.replace("DIR", &dir.display().to_string())).unwrap()
+}
+
+fn sign_in(dir: &Path) -> crate::config::SignIn {
+    let Ok(text) = std::fs::read_to_string(dir.join("operators.yaml")) else { return Default::default() };
     serde_saphyr::from_str(&text.replace("DIR", &dir.display().to_string())).unwrap()
 }
 

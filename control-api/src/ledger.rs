@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub mod follow;
 mod proposal;
-mod recorded;
+mod record;
 
 use proposal::plan;
 pub use proposal::{Author, Proposal, Prune, SET, Writer};
@@ -234,10 +234,12 @@ impl Ledger {
         }
         change.vips = given;
         first(&world, &mut change)?;
-        self.write_down(&world, &change, proposal)?;
+        record::write_down(self.record.as_deref(), &world, &change, &proposal.author)?;
         let history = self.history_of(&world, &change, &proposal.author)?;
         change.facts.extend(history);
-        outcome.revision = self.commit(world.revision, &change).inspect_err(|error| self.not_done(error, &world))?;
+        outcome.revision = self
+            .commit(world.revision, &change)
+            .inspect_err(|error| record::not_done(self.record.as_deref(), error, &world))?;
         next.revision = outcome.revision;
         for key in &change.deletes {
             next.meta.remove_mut(key);

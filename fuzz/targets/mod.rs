@@ -11,6 +11,7 @@ pub mod flow_report;
 pub mod grpc_timeout;
 pub mod hello;
 pub mod hpack;
+pub mod id_token;
 pub mod internal_headers;
 pub mod join_token;
 pub mod last_good;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("flow_report", flow_report::run),
     ("hello", hello::run),
     ("hpack", hpack::run),
+    ("id_token", id_token::run),
     ("internal_headers", internal_headers::run),
     ("join_token", join_token::run),
     ("last_good", last_good::run),

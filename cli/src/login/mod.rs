@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use isthmus_certs::{
     ExpectedPeer, IdentityStore, PrivateKey, RootFingerprint, SpiffeId, SystemClock, TrustBundle, TrustDomain,
-    WorkloadIdentity, csr,
+    WorkloadIdentity, csr, pem,
 };
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::admin::v1::login_client::LoginClient;
@@ -26,13 +26,19 @@ use crate::operator::{Operator, OperatorArgs, config_dir};
 use crate::output::{Format, OutputArgs, when};
 use crate::span;
 
+/// A person at a browser, with a code to type.
+const BROWSER: Duration = Duration::from_secs(16 * 60);
+
 /// Get a short-lived operator's certificate, which all other commands then use.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  \
     isthmus login                                    from operator.yaml, or once more from the last sign-in\n  \
     isthmus login --token-file robot.token           in a pipeline, with a token of `isthmus robot create`\n  \
     isthmus login --token-file -                     the same from stdin, as from a secrets store\n  \
-    isthmus login --token-file bob.token             once, with an invitation of `isthmus invite bob`\n\n\
+    isthmus login --token-file bob.token             once, with an invitation of `isthmus invite bob`\n  \
+    isthmus login --oidc                             in a browser, at the company's provider\n  \
+    isthmus login --oidc --control-plane mesh.shop.example:15013 --trust-domain shop.example --root 4f0a…\n\n\
+    --root is the SHA-256 of the control plane's root, as `isthmus certs --json` shows it.\n\
     A token is never given on the command line: every process on a machine can read that. It may also come from the\n\
     environment, as ISTHMUS_OPERATOR_TOKEN. The certificate goes to ~/.config/isthmus/session.yaml, mode 0600.")]
 pub(crate) struct Args {
@@ -40,6 +46,18 @@ pub(crate) struct Args {
     /// ISTHMUS_OPERATOR_TOKEN, else the certificate that is there.
     #[arg(long, value_name = "FILE|-")]
     token_file: Option<PathBuf>,
+    /// Sign in at the provider that the control plane names, in a browser on whichever machine.
+    #[arg(long, conflicts_with = "token_file")]
+    oidc: bool,
+    /// HOST:PORT of the operators' port, where no earlier sign-in and no operator.yaml says it.
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["oidc", "trust_domain", "root"])]
+    control_plane: Option<String>,
+    /// The mesh's trust domain.
+    #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse, requires = "control_plane")]
+    trust_domain: Option<TrustDomain>,
+    /// SHA-256 of the control plane's root.
+    #[arg(long, value_name = "SHA256", value_parser = RootFingerprint::parse, requires = "control_plane")]
+    root: Option<RootFingerprint>,
     /// How long the certificate is good for. The control plane gives no more than it is configured to.
     #[arg(long, value_parser = span::parse, value_name = "DURATION")]
     ttl: Option<Duration>,
@@ -77,7 +95,14 @@ async fn login(args: Args, format: Format, operator: &OperatorArgs) -> Result<()
     let key = csr::new_key().map_err(|e| Failure::plain(format!("no key could be made: {e}")))?;
     let csr_der = csr::request(&key).map_err(|e| Failure::plain(format!("no request could be made: {e}")))?;
     let limit = operator.request_timeout;
-    let (answer, address, trust_domain) = match token::read(args.token_file.as_deref())? {
+    let token = if args.oidc { None } else { token::read(args.token_file.as_deref())? };
+    let (answer, address, trust_domain) = match token {
+        None if args.oidc => {
+            let (address, trust_domain, root) = anchor(&args, operator)?;
+            let mut client = pinned(&address, &trust_domain, root, limit).await?;
+            let request = wire::SignInRequest { csr_der, ttl_seconds };
+            (sign_in(&mut client, request, limit).await?, address, trust_domain)
+        }
         Some(token) => {
             let address = operator.address.clone().unwrap_or_else(|| token.address.clone());
             let mut client = pinned(&address, &token.trust_domain, token.root, limit).await?;
@@ -97,6 +122,47 @@ async fn login(args: Args, format: Format, operator: &OperatorArgs) -> Result<()
     let me = ask(&held).await?;
     signed_in.print(&me, &out, format);
     Ok(())
+}
+
+/// Whom to trust: as the command line says, or the files that are there.
+fn anchor(args: &Args, operator: &OperatorArgs) -> Result<(String, TrustDomain, RootFingerprint), Failure> {
+    if let (Some(address), Some(trust_domain), Some(root)) = (&args.control_plane, &args.trust_domain, args.root) {
+        return Ok((address.clone(), trust_domain.clone(), root));
+    }
+    let known = Operator::last(operator).map_err(|_| {
+        Failure::usage(
+            "it is not known where the control plane is",
+            "--control-plane HOST:PORT --trust-domain NAME --root SHA256, this first time",
+        )
+    })?;
+    let roots = pem::parse(known.roots.as_bytes()).map(|parts| parts.certificates).unwrap_or_default();
+    let root = roots.first().map(RootFingerprint::of);
+    let root = root.ok_or_else(|| Failure::plain(format!("{}: it has no roots", known.path.display())))?;
+    Ok((known.address, known.trust_domain, root))
+}
+
+/// The code for a person, then the certificate.
+async fn sign_in(
+    client: &mut LoginClient<Channel>,
+    request: wire::SignInRequest,
+    limit: Duration,
+) -> Result<wire::LoginResponse, Failure> {
+    let mut progress = connect::within(limit, client.sign_in(request)).await?;
+    loop {
+        let next = tokio::time::timeout(BROWSER, progress.message()).await;
+        let late = |_| Failure::timed_out("nobody signed in within 15 minutes", "isthmus login --oidc, once more");
+        let next = next.map_err(late)?.map_err(|status| connect::refused(&status))?;
+        match next {
+            Some(wire::SignInProgress { done: Some(done), .. }) => return Ok(done),
+            Some(first) => {
+                eprintln!("open {} and enter the code {}", first.verification_uri, first.user_code);
+                if !first.verification_uri_complete.is_empty() {
+                    eprintln!("or open {}", first.verification_uri_complete);
+                }
+            }
+            None => return Err(Failure::plain("the control plane ended the sign-in; try again")),
+        }
+    }
 }
 
 /// The Login service of a control plane that is known by its root alone.

@@ -83,7 +83,8 @@ impl Issuer {
         event: Event,
     ) -> Result<Issued, IssueError> {
         let own = [CONTROL_PLANE_NAME.to_string()];
-        self.sign(authority, key, (id, if id.is_control_plane() { &own } else { &[] }), lifetime, event)
+        let names: &[String] = if id.is_control_plane() { &own } else { &[] };
+        self.sign(authority, key, (id, names), lifetime, event)
     }
 
     fn sign(

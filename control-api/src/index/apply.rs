@@ -31,6 +31,12 @@ impl Index {
         if touched.mesh {
             changed.mesh = next.put_mesh(set, &mesh, trust);
         }
+        if touched.everything {
+            // Who is told what, everybody has to look at again; the resources themselves may be as they were.
+            let tenancy = Tenancy::of(set);
+            changed.mesh |= tenancy != *next.tenancy;
+            next.tenancy = Arc::new(tenancy);
+        }
         for key in &touched.workloads {
             for ip in addresses_of(set.get(key)).chain(self.addresses_of(key)) {
                 touched.addresses.insert(ip);
@@ -139,10 +145,19 @@ impl Index {
     fn put_address(&mut self, ip: IpAddr, vips: &Vips, seen: &Seen) -> bool {
         let old = self.addresses.get(&ip);
         let new = self.target(ip, vips, seen).map(|(target, service)| {
+            let namespaces = match (&target, &service) {
+                (_, Some(name)) => vec![namespace_of(&name.to_string())],
+                (wire::address::Target::Workload(workload), None) => match workload.endpoint.as_ref() {
+                    Some(endpoint) if !endpoint.workload.is_empty() => vec![namespace_of(&endpoint.workload)],
+                    _ => tenants::writers(ip, seen.set),
+                },
+                _ => Vec::new(),
+            };
             let body = wire::resource::Body::Address(wire::Address { ip: ip.to_string(), target: Some(target) });
-            Target { resource: kept(old.map(|old| &old.resource), ResourceKey::Address(ip), body), service }
+            Target { resource: kept(old.map(|old| &old.resource), ResourceKey::Address(ip), body), service, namespaces }
         });
-        let same = same(old.map(|old| &old.resource), new.as_ref().map(|new| &new.resource));
+        let same = same(old.map(|old| &old.resource), new.as_ref().map(|new| &new.resource))
+            && old.map(|old| &old.namespaces) == new.as_ref().map(|new| &new.namespaces);
         match new {
             Some(new) => self.addresses.insert_mut(ip, new),
             None => drop(self.addresses.remove_mut(&ip)),
@@ -208,6 +223,11 @@ fn addresses_of(resource: Option<&Arc<Resource>>) -> impl Iterator<Item = IpAddr
         _ => &[],
     };
     addresses.iter().copied()
+}
+
+/// Of `<namespace>/<name>`.
+fn namespace_of(name: &str) -> String {
+    name.split('/').next().unwrap_or_default().to_string()
 }
 
 fn same(old: Option<&Arc<wire::Resource>>, new: Option<&Arc<wire::Resource>>) -> bool {

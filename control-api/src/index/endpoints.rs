@@ -2,6 +2,7 @@
 
 use super::egress;
 use super::policy::Policies;
+use super::tenants::Tenancy;
 use super::traffic::Traffic;
 use super::{Trust, identity_of};
 use crate::validate::ResourceRef;
@@ -42,6 +43,7 @@ pub(super) struct Seen<'a> {
     pub(super) policies: Policies<'a>,
     pub(super) egress: egress::Policies<'a>,
     sites: Vec<(&'a str, &'a Site)>,
+    tenancy: Tenancy,
 }
 
 impl<'a> Seen<'a> {
@@ -52,7 +54,7 @@ impl<'a> Seen<'a> {
         };
         let sites = set.of_kind("Site", None).filter_map(site).collect();
         let (policies, egress) = (Policies::of(set, mesh, trust), egress::Policies::of(set, mesh));
-        Seen { set, trust, mesh, policies, egress, sites }
+        Seen { set, trust, mesh, policies, egress, sites, tenancy: Tenancy::of(set) }
     }
 
     /// What is at a hand-written address: a workload's own address keeps its sidecar, any other has none.
@@ -112,7 +114,9 @@ fn behind<'a>(resource: &Resource, service: &Service, seen: &Seen<'a>) -> Vec<Be
             let target_ports = written_ports(service, subset);
             for ip in &subset.addresses {
                 let behind = seen.at(*ip, target_ports.clone());
-                if behind.workload.is_some_and(|workload| seen.set.is_away(&workload.key)) {
+                // Writing down another tenant's address does not make a way to it.
+                let foreign = |w: &Resource| !seen.tenancy.sees(&resource.key.namespace, &w.key.namespace);
+                if behind.workload.is_some_and(|workload| seen.set.is_away(&workload.key) || foreign(workload)) {
                     continue;
                 }
                 let place = *places.entry(behind.endpoint.ip.clone()).or_insert(all.len());

@@ -15,12 +15,15 @@ mod look;
 mod names;
 mod policy;
 mod standing;
+mod tenants;
 mod touch;
 mod traffic;
 mod view;
 mod vips;
 
 pub use policy::compile_rule;
+pub use tenants::Tenancy;
+pub(crate) use tenants::{check as check_tenant, check_role};
 pub use view::{View, diff};
 pub use vips::{Allocation, Given, Vips, allocate};
 
@@ -104,6 +107,7 @@ pub struct Index {
     identities: HashTrieMapSync<SpiffeId, usize>,
     services: HashTrieMapSync<ServiceName, Arc<wire::Resource>>,
     addresses: HashTrieMapSync<IpAddr, Target>,
+    tenancy: Arc<Tenancy>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +125,8 @@ struct Target {
     resource: Arc<wire::Resource>,
     /// Sent along with the address.
     service: Option<ServiceName>,
+    /// Whose it is.
+    namespaces: Vec<String>,
 }
 
 /// The parts of views that differ between two indexes.
@@ -181,6 +187,7 @@ impl PartialEq for Index {
             && self.identities == other.identities
             && self.services == other.services
             && self.addresses == other.addresses
+            && self.tenancy == other.tenancy
     }
 }
 

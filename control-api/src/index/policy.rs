@@ -8,6 +8,7 @@
 
 use super::Trust;
 use super::standing::{self, Standings};
+use super::tenants::Tenancy;
 use crate::validate::ResourceRef;
 use crate::validate::resource::{
     Conditions, Defaults, HeaderRule, MeshConfig, Probing, Resource, Rule, ServicePolicy, Spec, selects,
@@ -35,6 +36,7 @@ pub(super) struct Policies<'a> {
     probe_sources: Vec<IpNet>,
     trust_domain: &'a TrustDomain,
     standings: Standings<'a>,
+    tenancy: Tenancy,
     compiled: RefCell<HashMap<&'a ResourceRef, Rc<Compiled<'a>>>>,
 }
 
@@ -48,8 +50,9 @@ struct Compiled<'a> {
 impl<'a> Policies<'a> {
     pub(super) fn of(set: &'a Set, mesh: &MeshConfig, trust: &'a Trust) -> Self {
         let (standings, compiled) = (Standings::of(set), RefCell::default());
-        let probe_sources = mesh.probe_sources.clone();
-        Policies { set, defaults: mesh.defaults, probe_sources, trust_domain: &trust.trust_domain, standings, compiled }
+        let (tenancy, probe_sources) = (Tenancy::of(set), mesh.probe_sources.clone());
+        let (defaults, trust_domain) = (mesh.defaults, &trust.trust_domain);
+        Policies { set, defaults, probe_sources, trust_domain, standings, tenancy, compiled }
     }
 
     /// Those that may apply to a port that these services of the namespace declare, in the order of their names.
@@ -92,6 +95,7 @@ impl<'a> Policies<'a> {
         let mut mine = self.candidates(&workload.key.namespace, services);
         mine.retain(|compiled| applies(compiled.policy, workload, services));
         let mut policy = self.combine(&mine);
+        policy.deny.splice(0..0, self.tenancy.deny(workload));
         if standing::tightens(self.standing(&workload.key.namespace, services).as_ref()) {
             policy.requires.push(standing::STANDING.to_string());
         }

@@ -1,8 +1,8 @@
 //! One proxy's view, and what to send so that it becomes another.
 
-use super::Index;
+use super::{Index, Target};
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::model::ResourceKey;
+use isthmus_proto::model::{ResourceKey, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,16 +25,21 @@ impl Index {
         view.0.insert(ResourceKey::Mesh, self.mesh.get(&known.site).cloned());
         view.0.insert(ResourceKey::Inbound, Some(known.inbound.clone()));
         view.0.insert(ResourceKey::Egress, Some(known.egress.clone()));
+        // What another tenant has is absent, as if it did not exist.
+        let own = workload.split('/').next().unwrap_or_default();
+        let may_see = |name: &ServiceName| self.tenancy.sees_service(own, name);
         for key in subscriptions {
             match key {
                 ResourceKey::Service(name) => {
-                    view.0.insert(key.clone(), self.services.get(name).cloned());
+                    let service = self.services.get(name).filter(|_| may_see(name));
+                    view.0.insert(key.clone(), service.cloned());
                 }
                 ResourceKey::Address(ip) => {
-                    let target = self.addresses.get(ip);
+                    let is_mine = |target: &&Target| target.namespaces.iter().any(|of| self.tenancy.sees(own, of));
+                    let target = self.addresses.get(ip).filter(is_mine);
                     view.0.insert(key.clone(), target.map(|target| target.resource.clone()));
                     if let Some(name) = target.and_then(|target| target.service.clone()) {
-                        let service = self.services.get(&name).cloned();
+                        let service = self.services.get(&name).filter(|_| may_see(&name)).cloned();
                         view.0.insert(ResourceKey::Service(name), service);
                     }
                 }

@@ -60,7 +60,9 @@ where
             let peer = request.extensions().get::<Peer>().cloned();
             match keeper.admit(request.uri().path(), peer).await {
                 Ok(caller) => {
-                    caller.map(|caller| request.extensions_mut().insert(caller));
+                    if let Some(caller) = caller {
+                        request.extensions_mut().insert(caller);
+                    }
                     inner.call(request).await
                 }
                 Err(status) => {

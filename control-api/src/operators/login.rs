@@ -4,11 +4,12 @@
 //! The key is the caller's own and never leaves him; of a CSR nothing but the key is taken. Refused: more at once than
 //! [`SIGNING_IN_AT_ONCE`], names that no operator has, and a certificate that was renewed for longer than [`LONGEST`].
 
+use super::oidc::{self, Provider};
 use super::session::{self, Session};
 use super::{Caller, access};
 use crate::audit::{Event, What};
 use crate::identity::blocking;
-use crate::identity::issuer::Issuer;
+use crate::identity::issuer::{Issuer, key_sha256};
 use crate::identity::tokens::unavailable;
 use crate::ledger::Ledger;
 use crate::serve::Peer;
@@ -17,11 +18,19 @@ use isthmus_proto::admin::v1::login_server::Login;
 use isthmus_proto::admin::v1::*;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 /// Open to strangers, and each call costs a look-up on disk and a signature.
 pub const SIGNING_IN_AT_ONCE: usize = 8;
+/// Persons who have a code and are on their way to a browser.
+pub const AT_A_BROWSER: usize = 32;
+/// Of one person. More than a few hundred are nobody's.
+const MOST_GROUPS: usize = 1000;
+const LONGEST_GROUP: usize = 256;
 /// From the sign-in on, certificates are renewed by the one before for so long; then it takes a sign-in.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// A pipeline's job.
@@ -38,7 +47,13 @@ pub struct Door {
     /// Of a person's certificate.
     pub lifetime: Duration,
     pub signing_in: Arc<Semaphore>,
+    pub provider: Option<Arc<Provider>>,
+    pub at_a_browser: Arc<Semaphore>,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
 }
+
+type Progress = Result<SignInProgress, Status>;
 
 /// A certificate that is about to be given.
 pub(super) struct Grant {
@@ -51,13 +66,15 @@ pub(super) struct Grant {
 
 #[tonic::async_trait]
 impl Login for Door {
+    type SignInStream = ReceiverStream<Progress>;
+
     async fn methods(&self, _: Request<MethodsRequest>) -> Result<Response<MethodsResponse>, Status> {
         let authorities = self.issuer.authorities();
         let roots_pem = pem::write(authorities.bundle().roots(), None);
         Ok(Response::new(MethodsResponse {
             trust_domain: authorities.trust_domain().to_string(),
             roots_pem: roots_pem.map_err(|error| Status::internal(error.to_string()))?.to_string(),
-            oidc_issuer: String::new(),
+            oidc_issuer: self.provider.as_ref().map(|provider| provider.issuer().to_string()).unwrap_or_default(),
         }))
     }
 
@@ -82,6 +99,78 @@ impl Login for Door {
         })
         .await
         .map(Response::new)
+    }
+
+    async fn sign_in(&self, request: Request<SignInRequest>) -> Result<Response<Self::SignInStream>, Status> {
+        let none = "this control plane has no OIDC provider (operators.oidc in control.yaml): use an invitation";
+        let provider = self.provider.clone().ok_or_else(|| Status::failed_precondition(none))?;
+        let full = |_| Status::resource_exhausted("too many are signing in at once; try again in some minutes");
+        let permit = self.at_a_browser.clone().try_acquire_owned().map_err(full)?;
+        let from = address_of(&request);
+        let request = request.into_inner();
+        let key = csr::verify(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let nonce = crate::audit::chain::hex(&key_sha256(&key));
+        let code = provider.begin(&nonce).await.map_err(Status::failed_precondition);
+        self.note_refusal(&code, &from);
+        let code = code?;
+        let first = SignInProgress {
+            verification_uri: code.verification_uri.clone(),
+            user_code: code.user_code.clone(),
+            verification_uri_complete: code.verification_uri_complete.clone(),
+            done: None,
+        };
+        let (send, receive) = mpsc::channel(2);
+        let _ = send.try_send(Ok(first));
+        let waiting = Waiting { door: self.clone(), provider, code, nonce, request, from, _permit: permit };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            let done = tokio::select! {
+                done = waiting.finish() => done,
+                () = send.closed() => return,
+                () = shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping; sign in again")),
+            };
+            let _ = send.try_send(done.map(|done| SignInProgress { done: Some(done), ..Default::default() }));
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+}
+
+/// Somebody who has a code.
+struct Waiting {
+    door: Door,
+    provider: Arc<Provider>,
+    code: oidc::Code,
+    nonce: String,
+    request: SignInRequest,
+    from: String,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    async fn finish(self) -> Result<LoginResponse, Status> {
+        let Waiting { door, provider, code, nonce, request, from, .. } = self;
+        let now_s = || door.now_ms() / 1000;
+        let claims = provider.finish(&code, &nonce, now_s).await.map_err(Status::permission_denied);
+        let issuer = provider.issuer().to_string();
+        blocking(move || {
+            let done = claims.and_then(|claims| {
+                let groups = claims.groups.iter().filter(|group| group.len() <= LONGEST_GROUP);
+                let groups = groups.take(MOST_GROUPS).cloned().collect();
+                let display_name = claims.display_name.clone();
+                let session = Session { groups, display_name, ..Session::default() };
+                let grant = Grant {
+                    operator: oidc::operator_name(&issuer, &claims),
+                    lifetime: wanted(request.ttl_seconds, door.lifetime),
+                    proof: format!("oidc {issuer} {}", claims.subject),
+                    session: Some(session),
+                    from: from.clone(),
+                };
+                door.give(&request.csr_der, grant)
+            });
+            door.note_refusal(&done, &from);
+            done
+        })
+        .await
     }
 }
 
@@ -156,7 +245,8 @@ impl Door {
         if self.ledger.trust().revocations.cover_identity(&id, self.ledger.clock().now()) {
             return Err(Status::unavailable(format!("{id} was revoked this very second; try again in the next")));
         }
-        let event = Event { what: What::SignedIn, operator: operator.clone(), proof, from, ..Event::default() };
+        let reason = session.as_ref().map(|session| session.display_name.clone()).unwrap_or_default();
+        let event = Event { what: What::SignedIn, operator: operator.clone(), proof, from, reason, ..Event::default() };
         let issued = self
             .issuer
             .issue(&key, &id, lifetime.max(SHORTEST), event)

@@ -11,8 +11,10 @@ pub mod gate;
 pub mod keys;
 pub mod login;
 pub mod needs;
+pub mod oidc;
 pub mod rights;
 pub mod session;
+pub mod standard;
 pub mod token;
 
 pub use gate::Gatekeeper;

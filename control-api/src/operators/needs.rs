@@ -25,8 +25,12 @@ use Need::*;
 
 /// By the path of the call.
 pub const NEEDS: &[(&str, Need)] = &[
+    ("/grpc.health.v1.Health/Check", Certificate),
+    ("/grpc.health.v1.Health/Watch", Certificate),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Certificate),
     ("/isthmus.admin.v1.Login/Methods", Nothing),
     ("/isthmus.admin.v1.Login/Redeem", Nothing),
+    ("/isthmus.admin.v1.Login/SignIn", Nothing),
     ("/isthmus.admin.v1.Login/Renew", Certificate),
     ("/isthmus.admin.v1.Access/WhoAmI", Certificate),
     ("/isthmus.admin.v1.Access/CreateAccessToken", Admin),

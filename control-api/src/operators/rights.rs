@@ -80,7 +80,7 @@ impl Rights {
             rights.give(Role::Admin, &[]);
         }
         for role in roles(world).filter(|role| names(role, who)) {
-            rights.give(role.role, &role.namespaces);
+            rights.give_reach(role.role, reach_of(role, world));
         }
         rights
     }
@@ -90,6 +90,10 @@ impl Rights {
             [] => Reach::All,
             some => Reach::These(some.iter().cloned().collect()),
         };
+        self.give_reach(role, reach);
+    }
+
+    fn give_reach(&mut self, role: Role, reach: Reach) {
         match role {
             Role::Viewer => self.view.add(reach),
             Role::PolicyEditor => {
@@ -105,7 +109,8 @@ impl Rights {
     }
 
     pub fn any(&self) -> bool {
-        self.admin || self.view != Reach::Nothing || self.edit != Reach::Nothing
+        let some = |reach: &Reach| !matches!(reach, Reach::Nothing) && *reach != Reach::These(BTreeSet::new());
+        self.admin || some(&self.view) || some(&self.edit)
     }
 
     pub fn sees_all(&self) -> bool {
@@ -167,6 +172,21 @@ fn roles(world: &World) -> impl Iterator<Item = &OperatorRole> {
         Spec::OperatorRole(role) => Some(role),
         _ => None,
     })
+}
+
+/// A tenant without a namespace, or that is gone, gives nothing: empty is never "all".
+fn reach_of(role: &OperatorRole, world: &World) -> Reach {
+    if role.namespaces.is_empty() && role.tenants.is_empty() {
+        return Reach::All;
+    }
+    let mut these: BTreeSet<String> = role.namespaces.iter().cloned().collect();
+    for name in &role.tenants {
+        let tenant = world.resources.get(&ResourceRef::new("Tenant", "", name));
+        if let Some(Spec::Tenant(tenant)) = tenant.map(|tenant| &tenant.spec) {
+            these.extend(tenant.namespaces.iter().cloned());
+        }
+    }
+    Reach::These(these)
 }
 
 fn names(role: &OperatorRole, who: &Who) -> bool {

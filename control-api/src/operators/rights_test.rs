@@ -62,6 +62,16 @@ fn rights_are_the_sum_of_the_roles_that_name_somebody_and_nothing_by_default() {
 }
 
 #[test]
+fn a_role_of_a_tenant_reaches_its_namespaces_as_they_are_and_nothing_without_it() {
+    let role = "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: OperatorRole\nmetadata: { name: r }\nspec: { role: policy-editor, tenants: [red], operators: [bob] }\n";
+    let tenant = "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Tenant\nmetadata: { name: red }\nspec: { namespaces: [shop, pay] }\n";
+    let rights = Rights::of(&world(&format!("{role}{tenant}")), &who("bob", &[]));
+    assert!(rights.edits("shop") && rights.sees("pay") && !rights.sees("hr") && !rights.sees_all());
+    let without = Rights::of(&world(role), &who("bob", &[]));
+    assert!(!without.any() && !without.sees("shop") && !without.sees_all());
+}
+
+#[test]
 fn a_robot_has_the_rights_of_its_token_and_no_others() {
     let scope = Scope { role: Role::Viewer, namespaces: vec!["shop".to_string()] };
     let robot = Who { robot: Some(scope), ..who("admin", &["g-platform"]) };

@@ -75,6 +75,9 @@ pub fn check_changed(set: &Set, changed: &[ResourceRef], trust_domain: &TrustDom
             let all = set.of_kind(&key.kind, Some(&key.namespace));
             concerned.extend(all.map(|resource| (&resource.key, resource)));
         }
+        if key.kind == "Tenant" {
+            concerned.extend(set.of_kind("Tenant", None).map(|resource| (&resource.key, resource)));
+        }
         if key.kind == "Site" {
             concerned.extend(set.of_kind("Site", None).map(|resource| (&resource.key, resource)));
         }
@@ -109,7 +112,12 @@ fn check_these<'a>(
             Spec::Enforcement(Enforcement { services, .. }) | Spec::Bypass(Bypass { services, .. }) => {
                 check_selected(&mut found, resource, services, &world);
             }
-            Spec::OperatorRole(_) => {}
+            Spec::OperatorRole(role) => {
+                crate::index::check_role(set, &role.tenants, &mut |field, reason| found.fault(resource, field, reason));
+            }
+            Spec::Tenant(_) => {
+                crate::index::check_tenant(set, resource, &mut |field, reason| found.fault(resource, field, reason));
+            }
             Spec::Site(_) => sites = true,
         }
         check_addresses(&mut found, resource, set);

@@ -39,6 +39,7 @@ pub enum Spec {
     Enforcement(Enforcement),
     Bypass(Bypass),
     OperatorRole(OperatorRole),
+    Tenant(Tenant),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -305,10 +306,22 @@ pub struct Bypass {
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperatorRole {
     pub role: Role,
-    /// Empty: the whole mesh.
+    /// With `tenants` empty as well: the whole mesh.
     pub namespaces: Vec<String>,
+    /// All namespaces of these, whichever that are at the time.
+    pub tenants: Vec<String>,
     pub operators: Vec<String>,
     pub groups: Vec<String>,
+}
+
+/// Namespaces that see and route to each other's services, and to nobody else's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenant {
+    pub namespaces: Vec<String>,
+    /// What is here, all tenants see.
+    pub shared: bool,
+    /// Callers without an identity, who could be anybody's, are left to its policies.
+    pub plain_callers: bool,
 }
 
 /// Each holds what the one before it does.

@@ -59,8 +59,11 @@ fn references(resource: &Resource) -> Option<Vec<ResourceRef>> {
         }
     };
     match &resource.spec {
-        Spec::MeshConfig(_) | Spec::Site(_) | Spec::Service(_) | Spec::EgressPolicy(_) | Spec::OperatorRole(_) => {
+        Spec::MeshConfig(_) | Spec::Site(_) | Spec::Service(_) | Spec::EgressPolicy(_) | Spec::Tenant(_) => {
             Some(Vec::new())
+        }
+        Spec::OperatorRole(role) => {
+            Some(role.tenants.iter().map(|tenant| ResourceRef::new("Tenant", "", tenant)).collect())
         }
         Spec::Link(link) => Some(link.sites.iter().map(site).collect()),
         // Which TrustDomain that is, the workload does not say by its resource's name.
