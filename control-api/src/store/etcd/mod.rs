@@ -105,7 +105,9 @@ impl EtcdStore {
                 () = watch::follow(&inner, from) => {}
             }
         });
-        runtime.spawn(lead::keep(self.inner.clone(), self.stop.clone()));
+        if !self.inner.client.options.apart {
+            runtime.spawn(lead::keep(self.inner.clone(), self.stop.clone()));
+        }
     }
 
     /// Carries something out on the store's own thread. May be called from anywhere; the caller's thread waits.
