@@ -49,7 +49,13 @@ fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
         )));
     }
     let everybody = || crate::index::Changed { mesh: true, ..Default::default() };
-    let unknown = || Committed { revision, turn: 0, at: tokio::time::Instant::now(), changed: Arc::new(everybody()) };
+    let unknown = || Committed {
+        revision,
+        turn: 0,
+        at: tokio::time::Instant::now(),
+        changed: Arc::new(everybody()),
+        touched: Arc::default(),
+    };
     Ok(this.ledger.committed(revision).unwrap_or_else(unknown))
 }
 
