@@ -9,7 +9,7 @@ use clap::Subcommand;
 use isthmus_certs::private_file;
 use isthmus_control::Config;
 use isthmus_control::backup::{self, Archive, BackupError};
-use isthmus_control::store::{Dump, EmbeddedStore, EtcdStore, Store, Wrap, open};
+use isthmus_control::store::{Dump, EmbeddedStore, Store, Wrap, open};
 use isthmus_proto::admin::v1 as wire;
 use serde_json::json;
 
@@ -155,7 +155,7 @@ fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// From the control plane if it runs, else from its store.
 fn dump(config: &Config) -> Result<Dump, Failure> {
     if let Some(etcd) = &config.store.etcd {
-        let store = open::codec(config).and_then(|codec| EtcdStore::open(open::options(etcd), codec));
+        let store = open::codec(config).and_then(|codec| open::apart(etcd, codec));
         return store.and_then(|store| store.dump()).map_err(|e| failed(e.into()));
     }
     let file = open::file(&config.state_dir);

@@ -129,6 +129,7 @@ fn named(name: &str, passphrase: Option<&PathBuf>, args: &MigrateArgs, new: bool
                 ca_file: args.etcd_ca.clone(),
                 certificate_file: args.etcd_certificate.clone(),
                 key_file: args.etcd_key.clone(),
+                apart: true,
                 ..EtcdOptions::default()
             };
             Ok(Box::new(EtcdStore::open(options, codec).map_err(|e| failed(name, &e))?))

@@ -159,6 +159,7 @@ fn on_a_new_host_a_token_that_may_have_been_used_is_revoked() {
     assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o600);
     let log = AuditLog::open(&new.state().join("audit"), Arc::new(store), Arc::new(ManualClock::at_ms(NOW))).unwrap();
     assert_eq!(log.head().seq, 1, "the record goes on where the backup has it");
+    drop(log);
     // The CA that is there may have been rotated since: it stays.
     fs::write(&root, b"a later root").unwrap();
     restore(&new.config, &archive, true, NOW + 1).unwrap();

@@ -12,7 +12,7 @@ const SITE: &str = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata:
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: NAME, namespace: shop }\n\
                        spec: { selector: { app: x }, ports: [{ port: 80 }] }\n";
 const MESH: &str = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: mesh }\n\
-                    spec: { vipRanges: [100.64.0.0/16] }\n";
+                    spec: { trustDomain: shop.example, vipRanges: [100.64.0.0/16] }\n";
 
 fn ledger(store: &Arc<MemoryStore>) -> Ledger {
     let trust = Trust {

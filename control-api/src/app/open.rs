@@ -87,7 +87,7 @@ fn one_ca(
 /// What another control plane did to roots and revocations, read from where it is kept.
 pub(super) fn read_trust(own: Arc<Own>, store: Arc<dyn Store>, dir: PathBuf) -> ReadTrust {
     let failed = |why: String| StoreError::Damaged { what: "roots and revocations".to_string(), why };
-    Box::new(move |trust| {
+    Box::new(move |trust: &Trust| {
         let authorities = own.authorities();
         let before = authorities.bundle();
         shared::fetch(&*store, &dir).and_then(|_| authorities.reload()).map_err(failed)?;

@@ -3,7 +3,7 @@
 use super::{AUDIT, AUDIT_HEAD, Archive, BackupError, CA, head, io};
 use crate::audit::{Head, segments};
 use crate::config::Config;
-use crate::store::{Codec, Dump, EmbeddedStore, EtcdStore, Store, TokenState, open};
+use crate::store::{Codec, Dump, EmbeddedStore, Store, TokenState, open};
 use isthmus_certs::private_file;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -56,7 +56,7 @@ pub fn restore(config: &Config, archive: &Archive, force: bool, now_ms: i64) -> 
     restored.resources = dump.resources.len();
     restored.files = write_files(dir, archive, audit_goes_on)?;
     match &config.store.etcd {
-        Some(etcd) => EtcdStore::open(open::options(etcd), codec()?)?.fill(&dump)?,
+        Some(etcd) => open::apart(etcd, codec()?)?.fill(&dump)?,
         None => restored.former = replace_store(dir, &file, codec()?, &dump, now_ms)?,
     }
     give_to_owner(dir)?;

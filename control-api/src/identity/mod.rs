@@ -12,6 +12,7 @@ pub mod revocation;
 pub mod tokens;
 
 use crate::audit::{Event, What};
+use crate::index::Index;
 use crate::ledger::Ledger;
 use crate::push::copies::Machine;
 use crate::push::registry::{Arrival, Registry};
@@ -250,7 +251,10 @@ impl Identities {
         let world = self.ledger.world();
         let renewed = || self.issuer.register().of_serial(event.proof.strip_prefix("certificate ")?);
         let workload = match event.workload.as_str() {
-            "" => renewed().map(|holding| holding.workload).unwrap_or_default(),
+            "" => renewed()
+                .map(|holding| holding.workload)
+                .or_else(|| only_workload(&world.index, id))
+                .unwrap_or_default(),
             named => named.to_string(),
         };
         let names = world.index.dns_names_of(&workload);
@@ -275,6 +279,14 @@ impl Identities {
 /// What is not on record is not issued, and so not renewed.
 pub fn unrecorded(error: revocation::RevokeError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+/// Of a certificate that another control plane has issued: whose it is, where its identity has one workload.
+fn only_workload(index: &Index, id: &SpiffeId) -> Option<String> {
+    match index.workloads_of(id.trust_domain(), id.namespace(), id.service_account()).as_slice() {
+        [one] => Some((*one).to_string()),
+        _ => None,
+    }
 }
 
 fn skewed(skew_ms: i64) -> Status {

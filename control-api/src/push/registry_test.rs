@@ -18,7 +18,13 @@ fn peer() -> PeerIdentity {
 
 fn commit(revision: u64, workload: &str) -> Committed {
     let changed = Changed { inbound: [workload.to_string()].into(), ..Changed::default() };
-    Committed { revision, turn: revision, at: tokio::time::Instant::now(), changed: Arc::new(changed) }
+    Committed {
+        revision,
+        turn: revision,
+        at: tokio::time::Instant::now(),
+        changed: Arc::new(changed),
+        touched: Arc::default(),
+    }
 }
 
 fn progress(registry: &Registry, revision: u64) -> Vec<Progress> {
@@ -91,7 +97,13 @@ fn orders() -> BTreeSet<ResourceKey> {
 
 fn of_orders(revision: u64) -> Committed {
     let changed = Changed { keys: orders(), ..Changed::default() };
-    Committed { revision, turn: revision, at: tokio::time::Instant::now(), changed: Arc::new(changed) }
+    Committed {
+        revision,
+        turn: revision,
+        at: tokio::time::Instant::now(),
+        changed: Arc::new(changed),
+        touched: Arc::default(),
+    }
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Codec {
         let aad = Aad::from(name.as_bytes());
         let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, &mut json);
         let tag = tag.map_err(|_| failed(&"a value could not be encrypted"))?;
-        Ok([&[ENCRYPTED], &nonce[..], &json, tag.as_ref()].concat())
+        Ok([&[ENCRYPTED][..], &nonce, &json, tag.as_ref()].concat())
     }
 }
 

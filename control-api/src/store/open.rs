@@ -36,8 +36,13 @@ pub fn options(etcd: &EtcdConfig) -> EtcdOptions {
         certificate_file: etcd.certificate_file.clone(),
         key_file: etcd.key_file.clone(),
         replica: etcd.replica.clone().unwrap_or_else(host),
-        lease: None,
+        ..EtcdOptions::default()
     }
+}
+
+/// For a tool on a control plane's host.
+pub fn apart(etcd: &EtcdConfig, codec: Codec) -> Result<EtcdStore, StoreError> {
+    EtcdStore::open(EtcdOptions { apart: true, replica: String::new(), ..options(etcd) }, codec)
 }
 
 /// Wraps the data key of the configured store by what the configuration says now; `former` is the one of before.
@@ -50,7 +55,7 @@ pub fn rewrap(config: &Config, former: &Config) -> Result<(), StoreError> {
     match &config.store.etcd {
         None => EmbeddedStore::rewrap(&file(&config.state_dir), &former, &new),
         Some(etcd) => {
-            let store = EtcdStore::open(options(etcd), Codec::encrypted(former.clone()))?;
+            let store = apart(etcd, Codec::encrypted(former.clone()))?;
             store.rewrap(former, new)
         }
     }

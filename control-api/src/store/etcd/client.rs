@@ -49,6 +49,8 @@ pub struct EtcdOptions {
     pub key_file: Option<PathBuf>,
     /// This process, among the others on the same store. Empty: a random name.
     pub replica: String,
+    /// A tool: it reads and writes, and is no control plane to the others.
+    pub apart: bool,
     /// For how long what it says holds after its death. Absent: 10 s.
     pub lease: Option<Duration>,
 }

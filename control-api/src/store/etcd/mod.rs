@@ -105,7 +105,9 @@ impl EtcdStore {
                 () = watch::follow(&inner, from) => {}
             }
         });
-        runtime.spawn(lead::keep(self.inner.clone(), self.stop.clone()));
+        if !self.inner.client.options.apart {
+            runtime.spawn(lead::keep(self.inner.clone(), self.stop.clone()));
+        }
     }
 
     /// Carries something out on the store's own thread. May be called from anywhere; the caller's thread waits.
@@ -172,7 +174,7 @@ impl Inner {
             let found = self.get(&key).await?.1;
             let codec = match found {
                 // Unwrapped aside: a key that was made and not taken must not stay.
-                Some(kv) => return self.codec.unlock(Some(&kv.value), false).map(drop),
+                Some(kv) => return self.codec.unlock(Some(kv.value.as_slice()), false).map(drop),
                 None => self.codec.again(),
             };
             let empty = self.get(&self.key("revision")).await?.1.is_none();
