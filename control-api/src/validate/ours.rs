@@ -271,8 +271,9 @@ pub(super) fn min_tls(parent: &Field) -> Option<TlsVersion> {
     const VERSIONS: &[(&str, TlsVersion)] =
         &[("1.0", TlsVersion::V1_0), ("1.1", TlsVersion::V1_1), ("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let field = parent.get("minTlsVersion")?;
+    field.note(Form::Number);
+    VERSIONS.iter().for_each(|(word, _)| field.note(Form::Word((*word).to_string())));
     if let super::node::Value::Float(number) = field.node().value {
-        field.note(Form::Number);
         let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
         return found.map(|(_, version)| *version).or_else(|| field.choice(VERSIONS));
     }

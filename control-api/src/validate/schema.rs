@@ -260,12 +260,11 @@ impl Schema {
     }
 }
 
-/// What an API server takes: it drops or refuses what is not named by itself, and knows no value of two types but its own.
+/// What an API server takes: it drops or refuses what is not named by itself, and knows no value of
+/// two types: the first is the one to write.
 fn structural(schema: &Value) -> Value {
     match schema {
-        Value::Object(fields) if fields.contains_key("anyOf") => {
-            json!({ "x-kubernetes-preserve-unknown-fields": true })
-        }
+        Value::Object(fields) if fields.contains_key("anyOf") => structural(&fields["anyOf"][0]),
         Value::Object(fields) => {
             let kept =
                 fields.iter().filter(|(name, value)| !(*name == "additionalProperties" && **value == json!(false)));
