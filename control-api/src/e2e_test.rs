@@ -266,6 +266,7 @@ impl Proxy {
             match self.next().await.unwrap().unwrap().message.unwrap() {
                 disc::control_message::Message::Delta(delta) => return delta,
                 disc::control_message::Message::Welcome(welcome) => assert_eq!(welcome.protocol, PROTOCOL),
+                disc::control_message::Message::Question(_) => {}
             }
         }
     }

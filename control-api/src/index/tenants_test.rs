@@ -78,9 +78,10 @@ fn told(view: &View) -> BTreeSet<String> {
 }
 
 proptest! {
-    /// Two hundred meshes: a proxy is told of its own tenant's and of shared namespaces alone, whatever it asks for; and
-    /// without tenants (the control arm) of all.
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// A proxy is told of its own tenant's and of shared namespaces alone, whatever it asks for; and without tenants (the
+    /// control arm) of all.
     #[test]
     fn a_proxy_is_told_of_its_own_tenant_and_of_shared_ones_alone(
         tenants in proptest::collection::vec(0..4usize, 5), shared in any::<[bool; 4]>(), from in 0..5usize,
