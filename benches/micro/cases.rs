@@ -14,7 +14,7 @@ use isthmus_proto::model::{
     Transport,
 };
 use isthmus_proxy::detect::{classify, client_hello};
-use isthmus_proxy::flows::{FlowTable, Observed, Verdict};
+use isthmus_proxy::flows::{FlowTable, Observed, Verdict, Way};
 use isthmus_proxy::http::headers::sanitize;
 use isthmus_proxy::state::Mesh;
 use isthmus_proxy::state::policy::{Arrived, CompiledPolicy, Facts, HttpFacts, decide};
@@ -321,6 +321,7 @@ fn flow_many() -> Box<dyn FnMut(u64)> {
 
 fn observed<'a>(caller: &'a SpiffeId, path: &'a str) -> Observed<'a> {
     Observed {
+        way: Way::In,
         peer: Some(caller),
         ip: IpAddr::V4(Ipv4Addr::new(10, 10, 1, 10)),
         port: 8080,

@@ -162,7 +162,7 @@ const MOST_WARNINGS: usize = 20;
 
 /// What was seen within the last hour and would be refused from now on. A control plane that cannot tell stops no apply.
 async fn cut_off(documents: &[wire::Document], operator: &OperatorArgs) -> Vec<String> {
-    let concerned = ["ServicePolicy", "Enforcement", "MeshConfig", "Service", "Workload"];
+    let concerned = ["ServicePolicy", "EgressPolicy", "Enforcement", "MeshConfig", "Service", "Workload", "Site"];
     if !documents.iter().any(|document| concerned.iter().any(|kind| document.yaml.contains(kind))) {
         return Vec::new();
     }

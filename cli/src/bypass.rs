@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use isthmus_proto::admin::v1 as wire;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::connect::{self, Policy};
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, table, when};
-use crate::policy::flows::Target;
+use crate::policy::target::Target;
 use crate::span;
 
 /// Let everything through to a service for a limited time, on record; or show what is open.
@@ -22,7 +22,7 @@ use crate::span;
     isthmus bypass shop/orders --end     close it before its time\n\n\
     At most 24h. Identities are still checked between sidecars; what is not carried out are refusals by policy.")]
 pub(crate) struct Args {
-    /// NAMESPACE/SERVICE, or NAMESPACE for all of it.
+    /// SERVICE, NAMESPACE/SERVICE, or NAMESPACE for all of it.
     target: Option<String>,
     /// How long.
     #[arg(long = "for", value_parser = span::parse, value_name = "DURATION", requires = "target")]
@@ -49,7 +49,9 @@ async fn bypass(args: Args, format: Format, operator: &OperatorArgs) -> Result<(
         (None, true) => 0,
         (None, false) => return Err(Failure::usage("for how long?", "say --for 30m, or --end")),
     };
-    let Target { namespace, service } = Target::parse(text);
+    let target = Target::find(text, operator).await?;
+    let text = target.name();
+    let Target { namespace, service } = target;
     let request = wire::BypassRequest { namespace, service, seconds, reason: args.reason };
     let mut policy = Policy::connect(operator).await?;
     let answer = policy.call(async |client| client.bypass(request).await).await?;
@@ -67,17 +69,43 @@ async fn bypass(args: Args, format: Format, operator: &OperatorArgs) -> Result<(
     Ok(())
 }
 
-async fn show(format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
-    let mut policy = Policy::connect(operator).await?;
-    let open = policy.call(async |client| client.list_bypasses(wire::ListBypassesRequest {}).await).await?.bypasses;
+/// What is open now, all over the mesh.
+pub(crate) async fn open(policy: &mut Policy) -> Result<Vec<wire::ActiveBypass>, Failure> {
+    Ok(policy.call(async |client| client.list_bypasses(wire::ListBypassesRequest {}).await).await?.bypasses)
+}
+
+/// Those that open a service, `<namespace>/<name>`.
+pub(crate) fn of_service(open: &[wire::ActiveBypass], service: &str) -> Vec<wire::ActiveBypass> {
+    let (namespace, name) = service.split_once('/').unwrap_or((service, ""));
+    let holds = |bypass: &&wire::ActiveBypass| {
+        bypass.namespace == namespace
+            && (bypass.service.is_empty() || bypass.service.split(',').any(|bypassed| bypassed == name))
+    };
+    open.iter().filter(holds).cloned().collect()
+}
+
+/// `BYPASS shop/orders until … by ann: incident 4711`
+pub(crate) fn text(bypass: &wire::ActiveBypass) -> String {
+    let service = if bypass.service.is_empty() { "*" } else { &bypass.service };
+    let reason = if bypass.reason.is_empty() { "no reason given" } else { &bypass.reason };
+    let until = when(bypass.until_unix_ms);
+    format!("BYPASS {}/{service} until {until} by {}: {reason}", bypass.namespace, bypass.operator)
+}
+
+pub(crate) fn json_of(all: &[wire::ActiveBypass]) -> Value {
     let one = |b: &wire::ActiveBypass| json!({ "namespace": b.namespace, "service": b.service, "untilUnixMs": b.until_unix_ms, "operator": b.operator, "reason": b.reason });
+    all.iter().map(one).collect()
+}
+
+async fn show(format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
+    let open = open(&mut Policy::connect(operator).await?).await?;
     let row = |b: &wire::ActiveBypass| {
         let service = if b.service.is_empty() { "*" } else { &b.service };
         vec![format!("{}/{service}", b.namespace), when(b.until_unix_ms), b.operator.clone(), b.reason.clone()]
     };
     match format {
-        Format::Json => println!("{}", json!({ "ok": true, "bypasses": open.iter().map(one).collect::<Vec<_>>() })),
-        Format::Yaml => println!("{:#}", json!({ "bypasses": open.iter().map(one).collect::<Vec<_>>() })),
+        Format::Json => println!("{}", json!({ "ok": true, "bypasses": json_of(&open) })),
+        Format::Yaml => println!("{:#}", json!({ "bypasses": json_of(&open) })),
         Format::Table if open.is_empty() => println!("nothing is bypassed"),
         Format::Table => {
             print!("{}", table(&["SERVICE", "UNTIL", "OPERATOR", "REASON"], &open.iter().map(row).collect::<Vec<_>>()));

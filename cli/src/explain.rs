@@ -11,6 +11,7 @@ use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::flows::v1::Refusal;
 use serde_json::{Value, json};
 
+use crate::bypass;
 use crate::connect::{self, Policy};
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
@@ -80,10 +81,19 @@ async fn by_id(id: &str, format: Format, operator: &OperatorArgs) -> Result<(), 
         failure.with_advice(advice)
     })?;
     let refusal = found.refusal.unwrap_or_default();
+    let open = bypass::of_service(&bypass::open(&mut policy).await?, &refusal.service);
+    let answer = || {
+        let mut told = refusal_json(&refusal, &found.workload, &found.owner);
+        told["bypasses"] = bypass::json_of(&open);
+        told
+    };
     match format {
-        Format::Json => println!("{}", refusal_json(&refusal, &found.workload, &found.owner)),
-        Format::Yaml => println!("{:#}", refusal_json(&refusal, &found.workload, &found.owner)),
-        Format::Table => print!("{}", refusal_text(&refusal, &found.workload, &found.owner)),
+        Format::Json => println!("{}", answer()),
+        Format::Yaml => println!("{:#}", answer()),
+        Format::Table => {
+            print!("{}", refusal_text(&refusal, &found.workload, &found.owner));
+            open.iter().for_each(|open| println!("since then: {}", bypass::text(open)));
+        }
     }
     if refusal.enforced { Err(Failure::answered_no()) } else { Ok(()) }
 }
@@ -99,12 +109,20 @@ fn refusal_text(r: &Refusal, workload: &str, owner: &str) -> String {
     let caller = if r.identity.is_empty() { "no mesh identity" } else { &r.identity };
     line("when", when(r.at_unix_ms));
     line("caller", format!("{caller}, from {}", r.address));
-    line("callee", format!("{} port {}, workload {workload}", or(&r.service, "no service"), r.port));
+    match r.destination.as_str() {
+        "" => line("callee", format!("{} port {}, workload {workload}", or(&r.service, "no service"), r.port)),
+        destination => line("outside", format!("{destination}, by workload {workload}")),
+    }
     line("request", format!("{} {}", r.method, r.path).trim().to_owned());
     line("policy", r.policy.clone());
     line("rule", if r.rule == 0 { String::new() } else { format!("number {} of its list", r.rule) });
     line("owner", owner_text(&r.policy, owner));
-    text.push_str(&would_allow_text(&r.would_allow, &r.reason));
+    match (r.service.as_str(), r.would_allow.as_str(), r.destination.as_str()) {
+        ("", "", "") if r.reason == "not-allowed" => {
+            text.push_str("no rule can name this port: no Service declares it; declare it, then allow it there\n");
+        }
+        _ => text.push_str(&would_allow_text(&r.would_allow, &r.reason)),
+    }
     text
 }
 
@@ -131,7 +149,10 @@ fn would_allow_text(yaml: &str, reason: &str) -> String {
         "mesh-only" => "no rule can help: the caller needs a sidecar, or the port's transport to be HttpsOnly",
         "tls-version" => "no rule can help: the caller needs a newer TLS, or the port a lower minTlsVersion",
         "tls-not-declared" => "no rule can help: the port has to be declared TLS (appProtocol)",
-        "not-allowed" => "no rule can name a caller without identity but by its CIDR",
+        "not-allowed" => {
+            "no rule can name it: a caller without identity has only its CIDR, and some methods and paths cannot be written \
+            in a rule"
+        }
         _ => return String::new(),
     };
     format!("{advice}\n")
@@ -143,6 +164,7 @@ fn refusal_json(r: &Refusal, workload: &str, owner: &str) -> Value {
         "decision": r.id, "verdict": if r.enforced { "refused" } else { "would-refuse" },
         "reason": r.reason, "because": r.because, "atUnixMs": r.at_unix_ms,
         "caller": r.identity, "callerAddress": r.address,
+        "destination": (!r.destination.is_empty()).then_some(&r.destination),
         "workload": workload, "service": r.service, "port": r.port, "method": r.method, "path": r.path,
         "policy": r.policy, "rule": r.rule.checked_sub(1), "owner": owner,
         "wouldAllow": (!r.would_allow.is_empty()).then_some(&r.would_allow),

@@ -1,5 +1,5 @@
 //! `isthmus lint`: what `apply` would say of files, without a control plane: every problem at once, and what is hardly
-//! meant. It is the control plane's own validation.
+//! meant. It is the control plane's own validation. With `--live` the control plane is asked whom it would cut off.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,16 +11,20 @@ use isthmus_control::validate::resource::Spec;
 use isthmus_control::validate::{self, Parsed, Problem, ResourceRef, advice};
 use serde_json::{Value, json};
 
+use crate::connect::{self, Policy};
 use crate::documents;
 use crate::failure::{Failure, finish};
+use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs};
+use crate::policy::replay;
 
 /// Check resource files, offline: every problem with file, line and column, and rules that are hardly meant.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  \
     isthmus lint policies/\n  \
     isthmus lint orders.yaml --with mesh/      also check that what it refers to is there\n  \
-    isthmus lint policies/ --strict --json     for a pipeline: warnings fail too\n\n\
+    isthmus lint policies/ --strict --json     for a pipeline: warnings fail too\n  \
+    isthmus lint orders.yaml --live            also whom of the last hour it would cut off\n\n\
     Without a MeshConfig among the files, references to other resources are not checked.\n\n\
     EXIT STATUS: 0 sound, 1 problems (with --strict: or warnings), 2 wrong usage")]
 pub(crate) struct Args {
@@ -33,13 +37,16 @@ pub(crate) struct Args {
     /// Warnings count as problems.
     #[arg(long)]
     strict: bool,
+    /// Ask the control plane for traffic of the last hour that would be cut off if this were applied now.
+    #[arg(long)]
+    live: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-pub(crate) fn run(args: Args) -> ExitCode {
+pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
     let format = args.output.format();
-    finish(lint(&args, format), format)
+    finish(lint(&args, format, operator), format)
 }
 
 /// What was found, in the order of the files.
@@ -47,15 +54,18 @@ pub(crate) fn run(args: Args) -> ExitCode {
 struct Found {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Traffic of the last hour that would be refused from then on.
+    cut_off: Vec<String>,
     resources: usize,
     /// Whether what the files refer to was looked for.
     whole: bool,
 }
 
-fn lint(args: &Args, format: Format) -> Result<(), Failure> {
+fn lint(args: &Args, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut parsed = Vec::new();
     let mut found = Found::default();
-    for document in documents::read(&args.files)? {
+    let documents = documents::read(&args.files)?;
+    for document in &documents {
         let (resources, problems) = validate::parse(&document.source, &document.yaml);
         parsed.extend(resources);
         found.problems.extend(problems);
@@ -68,6 +78,12 @@ fn lint(args: &Args, format: Format) -> Result<(), Failure> {
         }
     }
     check_together(&parsed, around, &mut found)?;
+    if args.live && found.problems.is_empty() {
+        found.cut_off = connect::block_on(async {
+            let mut policy = Policy::connect(operator).await?;
+            replay::cut_off(&mut policy, documents).await
+        })?;
+    }
     report(args, format, &found)
 }
 
@@ -108,6 +124,13 @@ fn check_together(parsed: &[Parsed], around: Vec<Parsed>, found: &mut Found) -> 
             found.warnings.push(place(one, &said.field, said.reason));
         }
     }
+    // As they stand in the files, which are in the order in which they were named.
+    let order = |problem: &Problem| {
+        let file = parsed.iter().position(|one| one.source == problem.source);
+        (file, problem.source.clone(), problem.line, problem.column)
+    };
+    found.problems.sort_by_cached_key(order);
+    found.warnings.sort_by_cached_key(order);
     Ok(())
 }
 
@@ -118,7 +141,8 @@ fn place(parsed: &Parsed, field: &str, reason: String) -> Problem {
 }
 
 fn report(args: &Args, format: Format, found: &Found) -> Result<(), Failure> {
-    let bad = found.problems.len() + if args.strict { found.warnings.len() } else { 0 };
+    let warnings = found.warnings.len() + found.cut_off.len();
+    let bad = found.problems.len() + if args.strict { warnings } else { 0 };
     if format == Format::Json {
         println!(
             "{}",
@@ -128,11 +152,13 @@ fn report(args: &Args, format: Format, found: &Found) -> Result<(), Failure> {
                 "referencesChecked": found.whole,
                 "problems": found.problems.iter().map(problem_json).collect::<Vec<_>>(),
                 "warnings": found.warnings.iter().map(problem_json).collect::<Vec<_>>(),
+                "cutOff": args.live.then_some(&found.cut_off),
             })
         );
     } else {
         found.problems.iter().for_each(|problem| println!("{problem}"));
         found.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+        found.cut_off.iter().for_each(|line| println!("warning: this would cut off {line}"));
         if !found.whole {
             eprintln!(
                 "references were not checked: no MeshConfig is among the files (--with adds the rest of the mesh)"
@@ -141,11 +167,11 @@ fn report(args: &Args, format: Format, found: &Found) -> Result<(), Failure> {
     }
     if bad == 0 {
         if format != Format::Json {
-            println!("{} sound, {}", count(found.resources, "resource"), count(found.warnings.len(), "warning"));
+            println!("{} sound, {}", count(found.resources, "resource"), count(warnings, "warning"));
         }
         return Ok(());
     }
-    let what = format!("{}, {}", count(found.problems.len(), "problem"), count(found.warnings.len(), "warning"));
+    let what = format!("{}, {}", count(found.problems.len(), "problem"), count(warnings, "warning"));
     let failure = Failure::plain(what);
     Err(if format == Format::Json { failure.reported() } else { failure })
 }

@@ -19,6 +19,7 @@ mod demo;
 mod diff;
 mod difference;
 mod documents;
+mod edges;
 mod explain;
 mod failure;
 mod get;
@@ -68,6 +69,7 @@ enum Command {
     Proxies(WithOperator<proxies::Args>),
     Services(WithOperator<services::Args>),
     Endpoints(WithOperator<services::EndpointsArgs>),
+    Edges(WithOperator<edges::Args>),
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
     Check(WithOperator<check::Args>),
@@ -81,7 +83,7 @@ enum Command {
     Confirm(WithOperator<confirm::Args>),
     Join(join::Args),
     Leave(leave::Args),
-    Lint(lint::Args),
+    Lint(WithOperator<lint::Args>),
     /// Run the sidecar of this machine or pod.
     Proxy(isthmus_proxy::Args),
     /// Run the control plane.
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         Command::Proxies(c) => proxies::run(c.args, &c.operator),
         Command::Services(c) => services::run(c.args, &c.operator),
         Command::Endpoints(c) => services::run_endpoints(c.args, &c.operator),
+        Command::Edges(c) => edges::run(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
         Command::Check(c) => check::run(c.args, &c.operator),
@@ -127,7 +130,7 @@ fn main() -> ExitCode {
         Command::Confirm(c) => confirm::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),
-        Command::Lint(args) => lint::run(args),
+        Command::Lint(c) => lint::run(c.args, &c.operator),
         Command::Proxy(args) => {
             isthmus_proxy::return_idle_memory();
             isthmus_proxy::run_blocking(&args)

@@ -6,11 +6,11 @@ use std::time::Duration;
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
+use crate::bypass;
 use crate::connect::{self, Admin, Policy};
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, or_dash, table, when};
-use crate::policy::bypass_text;
 
 /// Show the proxies: what was sent, what is in force, how far behind each is, and what it refused.
 #[derive(clap::Args, Debug)]
@@ -38,15 +38,18 @@ pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Fo
             return Err(Failure::new(what, "name it NAMESPACE/NAME, as `isthmus get proxies` does"));
         }
     }
-    let mut policy = Policy::connect(operator).await?;
-    let open = policy.call(async |client| client.list_bypasses(wire::ListBypassesRequest {}).await).await?.bypasses;
+    let open = bypass::open(&mut Policy::connect(operator).await?).await?;
     if format == Format::Table {
-        open.iter().for_each(|bypass| println!("{}", bypass_text(bypass)));
+        open.iter().for_each(|open| println!("{}", bypass::text(open)));
     }
+    let answer = || {
+        let proxies: Vec<_> = proxies.iter().map(proxy_json).collect();
+        json!({ "proxies": proxies, "bypasses": bypass::json_of(&open) })
+    };
     match format {
-        Format::Json => println!("{}", json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })),
+        Format::Json => println!("{}", answer()),
         // JSON is YAML; proxies are no resources and have no document to show.
-        Format::Yaml => println!("{:#}", json!({ "proxies": proxies.iter().map(proxy_json).collect::<Vec<_>>() })),
+        Format::Yaml => println!("{:#}", answer()),
         Format::Table if proxies.is_empty() => {
             eprintln!("no proxy has connected yet; `isthmus token create` lets one join")
         }

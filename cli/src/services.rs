@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::connect::{self, Admin};
+use crate::bypass;
+use crate::connect::{self, Admin, Policy};
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, or_dash, table};
@@ -45,13 +46,31 @@ async fn services(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
     let request = wire::ListServicesRequest { namespace: args.namespace.unwrap_or_default(), name: String::new() };
     let answer = admin.call(async |client| client.list_services(request).await).await?;
+    let open = bypass::open(&mut Policy::connect(operator).await?).await?;
+    let name = |service: &wire::ServiceView| format!("{}/{}", service.namespace, service.name);
+    let bypassed = |service: &wire::ServiceView| !bypass::of_service(&open, &name(service)).is_empty();
     match args.output.format() {
         Format::Json | Format::Yaml => {
-            let services: Vec<Value> = answer.services.iter().map(service_json).collect();
-            println!("{:#}", json!({ "revision": answer.revision, "services": services }));
+            let one = |service: &wire::ServiceView| {
+                let mut told = service_json(service);
+                told["bypassed"] = bypassed(service).into();
+                told
+            };
+            let services: Vec<Value> = answer.services.iter().map(one).collect();
+            let bypasses = bypass::json_of(&open);
+            println!("{:#}", json!({ "revision": answer.revision, "services": services, "bypasses": bypasses }));
         }
         Format::Table if answer.services.is_empty() => eprintln!("there is no Service"),
-        Format::Table => print!("{}", services_table(&answer.services)),
+        Format::Table => {
+            let concerned = open.iter().filter(|open| {
+                answer
+                    .services
+                    .iter()
+                    .any(|service| !bypass::of_service(std::slice::from_ref(open), &name(service)).is_empty())
+            });
+            concerned.for_each(|open| println!("{}", bypass::text(open)));
+            print!("{}", services_table(&answer.services));
+        }
     }
     Ok(())
 }

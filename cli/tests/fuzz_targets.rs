@@ -104,6 +104,11 @@ fn the_seeds_reach_what_they_are_for() {
     some("join_token", &|seed| {
         std::str::from_utf8(seed).is_ok_and(|text| isthmus_certs::JoinToken::parse(text).is_ok())
     });
+    some("flow_report", &|seed| {
+        let request: Option<isthmus_proto::flows::v1::ReportRequest> = prost::Message::decode(seed).ok();
+        let report = request.and_then(|request| isthmus_proto::model::flow::Report::read(&request).ok());
+        report.is_some_and(|report| report.departures.len() == 3 && report.unreadable == 0)
+    });
     some("netlink", &|seed| isthmus_netlink::messages(seed).flatten().next().is_some());
 }
 

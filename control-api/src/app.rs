@@ -215,9 +215,9 @@ impl Control {
     /// What happens by itself as time passes: own certificate, old tokens, the resource directory.
     fn keep(&self, own: Arc<Own>, config: &Config) {
         self.until_shutdown(follow_profile(self.ledger.clone(), own.store.clone()));
+        self.until_shutdown(confirm::keep(self.ledger.clone(), own.issuer.audit().clone()));
         self.until_shutdown(async move { own.keep_young().await });
         self.until_shutdown(sweep(self.ledger.clone()));
-        self.until_shutdown(confirm::keep(self.ledger.clone()));
         if let Some(dir) = config.resources.clone() {
             self.until_shutdown(source::follow(self.ledger.clone(), dir));
         }

@@ -3,6 +3,8 @@
 //! What it takes to go back is on disk before the change is, so that a crash at any moment leaves either nothing to take
 //! back or all that is needed for it. While a change awaits its confirmation, nobody else's can come in between.
 
+use crate::admin::on_record;
+use crate::audit::{AuditLog, Event, What};
 use crate::ledger::{Ledger, Outcome, Proposal, World, Writer};
 use crate::store::{Change, Store, StoreError};
 use crate::validate::resource::Spec;
@@ -137,12 +139,12 @@ pub fn roll_back(ledger: &Ledger, pending: &Pending) -> Result<Outcome, StoreErr
 }
 
 /// For as long as the control plane runs.
-pub async fn keep(ledger: Arc<Ledger>) {
+pub async fn keep(ledger: Arc<Ledger>, audit: Arc<AuditLog>) {
     let mut wait = LOOK;
     loop {
         tokio::time::sleep(wait).await;
-        let ledger = ledger.clone();
-        let done = tokio::task::spawn_blocking(move || look(&ledger)).await;
+        let (ledger, audit) = (ledger.clone(), audit.clone());
+        let done = tokio::task::spawn_blocking(move || look(&ledger, &audit)).await;
         let error = match done {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -156,17 +158,18 @@ pub async fn keep(ledger: Arc<Ledger>) {
 }
 
 /// One look at the clock.
-pub fn look(ledger: &Ledger) -> Result<(), StoreError> {
+pub fn look(ledger: &Ledger, audit: &AuditLog) -> Result<(), StoreError> {
     let now_ms = ledger.clock().now_ms();
     let world = ledger.world();
     if let Some(pending) = pending(&**ledger.store(), world.revision)?.filter(|p| p.until_unix_ms <= now_ms) {
         let outcome = roll_back(ledger, &pending)?;
         match outcome.problems.first() {
-            None => tracing::warn!(
-                revision = pending.revision,
-                operator = pending.operator,
-                "not confirmed in time: taken back"
-            ),
+            None => {
+                let Pending { revision, operator, .. } = &pending;
+                tracing::warn!(revision, operator, "not confirmed in time: taken back");
+                let reason = format!("revision {revision} of operator {operator}, which nobody confirmed in time");
+                on_record::append(audit, Event { what: What::RolledBack, reason, ..Event::default() })?;
+            }
             Some(problem) => {
                 let (what, why) =
                     (format!("revision {}, which nobody confirmed", pending.revision), problem.to_string());
@@ -174,10 +177,10 @@ pub fn look(ledger: &Ledger) -> Result<(), StoreError> {
             }
         }
     }
-    end_bypasses(ledger, now_ms)
+    end_bypasses(ledger, audit, now_ms)
 }
 
-fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
+fn end_bypasses(ledger: &Ledger, audit: &AuditLog, now_ms: i64) -> Result<(), StoreError> {
     let world = ledger.world();
     let all = world.resources.of_kind("Bypass", None);
     let over = all.filter(|r| matches!(&r.spec, Spec::Bypass(bypass) if bypass.until_unix_ms <= now_ms));
@@ -185,6 +188,11 @@ fn end_bypasses(ledger: &Ledger, now_ms: i64) -> Result<(), StoreError> {
     if deletes.is_empty() {
         return Ok(());
     }
-    deletes.iter().for_each(|key| tracing::warn!(bypass = key.qualified(), "the bypass is over"));
-    ledger.propose(&Proposal { deletes, ..Proposal::default() }, false).map(drop)
+    ledger.propose(&Proposal { deletes: deletes.clone(), ..Proposal::default() }, false)?;
+    for key in deletes {
+        tracing::warn!(bypass = key.qualified(), "the bypass is over");
+        let (workload, reason) = (key.qualified(), "its time is over".to_owned());
+        on_record::append(audit, Event { what: What::BypassEnded, workload, reason, ..Event::default() })?;
+    }
+    Ok(())
 }

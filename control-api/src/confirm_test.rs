@@ -8,6 +8,13 @@ use isthmus_certs::{ManualClock, TrustDomain};
 
 const NOW: i64 = 1_800_000_000_000;
 
+/// A log of the test's own; its directory lives as long.
+fn audit(clock: &ManualClock) -> (tempfile::TempDir, AuditLog) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = AuditLog::open(&dir.path().join("audit"), Arc::new(MemoryStore::new()), Arc::new(clock.clone())).unwrap();
+    (dir, log)
+}
+
 fn site(name: &str, range: &str) -> String {
     format!(
         "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Site\nmetadata: {{ name: {name} }}\nspec: {{ ranges: [{range}] }}\n"
@@ -53,8 +60,9 @@ fn ranges(ledger: &Ledger) -> Vec<String> {
 fn what_nobody_confirms_is_taken_back_also_after_a_restart() {
     for restarted in [false, true] {
         let (store, clock) = (Arc::new(MemoryStore::new()), ManualClock::at_ms(NOW));
+        let (dir, log) = audit(&clock);
         let mut ledger = waiting(&store, &clock);
-        look(&ledger).unwrap();
+        look(&ledger, &log).unwrap();
         assert_eq!(ranges(&ledger), ["dc1 10.9.0.0/16", "dc2 10.2.0.0/16"]);
         let refused = nobody_waits(&**ledger.store(), 2);
         assert!(matches!(&refused, Err(StoreError::Waiting { revision: 2, operator }) if operator == "ann"));
@@ -63,24 +71,29 @@ fn what_nobody_confirms_is_taken_back_also_after_a_restart() {
             forget_unborn(&*store, ledger.world().revision).unwrap();
         }
         clock.set_ms(NOW + 60_000);
-        look(&ledger).unwrap();
+        look(&ledger, &log).unwrap();
         assert_eq!(ranges(&ledger), ["dc1 10.1.0.0/16"]);
         nobody_waits(&*store, ledger.world().revision).unwrap();
         let revision = ledger.world().revision;
-        look(&ledger).unwrap();
+        look(&ledger, &log).unwrap();
         assert_eq!(ledger.world().revision, revision, "once is enough");
+        let mut said = Vec::new();
+        crate::audit::segments::read_all(&dir.path().join("audit"), None, |line| said.push(line.to_owned())).unwrap();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("rolled-back") && said[0].contains("revision 2 of operator ann"), "{said:?}");
     }
 }
 
 #[test]
 fn what_is_confirmed_stays() {
     let (store, clock) = (Arc::new(MemoryStore::new()), ManualClock::at_ms(NOW));
+    let (_dir, log) = audit(&clock);
     let ledger = waiting(&store, &clock);
     let found = pending(&*store, 2).unwrap().unwrap();
     assert!(confirm(&*store, &found).unwrap());
     assert!(!confirm(&*store, &found).unwrap());
     clock.set_ms(NOW + 120_000);
-    look(&ledger).unwrap();
+    look(&ledger, &log).unwrap();
     assert_eq!(ranges(&ledger), ["dc1 10.9.0.0/16", "dc2 10.2.0.0/16"]);
 }
 
@@ -98,6 +111,7 @@ fn a_crash_before_the_commit_leaves_nothing_to_take_back() {
     let ledger = self::ledger(&store, &clock);
     ledger.propose(&proposal(&site("dc2", "10.2.0.0/16")), false).unwrap();
     clock.set_ms(NOW + 60_000);
-    look(&ledger).unwrap();
+    let (_dir, log) = audit(&clock);
+    look(&ledger, &log).unwrap();
     assert_eq!(ranges(&ledger), ["dc2 10.2.0.0/16"]);
 }

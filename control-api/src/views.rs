@@ -47,6 +47,7 @@ pub fn of(
                         spiffe_id: identity.to_string(),
                         site: workload.site.clone(),
                         inbound: Some(inbound.clone()),
+                        egress: index.egress_of(&name).cloned(),
                         addresses: workload.addresses.iter().map(ToString::to_string).collect(),
                         workload: name,
                     });
@@ -55,10 +56,11 @@ pub fn of(
             Spec::Service(_) if selection.service.is_empty() || name == service => {
                 answer.services.extend(index.service(&resource.key).cloned());
             }
-            Spec::ServicePolicy(_) => answer.policies.push(wire::PolicyOwner {
+            Spec::ServicePolicy(_) | Spec::EgressPolicy(_) => answer.policies.push(wire::PolicyOwner {
                 policy: name,
                 owner: owner(resource),
                 origin: origin(resource),
+                egress: matches!(resource.spec, Spec::EgressPolicy(_)),
             }),
             _ => {}
         }
@@ -88,6 +90,14 @@ pub fn bypasses(set: &Set, now_ms: i64) -> Vec<wire::ActiveBypass> {
         _ => None,
     });
     active.collect()
+}
+
+/// The wire form of an egress view, out of a resource.
+pub(crate) fn egress(resource: &discovery::Resource) -> Option<&discovery::Egress> {
+    match &resource.body {
+        Some(discovery::resource::Body::Egress(egress)) => Some(egress),
+        _ => None,
+    }
 }
 
 /// The wire form of an inbound view, out of a resource.

@@ -14,6 +14,10 @@ pub fn run(bytes: &[u8]) {
             assert!(flow.count > 0 && flow.first_seen_unix_ms <= flow.last_seen_unix_ms);
             assert!((1..=65_535).contains(&flow.port));
         }
+        for left in &report.departures {
+            assert!(left.count > 0 && left.first_seen_unix_ms <= left.last_seen_unix_ms);
+            assert!((1..=65_535).contains(&left.port) && (left.read || left.host.is_empty()));
+        }
     }
     let mut templates = Templates::default();
     for target in String::from_utf8_lossy(bytes).split('\n') {

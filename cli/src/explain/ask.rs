@@ -4,17 +4,20 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_certs::{Clock, SpiffeId, SystemClock};
+use isthmus_control::validate::field::nearest;
+use isthmus_proto::admin::v1::ActiveBypass;
 use isthmus_proxy::state::AppProtocol;
 use isthmus_proxy::state::policy::Arrived;
 use serde_json::{Value, json};
 
 use super::{Args, owner_text, would_allow_text};
+use crate::bypass;
 use crate::connect::Policy;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::Format;
 use crate::policy::flows::tls_version;
-use crate::policy::judge::{Asked, AskedHttp, Found, Verdict, judge};
+use crate::policy::judge::{Asked, AskedHttp, Audit, Found, Verdict, judge};
 use crate::policy::views::{Callee, Views};
 
 /// The answer for one workload.
@@ -22,10 +25,13 @@ struct Answer<'a> {
     callee: &'a Callee,
     port: u16,
     enforced: bool,
+    /// Break-glass is why it is not enforced.
+    bypasses: Vec<ActiveBypass>,
     verdict: Verdict,
 }
 
 pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
+    check(args)?;
     let views = match args.file.as_slice() {
         [] => Views::stored(&mut Policy::connect(operator).await?, &[], "", "").await?,
         files => Views::of_files(files)?,
@@ -47,7 +53,14 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
             now_ms,
         };
         let enforced = callee.port(port).standing.is_enforced(views.enforcement, || now_ms);
-        answers.push(Answer { callee, port, enforced, verdict: judge(&views, callee, &asked) });
+        let bypasses = bypass::of_service(&views.bypasses, &service);
+        answers.push(Answer {
+            callee,
+            port,
+            enforced,
+            bypasses,
+            verdict: judge(&views, callee, &asked, Audit::Passes),
+        });
     }
     // The strictest of those behind the service, since any of them may be called.
     answers.sort_by_key(|answer| match &answer.verdict {
@@ -68,7 +81,7 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
         (Verdict::Allowed(_), _) | (Verdict::Refused(_), false) => Ok(()),
         (Verdict::Refused(_), true) => Err(Failure::answered_no()),
         (Verdict::CannotTell(missing), _) => {
-            let missing = missing.iter().copied().collect::<Vec<_>>().join(", ");
+            let missing = missing.iter().cloned().collect::<Vec<_>>().join(", ");
             let failure = Failure::new(
                 format!("it depends on the {missing}"),
                 "say more with --method, --path, --host, --header, --from-address",
@@ -78,13 +91,29 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
     }
 }
 
+/// Slips that the engine would take at their word.
+fn check(args: &Args) -> Result<(), Failure> {
+    if let Some(path) = args.path.as_ref().filter(|path| !path.starts_with('/')) {
+        return Err(Failure::usage(format!("--path {path}: a path begins with `/`"), format!("--path /{path}")));
+    }
+    if let Some(method) = args.method.as_ref().filter(|method| method.bytes().any(|b| b.is_ascii_lowercase())) {
+        eprintln!("note: methods are told apart by case; did you mean `{}`?", method.to_ascii_uppercase());
+    }
+    Ok(())
+}
+
 /// `orders` where there is only one of that name.
 fn find_service(views: &Views, text: &str) -> Result<String, Failure> {
     let all = views.services.iter().map(|service| format!("{}/{}", service.namespace, service.name));
     let named: Vec<String> = all.filter(|name| name == text || name.rsplit('/').next() == Some(text)).collect();
     match named.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(Failure::new(format!("there is no service `{text}`"), "`isthmus get services` lists them")),
+        [] => {
+            let known: Vec<String> =
+                views.services.iter().flat_map(|s| [format!("{}/{}", s.namespace, s.name), s.name.clone()]).collect();
+            let what = format!("there is no service `{text}`{}", did_you_mean(text, &known));
+            Err(Failure::new(what, "`isthmus services` lists them"))
+        }
         several => Err(Failure::new(format!("`{text}` may be {}", several.join(" or ")), "write NAMESPACE/SERVICE")),
     }
 }
@@ -109,13 +138,23 @@ fn caller(
     };
     let addresses: Vec<IpAddr> = views.callers(&id).flat_map(|workload| workload.addresses.iter().copied()).collect();
     if views.callers(&id).next().is_none() {
-        eprintln!("note: no workload has the identity {id}");
+        let names = |of: &Callee| {
+            SpiffeId::parse(&of.identity).ok().map(|id| format!("{}/{}", id.namespace(), id.service_account()))
+        };
+        let known: Vec<String> = views.callees.iter().filter_map(names).collect();
+        let named = format!("{}/{}", id.namespace(), id.service_account());
+        eprintln!("note: no workload has the identity {id}{}", did_you_mean(&named, &known));
     }
     let only = match addresses.as_slice() {
         [first, rest @ ..] if rest.iter().all(|ip| views.site_of(*ip) == views.site_of(*first)) => Some(*first),
         _ => None,
     };
     Ok((Some(id), address.or(only)))
+}
+
+fn did_you_mean(text: &str, known: &[String]) -> String {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    nearest(text, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
 /// The app's port at this workload; none if the service does not have it.
@@ -127,7 +166,18 @@ fn app_port(views: &Views, service: &str, callee: &Callee, asked: Option<u16>) -
     };
     let target = |port: u32| endpoint.target_ports.get(&port).and_then(|target| u16::try_from(*target).ok());
     match (asked, endpoint.target_ports.len()) {
-        (Some(port), _) => Ok(Some(target(port.into()).unwrap_or(port))),
+        (Some(port), _) if endpoint.target_ports.values().any(|target| *target == u32::from(port)) => Ok(Some(port)),
+        (Some(port), _) => match target(port.into()) {
+            Some(target) => Ok(Some(target)),
+            None => {
+                let ports: Vec<String> =
+                    endpoint.target_ports.iter().map(|(of, app)| format!("{of} (the app's {app})")).collect();
+                Err(Failure::usage(
+                    format!("{service} has no port {port}, but {}", ports.join(", ")),
+                    "name one of them",
+                ))
+            }
+        },
         (None, 1) => Ok(endpoint.target_ports.keys().next().and_then(|port| target(*port))),
         (None, _) => {
             let ports: Vec<String> = endpoint.target_ports.keys().map(ToString::to_string).collect();
@@ -153,7 +203,7 @@ fn http(args: &Args, callee: &Callee, port: u16) -> Result<Option<AskedHttp>, Fa
     }
     let mut headers = HeaderMap::new();
     for header in &args.header {
-        let wrong = || Failure::usage(format!("--header {header}"), "write it `name: value`");
+        let wrong = || Failure::usage(format!("--header {header}: that is no header"), "write it `name: value`");
         let (name, value) = header.split_once(':').ok_or_else(wrong)?;
         let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
@@ -184,8 +234,12 @@ impl Answer<'_> {
         let mut text = match self.word() {
             "allowed" => "allowed\n".to_owned(),
             "refused" => format!("refused: {}\n", found.sentence),
-            _ => format!("passes, since it is only observed; enforced it would be refused: {}\n", found.sentence),
+            _ if self.bypasses.is_empty() => {
+                format!("passes, since it is only observed; enforced it would be refused: {}\n", found.sentence)
+            }
+            _ => format!("passes, since a bypass is open; without it, it would be refused: {}\n", found.sentence),
         };
+        self.bypasses.iter().for_each(|open| text.push_str(&format!("  {}\n", bypass::text(open))));
         let mut line = |name: &str, value: String| {
             if !value.is_empty() {
                 text.push_str(&format!("  {name:<9} {value}\n"));
@@ -211,7 +265,7 @@ impl Answer<'_> {
 
     fn json(&self, views: &Views, service: &str) -> Value {
         let missing = match &self.verdict {
-            Verdict::CannotTell(missing) => missing.iter().copied().collect::<Vec<_>>(),
+            Verdict::CannotTell(missing) => missing.iter().cloned().collect::<Vec<_>>(),
             _ => Vec::new(),
         };
         let found = self.found();
@@ -228,6 +282,7 @@ impl Answer<'_> {
             "owner": owner.map(|owner| owner.owner.as_str()),
             "origin": owner.map(|owner| owner.origin.as_str()),
             "wouldAllow": found.and_then(|found| found.would_allow.as_deref()),
+            "bypasses": bypass::json_of(&self.bypasses),
             "missing": missing,
         })
     }

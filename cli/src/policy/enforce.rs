@@ -8,8 +8,10 @@ use isthmus_certs::{Clock, SystemClock};
 use isthmus_proto::admin::v1 as wire;
 use serde_json::json;
 
-use super::flows::{self, Target};
+use super::flows;
+use super::judge::Audit;
 use super::replay;
+use super::target::Target;
 use super::views::Views;
 use crate::connect::{Admin, Policy};
 use crate::failure::Failure;
@@ -26,7 +28,7 @@ use crate::span;
     isthmus policy enforce shop/orders --observe --yes   back again\n\n\
     EXIT STATUS: 0 done, 4 not done because somebody would break or nobody can tell (or the answer was no), 1 failed")]
 pub(super) struct Args {
-    /// NAMESPACE or NAMESPACE/SERVICE
+    /// SERVICE, NAMESPACE/SERVICE, or NAMESPACE for all of it.
     target: String,
     /// How far to look back.
     #[arg(long, default_value = "7d", value_parser = span::parse, value_name = "DURATION")]
@@ -45,18 +47,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
-    let target = Target::parse(&args.target);
+    let target = Target::find(&args.target, operator).await?;
     let mut policy = Policy::connect(operator).await?;
     let now_ms = SystemClock.now_ms();
     let views = Views::stored(&mut policy, &[], &target.namespace, &target.service).await?;
     if views.callees.is_empty() {
-        let what = format!("no workload with a sidecar is behind {}", args.target);
-        return Err(Failure::new(what, "name it NAMESPACE or NAMESPACE/SERVICE, as `isthmus get services` does"));
+        let what = format!("no workload with a sidecar is behind {}: there is nobody who could refuse", target.name());
+        return Err(Failure::new(what, "`isthmus endpoints` shows who is; `isthmus token create` lets a machine join"));
     }
     let recorded = flows::fetch(&mut policy, &target, args.last, false, now_ms).await?;
-    let replayed = replay::replay(&views, &recorded.flows, now_ms);
+    let replayed = replay::replay(&views, &recorded.flows, now_ms, Audit::Passes);
     let format = args.output.format();
-    let mut answer = json!({ "ok": true, "target": args.target, "replay": replayed.json(&recorded) });
+    let mut answer = json!({ "ok": true, "target": target.name(), "replay": replayed.json(&recorded) });
     let risky = replayed.risks().next().is_some();
     if format != Format::Json {
         for outcome in replayed.risks() {
@@ -65,7 +67,7 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
         println!("{}", replayed.summary());
         replayed.gaps(&recorded).iter().for_each(|gap| println!("note: {gap}"));
     }
-    if !args.observe && !may_go_on(&args, risky)? {
+    if !args.observe && !may_go_on(&args, &target, risky)? {
         if format == Format::Json {
             answer["ok"] = false.into();
             answer["enforced"] = false.into();
@@ -86,14 +88,14 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
     Ok(())
 }
 
-fn may_go_on(args: &Args, risky: bool) -> Result<bool, Failure> {
+fn may_go_on(args: &Args, target: &Target, risky: bool) -> Result<bool, Failure> {
     if args.yes {
         return Ok(!risky || args.accept_breakage);
     }
     if !io::stdin().is_terminal() || args.output.format() == Format::Json {
         return Err(Failure::usage("there is nobody to ask", "say --yes where nobody answers"));
     }
-    print!("carry out the refusals of {}? [y/N] ", args.target);
+    print!("carry out the refusals of {}? [y/N] ", target.name());
     let mut line = String::new();
     let read = io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut line));
     read.map_err(|e| Failure::plain(format!("stdin: {e}")))?;

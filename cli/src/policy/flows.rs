@@ -10,25 +10,11 @@ use isthmus_proxy::state::policy::Arrived;
 use serde_json::{Value, json};
 
 use super::judge::{Asked, AskedHttp};
+use super::target::Target;
 use super::views::Callee;
 use crate::connect::{self, Policy};
 use crate::failure::Failure;
 use crate::output::when;
-
-/// Of which callee. Both empty: all.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Target {
-    pub(crate) namespace: String,
-    pub(crate) service: String,
-}
-
-impl Target {
-    /// `NAMESPACE` or `NAMESPACE/SERVICE`.
-    pub(crate) fn parse(text: &str) -> Target {
-        let (namespace, service) = text.split_once('/').unwrap_or((text, ""));
-        Target { namespace: namespace.to_owned(), service: service.to_owned() }
-    }
-}
 
 /// What was recorded.
 pub(crate) struct Recorded {
@@ -41,7 +27,7 @@ pub(crate) async fn fetch(
     policy: &mut Policy,
     target: &Target,
     last: Duration,
-    plain_only: bool,
+    departures: bool,
     now_ms: i64,
 ) -> Result<Recorded, Failure> {
     let since = now_ms.saturating_sub(i64::try_from(last.as_millis()).unwrap_or(i64::MAX));
@@ -49,7 +35,8 @@ pub(crate) async fn fetch(
         namespace: target.namespace.clone(),
         service: target.service.clone(),
         since_unix_ms: since.max(0),
-        plain_only,
+        plain_only: false,
+        departures,
     };
     let mut stream = policy.call(async |client| client.list_flows(request).await).await?;
     let mut recorded = Recorded { flows: Vec::new(), coverage: wire::Coverage::default(), last };
@@ -144,7 +131,7 @@ pub(crate) fn caller(flow: &Flow) -> String {
     }
 }
 
-/// `shop/orders:8080`
+/// `shop/orders:8080`, the app's port.
 pub(crate) fn callee(record: &wire::RecordedFlow) -> String {
     let port = record.flow.as_ref().map_or(0, |flow| flow.port);
     let name = record.services.first().unwrap_or(&record.workload);

@@ -43,13 +43,22 @@ pub(crate) struct AskedHttp {
     pub(crate) headers: Option<HeaderMap>,
 }
 
+/// What policies and rules in Audit count for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audit {
+    /// As it is: they refuse nothing.
+    Passes,
+    /// As if they were enforced.
+    Counts,
+}
+
 /// What the engine says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
     Allowed(Found),
     Refused(Found),
-    /// What would have to be known.
-    CannotTell(BTreeSet<&'static str>),
+    /// What would have to be known, by name.
+    CannotTell(BTreeSet<String>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -80,46 +89,46 @@ struct Candidates {
 }
 
 /// What the proxy of `callee` would say, were its refusals carried out.
-pub(crate) fn judge(views: &Views, callee: &Callee, asked: &Asked) -> Verdict {
+pub(crate) fn judge(views: &Views, callee: &Callee, asked: &Asked, audit: Audit) -> Verdict {
     let candidates = Candidates::of(views, callee, asked);
     let lengths = candidates.lengths();
     let combinations: usize = lengths.iter().product();
-    let unknown = || ATTRIBUTES.iter().zip(lengths).filter(|(_, length)| *length > 1).map(|(name, _)| *name).collect();
+    let unknown = || {
+        let open = ATTRIBUTES.iter().zip(lengths).filter(|(_, length)| *length > 1);
+        open.map(|(name, _)| (*name).to_owned()).collect()
+    };
     if combinations > MOST {
         return Verdict::CannotTell(unknown());
     }
     let all: Vec<_> = (0..combinations).map(|n| Choice::number(n, lengths)).collect();
-    let found: Vec<_> = all.iter().map(|choice| candidates.decide(views, callee, asked, *choice)).collect();
+    let found: Vec<_> = all.iter().map(|choice| candidates.decide(views, callee, asked, *choice, audit)).collect();
     let (allowed, first) = &found[0];
     if found.iter().all(|(other, _)| other == allowed) {
         return if *allowed { Verdict::Allowed(first.clone()) } else { Verdict::Refused(first.clone()) };
     }
     let mut missing = BTreeSet::new();
-    for (at, choice) in all.iter().enumerate() {
-        for (attribute, name) in ATTRIBUTES.iter().enumerate() {
-            let neighbour = all.iter().position(|other| other.differs_only_in(*choice, attribute));
-            if neighbour.is_some_and(|other| found[other].0 != found[at].0) {
-                missing.insert(*name);
+    let mut stride = 1;
+    for (attribute, length) in lengths.into_iter().enumerate() {
+        // Each choice that has the first value there, beside those that differ from it only there.
+        for at in (0..combinations).filter(|at| all[*at].0[attribute] == 0) {
+            let others = (1..length).map(|value| at + value * stride);
+            for other in others.filter(|other| found[*other].0 != found[at].0) {
+                missing.extend(candidates.names(attribute, all[other]));
             }
         }
+        stride *= length;
     }
     Verdict::CannotTell(if missing.is_empty() { unknown() } else { missing })
 }
 
 impl Choice {
+    /// The first attribute turns fastest.
     fn number(mut number: usize, lengths: [usize; 5]) -> Choice {
         Choice(lengths.map(|length| {
             let digit = number % length;
             number /= length;
             digit
         }))
-    }
-
-    /// The first value there, and the same everywhere else.
-    fn differs_only_in(self, other: Choice, attribute: usize) -> bool {
-        let mut expected = other.0;
-        expected[attribute] = 0;
-        other.0[attribute] != 0 && self.0 == expected
     }
 }
 
@@ -155,7 +164,15 @@ impl Candidates {
         [self.ips.len(), self.methods.len(), self.paths.len(), self.hosts.len(), self.headers.len()]
     }
 
-    fn decide(&self, views: &Views, callee: &Callee, asked: &Asked, choice: Choice) -> (bool, Found) {
+    /// What would have to be known to tell this choice from the first: of headers, which.
+    fn names(&self, attribute: usize, choice: Choice) -> Vec<String> {
+        match ATTRIBUTES[attribute] {
+            "headers" => self.headers[choice.0[attribute]].keys().map(|name| format!("header {name}")).collect(),
+            name => vec![name.to_owned()],
+        }
+    }
+
+    fn decide(&self, views: &Views, callee: &Callee, asked: &Asked, choice: Choice, audit: Audit) -> (bool, Found) {
         let port = callee.port(asked.port);
         let Choice([ip, method, path, host, headers]) = choice;
         let http = asked.http.as_ref().map(|_| HttpFacts {
@@ -186,7 +203,19 @@ impl Candidates {
             would_allow: service.and_then(|service| explain::yaml_that_would_allow(&decision, &facts, service)),
             audit: decision.audit.map(|finding| (finding.reason, finding.policy.map(str::to_owned))),
         };
-        (decision.allowed, found)
+        match found.audit.clone().filter(|_| audit == Audit::Counts && decision.allowed) {
+            Some((reason, policy)) => (false, found.refused_by_audit(reason, policy)),
+            None => (decision.allowed, found),
+        }
+    }
+}
+
+impl Found {
+    /// What it would be once that policy is taken out of Audit.
+    pub(super) fn refused_by_audit(self, reason: Reason, policy: Option<String>) -> Found {
+        let by = policy.as_deref().unwrap_or("the mesh's default");
+        let sentence = format!("{reason}: {by} would refuse it, once it is not in Audit any more");
+        Found { reason: Some(reason), sentence, policy, rule: None, ..self }
     }
 }
 
@@ -215,25 +244,32 @@ fn hosts_of(conditions: &[&Conditions]) -> Vec<String> {
     distinct([SOME_HOST.to_owned()].into_iter().chain(named.map(host)))
 }
 
-/// None at all; then each header that some rule names, with each of its values and with another.
+/// None at all; then each header that some rule names, with each of its values and with another; then, for each rule that
+/// asks for several, all of them at once.
 fn headers_of(conditions: &[&Conditions]) -> Vec<HeaderMap> {
     let mut all = vec![HeaderMap::new()];
-    let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
-            let map: HeaderMap = [(name, value)].into_iter().collect();
-            if !all.contains(&map) {
-                all.push(map);
-            }
+    let mut add = |pairs: &[(&str, &str)]| {
+        let read =
+            |(name, value): &(&str, &str)| Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?));
+        let map: HeaderMap = pairs.iter().filter_map(read).collect();
+        if !all.contains(&map) {
+            all.push(map);
         }
     };
     for condition in conditions {
+        let mut together = Vec::new();
         if condition.grpc.is_some() || condition.not_grpc.is_some() {
-            add("content-type", "application/grpc");
+            add(&[("content-type", "application/grpc")]);
+            together.extend(condition.grpc.is_some().then_some(("content-type", "application/grpc")));
         }
         for header in condition.headers.iter().chain(&condition.not_headers) {
-            add(&header.name, SOME_VALUE);
-            header.any_of.iter().for_each(|value| add(&header.name, value));
+            add(&[(header.name.as_str(), SOME_VALUE)]);
+            header.any_of.iter().for_each(|value| add(&[(header.name.as_str(), value.as_str())]));
         }
+        for header in &condition.headers {
+            together.push((header.name.as_str(), header.any_of.first().map_or(SOME_VALUE, String::as_str)));
+        }
+        add(&together);
     }
     all
 }

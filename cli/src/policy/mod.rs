@@ -1,16 +1,17 @@
 //! `isthmus policy`: from what the mesh has seen to what it shall allow. Decisions are recorded by the proxies and kept by
 //! the control plane; whatever is asked of a policy here is answered by the proxy's own engine.
 
+pub(crate) mod departures;
 mod enforce;
 pub(crate) mod flows;
 pub(crate) mod judge;
 mod paths;
+mod permissive;
 pub(crate) mod replay;
 mod report;
 mod suggest;
+pub(crate) mod target;
 pub(crate) mod views;
-
-pub(crate) use report::bypass_text;
 
 use std::process::ExitCode;
 

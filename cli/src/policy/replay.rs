@@ -6,20 +6,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, SystemClock};
+use isthmus_control::validate;
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::flows::v1::Transport;
+use isthmus_proto::model::Enforcement;
 use serde_json::{Value, json};
 
-use super::flows::{self, Recorded, Target};
-use super::judge::{self, Verdict};
-use super::views::Views;
+use super::departures;
+use super::flows::{self, Recorded};
+use super::judge::{self, Audit, Verdict};
+use super::target::Target;
+use super::views::{Callee, Views};
 use crate::connect::Policy;
+use crate::documents;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, table, when};
 use crate::span;
 
-/// Run policies over the recorded decisions of the mesh, with the proxy's own engine, as if all were enforced.
+/// Run policies over the recorded decisions of the mesh, with the proxy's own engine, as if all were enforced: those in
+/// Audit too.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  \
     isthmus policy replay -f orders.yaml                  laid over what is stored\n  \
@@ -33,7 +39,7 @@ pub(super) struct Args {
     /// How far to look back.
     #[arg(long, default_value = "7d", value_parser = span::parse, value_name = "DURATION")]
     last: Duration,
-    /// Only this callee: NAMESPACE or NAMESPACE/SERVICE.
+    /// Only this callee: SERVICE, NAMESPACE/SERVICE, or NAMESPACE.
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
     #[command(flatten)]
@@ -48,6 +54,8 @@ pub(crate) struct Outcome {
     request: String,
     pub(crate) transport: String,
     pub(crate) plaintext: bool,
+    /// It left the mesh; the callee is where it went.
+    pub(crate) out: bool,
     count: u64,
     last_seen: i64,
     pub(crate) verdict: Verdict,
@@ -62,11 +70,11 @@ pub(crate) struct Replayed {
 
 pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut policy = Policy::connect(operator).await?;
-    let target = Target::parse(args.target.as_deref().unwrap_or_default());
+    let target = Target::find_or_all(args.target.as_deref(), operator).await?;
     let now_ms = SystemClock.now_ms();
-    let views = Views::stored(&mut policy, &args.file, &target.namespace, &target.service).await?;
-    let recorded = flows::fetch(&mut policy, &target, args.last, false, now_ms).await?;
-    let replayed = replay(&views, &recorded.flows, now_ms);
+    let views = as_enforced(&mut policy, &args.file, &target).await?;
+    let recorded = flows::fetch(&mut policy, &target, args.last, true, now_ms).await?;
+    let replayed = replay(&views, &recorded.flows, now_ms, Audit::Counts);
     match args.output.format() {
         Format::Json => println!("{}", replayed.json(&recorded)),
         Format::Yaml => println!("{:#}", replayed.json(&recorded)),
@@ -75,24 +83,54 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
     if replayed.risks().next().is_some() { Err(Failure::answered_no()) } else { Ok(()) }
 }
 
-pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64) -> Replayed {
+/// The views with files on top in which nothing is in Audit: whom a list would let through is asked, too.
+async fn as_enforced(policy: &mut Policy, files: &[PathBuf], target: &Target) -> Result<Views, Failure> {
+    let documents = if files.is_empty() { Vec::new() } else { documents::read(files)? };
+    let enforced = documents.iter().flat_map(out_of_audit).collect();
+    let (namespace, service) = (&target.namespace, &target.service);
+    match Views::with(policy, enforced, namespace, service).await {
+        Ok(views) => Ok(views),
+        // What is wrong is told with its place in the files as they are.
+        Err(failure) => Views::with(policy, documents, namespace, service).await.and(Err(failure)),
+    }
+}
+
+/// The resources of a document, each as if it were enforced. One with faults stays as it is, for them to be told.
+fn out_of_audit(document: &wire::Document) -> Vec<wire::Document> {
+    let (parsed, problems) = validate::parse(&document.source, &document.yaml);
+    if !problems.is_empty() {
+        return vec![document.clone()];
+    }
+    let enforced = |parsed: validate::Parsed| {
+        let mut json = parsed.resource.json;
+        if matches!(parsed.resource.key.kind.as_str(), "ServicePolicy" | "EgressPolicy") {
+            remove_audit(&mut json["spec"]);
+            for list in ["allow", "deny"] {
+                let rules = json["spec"].get_mut(list).and_then(Value::as_array_mut);
+                rules.into_iter().flatten().for_each(remove_audit);
+            }
+        }
+        wire::Document { source: document.source.clone(), yaml: json.to_string() }
+    };
+    parsed.into_iter().map(enforced).collect()
+}
+
+fn remove_audit(of: &mut Value) {
+    if of.get("mode").is_some_and(|mode| mode == "Audit")
+        && let Some(fields) = of.as_object_mut()
+    {
+        fields.remove("mode");
+    }
+}
+
+pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64, audit: Audit) -> Replayed {
     let mut replayed = Replayed { outcomes: Vec::new(), gone: 0 };
     let mut together: BTreeMap<[String; 4], usize> = BTreeMap::new();
     for record in records {
-        let (Some(flow), Some(callee)) = (&record.flow, views.callee(&record.workload)) else {
+        let workload = views.callee(&record.workload);
+        let Some(outcome) = workload.and_then(|workload| outcome(views, record, workload, now_ms, audit)) else {
             replayed.gone += 1;
             continue;
-        };
-        let verdict = judge::judge(views, callee, &flows::asked(flow, callee, now_ms));
-        let outcome = Outcome {
-            callee: flows::callee(record),
-            caller: flows::caller(flow),
-            request: flows::request(flow),
-            transport: flows::transport(flow),
-            plaintext: flow.transport() == Transport::Plaintext,
-            count: flow.count,
-            last_seen: flow.last_seen_unix_ms,
-            verdict,
         };
         let key = [&outcome.callee, &outcome.caller, &outcome.request, &outcome.transport].map(String::clone);
         match together.get(&key).map(|at| &mut replayed.outcomes[*at]) {
@@ -121,6 +159,34 @@ pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64)
     replayed
 }
 
+fn outcome(views: &Views, record: &wire::RecordedFlow, of: &Callee, now_ms: i64, audit: Audit) -> Option<Outcome> {
+    if let Some(left) = &record.departure {
+        return Some(Outcome {
+            callee: departures::place(left),
+            caller: record.workload.clone(),
+            request: String::new(),
+            transport: departures::transport(left),
+            plaintext: left.transport() == Transport::Plaintext,
+            out: true,
+            count: left.count,
+            last_seen: left.last_seen_unix_ms,
+            verdict: departures::judge(of, left, audit),
+        });
+    }
+    let flow = record.flow.as_ref()?;
+    Some(Outcome {
+        callee: flows::callee(record),
+        caller: flows::caller(flow),
+        request: flows::request(flow),
+        transport: flows::transport(flow),
+        plaintext: flow.transport() == Transport::Plaintext,
+        out: false,
+        count: flow.count,
+        last_seen: flow.last_seen_unix_ms,
+        verdict: judge::judge(views, of, &flows::asked(flow, of, now_ms), audit),
+    })
+}
+
 fn badness(verdict: &Verdict) -> u8 {
     match verdict {
         Verdict::Allowed(_) => 0,
@@ -135,18 +201,29 @@ impl Replayed {
         self.outcomes.iter().filter(|outcome| badness(&outcome.verdict) > 0)
     }
 
-    /// `12 callers, 2 plaintext, 0 would break`
+    /// `12 callers, 2 plaintext, 0 would break`; and the same of what leaves the mesh, if something does.
     pub(crate) fn summary(&self) -> String {
-        let callers = |all: &mut dyn Iterator<Item = &Outcome>| {
-            all.map(|outcome| (&outcome.callee, &outcome.caller)).collect::<BTreeSet<_>>().len()
+        let came = self
+            .summary_of(false, ["caller", "callers"])
+            .unwrap_or_else(|| "0 callers, 0 plaintext, 0 would break".to_owned());
+        match self.summary_of(true, ["way out of the mesh", "ways out of the mesh"]) {
+            Some(left) => format!("{came}; {left}"),
+            None => came,
+        }
+    }
+
+    fn summary_of(&self, out: bool, words: [&str; 2]) -> Option<String> {
+        let pairs = |holds: &dyn Fn(&Outcome) -> bool| {
+            let those = self.outcomes.iter().filter(|outcome| outcome.out == out && holds(outcome));
+            those.map(|outcome| (&outcome.callee, &outcome.caller)).collect::<BTreeSet<_>>().len()
         };
-        let count = callers(&mut self.outcomes.iter());
-        let plain = callers(&mut self.outcomes.iter().filter(|outcome| outcome.plaintext));
-        let broken = callers(&mut self.outcomes.iter().filter(|outcome| badness(&outcome.verdict) == 2));
-        let unclear = callers(&mut self.outcomes.iter().filter(|outcome| badness(&outcome.verdict) == 1));
-        let word = if count == 1 { "caller" } else { "callers" };
+        let count = pairs(&|_| true);
+        let plain = pairs(&|outcome| outcome.plaintext);
+        let broken = pairs(&|outcome| badness(&outcome.verdict) == 2);
+        let unclear = pairs(&|outcome| badness(&outcome.verdict) == 1);
+        let word = words[usize::from(count != 1)];
         let unclear = if unclear == 0 { String::new() } else { format!(", {unclear} nobody can tell") };
-        format!("{count} {word}, {plain} plaintext, {broken} would break{unclear}")
+        (count > 0).then(|| format!("{count} {word}, {plain} plaintext, {broken} would break{unclear}"))
     }
 
     fn text(&self, recorded: &Recorded) -> String {
@@ -184,11 +261,12 @@ impl Replayed {
         let of = |badness_is: u8| self.outcomes.iter().filter(|o| badness(&o.verdict) == badness_is).count();
         let one = |outcome: &Outcome| {
             let missing = match &outcome.verdict {
-                Verdict::CannotTell(missing) => missing.iter().copied().collect(),
+                Verdict::CannotTell(missing) => missing.iter().cloned().collect(),
                 _ => Vec::new(),
             };
             json!({
                 "verdict": word(&outcome.verdict), "callee": outcome.callee, "caller": outcome.caller,
+                "outOfMesh": outcome.out,
                 "transport": outcome.transport, "request": outcome.request, "count": outcome.count,
                 "lastSeenUnixMs": outcome.last_seen, "because": why(&outcome.verdict), "missing": missing,
             })
@@ -220,7 +298,7 @@ fn why(verdict: &Verdict) -> String {
         },
         Verdict::Refused(found) => found.sentence.clone(),
         Verdict::CannotTell(missing) => {
-            format!("not recorded: {}", missing.iter().copied().collect::<Vec<_>>().join(", "))
+            format!("not recorded: {}", missing.iter().cloned().collect::<Vec<_>>().join(", "))
         }
     }
 }
@@ -229,7 +307,7 @@ fn why(verdict: &Verdict) -> String {
 pub(crate) async fn cut_off(policy: &mut Policy, documents: Vec<wire::Document>) -> Result<Vec<String>, Failure> {
     const LATELY: Duration = Duration::from_secs(3600);
     let now_ms = SystemClock.now_ms();
-    let recorded = flows::fetch(policy, &Target::default(), LATELY, false, now_ms).await?;
+    let recorded = flows::fetch(policy, &Target::default(), LATELY, true, now_ms).await?;
     if recorded.flows.is_empty() {
         return Ok(Vec::new());
     }
@@ -237,30 +315,31 @@ pub(crate) async fn cut_off(policy: &mut Policy, documents: Vec<wire::Document>)
     let after = Views::with(policy, documents, "", "").await?;
     let mut lines = BTreeSet::new();
     for record in &recorded.flows {
-        let (Some(flow), Some(callee)) = (&record.flow, after.callee(&record.workload)) else { continue };
-        let asked = flows::asked(flow, callee, now_ms);
-        if !refuses(&after, &record.workload, &asked) || refuses(&before, &record.workload, &asked) {
-            continue;
-        }
-        if let Verdict::Refused(found) = judge::judge(&after, callee, &asked) {
-            let what = format!("{} {}", flows::transport(flow), flows::request(flow));
-            lines.insert(format!(
-                "{} → {} ({}), seen {}: {}",
-                flows::caller(flow),
-                flows::callee(record),
-                what.trim(),
-                when(flow.last_seen_unix_ms),
-                found.sentence
-            ));
+        let Some(refused) = refused(&after, record, now_ms) else { continue };
+        if self::refused(&before, record, now_ms).is_none() {
+            let what = format!("{} {}", refused.transport, refused.request);
+            let Outcome { caller, callee, .. } = &refused;
+            let (seen, why) = (when(refused.last_seen), why(&refused.verdict));
+            lines.insert(format!("{caller} → {callee} ({}), seen {seen}: {why}", what.trim()));
         }
     }
     Ok(lines.into_iter().collect())
 }
 
-/// Whether it would be refused, and the refusal carried out.
-fn refuses(views: &Views, workload: &str, asked: &judge::Asked) -> bool {
-    views.callee(workload).is_some_and(|callee| {
-        let enforced = callee.port(asked.port).standing.is_enforced(views.enforcement, || asked.now_ms);
-        enforced && matches!(judge::judge(views, callee, asked), Verdict::Refused(_))
-    })
+/// What becomes of it, if it would be refused, and the refusal carried out.
+fn refused(views: &Views, record: &wire::RecordedFlow, now_ms: i64) -> Option<Outcome> {
+    let of = views.callee(&record.workload)?;
+    let outcome = outcome(views, record, of, now_ms, Audit::Passes)?;
+    let enforced = match &record.flow {
+        Some(flow) => {
+            let port = u16::try_from(flow.port).unwrap_or(0);
+            of.port(port).standing.is_enforced(views.enforcement, || now_ms)
+        }
+        None => views.enforcement == Enforcement::Enforce,
+    };
+    (enforced && badness(&outcome.verdict) == 2).then_some(outcome)
 }
+
+#[cfg(test)]
+#[path = "replay_test.rs"]
+mod replay_test;

@@ -1,4 +1,5 @@
-//! `isthmus policy report`: who still speaks plaintext to whom, so that Permissive and Observe can be ended.
+//! `isthmus policy report`: who still speaks plaintext to whom, and whether Permissive can be ended; where refusals are only
+//! recorded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,22 +9,26 @@ use isthmus_proto::flows::v1::{Transport, Verdict};
 use isthmus_proto::model::Enforcement;
 use serde_json::{Value, json};
 
-use super::flows::{self, Recorded, Target};
+use super::departures;
+use super::flows::{self, Recorded};
+use super::permissive;
+use super::target::Target;
 use super::views::Views;
+use crate::bypass;
 use crate::connect::Policy;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, table, when};
 use crate::span;
 
-/// Show who still speaks plaintext, or the app's own TLS, to whom; and where refusals are not carried out.
+/// Show who still speaks plaintext, or the app's own TLS, to whom; where Permissive can end; and where nothing is refused.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  \
     isthmus policy report\n  \
     isthmus policy report shop/orders --last 30d\n  \
     isthmus policy report --all --json          mesh callers too")]
 pub(super) struct Args {
-    /// NAMESPACE or NAMESPACE/SERVICE of the callee. Without it: all.
+    /// The callee: SERVICE, NAMESPACE/SERVICE, or NAMESPACE. Without it: all.
     target: Option<String>,
     /// How far to look back.
     #[arg(long, default_value = "7d", value_parser = span::parse, value_name = "DURATION")]
@@ -45,15 +50,35 @@ struct Line {
     last: i64,
 }
 
+impl Line {
+    fn add(&mut self, count: u64, verdict: Verdict, first: i64, last: i64) {
+        self.first = if self.count == 0 { first } else { self.first.min(first) };
+        self.last = self.last.max(last);
+        self.count += count;
+        self.would_refuse += if verdict == Verdict::WouldRefuse { count } else { 0 };
+        self.refused += if verdict == Verdict::Refused { count } else { 0 };
+    }
+}
+
 pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let mut policy = Policy::connect(operator).await?;
-    let target = Target::parse(args.target.as_deref().unwrap_or_default());
+    let target = Target::find_or_all(args.target.as_deref(), operator).await?;
     let now_ms = SystemClock.now_ms();
-    let recorded = flows::fetch(&mut policy, &target, args.last, false, now_ms).await?;
+    let recorded = flows::fetch(&mut policy, &target, args.last, true, now_ms).await?;
     let views = Views::stored(&mut policy, &[], &target.namespace, &target.service).await?;
     let mut lines: BTreeMap<[String; 3], Line> = BTreeMap::new();
     let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
     for record in &recorded.flows {
+        if let Some(left) = record.departure.as_ref().filter(|left| left.transport() == Transport::Plaintext) {
+            let place = format!("{} (outside)", departures::place(left));
+            let key = [place, record.workload.clone(), departures::transport(left)];
+            lines.entry(key).or_default().add(
+                left.count,
+                left.verdict(),
+                left.first_seen_unix_ms,
+                left.last_seen_unix_ms,
+            );
+        }
         let Some(flow) = &record.flow else { continue };
         let way = match flow.transport() {
             Transport::Mesh => "mesh",
@@ -65,12 +90,7 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
             continue;
         }
         let key = [flows::callee(record), flows::caller(flow), flows::transport(flow)];
-        let line = lines.entry(key).or_insert_with(|| Line { first: i64::MAX, ..Line::default() });
-        line.count += flow.count;
-        line.would_refuse += if flow.verdict() == Verdict::WouldRefuse { flow.count } else { 0 };
-        line.refused += if flow.verdict() == Verdict::Refused { flow.count } else { 0 };
-        line.first = line.first.min(flow.first_seen_unix_ms);
-        line.last = line.last.max(flow.last_seen_unix_ms);
+        lines.entry(key).or_default().add(flow.count, flow.verdict(), flow.first_seen_unix_ms, flow.last_seen_unix_ms);
     }
     match args.output.format() {
         Format::Json => println!("{}", report_json(&lines, &totals, &recorded, &views, now_ms)),
@@ -108,8 +128,11 @@ fn report_text(
     }
     let of = |way: &str| totals.get(way).copied().unwrap_or(0);
     text.push_str(&format!("{} mesh, {} TLS, {} plaintext\n", of("mesh"), of("tls"), of("plaintext")));
-    for standing in standings(views, now_ms) {
+    for standing in standings(views) {
         text.push_str(&format!("{standing}\n"));
+    }
+    for (name, port) in permissive::ports(views, recorded, now_ms) {
+        text.push_str(&format!("{}\n", port.text(&name)));
     }
     for gap in recorded.gaps() {
         text.push_str(&format!("note: {gap}\n"));
@@ -118,8 +141,8 @@ fn report_text(
 }
 
 /// Where refusals are only recorded, and bypasses that are active.
-fn standings(views: &Views, now_ms: i64) -> Vec<String> {
-    let mut lines: Vec<String> = views.bypasses.iter().map(bypass_text).collect();
+fn standings(views: &Views) -> Vec<String> {
+    let mut lines: Vec<String> = views.bypasses.iter().map(bypass::text).collect();
     let mut observed = Vec::new();
     for callee in &views.callees {
         for port in callee.inbound.ports() {
@@ -134,15 +157,7 @@ fn standings(views: &Views, now_ms: i64) -> Vec<String> {
     if !observed.is_empty() {
         lines.push(format!("only observed, nothing is refused: {}", observed.join(", ")));
     }
-    let _ = now_ms;
     lines
-}
-
-pub(crate) fn bypass_text(bypass: &isthmus_proto::admin::v1::ActiveBypass) -> String {
-    let service = if bypass.service.is_empty() { "*" } else { &bypass.service };
-    let reason = if bypass.reason.is_empty() { "no reason given" } else { &bypass.reason };
-    let until = when(bypass.until_unix_ms);
-    format!("BYPASS {}/{service} until {until} by {}: {reason}", bypass.namespace, bypass.operator)
 }
 
 fn report_json(
@@ -163,7 +178,9 @@ fn report_json(
         "ok": true,
         "callers": lines.iter().map(one).collect::<Vec<_>>(),
         "totals": totals,
-        "standing": standings(views, now_ms),
+        "standing": standings(views),
+        "bypasses": bypass::json_of(&views.bypasses),
+        "permissive": permissive::ports(views, recorded, now_ms).iter().map(|(name, port)| port.json(name)).collect::<Vec<_>>(),
         "coverage": recorded.coverage_json(),
     })
 }

@@ -10,7 +10,8 @@ use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::flows::v1::{Flow, Transport, Verdict};
 use serde_json::{Value, json};
 
-use super::flows::{self, Target};
+use super::flows;
+use super::target::Target;
 use crate::connect::Policy;
 use crate::failure::Failure;
 use crate::operator::OperatorArgs;
@@ -24,7 +25,7 @@ use crate::span;
     isthmus policy suggest shop/orders --last 30d --json\n\n\
     The policy refuses nothing (mode: Audit) until its author takes that line out. What was refused is not in it.")]
 pub(super) struct Args {
-    /// NAMESPACE/SERVICE
+    /// SERVICE or NAMESPACE/SERVICE
     service: String,
     /// How far to look back.
     #[arg(long, default_value = "7d", value_parser = span::parse, value_name = "DURATION")]
@@ -34,15 +35,16 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
-    let target = Target::parse(&args.service);
+    let target = Target::find(&args.service, operator).await?;
     if target.service.is_empty() {
-        return Err(Failure::usage(format!("`{}` is no service", args.service), "write NAMESPACE/SERVICE"));
+        let what = format!("`{}` is a namespace", args.service);
+        return Err(Failure::usage(what, "a list is written for one service: name it, as `isthmus services` does"));
     }
     let mut policy = Policy::connect(operator).await?;
     let recorded = flows::fetch(&mut policy, &target, args.last, false, SystemClock.now_ms()).await?;
     let suggested = suggest(&target, &recorded.flows);
     if suggested.rules.is_empty() {
-        let what = format!("nobody with an identity was seen to call {} in this time", args.service);
+        let what = format!("nobody with an identity was seen to call {} in this time", target.name());
         return Err(Failure::new(what, "look further back with --last, or wait until its callers have called it"));
     }
     let yaml = suggested.yaml(&target);

@@ -21,8 +21,8 @@ fn flow(account: &str, method: &str, path: &str, count: u64) -> Flow {
 }
 
 fn suggested(flows: Vec<Flow>) -> (String, Vec<String>) {
-    let target = Target::parse("shop/orders");
-    let record = |flow| RecordedFlow { workload: "shop/orders".into(), services: vec![], flow: Some(flow) };
+    let target = Target { namespace: "shop".into(), service: "orders".into() };
+    let record = |flow| RecordedFlow { workload: "shop/orders".into(), flow: Some(flow), ..Default::default() };
     let records: Vec<_> = flows.into_iter().map(record).collect();
     let suggested = suggest(&target, &records);
     (suggested.yaml(&target), suggested.notes)

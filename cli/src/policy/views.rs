@@ -9,8 +9,9 @@ use isthmus_control::index::{Index, Trust, Vips, Wanted, allocate};
 use isthmus_control::validate::{self, cross};
 use isthmus_control::views::{self, Selection};
 use isthmus_proto::admin::v1 as wire;
-use isthmus_proto::model::{Enforcement, Inbound as Told, PortPolicy};
+use isthmus_proto::model::{Egress as ToldEgress, EgressConditions, Enforcement, Inbound as Told, PortPolicy};
 use isthmus_proxy::reason::Reason;
+use isthmus_proxy::state::egress::Egress;
 use isthmus_proxy::state::inbound::Inbound;
 use isthmus_proxy::state::{AppProtocol, InboundPort};
 
@@ -39,7 +40,10 @@ pub(crate) struct Callee {
     pub(crate) identity: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) inbound: Inbound,
+    /// What may leave the mesh from there.
+    pub(crate) egress: Egress,
     told: Told,
+    told_egress: Option<ToldEgress>,
 }
 
 impl Views {
@@ -117,7 +121,10 @@ impl Views {
         let mut callees = Vec::new();
         for view in answer.workloads {
             let told = Told::try_from(view.inbound.unwrap_or_default()).map_err(|e| unreadable(&e))?;
+            let leaving = view.egress.map(ToldEgress::try_from).transpose().map_err(|e| unreadable(&e))?;
             callees.push(Callee {
+                egress: leaving.clone().map_or_else(Egress::open, Egress::from),
+                told_egress: leaving,
                 workload: view.workload,
                 identity: view.spiffe_id,
                 addresses: view.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
@@ -146,8 +153,9 @@ impl Views {
         self.callees.iter().find(|callee| callee.workload == workload)
     }
 
+    /// Of a ServicePolicy.
     pub(crate) fn owner(&self, policy: &str) -> Option<&wire::PolicyOwner> {
-        self.policies.iter().find(|owner| owner.policy == policy)
+        self.policies.iter().find(|owner| owner.policy == policy && !owner.egress)
     }
 
     /// The most specific site that holds the address.
@@ -179,6 +187,12 @@ impl Callee {
     pub(crate) fn rules(&self, port: u16) -> Option<&PortPolicy> {
         let declared = self.told.ports.iter().find(|known| known.port == port).map(|known| &known.policy);
         declared.unwrap_or(&self.told.default_policy).as_ref().ok()
+    }
+
+    /// The rules for what leaves, in words.
+    pub(crate) fn egress_rules(&self) -> impl Iterator<Item = &EgressConditions> {
+        let rules = self.told_egress.iter().flat_map(|told| told.deny.iter().chain(&told.allow));
+        rules.filter_map(|rule| rule.conditions.as_ref().ok())
     }
 
     pub(crate) fn is_tls(&self, port: u16) -> bool {

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod gather;
+pub(crate) mod on_record;
 mod overseer;
 mod policy;
 mod resources;
@@ -76,10 +77,13 @@ impl Admin for Operators {
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
         let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
         caller.may_change(&proposal.deletes, dry_run)?;
-        let ledger = self.ledger.clone();
+        let (ledger, audit, by) = (self.ledger.clone(), self.issuer.audit().clone(), caller.name().to_owned());
         let delete = move || {
-            let free = |world: &World, _: &_| confirm::nobody_waits(&**ledger.store(), world.revision);
-            ledger.propose_after(&proposal, dry_run, free).map_err(unavailable)
+            let first = |world: &World, change: &Change| {
+                confirm::nobody_waits(&**ledger.store(), world.revision)?;
+                on_record::write(&audit, world, change, &by)
+            };
+            ledger.propose_after(&proposal, dry_run, first).map_err(unavailable)
         };
         let outcome = blocking(delete).await?;
         record(caller.name(), "delete", dry_run, &outcome);
@@ -197,9 +201,8 @@ impl Operators {
             (0, _) | (_, true) => None,
             (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
         };
-        let ledger = self.ledger.clone();
-        let by = caller.clone();
-        let outcome = blocking(move || apply_now(&ledger, &documents, dry_run, until, &by)).await?;
+        let (this, by) = (self.clone(), caller.clone());
+        let outcome = blocking(move || this.apply_now(&documents, dry_run, until, &by)).await?;
         let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
         record(caller.name(), "apply", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
@@ -209,6 +212,42 @@ impl Operators {
             warnings: outcome.warnings,
             confirm_until_unix_ms: until.filter(|_| changed).unwrap_or(0),
         }))
+    }
+
+    /// `until`: it is taken back then, unless it is confirmed.
+    fn apply_now(
+        &self,
+        all: &[Document],
+        dry_run: bool,
+        until: Option<i64>,
+        caller: &Caller,
+    ) -> Result<Outcome, Status> {
+        let (proposal, mut problems) = documents(all)?;
+        caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
+        let (ledger, audit) = (&self.ledger, self.issuer.audit());
+        // With faults in some documents the rest is still checked, so that everything is told at once.
+        let first = |world: &World, change: &Change| {
+            confirm::nobody_waits(&**ledger.store(), world.revision)?;
+            on_record::write(audit, world, change, caller.name())?;
+            until.map_or(Ok(()), |until| confirm::note(&**ledger.store(), world, change, until, caller.name()))
+        };
+        let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
+        let mut outcome = proposed.map_err(unavailable)?;
+        if dry_run {
+            outcome.shown = resources::shown(&ledger.world(), &proposal);
+        }
+        // "There is no Site `a`" is no news where the document of that Site is the faulty one.
+        let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
+        let follows =
+            |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));
+        outcome.problems.retain(|problem| !follows(&problem.reason));
+        problems.append(&mut outcome.problems);
+        problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
+        outcome.problems = problems;
+        if !outcome.problems.is_empty() {
+            outcome.changes.clear();
+        }
+        Ok(outcome)
     }
 
     /// What an operator did to identities, on record before it is answered.
@@ -252,39 +291,6 @@ fn documents(documents: &[Document]) -> Result<(Proposal, Vec<Problem>), Status>
         problems.extend(found);
     }
     Ok((proposal, problems))
-}
-
-/// `until`: it is taken back then, unless it is confirmed.
-fn apply_now(
-    ledger: &Ledger,
-    all: &[Document],
-    dry_run: bool,
-    until: Option<i64>,
-    caller: &Caller,
-) -> Result<Outcome, Status> {
-    let (proposal, mut problems) = documents(all)?;
-    caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
-    // With faults in some documents the rest is still checked, so that everything is told at once.
-    let first = |world: &World, change: &Change| match until {
-        Some(until) => confirm::note(&**ledger.store(), world, change, until, caller.name()),
-        None => confirm::nobody_waits(&**ledger.store(), world.revision),
-    };
-    let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
-    let mut outcome = proposed.map_err(unavailable)?;
-    if dry_run {
-        outcome.shown = resources::shown(&ledger.world(), &proposal);
-    }
-    // "There is no Site `a`" is no news where the document of that Site is the faulty one.
-    let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
-    let follows = |reason: &str| reason.starts_with("there is no ") && unread.iter().any(|name| reason.contains(name));
-    outcome.problems.retain(|problem| !follows(&problem.reason));
-    problems.append(&mut outcome.problems);
-    problems.sort_by(|a, b| (&a.source, a.line, a.column).cmp(&(&b.source, b.line, b.column)));
-    outcome.problems = problems;
-    if !outcome.problems.is_empty() {
-        outcome.changes.clear();
-    }
-    Ok(outcome)
 }
 
 fn record(operator: &str, what: &str, dry_run: bool, outcome: &Outcome) {

@@ -66,8 +66,13 @@ impl Policy for Operators {
         let found = blocking(move || store.refusal(&wanted).map_err(unavailable)).await?;
         let found = found.filter(|found| caller.sees_workload(&found.workload));
         let mut found = found.ok_or_else(|| Status::not_found(format!("no proxy has reported a decision {id}")))?;
-        let policy = found.refusal.as_ref().map(|refusal| refusal.policy.clone()).unwrap_or_default();
-        found.owner = owner_of(&self.ledger.world(), &policy);
+        let refusal = found.refusal.clone().unwrap_or_default();
+        let kind = if refusal.destination.is_empty() { "ServicePolicy" } else { "EgressPolicy" };
+        let world = self.ledger.world();
+        found.owner = owner_of(&world, kind, &refusal.policy);
+        if let Some(refusal) = found.refusal.as_mut().filter(|refusal| !refusal.destination.is_empty()) {
+            refusal.would_allow = for_its_workload(&world, &found.workload, &refusal.would_allow);
+        }
         Ok(Response::new(found))
     }
 
@@ -105,10 +110,22 @@ impl Policy for Operators {
     }
 }
 
-fn owner_of(world: &World, policy: &str) -> String {
+fn owner_of(world: &World, kind: &str, policy: &str) -> String {
     let (namespace, name) = policy.split_once('/').unwrap_or_default();
-    let found = world.resources.get(&ResourceRef::new("ServicePolicy", namespace, name));
+    let found = world.resources.get(&ResourceRef::new(kind, namespace, name));
     found.map(|policy| views::owner(policy)).unwrap_or_default()
+}
+
+/// An EgressPolicy of the proxy's own making, narrowed to the workloads that carry the same labels: without, it would be
+/// for the whole namespace.
+fn for_its_workload(world: &World, workload: &str, yaml: &str) -> String {
+    let (namespace, name) = workload.split_once('/').unwrap_or_default();
+    let found = world.resources.get(&ResourceRef::new("Workload", namespace, name));
+    let labels = found.filter(|found| !found.labels.is_empty()).map(|found| json!(found.labels));
+    match labels {
+        Some(labels) => yaml.replacen("spec:\n", &format!("spec:\n  workloads: {{ matchLabels: {labels} }}\n"), 1),
+        None => yaml.to_owned(),
+    }
 }
 
 impl Operators {
@@ -186,6 +203,9 @@ impl Operators {
         caller.may_change(&pending.keys(), false)?;
         let operator = caller.name();
         tracing::info!(operator, revision = pending.revision, roll_back = request.roll_back, "confirmation");
+        let what = if request.roll_back { What::RolledBack } else { What::Confirmed };
+        let reason = format!("revision {} of operator {}", pending.revision, pending.operator);
+        self.log(what, operator.to_owned(), Event { reason, ..Event::default() })?;
         if request.roll_back {
             let outcome = confirm::roll_back(&self.ledger, &pending).map_err(unavailable)?;
             if !outcome.problems.is_empty() {

@@ -25,8 +25,18 @@ pub enum What {
     Released,
     /// Break-glass: refusals at a service are not carried out for a while.
     Bypassed,
-    /// A bypass was ended before its time.
+    /// A bypass is over: its time has come, or somebody ended it before.
     BypassEnded,
+    /// Resources were created, updated or deleted by an operator.
+    Changed,
+    /// From now on refusals are carried out, where they were only recorded.
+    Enforced,
+    /// The way back: refusals are recorded, and not carried out.
+    Observed,
+    /// A change that awaited confirmation stays.
+    Confirmed,
+    /// It was taken back: by an operator, or since nobody confirmed it in time.
+    RolledBack,
     /// A step of the CA: a root made, promoted, retired, given up, imported.
     Authority,
 }

@@ -214,3 +214,62 @@ async fn views_are_compiled_with_documents_on_top_and_change_nothing() {
     assert_eq!(world.policy().await.compile_views(faulty).await.unwrap().into_inner().problems.len(), 1);
     assert_eq!(world.control.ledger.world().revision, revision);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_an_operator_changes_is_on_record_with_who_and_what() {
+    let world = World::start().await;
+    let enforcement = |mode: &str| {
+        format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Enforcement\nmetadata: {{ namespace: shop, name: orders }}\n\
+             spec: {{ services: [orders], mode: {mode} }}\n"
+        )
+    };
+    for mode in ["Observe", "Enforce", "Enforce"] {
+        assert_eq!(apply(&mut world.operator().await, &enforcement(mode)).await.problems, []);
+    }
+    let documents = vec![adm::Document { source: "t.yaml".into(), yaml: POLICY.into() }];
+    let request = adm::ApplyRequest { documents, confirm_seconds: 300, ..Default::default() };
+    let asked = |dry_run| adm::ApplyRequest { dry_run, ..request.clone() };
+    world.operator().await.apply(asked(true)).await.unwrap();
+    world.operator().await.apply(asked(false)).await.unwrap();
+    world.policy().await.confirm(adm::ConfirmRequest { revision: 0, roll_back: true }).await.unwrap();
+    world.operator().await.apply(asked(false)).await.unwrap();
+    // Refused while another awaits its confirmation: nothing is on record of what did not happen.
+    let documents = vec![adm::Document { source: "t.yaml".into(), yaml: enforcement("Observe") }];
+    let other = adm::ApplyRequest { documents, ..Default::default() };
+    world.operator().await.apply(other).await.unwrap_err();
+    world.policy().await.confirm(adm::ConfirmRequest::default()).await.unwrap();
+    let gone = adm::ResourceRef { kind: "ServicePolicy".into(), namespace: "shop".into(), name: "orders".into() };
+    let delete = adm::DeleteRequest { resources: vec![gone], ..Default::default() };
+    assert_eq!(world.operator().await.delete(delete).await.unwrap().into_inner().problems, []);
+    let ours = ["changed", "enforced", "observed", "confirmed", "rolled-back"];
+    let text = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    let mut said = Vec::new();
+    for line in world.audit().await.iter().filter(|line| ours.contains(&line["what"].as_str().unwrap())) {
+        assert_eq!(line["operator"], "admin", "{line}");
+        said.push([text(line, "what"), text(line, "workload"), text(line, "reason")].join(" ").replace("  ", " "));
+    }
+    // What the world itself was made with comes first.
+    let from = said.iter().position(|line| line.starts_with("observed shop/orders")).unwrap();
+    let said: Vec<_> =
+        said[from..].iter().map(|line| line.split("revision").next().unwrap().trim().to_owned()).collect();
+    assert_eq!(
+        said,
+        [
+            "observed shop/orders",
+            "changed",
+            "enforced shop/orders was Observe",
+            "changed",
+            "changed",
+            "rolled-back",
+            "changed",
+            "confirmed",
+            "changed",
+        ]
+    );
+    let all = world.audit().await.iter().map(ToString::to_string).collect::<String>();
+    assert!(
+        all.contains("ServicePolicy shop/orders created") && all.contains("ServicePolicy shop/orders deleted"),
+        "{all}"
+    );
+}

@@ -93,6 +93,10 @@ impl Flows for Intake {
         let now_ms = self.ledger.clock().now_ms();
         let keep_ms = i64::try_from(world.mesh.flows.keep.as_millis()).unwrap_or(i64::MAX);
         report.flows.iter_mut().for_each(|flow| settle(flow, &world, now_ms, keep_ms));
+        for left in &mut report.departures {
+            left.last_seen_unix_ms = left.last_seen_unix_ms.clamp(now_ms - keep_ms, now_ms);
+            left.first_seen_unix_ms = left.first_seen_unix_ms.clamp(now_ms - keep_ms, left.last_seen_unix_ms);
+        }
         report.refusals.iter_mut().for_each(|r| r.at_unix_ms = r.at_unix_ms.clamp(now_ms - keep_ms, now_ms));
         let dropped = request.flows_dropped.saturating_add(report.unreadable);
         let taken =

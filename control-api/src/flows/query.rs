@@ -1,6 +1,6 @@
 //! Answers about the past: recorded decisions of a selection, put together over the hours, with what is missing.
 
-use super::store::{FlowStore, join, same};
+use super::store::{FlowStore, first_seen, join, same};
 use crate::index::Index;
 use crate::store::StoreError;
 use isthmus_proto::admin::v1::{Coverage, ListFlowsRequest, RecordedFlow};
@@ -22,7 +22,7 @@ pub fn list(
 ) -> Result<(Coverage, Vec<RecordedFlow>), StoreError> {
     let mut oldest_unix_ms = 0;
     store.each_flow(0, |record| {
-        oldest_unix_ms = record.flow.map_or(0, |flow| flow.first_seen_unix_ms);
+        oldest_unix_ms = first_seen(&record);
         false
     })?;
     let (_, _, evicted) = store.size()?;
@@ -34,11 +34,7 @@ pub fn list(
         }
         let full = found.len() >= MOST;
         match found.get_mut(&same(&record)) {
-            Some(held) => {
-                if let (Some(held), Some(flow)) = (&mut held.flow, &record.flow) {
-                    join(held, flow);
-                }
-            }
+            Some(held) => join(held, &record),
             None if full => coverage.truncated = true,
             None => drop(found.insert(same(&record), record)),
         }
@@ -46,25 +42,25 @@ pub fn list(
     })?;
     silence(store, index, request, &mut coverage, &sees)?;
     let mut flows: Vec<_> = found.into_values().collect();
-    flows.sort_by(|a, b| (first(a), &a.workload).cmp(&(first(b), &b.workload)));
+    flows.sort_by(|a, b| (first_seen(a), &a.workload).cmp(&(first_seen(b), &b.workload)));
     Ok((coverage, flows))
-}
-
-fn first(record: &RecordedFlow) -> i64 {
-    record.flow.as_ref().map_or(0, |flow| flow.first_seen_unix_ms)
 }
 
 /// Also says which services declare the port now.
 fn selected(index: &Index, request: &ListFlowsRequest, record: &mut RecordedFlow) -> bool {
-    let Some(flow) = &record.flow else { return false };
-    if request.plain_only && flow.transport() == wire::Transport::Mesh {
-        return false;
-    }
     if !of_namespace(&record.workload, &request.namespace) {
         return false;
     }
+    let service = format!("{}/{}", request.namespace, request.service);
+    let Some(flow) = &record.flow else {
+        let of_service = request.service.is_empty() || index.declares(&record.workload, &service);
+        return request.departures && record.departure.is_some() && of_service;
+    };
+    if request.plain_only && flow.transport() == wire::Transport::Mesh {
+        return false;
+    }
     record.services = index.services_of_port(&record.workload, flow.port).to_vec();
-    request.service.is_empty() || record.services.contains(&format!("{}/{}", request.namespace, request.service))
+    request.service.is_empty() || record.services.contains(&service)
 }
 
 fn of_namespace(workload: &str, namespace: &str) -> bool {

@@ -5,7 +5,6 @@ use super::Taken;
 use crate::store::StoreError;
 use crate::validate::resource::Kept;
 use isthmus_proto::admin::v1::{FindRefusalResponse, RecordedFlow};
-use isthmus_proto::flows::v1 as wire;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use sha2::{Digest, Sha256};
@@ -101,13 +100,12 @@ impl FlowStore {
             let mut grown = 0;
             {
                 let mut flows = transaction.open_table(FLOWS).map_err(io)?;
-                for flow in &taken.report.flows {
-                    let record = RecordedFlow {
-                        workload: taken.workload.clone(),
-                        services: Vec::new(),
-                        flow: Some(flow.clone()),
-                    };
-                    grown += merge(&mut flows, hour_of(flow.last_seen_unix_ms), record)?;
+                let of = || RecordedFlow { workload: taken.workload.clone(), ..RecordedFlow::default() };
+                let came = taken.report.flows.iter().map(|flow| RecordedFlow { flow: Some(flow.clone()), ..of() });
+                let left = taken.report.departures.iter();
+                let left = left.map(|left| RecordedFlow { departure: Some(left.clone()), ..of() });
+                for record in came.chain(left) {
+                    grown += merge(&mut flows, hour_of(last_seen(&record)), record)?;
                 }
             }
             add(&transaction, "bytes", grown)?;
@@ -135,7 +133,7 @@ impl FlowStore {
         for row in table.range(from.as_slice()..).map_err(io)? {
             let (_, value) = row.map_err(io)?;
             let record = read(value.value())?;
-            if record.flow.as_ref().is_some_and(|flow| flow.last_seen_unix_ms >= since_ms) && !each(record) {
+            if last_seen(&record) >= since_ms && !each(record) {
                 break;
             }
         }
@@ -176,9 +174,10 @@ fn is_new(transaction: &WriteTransaction, taken: &Taken) -> Result<bool, StoreEr
     if before.is_some_and(|(life, sequence, ..)| life == taken.life && taken.sequence <= sequence) {
         return Ok(false);
     }
-    let last = |flows: &[wire::Flow]| flows.iter().map(|flow| flow.last_seen_unix_ms).max();
+    let came = taken.report.flows.iter().map(|flow| flow.last_seen_unix_ms);
+    let last = came.chain(taken.report.departures.iter().map(|left| left.last_seen_unix_ms)).max();
     let (_, _, before_ms, before_dropped) = before.unwrap_or_default();
-    let at = last(&taken.report.flows).and_then(|at| u64::try_from(at).ok()).unwrap_or(before_ms).max(before_ms);
+    let at = last.and_then(|at| u64::try_from(at).ok()).unwrap_or(before_ms).max(before_ms);
     let dropped = before_dropped.saturating_add(taken.dropped);
     reports.insert(taken.workload.as_str(), (taken.life, taken.sequence, at, dropped)).map_err(io)?;
     Ok(true)
@@ -195,9 +194,7 @@ fn merge(
     let held = table.get(key.as_slice()).map_err(io)?.map(|value| (value.value().len(), read(value.value())));
     if let Some((length, held)) = held {
         before = length;
-        if let (Some(flow), Some(held)) = (&mut record.flow, held?.flow) {
-            join(flow, &held);
-        }
+        join(&mut record, &held?);
     }
     let value = record.encode_to_vec();
     table.insert(key.as_slice(), value.as_slice()).map_err(io)?;
@@ -205,17 +202,39 @@ fn merge(
 }
 
 /// Two counts of the same.
-pub fn join(flow: &mut wire::Flow, other: &wire::Flow) {
-    flow.count = flow.count.saturating_add(other.count);
-    flow.first_seen_unix_ms = flow.first_seen_unix_ms.min(other.first_seen_unix_ms);
-    flow.last_seen_unix_ms = flow.last_seen_unix_ms.max(other.last_seen_unix_ms);
+pub fn join(record: &mut RecordedFlow, other: &RecordedFlow) {
+    if let (Some(flow), Some(other)) = (&mut record.flow, &other.flow) {
+        flow.count = flow.count.saturating_add(other.count);
+        flow.first_seen_unix_ms = flow.first_seen_unix_ms.min(other.first_seen_unix_ms);
+        flow.last_seen_unix_ms = flow.last_seen_unix_ms.max(other.last_seen_unix_ms);
+    }
+    if let (Some(left), Some(other)) = (&mut record.departure, &other.departure) {
+        left.count = left.count.saturating_add(other.count);
+        left.first_seen_unix_ms = left.first_seen_unix_ms.min(other.first_seen_unix_ms);
+        left.last_seen_unix_ms = left.last_seen_unix_ms.max(other.last_seen_unix_ms);
+    }
+}
+
+/// 0: there is nothing in it.
+pub fn first_seen(record: &RecordedFlow) -> i64 {
+    let came = record.flow.as_ref().map(|flow| flow.first_seen_unix_ms);
+    came.or_else(|| Some(record.departure.as_ref()?.first_seen_unix_ms)).unwrap_or(0)
+}
+
+fn last_seen(record: &RecordedFlow) -> i64 {
+    let came = record.flow.as_ref().map(|flow| flow.last_seen_unix_ms);
+    came.or_else(|| Some(record.departure.as_ref()?.last_seen_unix_ms)).unwrap_or(0)
 }
 
 /// What is counted together, whenever it was.
 pub fn same(record: &RecordedFlow) -> [u8; 16] {
-    let flow = record.flow.clone().unwrap_or_default();
-    let flow = wire::Flow { count: 0, first_seen_unix_ms: 0, last_seen_unix_ms: 0, ..flow };
-    let bare = RecordedFlow { workload: record.workload.clone(), services: Vec::new(), flow: Some(flow) };
+    let mut bare = RecordedFlow { services: Vec::new(), ..record.clone() };
+    if let Some(flow) = &mut bare.flow {
+        (flow.count, flow.first_seen_unix_ms, flow.last_seen_unix_ms) = (0, 0, 0);
+    }
+    if let Some(left) = &mut bare.departure {
+        (left.count, left.first_seen_unix_ms, left.last_seen_unix_ms) = (0, 0, 0);
+    }
     let digest = Sha256::digest(bare.encode_to_vec());
     let mut short = [0; 16];
     short.copy_from_slice(&digest[..16]);

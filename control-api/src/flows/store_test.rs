@@ -1,6 +1,7 @@
 //! What is kept, for how long, and what gives way.
 
 use super::*;
+use isthmus_proto::flows::v1 as wire;
 use isthmus_proto::model::flow::Report;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ fn refusal(id: &str, at: i64) -> wire::Refusal {
 }
 
 fn taken(sequence: u64, flows: Vec<wire::Flow>, refusals: Vec<wire::Refusal>) -> Taken {
-    let report = Report { flows, refusals, unreadable: 0 };
+    let report = Report { flows, refusals, ..Report::default() };
     Taken { workload: "shop/orders".into(), life: 7, sequence, dropped: 2, report }
 }
 
@@ -33,8 +34,7 @@ fn all(store: &FlowStore, since: i64) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     store
         .each_flow(since, |record| {
-            let flow = record.flow.unwrap();
-            found.push((flow.method, flow.count));
+            found.extend(record.flow.map(|flow| (flow.method, flow.count)));
             true
         })
         .unwrap();
@@ -57,6 +57,37 @@ fn a_report_that_is_sent_again_counts_once_and_a_new_life_counts_anew() {
     // Another proxy cannot rewrite what was reported.
     store.write(&[Taken { workload: "shop/web".into(), ..first() }], &kept).unwrap();
     assert_eq!(store.refusal("a").unwrap().unwrap().workload, "shop/orders");
+}
+
+#[test]
+fn what_left_the_mesh_is_counted_beside_what_came_and_apart_from_it() {
+    let store = FlowStore::in_memory().unwrap();
+    let left = |host: &str, at: i64| wire::Departure {
+        host: host.into(),
+        read: true,
+        port: 443,
+        count: 2,
+        first_seen_unix_ms: at,
+        last_seen_unix_ms: at,
+        ..Default::default()
+    };
+    let report = |sequence, departures: Vec<wire::Departure>| Taken {
+        report: Report { departures, ..Report::default() },
+        ..taken(sequence, vec![], vec![])
+    };
+    store.write(&[taken(1, vec![flow("GET", NOW)], vec![])], &Kept::default()).unwrap();
+    store.write(&[report(2, vec![left("a", NOW), left("b", NOW)])], &Kept::default()).unwrap();
+    store.write(&[report(3, vec![left("a", NOW + 1)])], &Kept::default()).unwrap();
+    let mut found = Vec::new();
+    let each = |record: RecordedFlow| {
+        found.extend(record.departure.map(|left| (left.host, left.count, left.last_seen_unix_ms)));
+        true
+    };
+    store.each_flow(0, each).unwrap();
+    found.sort();
+    assert_eq!(found, [("a".to_owned(), 4, NOW + 1), ("b".to_owned(), 2, NOW)]);
+    assert_eq!(store.reported("shop/orders").unwrap().unwrap().last_ms, NOW + 1);
+    assert_eq!(store.size().unwrap().0, 3);
 }
 
 #[test]

@@ -16,6 +16,11 @@ impl Index {
         self.workloads.get(workload).and_then(|known| views::inbound(&known.inbound))
     }
 
+    /// What may leave the mesh from there.
+    pub fn egress_of(&self, workload: &str) -> Option<&wire::Egress> {
+        self.workloads.get(workload).and_then(|known| views::egress(&known.egress))
+    }
+
     /// `<namespace>/<name>` of the services that declare this port of the app.
     pub fn services_of_port(&self, workload: &str, port: u32) -> &[String] {
         let found = self.inbound_of(workload).and_then(|inbound| inbound.ports.iter().find(|p| p.port == port));

@@ -2,6 +2,8 @@
 //! makes idle, that have ended, or that close more than they name. Told when it is applied and by `isthmus lint`;
 //! refuses nothing.
 
+mod others;
+
 use super::cross::{Fault, Set};
 use super::field::nearest;
 use super::resource::*;
@@ -41,6 +43,7 @@ pub fn of(set: &Set, resource: &Resource, trust_domain: &str, now_ms: i64) -> Ve
             }
         }
     }
+    others::tell(&mut advice, set, resource, policy);
     advice.found
 }
 

@@ -95,3 +95,47 @@ fn what_is_meant_is_not_talked_about() {
         assert_eq!(advice(spec), Vec::<String>::new(), "{spec}");
     }
 }
+
+/// What is said of `shop/p`, which is about orders, beside another policy.
+fn beside(other: &str, spec: &str) -> Vec<String> {
+    let policy = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {{ namespace: shop, name: {name} }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let (other, mine) = (policy("other", other), policy("p", &format!("services: [orders], {spec}")));
+    let (parsed, problems) = parse("f", &format!("{BASE}---\n{other}---\n{mine}"));
+    assert_eq!(problems, [], "{spec}");
+    let set: Set = parsed.into_iter().map(|parsed| Arc::new(parsed.resource)).collect();
+    let mine = set.of_kind("ServicePolicy", None).find(|policy| policy.key.name == "p").unwrap();
+    of(&set, mine, "shop.example", 1_000).into_iter().map(|a| format!("{}: {}", a.field, a.reason)).collect()
+}
+
+#[test]
+fn a_rule_that_another_policy_makes_idle_is_told_of_and_no_other() {
+    let web = "allow: [{ from: { serviceAccounts: [web] } }]";
+    for (other, spec, expected) in [
+        (
+            "deny: [{ from: { namespaces: [shop] } }]",
+            "allow: [{ from: { namespaces: [shop] }, to: { methods: [GET] } }]",
+            vec!["spec.allow[0]: never allows: spec.deny[0] of ServicePolicy shop/other refuses all that it matches"],
+        ),
+        (
+            "services: [orders], allow: [{ from: { serviceAccounts: [web] } }]",
+            web,
+            vec!["spec.allow[0]: changes nothing: spec.allow[0] of ServicePolicy shop/other matches all that it does"],
+        ),
+        (
+            "deny: [{ to: { methods: [PUT], ports: [8080] } }]",
+            "deny: [{ to: { methods: [PUT], ports: [8080] }, from: { serviceAccounts: [web] } }]",
+            vec!["spec.deny[0]: changes nothing: spec.deny[0] of ServicePolicy shop/other matches all that it does"],
+        ),
+        // It applies elsewhere, or only in Audit, or is narrower.
+        ("services: [web], deny: [{}]", web, vec![]),
+        ("workloads: { matchLabels: { app: orders } }, deny: [{}]", web, vec![]),
+        ("mode: Audit, deny: [{}]", web, vec![]),
+        ("allow: [{ from: { serviceAccounts: [web] }, to: { methods: [GET] } }]", web, vec![]),
+    ] {
+        assert_eq!(beside(other, spec), expected, "{other} beside {spec}");
+    }
+}

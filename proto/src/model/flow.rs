@@ -20,8 +20,9 @@ const MAX_SENTENCE: usize = 4_096;
 #[derive(Debug, Default)]
 pub struct Report {
     pub flows: Vec<wire::Flow>,
+    pub departures: Vec<wire::Departure>,
     pub refusals: Vec<wire::Refusal>,
-    /// Decisions in flows that this build cannot read, or that are not as they must be.
+    /// Decisions in flows and departures that this build cannot read, or that are not as they must be.
     pub unreadable: u64,
 }
 
@@ -29,6 +30,7 @@ impl Report {
     /// A flow that cannot be read does not spoil the others.
     pub fn read(request: &wire::ReportRequest) -> Result<Self, ModelError> {
         bounded("flows", &request.flows, MAX_FLOWS)?;
+        bounded("departures", &request.departures, MAX_FLOWS)?;
         bounded("refusals", &request.refusals, MAX_REFUSALS)?;
         if request.sequence == 0 {
             return Err(ModelError::new("sequence", "missing: reports are counted from 1"));
@@ -38,6 +40,12 @@ impl Report {
             match check_flow(flow) {
                 Ok(()) => report.flows.push(flow.clone()),
                 Err(_) => report.unreadable = report.unreadable.saturating_add(flow.count.max(1)),
+            }
+        }
+        for departure in &request.departures {
+            match check_departure(departure) {
+                Ok(()) => report.departures.push(departure.clone()),
+                Err(_) => report.unreadable = report.unreadable.saturating_add(departure.count.max(1)),
             }
         }
         report.refusals.extend(request.refusals.iter().filter(|refusal| check_refusal(refusal).is_ok()).cloned());
@@ -62,14 +70,34 @@ fn check_flow(flow: &wire::Flow) -> Result<(), ModelError> {
     port("port", flow.port)?;
     known("transport", flow.transport, wire::Transport::try_from(flow.transport).is_ok())?;
     known("verdict", flow.verdict, wire::Verdict::try_from(flow.verdict).is_ok())?;
-    if flow.count == 0 || flow.first_seen_unix_ms < 0 || flow.last_seen_unix_ms < flow.first_seen_unix_ms {
+    check_count(flow.count, flow.first_seen_unix_ms, flow.last_seen_unix_ms)
+}
+
+fn check_departure(departure: &wire::Departure) -> Result<(), ModelError> {
+    let d = departure;
+    check_words(&[&d.host, &d.tls_version, &d.reason, &d.policy, &d.audit_reason, &d.audit_policy])?;
+    check_caller("", &d.address, true)?;
+    port("port", d.port)?;
+    // Of what was not read nothing is known, and nothing may be claimed.
+    match d.read {
+        true => known("transport", d.transport, wire::Transport::try_from(d.transport).is_ok())?,
+        false if d.transport == 0 && d.host.is_empty() && d.tls_version.is_empty() => {}
+        false => return Err(ModelError::new("read", "nothing was read, and something is said of it")),
+    }
+    known("verdict", d.verdict, wire::Verdict::try_from(d.verdict).is_ok())?;
+    check_count(d.count, d.first_seen_unix_ms, d.last_seen_unix_ms)
+}
+
+fn check_count(count: u64, first_ms: i64, last_ms: i64) -> Result<(), ModelError> {
+    if count == 0 || first_ms < 0 || last_ms < first_ms {
         return Err(ModelError::new("count", "counts nothing, or ends before it begins"));
     }
     Ok(())
 }
 
 fn check_refusal(refusal: &wire::Refusal) -> Result<(), ModelError> {
-    check_words(&[&refusal.reason, &refusal.service, &refusal.method, &refusal.path, &refusal.policy])?;
+    let r = refusal;
+    check_words(&[&r.reason, &r.service, &r.method, &r.path, &r.policy, &r.destination])?;
     check_caller(&refusal.identity, &refusal.address, false)?;
     port("port", refusal.port)?;
     let id = &refusal.id;

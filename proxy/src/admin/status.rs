@@ -1,5 +1,7 @@
 //! `/status`: what `isthmus status` shows of this proxy. Words and numbers, and no secret.
 
+use std::collections::BTreeMap;
+
 use isthmus_certs::{IdentityStore, span_in_words};
 use serde_json::{Value, json};
 
@@ -24,7 +26,13 @@ pub(super) fn page(
     let (facts, identity) = (standing.facts(), identities.current());
     let now_ms = identities.clock().now_ms();
     let ready = readiness.check();
-    let warnings = facts.warnings(identity.as_deref(), now_ms);
+    let mut warnings = facts.warnings(identity.as_deref(), now_ms);
+    let bypasses = bypasses(state, now_ms);
+    for (service, until_ms) in &bypasses {
+        let left = span_in_words((until_ms - now_ms).unsigned_abs());
+        warnings
+            .push(format!("BYPASS {service}: refusals by policy are recorded and not carried out, for {left} more"));
+    }
     let word = match (&ready, warnings.is_empty()) {
         (Err(_), _) => "not-ready",
         (Ok(()), true) => "ready",
@@ -61,8 +69,22 @@ pub(super) fn page(
         "withoutControlPlane": alone,
         "snapshot": snapshot(&facts, state),
         "kept": kept(&facts),
+        "bypasses": bypasses.iter().map(|(service, until)| json!({ "service": service, "untilUnixMs": until })).collect::<Vec<_>>(),
         "capture": { "configured": capture.configured, "inForce": capture.in_force },
     })
+}
+
+/// What break-glass opens here, and until when.
+fn bypasses(state: &State, now_ms: i64) -> BTreeMap<String, i64> {
+    let mesh = state.snapshot();
+    let mut open = BTreeMap::new();
+    for port in mesh.inbound().ports() {
+        let Some(until) = port.standing.bypass_until_ms.filter(|until| *until > now_ms) else { continue };
+        for service in &port.services {
+            open.insert(service.to_string(), until);
+        }
+    }
+    open
 }
 
 fn noted(noted: Option<&Noted>) -> Value {

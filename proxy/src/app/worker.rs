@@ -156,9 +156,11 @@ impl Worker {
         let [Ok(from_app), Ok(from_others), Ok(from_mesh)] = registered else {
             return tracing::error!(worker = self.index, "a worker's listeners cannot be registered");
         };
-        let counting = inbound.clone();
-        let shipping = tokio::task::spawn_local(async move { counting.flows().keep_shipping().await });
-        let last_counts = inbound.clone();
+        let counting = (inbound.clone(), outbound.clone());
+        let shipping = tokio::task::spawn_local(async move {
+            tokio::join!(counting.0.flows().keep_shipping(), counting.1.flows().keep_shipping());
+        });
+        let (last_in, last_out) = (inbound.clone(), outbound.clone());
         let (to_outbound, to_inbound) = (outbound, inbound.clone());
         let (count_outbound, count_inbound) = (metrics.clone(), metrics.clone());
         let (share, received) = self.mesh;
@@ -181,7 +183,9 @@ impl Worker {
             () = self.cut.cancelled() => tracing::warn!(worker = self.index, open = tasks.len(), "connections cut at the end of the drain"),
         }
         shipping.abort();
-        last_counts.flows().ship();
+        last_in.flows().ship();
+        last_out.flows().ship();
+        drop(last_out);
         // The mesh connections that others borrow live here.
         drop(self.serving);
         self.cut.cancelled().await;
@@ -195,6 +199,7 @@ impl Worker {
             metrics: metrics.clone(),
             tracer: self.parts.tracer.for_worker(metrics),
             decisions: self.parts.decisions.clone(),
+            flows: self.parts.flows.clone(),
             mark: mark(&self.parts.config),
             stop: self.stop.clone(),
         })

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tracing::debug;
 
 use super::Context;
-use crate::flows::{Collected, Collector, Counted, Decisions, FlowKey, Record, Verdict};
+use crate::flows::{Collected, Collector, Counted, Decisions, FlowKey, Record, Verdict, Way};
 use crate::state::TlsVersion;
 use crate::state::policy::Arrived;
 
@@ -127,13 +127,15 @@ impl<'a> Reporter<'a> {
         let until_ms = self.context.identities.clock().now_ms();
         let since_unix_ms = std::mem::replace(&mut self.since_ms, until_ms);
         self.sequence += 1;
+        let (came, left): (Vec<_>, Vec<_>) = counted.flows.iter().partition(|(key, _)| key.way == Way::In);
         Some(wire::ReportRequest {
             workload: self.context.workload.clone(),
             life: self.life,
             sequence: self.sequence,
             since_unix_ms,
             until_unix_ms: until_ms,
-            flows: counted.flows.iter().map(|(key, counted)| flow(key, *counted)).collect(),
+            flows: came.into_iter().map(|(key, counted)| flow(key, *counted)).collect(),
+            departures: left.into_iter().map(|(key, counted)| departure(key, *counted)).collect(),
             refusals: fresh.records.into_iter().map(refusal).collect(),
             flows_dropped: counted.dropped,
             refusals_dropped: fresh.missed,
@@ -146,29 +148,62 @@ fn is_final(code: tonic::Code) -> bool {
     matches!(code, tonic::Code::InvalidArgument | tonic::Code::Unimplemented | tonic::Code::OutOfRange)
 }
 
-fn flow(key: &FlowKey, counted: Counted) -> wire::Flow {
-    let (transport, version) = match key.arrived {
-        Arrived::Mesh => (wire::Transport::Mesh, None),
-        Arrived::AppTls { version, .. } => (wire::Transport::Tls, version),
-        Arrived::Plain => (wire::Transport::Plaintext, None),
-    };
-    let verdict = match key.verdict {
+fn transport(arrived: Arrived) -> (wire::Transport, String) {
+    match arrived {
+        Arrived::Mesh => (wire::Transport::Mesh, String::new()),
+        Arrived::AppTls { version, .. } => (wire::Transport::Tls, version.map(tls_word).unwrap_or_default().to_owned()),
+        Arrived::Plain => (wire::Transport::Plaintext, String::new()),
+    }
+}
+
+fn verdict(verdict: Verdict) -> wire::Verdict {
+    match verdict {
         Verdict::Allowed => wire::Verdict::Allowed,
         Verdict::Refused => wire::Verdict::Refused,
         Verdict::WouldRefuse => wire::Verdict::WouldRefuse,
-    };
-    let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
+    }
+}
+
+fn text(text: &Option<Box<str>>) -> String {
+    text.as_deref().unwrap_or_default().to_owned()
+}
+
+/// What left the mesh.
+fn departure(key: &FlowKey, counted: Counted) -> wire::Departure {
+    let read = key.way == Way::Out;
+    let (transport, tls_version) = if read { transport(key.arrived) } else { Default::default() };
+    wire::Departure {
+        host: text(&key.host),
+        read,
+        address: key.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        port: key.port.into(),
+        transport: transport.into(),
+        tls_version,
+        verdict: verdict(key.verdict).into(),
+        reason: key.reason.map(|reason| reason.word().to_owned()).unwrap_or_default(),
+        policy: text(&key.policy),
+        rule: key.rule.map_or(0, |rule| rule.saturating_add(1)),
+        audit_reason: key.audit.as_ref().map(|(reason, _)| reason.word().to_owned()).unwrap_or_default(),
+        audit_policy: key.audit.as_ref().map(|(_, policy)| text(policy)).unwrap_or_default(),
+        count: counted.count,
+        first_seen_unix_ms: counted.first_ms,
+        last_seen_unix_ms: counted.last_ms,
+    }
+}
+
+fn flow(key: &FlowKey, counted: Counted) -> wire::Flow {
+    let (transport, tls_version) = transport(key.arrived);
     wire::Flow {
         identity: key.peer.as_ref().map(ToString::to_string).unwrap_or_default(),
         address: key.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         site: String::new(),
         port: key.port.into(),
         transport: transport.into(),
-        tls_version: version.map(tls_word).unwrap_or_default().to_owned(),
+        tls_version,
         method: text(&key.method),
         path: text(&key.path),
         host: text(&key.host),
-        verdict: verdict.into(),
+        verdict: verdict(key.verdict).into(),
         reason: key.reason.map(|reason| reason.word().to_owned()).unwrap_or_default(),
         policy: text(&key.policy),
         rule: key.rule.map_or(0, |rule| rule.saturating_add(1)),
@@ -208,6 +243,7 @@ fn refusal(record: Record) -> wire::Refusal {
         path: path.chars().take(LONGEST_PATH).collect(),
         policy: record.policy.unwrap_or_default(),
         rule: record.rule.map_or(0, |rule| rule.saturating_add(1)),
+        destination: record.destination.unwrap_or_default(),
         would_allow: record.would_allow.filter(|_| path.len() <= LONGEST_PATH).unwrap_or_default(),
     }
 }

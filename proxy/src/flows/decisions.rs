@@ -24,6 +24,8 @@ pub struct Record {
     pub enforced: bool,
     /// What refused, in a sentence.
     pub because: String,
+    /// Where it wanted to go, out of the mesh; `None`: it came in.
+    pub destination: Option<String>,
     pub caller: Option<String>,
     pub caller_address: String,
     pub service: Option<String>,

@@ -7,6 +7,7 @@ use crate::state::policy::Arrived;
 
 fn observed(port: u16) -> Observed<'static> {
     Observed {
+        way: Way::In,
         peer: None,
         ip: [10, 10, 1, 10].into(),
         port,

@@ -1,4 +1,5 @@
-//! What this proxy decided, counted: who called what, how, and what came of it. `inbound` records each decision, `control`
+//! What this proxy decided, counted: who called what, how, and what came of it; and what the app sent out of the mesh.
+//! `inbound` and `outbound` record each decision, in tables of their own, so that neither crowds out the other; `control`
 //! reports the counts to the control plane, where `isthmus policy` reads them.
 //!
 //! In the order of a decision: [`table`] (a worker's own counts: no lock, and no allocation for what was seen before) →
@@ -12,7 +13,7 @@ pub mod template;
 
 pub use collect::{Collected, Collector, Counted, Shipper};
 pub use decisions::{Decisions, Record};
-pub use table::{FlowKey, FlowTable, Observed, Verdict};
+pub use table::{FlowKey, FlowTable, Observed, Verdict, Way};
 
 use std::cell::RefCell;
 use std::time::Duration;

@@ -35,16 +35,30 @@ pub enum Verdict {
     WouldRefuse,
 }
 
+/// Which way it goes, as the app sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// To the app.
+    In,
+    /// From the app out of the mesh, after its first bytes were looked at.
+    Out,
+    /// The same, and nothing of it was read.
+    OutUnread,
+}
+
 /// One decision, borrowed from the path.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
+    pub way: Way,
     pub peer: Option<&'a SpiffeId>,
+    /// The caller's; of what leaves, where the app sent it.
     pub ip: IpAddr,
+    /// The app's; of what leaves, where the app sent it.
     pub port: u16,
     pub arrived: Arrived,
     pub method: Option<&'a str>,
     pub path: Option<&'a str>,
-    /// Where some rule asks for it.
+    /// Where some rule asks for it; of what leaves, always.
     pub host: Option<&'a str>,
     pub verdict: Verdict,
     pub reason: Option<Reason>,
@@ -56,6 +70,7 @@ pub struct Observed<'a> {
 /// What decisions have in common that are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FlowKey {
+    pub way: Way,
     pub peer: Option<SpiffeId>,
     /// `None`: too many to tell apart.
     pub ip: Option<IpAddr>,
@@ -189,7 +204,7 @@ impl Seen<'_> {
             None => hasher.write_u8(0),
         }
         hasher.write(self.method.unwrap_or_default().as_bytes());
-        let word = u64::from(o.port) << 40 | u64::from(o.rule.map_or(0, |rule| rule + 1));
+        let word = (o.way as u64) << 56 | u64::from(o.port) << 40 | u64::from(o.rule.map_or(0, |rule| rule + 1));
         hasher.write_u64(word ^ (o.verdict as u64) << 60 ^ (o.reason.map_or(0, |r| r.index() as u64 + 1) << 33));
         hasher.write_u32(self.path.unwrap_or(u32::MAX - 2));
         hasher.write(o.policy.unwrap_or_default().as_bytes());
@@ -202,6 +217,7 @@ impl Seen<'_> {
     fn is(&self, entry: &Entry) -> bool {
         let (o, key) = (self.observed, &*entry.key);
         entry.path == self.path
+            && key.way == o.way
             && key.port == o.port
             && key.ip == self.ip
             && key.verdict == o.verdict
@@ -218,6 +234,7 @@ impl Seen<'_> {
     fn key(&self, templates: &Templates) -> FlowKey {
         let o = self.observed;
         FlowKey {
+            way: o.way,
             peer: o.peer.cloned(),
             ip: self.ip,
             port: o.port,

@@ -4,6 +4,7 @@ use super::*;
 
 fn observed<'a>(peer: &'a SpiffeId, path: &'a str) -> Observed<'a> {
     Observed {
+        way: Way::In,
         peer: Some(peer),
         ip: [10, 10, 1, 10].into(),
         port: 8080,
@@ -31,6 +32,8 @@ fn the_same_is_counted_together_and_a_difference_in_anything_apart() {
     table.record(&base);
     table.record(&observed(&web, "/orders/2"));
     let different = [
+        Observed { way: Way::Out, ..base },
+        Observed { way: Way::OutUnread, ..base },
         Observed { peer: None, ..base },
         Observed { peer: Some(&batch), ..base },
         Observed { ip: [10, 10, 1, 11].into(), ..base },

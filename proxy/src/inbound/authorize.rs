@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use isthmus_certs::SpiffeId;
 
 use super::Inbound;
-use crate::flows::{Observed, Record, Verdict};
+use crate::flows::{Observed, Record, Verdict, Way};
 use crate::reason::Reason;
 use crate::state::policy::{self, Arrived, Decision, Facts, HttpFacts, explain};
 use crate::state::{InboundPort, Mesh};
@@ -109,6 +109,7 @@ impl Inbound {
     ) {
         let http = facts.http.as_ref();
         self.flows().record(&Observed {
+            way: Way::In,
             peer: facts.peer,
             ip: facts.peer_ip.to_canonical(),
             port: facts.port,
@@ -152,6 +153,7 @@ impl Inbound {
         let service = inbound_port.services.first();
         let record = Record {
             id: id.clone(),
+            destination: None,
             at_ms: self.needs.identity.clock().now_ms(),
             reason: reason.word(),
             enforced,

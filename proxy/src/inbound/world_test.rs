@@ -246,7 +246,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         metrics: metrics.clone(),
         tracer: Tracer::new(&metrics).0,
         decisions: Arc::clone(&decisions),
-        flows,
+        flows: flows.clone(),
         mark: None,
         source_mark: None,
         own_ports: vec![mesh.port(), 15001],
@@ -259,6 +259,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         metrics: Metrics::new(1).for_worker(0),
         tracer: Tracer::new(&metrics).0,
         decisions: Arc::clone(&decisions),
+        flows,
         mark: None,
         stop: stopped,
     });

@@ -4,7 +4,7 @@
 use super::Outbound;
 use crate::flows::Record;
 use crate::reason::Reason;
-use crate::state::egress::{Leaving, Verdict};
+use crate::state::egress::{Leaving, Verdict, explain};
 use crate::telemetry::Direction;
 
 /// Returns the id that record, log and answer carry.
@@ -51,6 +51,10 @@ pub(super) fn say(
             leaving.host.map(|host| format!("{host} at ")).unwrap_or_default(),
             leaving.to
         ),
+        destination: Some(match leaving.host {
+            Some(host) => format!("{host}:{} at {}", leaving.to.port(), leaving.to.ip()),
+            None => leaving.to.to_string(),
+        }),
         caller: needs.identity.current().map(|identity| identity.id.to_string()),
         caller_address: own.unwrap_or(leaving.to.ip()).to_string(),
         service: None,
@@ -59,35 +63,8 @@ pub(super) fn say(
         path: None,
         policy: policy.map(str::to_owned),
         rule: verdict.rule,
-        would_allow: workload.and_then(|workload| yaml_that_would_allow(reason, leaving, workload.namespace())),
+        would_allow: workload
+            .and_then(|workload| explain::yaml_that_would_allow(reason, leaving, workload.namespace())),
     });
     id
-}
-
-/// Why, in a sentence.
-pub(super) fn because(reason: Reason, verdict: &Verdict) -> String {
-    let policy =
-        verdict.policy.as_deref().map_or_else(|| "MeshConfig".to_owned(), |name| format!("EgressPolicy {name}"));
-    match (reason, verdict.rule) {
-        (Reason::DeniedByRule, Some(rule)) => format!("deny[{rule}] of {policy}"),
-        (Reason::NameMismatch, Some(rule)) => format!("allow[{rule}] of {policy} is for another name at this address"),
-        (Reason::Plaintext, _) => format!("{policy} lets nothing but TLS leave, and this is none"),
-        (Reason::TlsVersion, _) => format!("{policy} asks for a newer TLS version"),
-        _ => format!("no rule allows it, and {policy} denies the rest"),
-    }
-}
-
-/// The EgressPolicy that would let it leave, ready to paste; none where no rule can help.
-fn yaml_that_would_allow(reason: Reason, leaving: &Leaving<'_>, namespace: &str) -> Option<String> {
-    let ip = leaving.to.ip().to_canonical();
-    let place = match (reason, leaving.host) {
-        (Reason::NotAllowed | Reason::NameMismatch, Some(host)) => format!("hosts: [{host}]"),
-        (Reason::NotAllowed, None) => format!("cidrs: [\"{ip}/{}\"]", if ip.is_ipv4() { 32 } else { 128 }),
-        _ => return None,
-    };
-    Some(format!(
-        "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{ namespace: {namespace}, name: NAME }}\n\
-         spec:\n  allow:\n    - {{ {place}, ports: [{}] }}\n",
-        leaving.to.port()
-    ))
 }

@@ -17,15 +17,18 @@ use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
 use super::connection::copy;
-use super::denied::{because, say};
+use super::denied::say;
+use super::departure::count;
 use super::pin::Pin;
 use super::stream::wire_version;
 use super::{Outbound, postgres, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, WireVersion, peek};
+use crate::flows;
 use crate::http::server::serve_http2;
 use crate::http::{Asked, h1};
 use crate::reason::Reason;
+use crate::state::egress::explain::because;
 use crate::state::egress::{Leaving, Verdict, host_of};
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Mesh, Snapshot, TlsVersion};
@@ -65,9 +68,11 @@ pub(super) struct Denied {
 /// Bytes for somebody outside.
 pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, to: SocketAddr, mesh: Snapshot) -> io::Result<()> {
     let outside = Outside { outbound, to };
-    let verdict = mesh.egress().decide(&outside.leaving(None, Arrived::Plain));
+    let unread = outside.leaving(None, Arrived::Plain);
+    let verdict = mesh.egress().decide(&unread);
     // A yes to what is not known is a yes to whatever it is: nothing is read before, nothing is held.
     if verdict.refused.is_none() && verdict.audit.is_none() || is_resolver(&mesh, to) {
+        count(outbound, &unread, &verdict, (flows::Verdict::Allowed, None), false);
         let ends = outside.reach(app, &[to]).await?;
         return outside.carry(ends, BytesMut::new(), BytesMut::new(), None, Arrived::Plain).await;
     }
@@ -103,10 +108,12 @@ pub(super) fn declared(
     arrived: Arrived,
 ) -> Result<Option<TlsVersion>, Denied> {
     let outside = Outside { outbound, to };
+    let leaving = outside.leaving(host, arrived);
     if mesh.egress().is_open() {
+        count(outbound, &leaving, &Verdict::of_no_rule(), (flows::Verdict::Allowed, None), true);
         return Ok(None);
     }
-    outside.authorize(mesh, &outside.leaving(host, arrived)).map(|allowed| allowed.min_tls)
+    outside.authorize(mesh, &leaving).map(|allowed| allowed.min_tls)
 }
 
 /// Where a name leads, as this site's resolver has it, and outside of the mesh.
@@ -328,6 +335,7 @@ impl Outside<'_> {
             let verdict = last.decide(leaving);
             if let Some(reason) = verdict.refused.filter(|_| is_enforced(&mesh) && !is_resolver(&mesh, self.to)) {
                 say(self.outbound, reason, &verdict, leaving, true, "a new policy ends this connection");
+                count(self.outbound, leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
                 return;
             }
         }
@@ -343,16 +351,20 @@ impl Outside<'_> {
         let Some(reason) = verdict.refused else {
             // In Observe nothing is led elsewhere, and no ServerHello is waited for.
             let (by_host, min_tls) = (verdict.by_host && enforced, verdict.min_tls.filter(|_| enforced));
+            count(self.outbound, leaving, &verdict, (flows::Verdict::Allowed, None), true);
             return Ok(Allowed { by_host, min_tls });
         };
         let detail = mesh.egress().refusal_detail().map_or_else(|| because(reason, &verdict), str::to_owned);
         let decision = say(self.outbound, reason, &verdict, leaving, enforced, &detail);
+        let came_of_it = if enforced { flows::Verdict::Refused } else { flows::Verdict::WouldRefuse };
+        count(self.outbound, leaving, &verdict, (came_of_it, Some(reason)), true);
         if enforced { Err(Denied { reason, decision }) } else { Ok(Allowed { by_host: false, min_tls: None }) }
     }
 
     /// A no that came after policy's yes.
     fn deny(&self, reason: Reason, leaving: &Leaving<'_>, detail: &str) -> Denied {
         let verdict = Verdict::of_no_rule();
+        count(self.outbound, leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
         Denied { reason, decision: say(self.outbound, reason, &verdict, leaving, true, detail) }
     }
 }

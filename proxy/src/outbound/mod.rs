@@ -9,6 +9,7 @@
 pub mod balance;
 pub mod connection;
 mod denied;
+mod departure;
 mod egress;
 mod exchange;
 mod external;
@@ -31,7 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::dns::Resolver;
-use crate::flows::Decisions;
+use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
 use crate::reason::Reason;
 use crate::state::Reader;
@@ -62,6 +63,8 @@ pub struct Needs {
     pub tracer: Tracer,
     /// Where each refusal is kept with its id.
     pub decisions: Arc<Decisions>,
+    /// Where what left the mesh is counted.
+    pub flows: Shipper,
     /// SO_MARK of our own connections, where capture exempts by mark.
     pub mark: Option<u32>,
     /// Becomes true when the proxy stops: finish what is in flight, take nothing new.
@@ -84,6 +87,7 @@ pub struct Outbound {
     /// Who speaks first where.
     verdicts: first::Verdicts,
     log: RefusalLog,
+    flows: Flows,
 }
 
 impl Outbound {
@@ -91,6 +95,7 @@ impl Outbound {
         let dial = DialOptions { mark: needs.mark, deadline: DIAL_DEADLINE };
         let pool = Pool::new(Arc::clone(&needs.peers), needs.metrics.clone(), dial);
         let (turn, verdicts, log) = (Cell::new(0), first::Verdicts::default(), RefusalLog::default());
+        let flows = Flows::new(needs.flows.clone());
         let (resolver, originations) = (Resolver::new(dial), external::Originations::default());
         Rc::new(Outbound {
             pool,
@@ -101,6 +106,7 @@ impl Outbound {
             turn,
             verdicts,
             log,
+            flows,
             needs,
         })
     }
@@ -108,6 +114,11 @@ impl Outbound {
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.
     pub async fn captured(self: &Rc<Self>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
         connection::serve(self, app, source, destination).await;
+    }
+
+    /// What left the mesh by this worker.
+    pub fn flows(&self) -> &Flows {
+        &self.flows
     }
 
     /// Mesh connections that this worker drives now.

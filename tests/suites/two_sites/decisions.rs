@@ -11,22 +11,23 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_refusal_is_explained_by_its_id_and_the_yaml_it_gives_allows_it", explained),
     ("what_was_seen_is_reported_replayed_and_suggested", recorded),
     ("one_step_from_observe_to_enforce_and_back", enforced),
+    ("no_namespace_lowers_the_floor_of_the_mesh_and_the_conflict_is_named", floor),
     ("a_bypass_opens_is_shown_and_ends_though_the_control_plane_is_gone", bypassed),
     ("an_apply_that_nobody_confirms_is_taken_back_by_a_restarted_control_plane", unconfirmed),
 ];
 
 /// Reports come every ten seconds.
-const REPORTED: Duration = Duration::from_secs(40);
+pub(crate) const REPORTED: Duration = Duration::from_secs(40);
 const STRAIGHT: &str = "http://10.20.1.10:8080/";
 
 /// A command whose answer is one JSON object.
-fn asked(mesh: &Mesh, args: &[&str], input: &str) -> Result<(i32, Value), String> {
+pub(crate) fn asked(mesh: &Mesh, args: &[&str], input: &str) -> Result<(i32, Value), String> {
     let (code, text) = mesh.isthmus_with(args, input)?;
     let value = serde_json::from_str(&text).map_err(|e| format!("isthmus {}: {e}: {code} {text}", args.join(" ")))?;
     Ok((code, value))
 }
 
-fn ends(code: i32, expected: i32, value: &Value) -> Result<(), String> {
+pub(crate) fn ends(code: i32, expected: i32, value: &Value) -> Result<(), String> {
     require(code == expected, || format!("exit status {code} and not {expected}: {value}"))
 }
 
@@ -105,9 +106,29 @@ fn recorded(mesh: &mut Mesh) -> Result<(), String> {
     let (_, told) = asked(mesh, &replay, &policy("/, \"/orders/{id}\""))?;
     require(of(&told, "GET /orders/{id}")["verdict"] == "allowed", || told.to_string())?;
     require(!told["gaps"].as_array().is_none_or(Vec::is_empty), || "no word on window and gaps".to_owned())?;
+    let header = policy("/, \"/orders/{id}\"")
+        .replace("        paths:", "        headers: [{ name: x-team, values: [blue] }]\n        paths:");
+    let (code, told) = asked(mesh, &replay, &header)?;
+    ends(code, 4, &told)?;
+    let unclear = of(&told, "GET /");
+    require(unclear["verdict"] == "cannot tell" && unclear["missing"][0] == "header x-team", || told.to_string())?;
+    // Who talks to whom, over which link.
+    let (_, edges) = asked(mesh, &["edges", "--json"], "")?;
+    let edge = |caller: &str| {
+        let all = edges["edges"].as_array().cloned().unwrap_or_default();
+        all.into_iter()
+            .find(|edge| edge["caller"] == caller && edge["callee"] == "shop/orders:8080")
+            .unwrap_or_default()
+    };
+    let web = edge("shop/web");
+    require(web["mutualTls"] == true && web["links"][0] == "expressroute" && web["count"] == 3, || edges.to_string())?;
+    require(edge("10.20.1.99")["secured"] == "plaintext" && edge("10.20.1.99")["refused"] == 1, || edges.to_string())?;
     // Apply says it as well, before it is too late.
     let (_, dry) = asked(mesh, &["apply", "-f", "-", "--dry-run", "--json"], &policy("/"))?;
     require(dry["warnings"].to_string().contains("shop/web → shop/orders"), || dry.to_string())?;
+    let (code, lint) = asked(mesh, &["lint", "-", "--live", "--strict", "--json"], &policy("/"))?;
+    ends(code, 1, &lint)?;
+    require(lint["cutOff"].to_string().contains("shop/web → shop/orders"), || lint.to_string())?;
 
     let (code, told) = asked(mesh, &["policy", "suggest", "shop/orders", "--json"], "")?;
     ends(code, 0, &told)?;
@@ -135,6 +156,11 @@ fn enforced(mesh: &mut Mesh) -> Result<(), String> {
     require(mesh.get("batch", ORDERS_URL)?.status == 200, || "it was enforced all the same".to_owned())?;
     let (code, told) = asked(mesh, &[&step[..], &["--accept-breakage"]].concat(), "")?;
     ends(code, 0, &told)?;
+    let told = mesh.isthmus_json(&["audit", "show", "--what", "enforced", "--what", "observed", "--json"])?;
+    let steps: Vec<_> = told["lines"].as_array().cloned().unwrap_or_default();
+    let of_orders: Vec<_> = steps.iter().filter(|step| step["workload"] == "shop/orders").collect();
+    let words: Vec<_> = of_orders.iter().map(|step| (step["what"].as_str(), step["operator"].as_str())).collect();
+    require(words == [(Some("observed"), Some("admin")), (Some("enforced"), Some("admin"))], || told.to_string())?;
     mesh.until(REPORTED, "batch is refused", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 403).then_some(())))?;
     require(mesh.get("web", ORDERS_URL)?.status == 200, || "web is refused too".to_owned())
 }
@@ -143,14 +169,30 @@ fn bypassed(mesh: &mut Mesh) -> Result<(), String> {
     let passes = |mesh: &Mesh, status: u16| Ok((mesh.get("batch", ORDERS_URL)?.status == status).then_some(()));
     mesh.isthmus(&["bypass", "shop/orders", "--for", "1h", "--reason", "incident 4711"])?;
     mesh.until(REPORTED, "batch passes", |mesh| passes(mesh, 200))?;
-    for shown in [["policy", "report"], ["get", "proxies"]] {
-        let text = mesh.isthmus(&shown)?;
-        require(text.contains("BYPASS shop/orders") && text.contains("incident 4711"), || {
-            format!("{shown:?}: {text}")
-        })?;
+    let question = ["explain", "--from", "batch", "--to", "orders", "--method", "GET", "--path", "/"];
+    let shows: [&[&str]; 5] = [&["policy", "report"], &["get", "proxies"], &["services"], &["bypass"], &question];
+    for shown in shows {
+        let text = mesh.isthmus(shown)?;
+        let named = text.contains("BYPASS shop/orders") || shown == ["bypass"] && text.contains("shop/orders");
+        require(named && text.contains("incident 4711"), || format!("{shown:?}: {text}"))?;
     }
-    require(mesh.isthmus(&["audit", "export"])?.contains("incident 4711"), || "not on the audit log".to_owned())?;
-    mesh.isthmus(&["bypass", "shop/orders", "--end"])?;
+    let told = mesh.isthmus_json(&["services", "--json"])?;
+    let bypassed = |name: &str| {
+        let all = told["services"].as_array();
+        all.and_then(|all| all.iter().find(|service| service["name"] == name)).is_some_and(|s| s["bypassed"] == true)
+    };
+    require(bypassed("orders") && !bypassed("orders-tls"), || told.to_string())?;
+    // And by the proxy itself, to whoever stands at the machine.
+    let status = mesh.status("orders")?;
+    require(status["warnings"].to_string().contains("BYPASS shop/orders"), || status.to_string())?;
+    require(mesh.status("web")?["bypasses"] == serde_json::json!([]), || "web is not bypassed".to_owned())?;
+    let on_record = mesh.isthmus(&["audit", "show", "--what", "bypassed"])?;
+    require(on_record.contains("admin") && on_record.contains("incident 4711"), || on_record.clone())?;
+    // A slip of the pen opens nothing, and says what was meant.
+    let (code, told) = asked(mesh, &["bypass", "shop/oders", "--for", "1h", "--json"], "")?;
+    ends(code, 1, &told)?;
+    require(told["error"].as_str().is_some_and(|e| e.contains("did you mean `shop/orders`?")), || told.to_string())?;
+    mesh.isthmus(&["bypass", "orders", "--end"])?;
     mesh.until(REPORTED, "batch is refused again", |mesh| passes(mesh, 403))?;
     mesh.isthmus(&["bypass", "shop/orders", "--for", "6s"])?;
     mesh.until(REPORTED, "batch passes once more", |mesh| passes(mesh, 200))?;
@@ -165,10 +207,43 @@ fn unconfirmed(mesh: &mut Mesh) -> Result<(), String> {
     mesh.until(REPORTED, "batch passes", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 200).then_some(())))?;
     mesh.control_mut().kill();
     mesh.restart_control()?;
+    let rolled_back = |mesh: &Mesh| mesh.isthmus(&["audit", "show", "--what", "rolled-back"]);
     mesh.until(REPORTED, "it is taken back", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 403).then_some(())))?;
     let (code, told) = asked(mesh, &apply, &resources::batch_allowed())?;
     ends(code, 0, &told)?;
     mesh.isthmus(&["confirm"])?;
     let (code, told) = asked(mesh, &["confirm", "--json"], "")?;
-    ends(code, 1, &told)
+    ends(code, 1, &told)?;
+    let taken_back = rolled_back(mesh)?;
+    require(taken_back.contains("which nobody confirmed in time"), || taken_back.clone())?;
+    let confirmed = mesh.isthmus(&["audit", "show", "--what", "confirmed", "--by", "admin"])?;
+    require(confirmed.contains("of operator admin"), || confirmed.clone())
+}
+
+/// Both orders: a policy below the floor, and a floor above a policy.
+fn floor(mesh: &mut Mesh) -> Result<(), String> {
+    let low = resources::plaintext_allowed();
+    mesh.apply(&low)?;
+    let high = resources::mesh(&mesh.collector_url(), "24h").replacen(
+        "  enforcement: Enforce",
+        "  enforcement: Enforce\n  floor: { transport: HttpsOnly, minTlsVersion: \"1.2\" }",
+        1,
+    );
+    let said = mesh.apply_refused("mesh.yaml", &high)?;
+    let named = said.contains("ServicePolicy shop/orders")
+        && said.contains(
+            "spec.transport: Permissive is below the mesh's floor, HttpsOnly (MeshConfig spec.floor.transport)",
+        );
+    require(named, || said.clone())?;
+    mesh.apply(resources::policy("orders"))?;
+    mesh.apply(&high)?;
+    let said = mesh.apply_refused("orders.yaml", &low)?;
+    let named = said.starts_with("orders.yaml:")
+        && said.contains("spec.transport: Permissive is below the mesh's floor, HttpsOnly");
+    require(named, || said.clone())?;
+    let said = mesh.apply_refused("orders.yaml", &resources::old_tls_allowed())?;
+    require(said.contains("spec.minTlsVersion: 1.1 is below the mesh's floor, 1.2"), || said.clone())?;
+    // What was refused changed nothing.
+    require(mesh.get("stranger", STRAIGHT)?.status == 403, || "plaintext is let in".to_owned())?;
+    require(mesh.get("web", ORDERS_URL)?.status == 200, || "web is refused".to_owned())
 }

@@ -2,6 +2,7 @@
 //! Each test builds a mesh of its own, so that none depends on another.
 
 mod decisions;
+mod departures;
 mod egress;
 mod external;
 mod hostile;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(decisions::TESTS, mesh));
+    trials.extend(tests(departures::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(external::TESTS, mesh).filter(|_| egress::can_run()));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));

@@ -4,6 +4,7 @@
 //! A deny wins, then an allow, then the default. A name that is not seen (no SNI, no Host) is *unknown*: it never satisfies
 //! an allow and always satisfies a deny. What an allow says of TLS holds for what it allows; else the default does.
 
+pub mod explain;
 mod index;
 
 use std::net::SocketAddr;

@@ -2,14 +2,19 @@
 
 use std::fmt::Write;
 
-use isthmus_proto::model::ServiceName;
+use isthmus_proto::model::{PathPattern, ServiceName};
 
+use super::matching::Holds;
+use super::path::{PathReadings, normalise};
 use super::{Decision, Facts};
 use crate::reason::Reason;
 
+/// RFC 1123.
+const LONGEST_LABEL: usize = 63;
+
 /// The ServicePolicy that would let exactly this traffic through, for [`Reason::NotAllowed`]. It stands beside the
-/// policies that are there and replaces none. `None` where no allow rule can help: a deny wins over every allow, and a
-/// caller without identity has nothing that could be named.
+/// policies that are there and replaces none. `None` where no allow rule can help: a deny wins over every allow, a caller
+/// without identity has nothing that could be named, and some methods and paths no rule can say.
 pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &ServiceName) -> Option<String> {
     if decision.reason != Some(Reason::NotAllowed) {
         return None;
@@ -17,10 +22,14 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
     let peer = facts.peer?;
     let mut to = format!("ports: [{}]", facts.port);
     if let Some(http) = &facts.http {
-        let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
-        write!(to, ", methods: [{}], paths: [{}]", quoted(http.method), quoted(path)).ok()?;
+        let path = nameable_path(http.path.split_once('?').map_or(http.path, |(path, _)| path))?;
+        if !http.method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+            return None;
+        }
+        write!(to, ", methods: [{}], paths: [{}]", quoted(http.method), quoted(&path)).ok()?;
     }
-    let name = format!("{}-allow-{}-{}", service.name(), peer.namespace(), peer.service_account());
+    let start = format!("{}-allow-{}", service.name(), peer.service_account());
+    let name = unique_name(&start, &format!("{peer} {to}"));
     Some(format!(
         "apiVersion: mesh.isthmus.dev/v1alpha1\n\
          kind: ServicePolicy\n\
@@ -34,6 +43,29 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
         service = service.name(),
         peer = quoted(peer.as_str()),
     ))
+}
+
+/// The narrowest pattern that holds for the path. A segment that apps may read in several ways (encoded, with parameters)
+/// cannot be written down; `{any}` stands there.
+fn nameable_path(path: &str) -> Option<String> {
+    let segment = |segment| match segment {
+        odd if str::contains(odd, ['%', ';', '{', '}', '*']) => "{any}",
+        plain => plain,
+    };
+    let normal = normalise(path)?;
+    let text = normal.split('/').map(segment).collect::<Vec<_>>().join("/");
+    let pattern: [PathPattern; 1] = [text.parse().ok()?];
+    (PathReadings::of(path).hold(&pattern) == Holds::Yes).then_some(text)
+}
+
+/// A DNS label that is another for another caller or request: what is applied for one must not replace what was applied
+/// for the other.
+pub fn unique_name(start: &str, of: &str) -> String {
+    // FNV-1a: the same in every process. Nothing rests on it but a name.
+    let hash = of.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let start = start.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let start: String = start.chars().take(LONGEST_LABEL - 9).collect();
+    format!("{}-{hash:08x}", start.trim_end_matches('-'))
 }
 
 /// One sentence for the log and the decision's record: what refused, and whose rule it was.

@@ -278,10 +278,15 @@ fn the_yaml_that_would_allow_names_the_caller_and_no_more() {
     let service: ServiceName = "shop/orders".parse().unwrap();
     let refused = decided(policy(vec![], vec![rule(0, from("batch"))], Action::Deny), &facts);
     let yaml = yaml_that_would_allow(&refused, &facts, &service).unwrap();
+    // Another request of the same caller gets a policy of another name, which does not replace this one.
+    let other = Facts { port: 8081, ..facts };
+    let hash = |yaml: &str| yaml.split("orders-allow-web-").nth(1).and_then(|rest| rest.get(..8)).unwrap().to_owned();
+    let other = hash(&yaml_that_would_allow(&refused, &other, &service).unwrap());
+    assert_ne!(hash(&yaml), other);
     assert_eq!(
-        yaml,
+        yaml.replace(&hash(&yaml), "HASH"),
         "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\n\
-         metadata: { namespace: shop, name: orders-allow-shop-web }\nspec:\n  services: [orders]\n  allow:\n    \
+         metadata: { namespace: shop, name: orders-allow-web-HASH }\nspec:\n  services: [orders]\n  allow:\n    \
          - from: { identities: [\"spiffe://shop.example/ns/shop/sa/web\"] }\n      \
          to: { ports: [8080], methods: [\"POST\"], paths: [\"/orders\"] }\n"
     );
