@@ -25,7 +25,7 @@ const PROXY: &[(&str, &[&str])] = &[
     ("http", &["detect", "tcp", "tls"]),
     ("listen", &["tcp", "telemetry"]),
     ("redirect", &[]),
-    ("config", &["redirect"]),
+    ("config", &["redirect", "telemetry"]),
     ("telemetry", &["tcp"]),
     ("state", &[]),
     ("flows", &["state"]),

@@ -1,6 +1,7 @@
 //! What the fuzz targets do with their bytes. Part of two programs: libFuzzer's, one per target (`fuzz_targets`), and a test
 //! of the workspace (`cli/tests/fuzz_targets.rs`), which gives each of them its seeds and mutations of them in every run.
 
+pub mod b3;
 pub mod chain;
 pub mod chunked_body;
 pub mod csr;
@@ -27,6 +28,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("b3", b3::run),
     ("chain", chain::run),
     ("chunked_body", chunked_body::run),
     ("csr", csr::run),

@@ -33,7 +33,7 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{Metrics, Tracer, run_exporter};
+use crate::telemetry::{AccessLog, Metrics, Tracer, run_exporter};
 
 pub use error::RunError;
 use follower::Follower;
@@ -41,7 +41,7 @@ use pages::Pages;
 pub use process::{Args, return_idle_memory, run_blocking};
 use worker::Workers;
 
-/// After the drain: last spans, admin answers under way.
+/// After the drain: last spans and lines, admin answers under way.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
 /// Where the proxy listens, when it does. Ports are the real ones, also where the configuration says 0.
@@ -88,6 +88,9 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let (state, demands) = State::new();
     let metrics = Metrics::new(config.workers);
     let (tracer, spans) = Tracer::new(&metrics);
+    let access_log = AccessLog::start(config.access_log.clone(), start.identities().clock().clone(), &metrics)
+        .map_err(RunError::AccessLog)?;
+    let tracer = tracer.with_access_log(access_log.clone());
     let source = source_routing(&config);
     metrics.source_preserved(source.is_some());
     let (shipper, collector) = Collector::new(start.identities().clock().now_ms());
@@ -135,7 +138,8 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
             let _ = (&mut control).await;
         }
     };
-    let _ = timeout(LAST_WORK, async { tokio::join!(exporter, pages.ended(), last_report) }).await;
+    let last_work = async { tokio::join!(exporter, pages.ended(), last_report, access_log.flush()) };
+    let _ = timeout(LAST_WORK, last_work).await;
     outcome
 }
 

@@ -54,6 +54,8 @@ pub enum Reason {
     PeerIdentity,
     /// The app refused the connection or closed it before it answered.
     AppUnreachable,
+    /// A WebSocket over HTTP/2 (extended CONNECT) for an app that does not take them.
+    NoWebsockets,
     /// Nobody answered in time.
     Timeout,
     /// The connection was not redirected here by capture: nothing but capture may use this port.
@@ -93,6 +95,7 @@ impl Reason {
         Reason::ConnectFailed,
         Reason::PeerIdentity,
         Reason::AppUnreachable,
+        Reason::NoWebsockets,
         Reason::Timeout,
         Reason::NotRedirected,
         Reason::Overloaded,
@@ -127,6 +130,7 @@ impl Reason {
             Reason::ConnectFailed => "connect-failed",
             Reason::PeerIdentity => "peer-identity",
             Reason::AppUnreachable => "app-unreachable",
+            Reason::NoWebsockets => "no-websockets",
             Reason::Timeout => "timeout",
             Reason::NotRedirected => "not-redirected",
             Reason::Overloaded => "overloaded",
@@ -150,6 +154,7 @@ impl Reason {
             Reason::BadInternalHeader | Reason::MalformedRequest | Reason::AmbiguousFraming | Reason::CallerGone => 400,
             Reason::RequestTimeout => 408,
             Reason::HeadersTooLarge => 431,
+            Reason::NoWebsockets => 501,
             Reason::MalformedResponse => 502,
             Reason::NameUnresolved
             | Reason::DestinationUnknown

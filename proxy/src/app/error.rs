@@ -50,6 +50,8 @@ pub enum RunError {
         #[source]
         error: io::Error,
     },
+    #[error("the access log cannot be written to (accessLog.path): {0}")]
+    AccessLog(#[source] io::Error),
     #[error("cannot start a worker thread: {0}; check the limit of processes")]
     Thread(#[source] io::Error),
     #[error("a worker thread ended; its log line says why. This is a fault of the proxy: please report it")]

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::redirect::Exemption;
+use crate::telemetry::{AccessMode, AccessSettings, LineFormat};
 
 const FULL: &str = r#"
 controlPlane: { address: "10.10.0.2:15012" }
@@ -20,6 +21,7 @@ capture:
 listen: { outbound: "127.0.0.1:0", inbound: "[::]:15006", mesh: 15008, metrics: 15020, readiness: 15021, drain: 500ms }
 admin: { socket: /run/isthmus/proxy.sock }
 log: { level: debug, format: json }
+accessLog: { mode: errors, format: "{time} {path}", path: /var/log/isthmus/access.log, hideQuery: [session] }
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -42,6 +44,13 @@ fn every_field_is_read() {
     assert_eq!(config.listen.mesh, "[::]:15008".parse::<SocketAddr>().unwrap());
     assert_eq!(config.listen.drain, Duration::from_millis(500));
     assert_eq!(config.log, Log { level: "debug".to_owned(), format: Format::Json });
+    let access = AccessSettings {
+        mode: AccessMode::Errors,
+        format: LineFormat::parse("{time} {path}").unwrap(),
+        path: Some("/var/log/isthmus/access.log".into()),
+        hide_query: vec!["session".to_owned()],
+    };
+    assert_eq!(config.access_log, access);
 }
 
 #[test]
@@ -54,7 +63,21 @@ fn an_empty_file_is_the_defaults() {
         assert_eq!(config.listen.outbound.port(), 15001);
         assert!(config.workers >= 1);
         assert_eq!(config.admin.socket, None);
+        assert_eq!(config.access_log, AccessSettings::default());
     }
+}
+
+#[test]
+fn an_access_log_that_is_not_understood_is_refused_with_its_place() {
+    let told = problems("accessLog:\n  mode: some\n  format: \"{time} {cookie}\"\n");
+    assert!(
+        told[0].starts_with("proxy.yaml:2:9: accessLog.mode: \"some\" is no mode: write off, errors or all"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].contains("3:11: accessLog.format:") && told[1].contains("{cookie} is no field; there are time,"),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::access_log::AccessLogFile;
 use super::admin::{Admin, AdminFile};
 use super::capture::{Capture, CaptureFile};
 use super::enrol::{ControlPlaneFile, Enrol, EnrolFile};
@@ -12,6 +13,7 @@ use super::field::{Count, Field, take_optional};
 use super::last_good::{LastGood, LastGoodFile};
 use super::listen::{Listen, ListenFile};
 use super::log::{Log, LogFile};
+use crate::telemetry::AccessSettings;
 
 /// Larger is no configuration of ours; read no more of it than this.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -34,6 +36,7 @@ pub struct Config {
     pub listen: Listen,
     pub admin: Admin,
     pub log: Log,
+    pub access_log: AccessSettings,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +52,7 @@ struct ConfigFile {
     listen: ListenFile,
     admin: AdminFile,
     log: LogFile,
+    access_log: AccessLogFile,
 }
 
 impl Config {
@@ -100,6 +104,7 @@ impl ConfigFile {
             listen: self.listen.check(problems),
             admin: self.admin.check(),
             log: self.log.check(problems),
+            access_log: self.access_log.check(problems),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Refuses unknown fields, and names every fault with file, line, column and field at once, so that a file is put right
 //! in one go.
 
+mod access_log;
 mod admin;
 mod capture;
 mod enrol;

@@ -17,6 +17,7 @@ use super::exchange::{Answer, Caller, NoAnswer, over_http2, upload};
 use super::h1::exchange::{ExchangeError, Home, send};
 use super::patience::{Wait, Waits};
 use super::server::Http2Settings;
+use super::websockets::Settings;
 use crate::reason::Reason;
 use crate::tcp::{DialOptions, dial};
 use crate::tls::originate::{self, Inside, Origination};
@@ -32,6 +33,8 @@ pub enum AppError {
     Http2(h2::Error),
     #[error("the app at {0} did not answer in time")]
     Late(SocketAddr),
+    #[error("the app at {0} takes no WebSockets over HTTP/2: its SETTINGS do not allow extended CONNECT (RFC 8441)")]
+    NoWebsockets(SocketAddr),
     #[error("the request's body broke off: {0}")]
     Body(BodyError),
 }
@@ -65,11 +68,15 @@ impl AppError {
             }
             AppError::Http1(_, ExchangeError::Late) | AppError::Late(_) => Reason::Timeout,
             AppError::Http1(_, ExchangeError::Answer(_)) => Reason::MalformedResponse,
+            AppError::NoWebsockets(_) => Reason::NoWebsockets,
             AppError::Http1(_, ExchangeError::Body(error)) | AppError::Body(error) => error.reason(),
             AppError::Dial(..) | AppError::Http1(..) | AppError::Http2(_) => Reason::AppUnreachable,
         }
     }
 }
+
+/// An app's HTTP/2 connection.
+type Line = (SendRequest<Bytes>, Settings);
 
 /// The app-facing client of one worker.
 pub struct AppClient {
@@ -77,7 +84,7 @@ pub struct AppClient {
     /// Where apps are called in TLS.
     tls: Option<Rc<Origination>>,
     http1: Rc<Home>,
-    http2: RefCell<HashMap<SocketAddr, SendRequest<Bytes>>>,
+    http2: RefCell<HashMap<SocketAddr, Line>>,
     /// Connections being made: whoever comes meanwhile waits for the same.
     dialling: RefCell<HashMap<SocketAddr, Rc<tokio::sync::Mutex<()>>>>,
     waits: Rc<Waits>,
@@ -151,10 +158,17 @@ impl AppClient {
         caller: Caller<'_>,
         mut wait: Wait,
     ) -> Result<Answer, AppError> {
-        let mut sender = match self.ready_http2(address).await {
-            Some(sender) => sender,
-            None => Box::pin(self.dial_once(address)).await?.ready().await.map_err(AppError::Http2)?,
+        let (mut sender, settings) = match self.ready_http2(address).await {
+            Some(line) => line,
+            None => {
+                let (sender, settings) = Box::pin(self.dial_once(address)).await?;
+                (sender.ready().await.map_err(AppError::Http2)?, settings)
+            }
         };
+        let is_websocket = request.extensions().get::<Protocol>().is_some();
+        if is_websocket && !Box::pin(settings.allow_websockets(&sender)).await {
+            return Err(AppError::NoWebsockets(address));
+        }
         let (head, body) = request.into_parts();
         let ends = body.is_empty();
         let (response, stream) = sender.send_request(Request::from_parts(head, ()), ends).map_err(AppError::Http2)?;
@@ -169,14 +183,14 @@ impl AppClient {
         }
     }
 
-    async fn ready_http2(&self, address: SocketAddr) -> Option<SendRequest<Bytes>> {
-        let known = self.http2.borrow().get(&address).cloned()?;
-        known.ready().await.ok()
+    async fn ready_http2(&self, address: SocketAddr) -> Option<Line> {
+        let (known, settings) = self.http2.borrow().get(&address).cloned()?;
+        Some((known.ready().await.ok()?, settings))
     }
 
     /// An app that goes away under load is dialled once, and not by each request that was under way. Where that fails,
     /// those that waited try by themselves, at once and all together.
-    async fn dial_once(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, AppError> {
+    async fn dial_once(&self, address: SocketAddr) -> Result<Line, AppError> {
         let gate = Rc::clone(self.dialling.borrow_mut().entry(address).or_default());
         if let Ok(_first) = gate.try_lock() {
             let dialled = self.dial_http2(address).await;
@@ -185,25 +199,26 @@ impl AppClient {
         }
         drop(gate.lock().await);
         match self.ready_http2(address).await {
-            Some(sender) => Ok(sender),
+            Some(line) => Ok(line),
             None => self.dial_http2(address).await,
         }
     }
 
-    async fn dial_http2(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, AppError> {
+    async fn dial_http2(&self, address: SocketAddr) -> Result<Line, AppError> {
         let dialled = match &self.tls {
             Some(tls) => tls.dial(address, Inside::Http2).await,
             None => dial(address, self.options).await,
         };
         let stream = dialled.map_err(|error| AppError::Dial(address, error))?;
-        let (sender, connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
+        let (sender, mut connection) = Http2Settings::APP.client().handshake(stream).await.map_err(AppError::Http2)?;
+        let line = (sender, Settings::of(&mut connection));
         let open = Open::count(&self.open);
         tokio::task::spawn_local(async move {
             let _ = connection.await;
             drop(open);
         });
-        self.http2.borrow_mut().insert(address, sender.clone());
-        Ok(sender)
+        self.http2.borrow_mut().insert(address, line.clone());
+        Ok(line)
     }
 }
 

@@ -106,6 +106,11 @@ impl Upload {
         Upload(self.0.map(|transfer| Box::new(transfer.holding())))
     }
 
+    /// Whether [`Upload::rewind`] can give the whole body back.
+    pub fn is_whole(&self) -> bool {
+        self.0.as_ref().is_none_or(|transfer| transfer.is_holding())
+    }
+
     /// The whole body, where all that was sent is still held.
     pub fn rewind(self) -> Option<Body> {
         match self.0 {

@@ -16,6 +16,7 @@ pub mod respond;
 pub mod server;
 pub mod target;
 pub mod transfer;
+mod websockets;
 
 pub use body::{Body, BodyError};
 pub use exchange::{Answer, Asked, Caller};

@@ -101,6 +101,7 @@ fn grpc_status(reason: Reason) -> &'static str {
     match reason.status() {
         403 => "7",
         400 => "13",
+        501 => "12",
         504 => "4",
         _ => "14",
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::world_test::{
-    OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, publish_inbound, store, world,
+    OWN, Spec, VIP, World, app, exchange, get, id, mirror, on_worker, publish_endpoints, publish_inbound, store, world,
 };
 use super::{Inbound, Needs};
 use crate::flows::{Collector, Decisions};
@@ -28,10 +28,17 @@ struct Callee {
 
 impl Callee {
     async fn new(world: &World) -> Callee {
+        Callee::that(world, true).await
+    }
+
+    /// `ready`: it has heard from its control plane.
+    async fn that(world: &World, ready: bool) -> Callee {
         let listener = TcpListener::bind((OWN, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = State::new().0;
-        publish_inbound(&state, 1, &world.spec);
+        if ready {
+            publish_inbound(&state, 1, &world.spec);
+        }
         let (stop, stopped) = watch::channel(false);
         let metrics = Metrics::new(1);
         let inbound = Inbound::new(Needs {
@@ -105,6 +112,33 @@ async fn a_callees_end_under_load_costs_no_request() {
         }
         // A peer under load may get its second connection.
         assert!((1..=2).contains(&second.gate.tasks.len()), "the other one serves on");
+    })
+    .await;
+}
+
+/// A pod that begins, as one that ends, is not asked where another one can be.
+#[tokio::test]
+async fn a_callee_that_has_not_begun_yet_costs_no_request() {
+    on_worker(async {
+        let (port, _) = app(mirror).await;
+        let world = world(Spec::http(port)).await;
+        let (beginning, ready) = (Callee::that(&world, false).await, Callee::new(&world).await);
+        publish_endpoints(&world.web_state, &[Some(beginning.port), Some(ready.port)], &id("orders"), &world.spec);
+        let (web, _) = world.capture(VIP).await;
+        let post = |body: &str| {
+            format!("POST / HTTP/1.1\r\nHost: o\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        };
+        for body in ["", "a body that is sent again", &"x".repeat(40_000)].repeat(3) {
+            let answer = exchange(web, post(body).as_bytes()).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\n\n{body}")), "{answer:.300}");
+        }
+        // Nobody else can be asked: then it is said why.
+        publish_endpoints(&world.web_state, &[Some(beginning.port)], &id("orders"), &world.spec);
+        let (web, _) = world.capture(VIP).await;
+        let answer = get(web, "/", "").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not-ready"), "{answer}");
+        let grpc = get(web, "/", "Content-Type: application/grpc\r\n").await.unwrap();
+        assert!(grpc.contains("Grpc-Message: not-ready"), "{grpc}");
     })
     .await;
 }

@@ -73,6 +73,40 @@ async fn a_websocket_of_an_http2_app_reaches_an_http2_app() {
     .await;
 }
 
+/// RFC 8441 §3: it may be asked only after its SETTINGS allowed it. An app that never heard of the form would see a plain
+/// CONNECT to its own path.
+#[tokio::test]
+async fn an_http2_app_that_takes_no_websockets_is_never_asked_and_serves_on() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|stream| async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.method(), Method::GET);
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+        })
+        .await;
+        for sidecar in [true, false] {
+            let world = world(Spec { transport: Transport::Permissive, ..http2(port) }).await;
+            if !sidecar {
+                publish_endpoints(&world.web_state, &[None], &id("orders"), &world.spec);
+            }
+            let mut sender = client(&world).await.ready().await.unwrap();
+            for _ in 0..2 {
+                let request = Request::builder().method(Method::CONNECT).uri("http://orders.shop/chat");
+                let request = request.extension(Protocol::from_static("websocket")).body(()).unwrap();
+                let (response, _send) = sender.send_request(request, false).unwrap();
+                let response = response.await.unwrap();
+                let word = response.headers()["isthmus-denied"].to_str().unwrap();
+                assert_eq!((response.status().as_u16(), word), (501, "no-websockets"));
+                let get = Request::get("http://orders.shop/").body(()).unwrap();
+                assert_eq!(sender.send_request(get, true).unwrap().0.await.unwrap().status(), StatusCode::OK);
+            }
+        }
+    }))
+    .await;
+}
+
 /// An app that answers so many requests of a connection, then says GOAWAY with the last of them, and does nothing about
 /// those that cross it.
 async fn goes_away_after(answers: u32, mut stream: TcpStream, served: Rc<Cell<u32>>) {

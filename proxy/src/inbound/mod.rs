@@ -13,6 +13,7 @@ mod matched;
 pub mod mesh;
 mod pin;
 pub mod request;
+mod told;
 pub mod tunnel;
 
 use std::net::SocketAddr;
@@ -50,11 +51,20 @@ mod http2_test;
 #[path = "http_test.rs"]
 mod http_test;
 #[cfg(test)]
+#[path = "idle_test.rs"]
+mod idle_test;
+#[cfg(test)]
 #[path = "live_test.rs"]
 mod live_test;
 #[cfg(test)]
+#[path = "meaning_test.rs"]
+mod meaning_test;
+#[cfg(test)]
 #[path = "mesh_test.rs"]
 mod mesh_test;
+#[cfg(test)]
+#[path = "message_test.rs"]
+mod message_test;
 #[cfg(test)]
 #[path = "pair_test.rs"]
 mod pair_test;

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_certs::SystemClock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -12,6 +14,7 @@ use super::world_test::{
 };
 use crate::outbound::pool::Limits;
 use crate::state::{AppProtocol, Enforcement};
+use crate::telemetry::{AccessLog, AccessMode, AccessSettings, Metrics};
 
 #[tokio::test]
 async fn a_request_crosses_the_pair_and_the_app_learns_who_called() {
@@ -301,6 +304,45 @@ async fn a_reader_that_stops_stops_the_writer_at_the_other_end() {
             let _ = tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
         }
         assert!(last < 64 << 20, "{last} bytes are held for a reader that does not read");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_access_log_tells_of_both_sides_and_of_no_secret() {
+    on_worker(async {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = Some(file.path().to_owned());
+        let settings = AccessSettings { mode: AccessMode::All, path, ..AccessSettings::default() };
+        let access = AccessLog::start(settings, Arc::new(SystemClock), &Metrics::new(1)).unwrap();
+        let (port, _) = app(mirror).await;
+        let spec = Spec { access: access.clone(), allow: Some(vec!["web"]), ..Spec::http(port) };
+        let headers = "Authorization: Bearer hush\r\nCookie: a=hush\r\n";
+        for (caller, status) in [("web", "200"), ("batch", "403")] {
+            let world = world_of(spec.clone(), caller, "orders").await;
+            let (captured, _) = world.capture(VIP).await;
+            let answer = get(captured, "/a?q=1&token=hush", headers).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+        access.flush().await;
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!(!text.contains("hush"), "{text}");
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told = |line: &serde_json::Value| format!("{} {} {}", line["direction"], line["status"], line["reason"]);
+        let expected = [
+            "\"inbound\" 200 null",
+            "\"outbound\" 200 null",
+            "\"inbound\" 403 \"not-allowed\"",
+            "\"outbound\" 403 \"not-allowed\"",
+        ];
+        assert_eq!(lines.iter().map(told).collect::<Vec<_>>(), expected, "{text}");
+        for line in &lines {
+            assert_eq!((line["path"].as_str(), line["host"].as_str()), (Some("/a?q=1&token=-"), Some("orders.shop")));
+        }
+        assert_eq!(lines[0]["peer"], "spiffe://shop.example/ns/shop/sa/web");
+        assert!(lines[1]["link_us"].is_u64() && lines[1]["app_us"].is_u64(), "{text}");
+        // The same id at both ends: `isthmus explain` takes it.
+        assert!(lines[2]["decision"].is_string() && lines[2]["decision"] == lines[3]["decision"], "{text}");
     })
     .await;
 }

@@ -16,6 +16,7 @@ use super::authorize::{Caller, Refusal};
 use super::live::{Entry, Head, Watched};
 use super::matched;
 use super::mesh::Peer;
+use super::told;
 use crate::http::body::Body;
 use crate::http::client::To;
 use crate::http::h1::Names;
@@ -124,14 +125,14 @@ pub(super) async fn from_plain(
 }
 
 /// Where the request came from and where it goes.
-struct Hop<'a> {
-    peer: Option<&'a SpiffeId>,
+pub(super) struct Hop<'a> {
+    pub(super) peer: Option<&'a SpiffeId>,
     /// The caller's identity, as the app is told it.
     forwarded: Option<&'a HeaderValue>,
-    source: IpAddr,
-    app: SocketAddr,
+    pub(super) source: IpAddr,
+    pub(super) app: SocketAddr,
     arrived: Arrived,
-    http2: bool,
+    pub(super) http2: bool,
     /// The request line shall name the whole URI.
     absolute: bool,
     /// What the caller's app wants to change to.
@@ -183,6 +184,7 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
     let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
     sanitize(request.headers_mut());
+    let told = tracer.tells().then(|| (request.method().clone(), request.uri().clone()));
     let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
@@ -202,13 +204,9 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
         Ok((answer, app_time)) => (answer, app_time),
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
-            record_span(
-                inbound,
-                &hop,
-                &trace,
-                start_ns,
-                Outcome::refused(reason, decision, response.status().as_u16()),
-            );
+            let outcome = Outcome::refused(reason, decision, response.status().as_u16());
+            told::tell(inbound, &hop, &trace, told, total, &outcome);
+            record_span(inbound, &hop, &trace, start_ns, outcome);
             let mut answer = Answer::from(response);
             answer.reset = hop.reset.get();
             return finish(inbound, answer, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
@@ -216,7 +214,9 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     };
     sanitize(answer.response.headers_mut());
     let status = answer.response.status().as_u16();
-    record_span(inbound, &hop, &trace, start_ns, Outcome::answered(status, total, app_time));
+    let outcome = Outcome::answered(status, total, app_time);
+    told::tell(inbound, &hop, &trace, told, total, &outcome);
+    record_span(inbound, &hop, &trace, start_ns, outcome);
     // Looked at anew and last: what the span has cost is ours, and not the link's.
     let total = hop.came.elapsed();
     finish(inbound, answer, Elapsed::new(total, app_time), hop.peer.is_some(), total)
@@ -304,10 +304,10 @@ async fn send(
 }
 
 /// How a request ended, for its span.
-struct Outcome {
-    status: u16,
-    refused: Option<(Reason, Option<String>)>,
-    times: Option<(Duration, Duration)>,
+pub(super) struct Outcome {
+    pub(super) status: u16,
+    pub(super) refused: Option<(Reason, Option<String>)>,
+    pub(super) times: Option<(Duration, Duration)>,
 }
 
 impl Outcome {

@@ -21,7 +21,7 @@ use crate::flows::{Collector, Decisions};
 use crate::outbound::pool::{Limits, Peers};
 use crate::outbound::{self, Outbound};
 use crate::state::{AppProtocol, Enforcement, Mesh, Reader, State, TlsVersion, Transport};
-use crate::telemetry::{Metrics, Tracer};
+use crate::telemetry::{AccessLog, Metrics, Tracer};
 
 pub(super) const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 pub(super) const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
@@ -62,6 +62,8 @@ pub(super) struct Spec {
     pub(super) max_stream_age: Duration,
     /// The app's port at a second endpoint, which comes after the first.
     pub(super) second: Option<u16>,
+    /// Of both proxies.
+    pub(super) access: AccessLog,
 }
 
 impl Spec {
@@ -78,6 +80,7 @@ impl Spec {
             standing: model::Standing::default(),
             max_stream_age: Duration::from_secs(86_400),
             second: None,
+            access: AccessLog::default(),
         }
     }
 }
@@ -244,7 +247,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         state: Reader::new(Arc::clone(&orders_state)),
         identity: orders,
         metrics: metrics.clone(),
-        tracer: Tracer::new(&metrics).0,
+        tracer: Tracer::new(&metrics).0.with_access_log(spec.access.clone()),
         decisions: Arc::clone(&decisions),
         flows: flows.clone(),
         mark: None,
@@ -257,7 +260,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         identity: Arc::clone(&web),
         peers: Peers::new(&web, Limits::default()),
         metrics: Metrics::new(1).for_worker(0),
-        tracer: Tracer::new(&metrics).0,
+        tracer: Tracer::new(&metrics).0.with_access_log(spec.access.clone()),
         decisions: Arc::clone(&decisions),
         flows,
         mark: None,

@@ -103,6 +103,10 @@ pub(super) async fn exchange(
     };
     let took = slot.last_read().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
+    if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole()) {
+        unsent.body = later.map_or_else(|| upload.rewind(), |(body, _)| Some(body));
+        return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
+    }
     note_link(outbound, hop, route, to, took, &mut response);
     record_link(outbound, hop, &link_trace, sent_ns);
     let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
@@ -122,6 +126,18 @@ pub(super) async fn exchange(
         Line::Tied(_) => None,
     };
     Ok(Answer { response, upload: upload.into_rest(), reset: None, held })
+}
+
+/// A sidecar that has not begun yet, or is ending, has asked nobody: another endpoint may be asked. A refusal by policy
+/// holds at every endpoint.
+fn turned_away(response: &Response<Body>) -> Option<Reason> {
+    // All of these have a status of their own, or, for gRPC, nothing but a head.
+    if response.status().as_u16() < 400 && !response.body().is_empty() {
+        return None;
+    }
+    let denied = response.headers().get(DENIED)?.as_bytes();
+    let away = [Reason::NotReady, Reason::ShuttingDown, Reason::Overloaded, Reason::NotMyAddress];
+    away.into_iter().find(|reason| reason.word().as_bytes() == denied)
 }
 
 /// The stream ended without an answer; `rest`: the body, as far as it is still here.
@@ -221,7 +237,7 @@ fn note_link(
     };
     let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
     outbound.needs.metrics.link_time(elapsed);
-    if !hop.trace.sampled {
+    if !hop.trace.sampled && !outbound.needs.tracer.tells() {
         return;
     }
     let site = to.endpoint.site.as_ref();

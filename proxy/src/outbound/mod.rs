@@ -19,6 +19,7 @@ pub mod pool;
 mod postgres;
 pub mod request;
 pub mod stream;
+mod told;
 mod tunnel;
 
 use std::cell::Cell;

@@ -16,13 +16,13 @@ use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, egress, external};
+use super::{Outbound, egress, external, told};
 use crate::http::body::Body;
 use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
-use crate::http::internal::{DENIED, Elapsed};
+use crate::http::internal::Elapsed;
 use crate::http::{Answer, Asked, Caller, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::Mesh;
@@ -52,7 +52,9 @@ pub(super) async fn serve(
     let absolute = !http2 && request.uri().authority().is_some();
     let (link, reset, decision) = (None, None, None);
     let mut hop = Hop { destination, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
-    let answered = match into_mesh_form(&mut request, destination) {
+    let formed = into_mesh_form(&mut request, destination);
+    let told = outbound.needs.tracer.tells().then(|| (request.method().clone(), request.uri().clone()));
+    let answered = match formed {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
     };
@@ -70,7 +72,11 @@ pub(super) async fn serve(
     };
     let elapsed = started.elapsed();
     outbound.needs.metrics.request(Direction::Outbound, answer.response.status().as_u16(), elapsed);
-    record_span(outbound, &hop, start_ns, elapsed, &answer.response, refused);
+    // The callee's sidecar may have refused it: its word came with the answer.
+    let wanted = told.is_some() || hop.trace.sampled;
+    let reason = refused.map(Reason::word).or_else(|| wanted.then(|| told::word_of(&answer.response))?);
+    told::tell(outbound, &hop, told, elapsed, &answer.response, reason);
+    record_span(outbound, &hop, start_ns, elapsed, &answer.response, reason);
     answer
 }
 
@@ -299,7 +305,7 @@ fn record_span(
     start_ns: u64,
     elapsed: Duration,
     response: &Response<Body>,
-    refused: Option<Reason>,
+    reason: Option<&'static str>,
 ) {
     let Some(mut span) = hop.trace.span(Kind::Client, "outbound", start_ns) else {
         return;
@@ -314,12 +320,8 @@ fn record_span(
         span.set("isthmus.time.link_us", micros(link.elapsed));
         span.set("isthmus.time.proxy_us", proxy);
     }
-    let denied = response.headers().get(DENIED).and_then(|word| word.to_str().ok());
-    let decision = refused
-        .map(Reason::word)
-        .or_else(|| Reason::ALL.iter().map(|reason| reason.word()).find(|word| Some(*word) == denied));
-    span.set("isthmus.decision", decision.unwrap_or("allowed"));
-    if let Some(word) = decision {
+    span.set("isthmus.decision", reason.unwrap_or("allowed"));
+    if let Some(word) = reason {
         span.status = Status::Error(word);
     }
     outbound.needs.tracer.record(span);

@@ -126,6 +126,8 @@ impl Metrics {
             let count = self.sum(|cell| &cell.spans_dropped[reason as usize]);
             page.sample(names::SPANS_DROPPED, &[("reason", reason.word())], count);
         }
+        page.family(names::ACCESS_DROPPED);
+        page.sample(names::ACCESS_DROPPED, &[], self.sum(|cell| &cell.access_dropped));
         let process = &self.process;
         page.single(names::CONTROL_CONNECTED, process.control_connected.load(Relaxed));
         page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));

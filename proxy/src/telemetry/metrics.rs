@@ -150,6 +150,7 @@ pub(super) struct Cell {
     pub(super) accept_errors: Words,
     pub(super) spans_exported: AtomicU64,
     pub(super) spans_dropped: [AtomicU64; DropReason::ALL.len()],
+    pub(super) access_dropped: AtomicU64,
 }
 
 /// What the control runtime alone writes.
@@ -288,6 +289,11 @@ impl Metrics {
     /// `count` spans were given up.
     pub fn spans_dropped(&self, reason: DropReason, count: u64) {
         self.own.spans_dropped[reason as usize].fetch_add(count, Relaxed);
+    }
+
+    /// `count` lines of the access log were given up.
+    pub fn access_lines_dropped(&self, count: u64) {
+        self.own.access_dropped.fetch_add(count, Relaxed);
     }
 
     /// The stream to the control plane came up or went down.

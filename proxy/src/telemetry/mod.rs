@@ -2,8 +2,11 @@
 //!
 //! Sits beside both paths and is called by them; it knows nothing of policy or state. It refuses to slow anything down:
 //! counters are per-worker atomics merged at scrape, spans go through one bounded queue that drops and counts what it
-//! cannot hold, and trace headers that do not follow the W3C rules are replaced, never passed on.
+//! cannot hold, the access log has a thread and a bounded queue of its own, and trace headers that do not follow the W3C rules are replaced, never passed on.
 
+mod access_line;
+mod access_log;
+mod b3;
 mod exposition;
 mod metrics;
 mod names;
@@ -16,6 +19,8 @@ mod trace_context;
 mod trace_state;
 mod tracer;
 
+pub use access_line::{Entry as AccessEntry, LineFormat};
+pub use access_log::{AccessLog, AccessMode, AccessSettings};
 pub use metrics::{Direction, MeshSide, Metrics};
 pub use open::{OpenConnection, OpenStream};
 pub use otlp::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError, run_exporter};

@@ -73,6 +73,10 @@ pub(super) const SPANS_EXPORTED: Family =
     counter("isthmus_spans_exported_total", "Spans that an OTLP collector acknowledged.");
 pub(super) const SPANS_DROPPED: Family =
     counter("isthmus_spans_dropped_total", "Spans that were given up, by reason. Requests never wait for spans.");
+pub(super) const ACCESS_DROPPED: Family = counter(
+    "isthmus_access_log_dropped_total",
+    "Lines of the access log that the disk did not take in time. Requests never wait for it.",
+);
 pub(super) const CONTROL_CONNECTED: Family =
     gauge("isthmus_control_connected", "1 while the stream to the control plane is up, else 0.");
 pub(super) const CONTROL_CONNECTS: Family =

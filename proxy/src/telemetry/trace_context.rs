@@ -1,10 +1,12 @@
-//! W3C trace context, level 1 with level 2's random flag: continued where it is well-formed, else replaced.
+//! W3C trace context, level 1 with level 2's random flag: continued where it is well-formed, else replaced. Where there
+//! is none, B3 (see [`super::b3`]) is continued likewise.
 //!
 //! Of a trace that nobody records here, headers that are well-formed stay as they are: the caller's span remains the
 //! parent that the next one names, and nothing is read from the random numbers, formatted or allocated.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::b3::{self, Said};
 use super::span::{Kind, Span, SpanId, TraceId};
 use super::trace_state;
 
@@ -29,7 +31,22 @@ pub struct TraceContext {
     flags: u8,
     /// Vendors' entries, well-formed, passed on as they came.
     pub tracestate: Option<HeaderValue>,
+    /// B3 is written as well, in this form.
+    b3: Option<b3::Form>,
     headers: Headers,
+}
+
+/// What a message says of a trace.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// One that can be continued; `decided`: whether its sender said if it is recorded.
+    Context {
+        context: TraceContext,
+        decided: bool,
+    },
+    /// Whether to record, and no trace (B3 alone can say so).
+    Decision(bool, b3::Form),
+    Nothing,
 }
 
 /// What becomes of the trace headers that a message has.
@@ -59,26 +76,60 @@ impl TraceContext {
             sampled: flags & SAMPLED != 0,
             flags: flags & (SAMPLED | RANDOM),
             tracestate: trace_state::parse(headers.get_all(TRACESTATE)),
+            b3: None,
             headers: Headers::Replace,
         })
     }
 
+    /// Reads whatever form of trace headers there is; W3C's comes first.
+    pub(super) fn read(headers: &HeaderMap) -> Came {
+        let b3 = b3::read(headers);
+        if let Some(context) = TraceContext::parse(headers) {
+            let context = TraceContext { b3: b3.form(), ..context };
+            return Came::Context { context, decided: true };
+        }
+        match b3 {
+            Said::Ids(ids) => {
+                let sampled = ids.sampled == Some(true);
+                let context = TraceContext::with_ids(ids.trace_id, ids.span_id, sampled);
+                // Nothing is known of how its id was made.
+                let flags = if sampled { SAMPLED } else { 0 };
+                let context = TraceContext { flags, b3: Some(ids.form), ..context };
+                Came::Context { context, decided: ids.sampled.is_some() }
+            }
+            Said::Decision(sampled, form) => Came::Decision(sampled, form),
+            Said::Nothing | Said::Malformed => Came::Nothing,
+        }
+    }
+
     /// The caller's own context, read from `headers`, for a hop that records nothing.
     pub(super) fn passed_on(mut self, headers: &HeaderMap) -> TraceContext {
-        let same_parent = headers.get(TRACEPARENT).is_some_and(|parent| parent.as_bytes() == self.traceparent());
+        let same = match headers.get(TRACEPARENT) {
+            Some(parent) => parent.as_bytes() == self.traceparent(),
+            None => self.b3.is_some(),
+        };
         let mut states = headers.get_all(TRACESTATE).iter();
         let same_state = states.next() == self.tracestate.as_ref() && states.next().is_none();
-        self.headers = if same_parent && same_state { Headers::Keep } else { Headers::Replace };
+        let good_b3 = b3::read(headers) != Said::Malformed;
+        self.headers = if same && same_state && good_b3 { Headers::Keep } else { Headers::Replace };
         self.sampled = false;
+        self
+    }
+
+    /// The sender left the decision to us, and we have decided against it: who comes next must not decide again.
+    pub(super) fn declined(mut self) -> TraceContext {
+        (self.headers, self.sampled) = (Headers::Replace, false);
         self
     }
 
     /// No trace: the caller sent none that can be continued, and none begins here.
     pub(super) fn none(headers: &HeaderMap) -> TraceContext {
-        let clean = !headers.contains_key(TRACEPARENT) && !headers.contains_key(TRACESTATE);
+        let clean = !headers.contains_key(TRACEPARENT)
+            && !headers.contains_key(TRACESTATE)
+            && matches!(b3::read(headers), Said::Nothing | Said::Decision(..));
         let headers = if clean { Headers::Keep } else { Headers::Remove };
         let (trace_id, span_id) = (TraceId([0; 16]), SpanId([0; 8]));
-        TraceContext { trace_id, span_id, parent: None, sampled: false, flags: 0, tracestate: None, headers }
+        TraceContext { trace_id, span_id, parent: None, sampled: false, flags: 0, tracestate: None, b3: None, headers }
     }
 
     /// A new trace, with random ids.
@@ -88,7 +139,20 @@ impl TraceContext {
 
     pub(super) fn with_ids(trace_id: TraceId, span_id: SpanId, sampled: bool) -> TraceContext {
         let flags = RANDOM | if sampled { SAMPLED } else { 0 };
-        TraceContext { trace_id, span_id, parent: None, sampled, flags, tracestate: None, headers: Headers::Replace }
+        let (parent, tracestate, b3) = (None, None, None);
+        TraceContext { trace_id, span_id, parent, sampled, flags, tracestate, b3, headers: Headers::Replace }
+    }
+
+    /// The sender left the decision to us.
+    pub(super) fn recorded(mut self) -> TraceContext {
+        (self.sampled, self.flags) = (true, self.flags | SAMPLED);
+        self
+    }
+
+    /// Writes B3 as well.
+    pub(super) fn in_b3(mut self, form: b3::Form) -> TraceContext {
+        self.b3 = Some(form);
+        self
     }
 
     /// The next hop in the same trace: a new span id, whose parent is this one's. The same, where nothing is recorded.
@@ -107,7 +171,7 @@ impl TraceContext {
             Headers::Remove => {
                 headers.remove(TRACEPARENT);
                 headers.remove(TRACESTATE);
-                return;
+                return b3::remove(headers);
             }
         }
         let parent = HeaderValue::from_bytes(&self.traceparent());
@@ -116,6 +180,15 @@ impl TraceContext {
             Some(state) => headers.insert(TRACESTATE, state.clone()),
             None => headers.remove(TRACESTATE),
         };
+        match self.b3 {
+            Some(form) => {
+                let span = (self.span_id, self.parent);
+                b3::write(headers, form, self.trace_id, span, self.flags & SAMPLED != 0);
+            }
+            // Malformed, or none.
+            None if b3::read(headers) != Said::Nothing => b3::remove(headers),
+            None => {}
+        }
     }
 
     /// This hop's span, begun at `start_ns` (see [`super::Tracer::now_ns`]), or `None` where the trace is not sampled:
@@ -153,7 +226,7 @@ fn parse_traceparent(text: &[u8]) -> Option<(TraceId, SpanId, u8)> {
     nonzero.then_some((TraceId(trace_id), SpanId(span_id), flags))
 }
 
-fn read_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+pub(super) fn read_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10), // Upper case is malformed: section 3.2.2.

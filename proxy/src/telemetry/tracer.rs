@@ -7,10 +7,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use http::HeaderMap;
 use tokio::sync::{mpsc, watch};
 
+use super::access_line::Entry as AccessEntry;
+use super::access_log::AccessLog;
+use super::b3;
 use super::metrics::Metrics;
 use super::otlp::Endpoint;
 use super::span::{Span, SpanId, TraceId};
-use super::trace_context::TraceContext;
+use super::trace_context::{Came, TraceContext};
 
 /// Spans that wait for the exporter. At about 1 KiB each this is the most memory that a dead collector can cost.
 const QUEUE: usize = 4096;
@@ -53,6 +56,7 @@ pub struct ExportTarget {
 pub struct Tracer {
     shared: Arc<Shared>,
     metrics: Metrics,
+    access: AccessLog,
 }
 
 #[derive(Debug)]
@@ -84,13 +88,28 @@ impl Tracer {
         let (queue, spans) = mpsc::channel(capacity);
         let (target, target_seen) = watch::channel(ExportTarget::default());
         let shared = Shared { threshold: 0.into(), exporting: false.into(), queue, target, clock: SpanClock::start() };
-        let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone() };
+        let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone(), access: AccessLog::default() };
         (tracer.clone(), SpanQueue { spans, target: target_seen, tracer })
     }
 
     /// The handle for a worker, which counts drops in that worker's cell.
     pub fn for_worker(&self, metrics: &Metrics) -> Tracer {
-        Tracer { shared: self.shared.clone(), metrics: metrics.clone() }
+        Tracer { shared: self.shared.clone(), metrics: metrics.clone(), access: self.access.clone() }
+    }
+
+    /// The same with an access log, for those that are made of it.
+    pub fn with_access_log(self, access: AccessLog) -> Tracer {
+        Tracer { access, ..self }
+    }
+
+    /// Whether [`Tracer::tell`] wants to know of requests.
+    pub fn tells(&self) -> bool {
+        self.access.is_on()
+    }
+
+    /// Tells the access log of a request that has its answer.
+    pub fn tell(&self, entry: &AccessEntry<'_>) {
+        self.access.tell(entry, &self.metrics);
     }
 
     /// Takes up a new collector or sampling ratio, from now on.
@@ -113,29 +132,50 @@ impl Tracer {
         TraceContext::with_ids(trace_id, SpanId::random(), self.samples(trace_id))
     }
 
-    /// This hop's own context. Where the caller sent a usable `traceparent`, a child of it if it is recorded here, else
+    /// This hop's own context. Where the caller sent a usable `traceparent` or B3, a child of it if it is recorded here, else
     /// the caller's own, unchanged. Else a root without a parent (a child of a root that nobody records would have a
     /// parent missing from the trace) for the share of requests that is sampled, and for the others none: an app that
     /// traces may begin one of its own.
     pub fn hop(&self, headers: &HeaderMap) -> TraceContext {
-        self.continued(headers).unwrap_or_else(|| {
-            let trace_id = TraceId::random();
-            match self.samples(trace_id) {
-                true => TraceContext::with_ids(trace_id, SpanId::random(), true),
-                false => TraceContext::none(headers),
+        match self.continued(headers) {
+            Ok(context) => context,
+            // Whoever sent this has decided, and has no trace yet.
+            Err(Some((false, _))) => TraceContext::none(headers),
+            Err(Some((true, form))) if self.shared.exporting.load(Relaxed) => {
+                TraceContext::with_ids(TraceId::random(), SpanId::random(), true).in_b3(form)
             }
-        })
+            Err(_) => {
+                let trace_id = TraceId::random();
+                match self.samples(trace_id) {
+                    true => TraceContext::with_ids(trace_id, SpanId::random(), true),
+                    false => TraceContext::none(headers),
+                }
+            }
+        }
     }
 
-    /// The same for what a sidecar sent: without a `traceparent` it has decided against a trace already.
+    /// The same for what a sidecar sent: without a trace it has decided against one already.
     pub fn next_hop(&self, headers: &HeaderMap) -> TraceContext {
-        self.continued(headers).unwrap_or_else(|| TraceContext::none(headers))
+        self.continued(headers).unwrap_or_else(|_| TraceContext::none(headers))
     }
 
-    fn continued(&self, headers: &HeaderMap) -> Option<TraceContext> {
-        let caller = TraceContext::parse(headers)?;
-        let recorded = caller.sampled && self.shared.exporting.load(Relaxed);
-        Some(if recorded { caller.child() } else { caller.passed_on(headers) })
+    /// A trace that came; else whether its sender has decided to record one, and how it would write it.
+    fn continued(&self, headers: &HeaderMap) -> Result<TraceContext, Option<(bool, b3::Form)>> {
+        let (caller, decided) = match TraceContext::read(headers) {
+            Came::Context { context, decided } => (context, decided),
+            Came::Decision(sampled, form) => return Err(Some((sampled, form))),
+            Came::Nothing => return Err(None),
+        };
+        let recorded = match decided {
+            true => caller.sampled && self.shared.exporting.load(Relaxed),
+            false => self.samples(caller.trace_id),
+        };
+        Ok(match (recorded, decided) {
+            (true, true) => caller.child(),
+            (true, false) => caller.recorded().child(),
+            (false, true) => caller.passed_on(headers),
+            (false, false) => caller.declined(),
+        })
     }
 
     /// Decides by the trace id's random part, so that proxies with the same ratio decide alike.

@@ -17,6 +17,8 @@ pub(crate) const CASES: &[Case] = &[
     ("ping_works_between_the_sites", &["ping"], ping),
     ("loopback_is_not_captured", &["curl"], loopback),
     ("ones_own_address_is_not_captured", &["curl"], own_address),
+    ("an_endpoints_own_address_is_its_service", &["curl", "nginx", "python3"], endpoints_address),
+    ("the_ports_of_anothers_proxy_are_refused", &["curl"], proxys_ports),
     ("outside_of_the_mesh_is_passed_through", &["curl", "ip"], outside),
     ("outside_of_the_mesh_nothing_is_held_back_and_nothing_piles_up", &["ip"], unbuffered),
 ];
@@ -105,6 +107,46 @@ fn not_captured(shop: &Shop, addresses: [IpAddr; 2]) -> Result<(), String> {
         require(got.status == 200 && server.accepted() == 1, || format!("{address}: {got:?}"))?;
         let after = taken_up(shop)?;
         require(after == before, || format!("{address}: the sidecar has taken up {} connections", after - before))?;
+    }
+    Ok(())
+}
+
+/// What a socket load balancer (Cilium's, for one) makes of a service's address before capture sees it. The service's own
+/// policy and options hold, and the mesh carries it.
+fn endpoints_address(shop: &Shop) -> Result<(), String> {
+    shop.nginx()?;
+    shop.http1_app()?;
+    let orders = shop.host("orders");
+    for address in [IpAddr::V4(orders.address()), IpAddr::V6(orders.address_v6())] {
+        let to = |port: u16, path: &str| [format!("http://{}{path}", SocketAddr::new(address, port))];
+        let got = shop.crossing(1, || curl(shop, "web", &["--http1.1"], &to(8180, "/")))?;
+        require(got.status == 200 && got.text() == "nginx HTTP/1.1\n", || format!("{address}: {got:?}"))?;
+        // Declared by the service's name for the port, and not by its number.
+        let got = shop.crossing(1, || curl(shop, "web", &["--http2-prior-knowledge"], &to(8182, "/")))?;
+        require(got.status == 200 && got.text() == "nginx HTTP/2.0\n", || format!("{address}: {got:?}"))?;
+        let refused = shop.refusing(|| curl(shop, "batch", &["--http1.1"], &to(8180, "/")))?;
+        require(refused.status == 403, || format!("batch at {address}: {refused:?}"))?;
+        let spelled = ["--http1.1", "--header", "x-MiXed: 3"];
+        let got = shop.with_traffic_policy("headerNames: Preserve", "headerNames: TitleCase", || {
+            shop.crossing(1, || curl(shop, "web", &spelled, &to(8210, "/head")))
+        })?;
+        require(got.text().contains("x-MiXed: 3"), || format!("{address}: its service's option is lost: {got:?}"))?;
+    }
+    Ok(())
+}
+
+/// What listens there is the sidecar's own: no app may have it connect to itself, or read what it says of itself.
+fn proxys_ports(shop: &Shop) -> Result<(), String> {
+    let counted = || shop.mesh().metric("orders", "isthmus_refused_total", &[("reason", "forbidden-port")]);
+    // The port of the caller's own outbound listener is that of a connection which nobody redirected: a reset.
+    let own = curl(shop, "web", &["--http1.1"], &[format!("http://{}:15001/", shop.host("orders").address())]);
+    require(own.as_ref().is_err_and(|why| why.contains("reset")), || format!("15001: {own:?}"))?;
+    for port in [15006, 15008, 15020, 15021] {
+        let before = counted()?;
+        let got =
+            curl(shop, "web", &["--http1.1"], &[format!("http://{}:{port}/metrics", shop.host("orders").address())])?;
+        require(got.status == 403 && got.text() == "forbidden-port", || format!("{port}: {got:?}"))?;
+        require(counted()? > before, || format!("{port}: orders counts no forbidden-port"))?;
     }
     Ok(())
 }

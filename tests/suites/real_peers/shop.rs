@@ -31,6 +31,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
     (8210, 8210, "http-python", ""),
     (8220, 8220, "socket", "kubernetes.io/ws"),
     (8230, 8230, "http-proxy", ""),
+    (8240, 8240, "socket-h2", "kubernetes.io/h2c"),
     (8300, 8300, "grpc", ""),
     (8301, 8301, "grpc-aging", ""),
     (5432, 5432, "postgres", ""),
@@ -51,6 +52,7 @@ const PORTS: &[(u16, u16, &str, &str)] = &[
 
 const NGINX: &str = include_str!("programs/nginx.conf");
 const HAPROXY: &str = include_str!("programs/haproxy.cfg");
+const HAPROXY_WEBSOCKET: &str = include_str!("programs/haproxy_websocket.cfg");
 const APACHE: &str = include_str!("programs/apache.conf");
 const HTTP1_APP: &str = include_str!("programs/http1_app.py");
 
@@ -61,6 +63,7 @@ pub(crate) struct Shop {
     // Dropped in this order: the programs before the namespaces they live in.
     nginx: Kept<Daemon>,
     haproxy: Kept<Daemon>,
+    haproxy_websocket: Kept<Daemon>,
     apache: Kept<Daemon>,
     nghttpd: Kept<Daemon>,
     http1_app: Kept<Daemon>,
@@ -90,6 +93,7 @@ impl Shop {
         Ok(Shop {
             nginx: Kept::new(),
             haproxy: Kept::new(),
+            haproxy_websocket: Kept::new(),
             apache: Kept::new(),
             nghttpd: Kept::new(),
             http1_app: Kept::new(),
@@ -220,6 +224,15 @@ impl Shop {
 
     pub(crate) fn haproxy(&self) -> Result<&Daemon, String> {
         self.keep(&self.haproxy, |host| Daemon::haproxy(host, 8190, HAPROXY))
+    }
+
+    /// On `web`: takes HTTP/1 on loopback and speaks HTTP/2 to port 8240 of the service.
+    pub(crate) fn haproxy_websocket(&self) -> Result<&Daemon, String> {
+        let start = || {
+            Daemon::haproxy(self.host("web"), 8241, &HAPROXY_WEBSOCKET.replace("@NAME@", NAME))
+                .map_err(|e| e.to_string())
+        };
+        self.haproxy_websocket.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 
     /// A forward proxy to the host's own loopback.

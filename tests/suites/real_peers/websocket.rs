@@ -1,11 +1,14 @@
-//! WebSockets by a library of another language (Python's websockets), over HTTP/1's Upgrade.
+//! WebSockets by a library of another language (Python's websockets), over HTTP/1's Upgrade; and over HTTP/2's extended
+//! CONNECT (RFC 8441), between two HAProxys that turn the one into the other.
 
 use isthmus_world::apps::{self};
 
+use crate::curl::curl;
 use crate::shop::{DEADLINE, NAME, Shop};
 use crate::{Case, require};
 
 const PROGRAMS: &[&str] = &["python3", "python:websockets"];
+const OVER_HTTP2: &[&str] = &["haproxy", "curl", "python3", "python:websockets"];
 
 pub(crate) const CASES: &[Case] = &[
     ("websocket_echoes_text_and_bytes", PROGRAMS, echo),
@@ -15,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("websocket_subprotocol_and_compression_are_negotiated_end_to_end", PROGRAMS, negotiated),
     ("websocket_an_upgrade_that_the_app_refuses_is_a_plain_answer", PROGRAMS, app_refuses),
     ("websocket_is_refused_for_who_is_not_allowed", PROGRAMS, refused),
+    ("websocket_over_http2_from_end_to_end", OVER_HTTP2, over_http2),
 ];
 
 const SERVER: &str = include_str!("programs/websocket_server.py");
@@ -64,6 +68,25 @@ fn negotiated(shop: &Shop) -> Result<(), String> {
 
 fn app_refuses(shop: &Shop) -> Result<(), String> {
     scene(shop, "not_found")
+}
+
+/// The caller's HAProxy speaks HTTP/2 to the service, and the callee's takes nothing else: what crosses the two sidecars is
+/// extended CONNECT from the app on.
+fn over_http2(shop: &Shop) -> Result<(), String> {
+    let (server, _) = (shop.websocket()?, shop.haproxy()?);
+    let caller = shop.haproxy_websocket()?;
+    for scene in ["echo", "ping", "large", "negotiated", "server_closes", "client_closes"] {
+        let url = "ws://127.0.0.1:8241/";
+        let play = || apps::python_client(shop.host("web"), CLIENT, &[url, scene], DEADLINE).map_err(|e| e.to_string());
+        let done = shop.crossing(1, play)?;
+        require(done.status.success(), || {
+            let logs = caller.process().last_lines() + &server.process().last_lines();
+            format!("{scene}: {}{}\n{logs}", done.stdout, done.stderr)
+        })?;
+    }
+    // And plain requests go on beside them.
+    let got = curl(shop, "web", &["--http1.1"], &["http://127.0.0.1:8241/missing".to_owned()])?;
+    require(got.status == 404 && got.text() == "no socket here\n", || format!("{got:?}"))
 }
 
 fn refused(shop: &Shop) -> Result<(), String> {

@@ -12,6 +12,7 @@ mod odd_callers;
 mod outages;
 mod secrets;
 mod trust;
+mod ways;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     trials.extend(tests(outages::TESTS, mesh));
     trials.extend(tests(secrets::TESTS, mesh));
     trials.extend(tests(trust::TESTS, mesh));
+    trials.extend(tests(ways::TESTS, echoing_mesh).filter(|_| ways::can_run()));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
