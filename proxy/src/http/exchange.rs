@@ -107,15 +107,16 @@ impl Upload {
     }
 
     /// Whether [`Upload::rewind`] can give the whole body back.
-    pub fn is_whole(&self) -> bool {
-        self.0.as_ref().is_none_or(|transfer| transfer.is_holding())
+    pub fn is_whole(&self, had_none: bool) -> bool {
+        self.0.as_ref().map_or(had_none, |transfer| transfer.is_holding())
     }
 
-    /// The whole body, where all that was sent is still held.
-    pub fn rewind(self) -> Option<Body> {
+    /// The whole body, where all that was sent is still held. `had_none`: there was none from the beginning; a body that
+    /// went to its end without being held is gone as well, and is not nothing.
+    pub fn rewind(self, had_none: bool) -> Option<Body> {
         match self.0 {
             Some(transfer) => transfer.rewind(),
-            None => Some(Body::Empty),
+            None => had_none.then_some(Body::Empty),
         }
     }
 

@@ -223,6 +223,44 @@ async fn a_reset_of_the_app_keeps_its_code_and_a_refused_stream_is_sent_again() 
     .await;
 }
 
+/// What has gone and is not held any more cannot be sent again: least of all as nothing.
+#[tokio::test]
+async fn a_large_body_that_was_refused_after_its_end_is_never_sent_again_as_an_empty_one() {
+    on_worker(async {
+        let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let counted = Rc::clone(&seen);
+        let (port, _) = app(move |stream| {
+            let seen = Rc::clone(&counted);
+            async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let seen = Rc::clone(&seen);
+                    tokio::task::spawn_local(async move {
+                        let (mut body, mut length) = (request.into_body(), 0);
+                        while let Some(Ok(bytes)) = body.data().await {
+                            let _ = body.flow_control().release_capacity(bytes.len());
+                            length += bytes.len();
+                        }
+                        seen.borrow_mut().push(length);
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    });
+                }
+            }
+        })
+        .await;
+        let world = world(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) }).await;
+        static BODY: [u8; 200_000] = [b'x'; 200_000];
+        let refused = ask_http2(&world, std::str::from_utf8(&BODY).unwrap()).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM), "the caller may send it again itself");
+        assert_eq!(*seen.borrow(), [BODY.len()], "bytes of each request that the app saw");
+        // What is held is sent again as it was, as often as there are attempts.
+        seen.borrow_mut().clear();
+        assert!(ask_http2(&world, "short").await.is_err());
+        assert!(seen.borrow().len() > 1 && seen.borrow().iter().all(|length| *length == 5), "{seen:?}");
+    })
+    .await;
+}
+
 /// An app that takes a whole connection for the user who named himself on it, as servers with NTLM do. Says who it
 /// believes to speak to.
 async fn believing(mut stream: TcpStream) {

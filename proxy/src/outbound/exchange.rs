@@ -97,14 +97,14 @@ pub(super) async fn exchange(
     let response = match over_http2(response, &mut upload, hop.caller, &mut wait).await {
         Ok(response) => response,
         Err(why) => {
-            let rest = || later.map_or_else(|| upload.rewind(), |(body, _)| Some(body));
+            let rest = || later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
             return Err(missed(why, hop, unsent, rest));
         }
     };
     let took = slot.last_read().saturating_duration_since(sent);
     let mut response = response.map(Body::http2);
-    if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole()) {
-        unsent.body = later.map_or_else(|| upload.rewind(), |(body, _)| Some(body));
+    if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole(ends)) {
+        unsent.body = later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
     note_link(outbound, hop, route, to, took, &mut response);

@@ -167,13 +167,19 @@ async fn route_and_send(
             Ok(answer) => return Ok(answer),
             Err(Missed::Unreachable(reason, detail)) => {
                 tried.add(place);
-                failed = (reason, detail);
+                (failed, hop.reset) = ((reason, detail), None);
             }
-            Err(Missed::Unprocessed(error)) if unsent.is_whole() => {
+            Err(Missed::Unprocessed(error)) => {
                 outbound.pool.forget_closed(endpoint);
                 failed = (Reason::ConnectFailed, error.to_string());
+                // Where this stays the last word, a caller in HTTP/2 may send it again by itself.
+                hop.reset = Some(h2::Reason::REFUSED_STREAM);
+                // More of its body has gone than was held.
+                if !unsent.is_whole() {
+                    break;
+                }
             }
-            Err(Missed::Unprocessed(error) | Missed::Lost(error)) => {
+            Err(Missed::Lost(error)) => {
                 outbound.pool.forget_closed(endpoint);
                 return Err((Reason::ConnectFailed, format!("the callee's answer was lost: {error}")));
             }
