@@ -163,11 +163,13 @@ async fn route_and_send(
             let to = Some(SocketAddr::new(endpoint.ip, port));
             return outside(outbound, hop, &route, to, Request::from_parts(head, body)).await;
         };
+        // Of this try, and not of one before it.
+        hop.reset = None;
         match exchange(outbound, hop, &route, Target { endpoint, peer, port }, &mut unsent).await {
             Ok(answer) => return Ok(answer),
             Err(Missed::Unreachable(reason, detail)) => {
                 tried.add(place);
-                (failed, hop.reset) = ((reason, detail), None);
+                failed = (reason, detail);
             }
             Err(Missed::Unprocessed(error)) => {
                 outbound.pool.forget_closed(endpoint);
