@@ -34,6 +34,7 @@ pub(crate) struct Args {
     kind: String,
     /// NAME with -n, or NAMESPACE/NAME.
     name: Option<String>,
+    /// Of a name without one.
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
     #[command(flatten)]

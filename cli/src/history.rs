@@ -27,6 +27,7 @@ pub(crate) struct Args {
     /// NAME with -n, or NAMESPACE/NAME.
     #[arg(requires = "what")]
     name: Option<String>,
+    /// Of a name without one.
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
     /// Each change line by line. One revision is always shown so.

@@ -30,6 +30,7 @@ pub(crate) struct Args {
     /// To which revision, as `isthmus history` names it.
     #[arg(long, value_name = "REVISION")]
     to: Option<u64>,
+    /// Of a name without one.
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
     /// Show what would change; change nothing.

@@ -1,14 +1,14 @@
 //! The Resources service: what was changed, and the way back. Beside [`Operators`], for the same callers; each is told of
 //! what it may see, and takes back what it may change.
 
-use super::{Operators, operator, record, resources};
+use super::{Operators, on_record, operator, record, resources};
 use crate::confirm;
 use crate::history::{self, Head};
 use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
 use crate::ledger::{Author, Kind, Outcome, World};
 use crate::operators::Caller;
-use crate::store;
+use crate::store::Change as StoreChange;
 use crate::validate::ResourceRef;
 use isthmus_proto::admin::v1::resources_server::Resources;
 use isthmus_proto::admin::v1::*;
@@ -152,8 +152,11 @@ impl Operators {
         proposal.if_revision = Some(if request.if_revision == 0 { world.revision } else { request.if_revision });
         let puts = proposal.puts.iter().map(|parsed| &parsed.resource.key);
         caller.may_change(puts.chain(&proposal.deletes), request.dry_run)?;
-        let free = |world: &World, _: &mut store::Change| confirm::nobody_waits(store, world.revision);
-        let mut outcome = self.ledger.propose_after(&proposal, request.dry_run, free).map_err(unavailable)?;
+        let first = |world: &World, change: &mut StoreChange| {
+            confirm::nobody_waits(store, world.revision)?;
+            on_record::write(self.issuer.audit(), world, change, caller.name())
+        };
+        let mut outcome = self.ledger.propose_after(&proposal, request.dry_run, first).map_err(unavailable)?;
         outcome.shown = resources::shown(&world, &proposal, &outcome);
         if !outcome.problems.is_empty() {
             outcome.changes.clear();
