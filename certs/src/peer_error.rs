@@ -35,16 +35,40 @@ pub enum PeerError {
     BadSignature,
     /// We have no certificate yet, so nobody can be answered.
     NoIdentity,
+    /// We have a certificate, and it does not hold by our own clock: it is not shown.
+    OwnDates,
     /// The peer refused our certificate; its log says why.
     RefusedByPeer,
+    /// The peer says that our certificate, or everything that we were issued, is revoked.
+    RevokedByPeer,
+    /// The peer says that a certificate is outside of its dates, by its clock.
+    DatesRefusedByPeer,
+    /// The peer says that it has no certificate to show.
+    PeerWithoutCertificate,
     /// No TLS version, cipher suite or key exchange in common: the peer is not a mesh proxy.
     Incompatible,
     /// No application protocol in common.
     NoCommonProtocol,
 }
 
+/// Those that are about certificates.
+const ALERTS: [AlertDescription; 12] = [
+    AlertDescription::NoCertificate,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::CertificateRequired,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::ProtocolVersion,
+    AlertDescription::InsufficientSecurity,
+    AlertDescription::HandshakeFailure,
+];
+
 impl PeerError {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::NoCertificate,
         Self::Malformed,
         Self::NotSpiffe,
@@ -58,7 +82,11 @@ impl PeerError {
         Self::CaAsLeaf,
         Self::BadSignature,
         Self::NoIdentity,
+        Self::OwnDates,
         Self::RefusedByPeer,
+        Self::RevokedByPeer,
+        Self::DatesRefusedByPeer,
+        Self::PeerWithoutCertificate,
         Self::Incompatible,
         Self::NoCommonProtocol,
     ];
@@ -79,7 +107,11 @@ impl PeerError {
             Self::CaAsLeaf => "ca-as-leaf",
             Self::BadSignature => "bad-signature",
             Self::NoIdentity => "no-identity",
+            Self::OwnDates => "own-certificate-outside-dates",
             Self::RefusedByPeer => "refused-by-peer",
+            Self::RevokedByPeer => "revoked-by-peer",
+            Self::DatesRefusedByPeer => "dates-refused-by-peer",
+            Self::PeerWithoutCertificate => "peer-without-certificate",
             Self::Incompatible => "incompatible-tls",
             Self::NoCommonProtocol => "no-common-protocol",
         }
@@ -105,7 +137,23 @@ impl PeerError {
             Self::CaAsLeaf => "the peer shows a CA's certificate as its own",
             Self::BadSignature => "the peer does not hold the key of the certificate that it shows",
             Self::NoIdentity => "this proxy has no certificate yet: see its enrolment",
+            Self::OwnDates => {
+                "our own certificate does not hold by this machine's clock: the clock is wrong, or the certificate was not \
+                 renewed in time; see `isthmus status`"
+            }
             Self::RefusedByPeer => "the peer refused our certificate: see the peer's log",
+            Self::RevokedByPeer => {
+                "this workload was revoked (`isthmus identity revocations`): if it may come back, let it join with a token \
+                 that is made now"
+            }
+            Self::DatesRefusedByPeer => {
+                "by the peer's clock our certificate has ended, or not begun: one of the two clocks is wrong, or it was not \
+                 renewed in time; `isthmus certs --trouble` names a clock that is off"
+            }
+            Self::PeerWithoutCertificate => {
+                "the peer has no certificate that holds by its own clock: it is not enrolled, did not renew in time, or its \
+                 clock is wrong; see its log"
+            }
             Self::Incompatible => "the peer offers no TLS 1.3 with our algorithms: it is no mesh proxy",
             Self::NoCommonProtocol => "the peer speaks no protocol that we offer: compare both versions",
         }
@@ -139,12 +187,24 @@ impl PeerError {
             .or_else(|| error.downcast_ref::<Self>().copied())
             .or_else(|| error.downcast_ref::<Error>().and_then(Self::from_rustls))
             .or_else(|| error.downcast_ref::<io::Error>().and_then(Self::from_io));
-        found.or_else(|| Self::find(error.source()?))
+        found.or_else(|| Self::from_text(&error.to_string())).or_else(|| Self::find(error.source()?))
+    }
+
+    /// The alert with which the peer ended a connection, in the text of an error that has lost its cause: h2 keeps of an
+    /// IO error its kind and its words. Without one in it: `None`.
+    pub fn from_text(text: &str) -> Option<Self> {
+        const SAYS: &str = "received fatal alert: ";
+        let (_, named) = text.split_once(SAYS)?;
+        let name = named.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
+        let alert = ALERTS.iter().find(|alert| format!("{alert:?}") == name)?;
+        Self::from_alert(*alert)
     }
 
     fn from_certificate_error(error: &CertificateError) -> Self {
         use CertificateError as E;
         match error {
+            // Only we ourselves return it; see `into_rustls`.
+            E::ApplicationVerificationFailure => Self::OwnDates,
             E::Other(OtherError(cause)) => cause.downcast_ref::<Self>().copied().unwrap_or(Self::Malformed),
             E::Expired | E::ExpiredContext { .. } => Self::Expired,
             E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
@@ -165,12 +225,13 @@ impl PeerError {
             A::NoCertificate
             | A::BadCertificate
             | A::UnsupportedCertificate
-            | A::CertificateRevoked
-            | A::CertificateExpired
             | A::CertificateUnknown
             | A::CertificateRequired
-            | A::UnknownCA
-            | A::AccessDenied => Some(Self::RefusedByPeer),
+            | A::UnknownCA => Some(Self::RefusedByPeer),
+            A::CertificateRevoked => Some(Self::RevokedByPeer),
+            A::CertificateExpired => Some(Self::DatesRefusedByPeer),
+            // What rustls says where a resolver found nothing, and we where we have nothing to show that holds.
+            A::AccessDenied => Some(Self::PeerWithoutCertificate),
             A::ProtocolVersion | A::InsufficientSecurity | A::HandshakeFailure => Some(Self::Incompatible),
             A::NoApplicationProtocol => Some(Self::NoCommonProtocol),
             _ => None,
@@ -186,6 +247,7 @@ impl PeerError {
             Self::UntrustedRoot => CertificateError::UnknownIssuer,
             Self::Revoked => CertificateError::Revoked,
             Self::BadKeyUsage => CertificateError::InvalidPurpose,
+            Self::OwnDates => CertificateError::ApplicationVerificationFailure,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
     }

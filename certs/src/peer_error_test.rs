@@ -61,7 +61,20 @@ fn the_peer_is_told_by_the_alert_that_tls_has_for_it() {
         other => panic!("{other:?}"),
     };
     assert_eq!(alert(PeerError::Expired), AlertDescription::CertificateExpired);
+    assert_eq!(alert(PeerError::OwnDates), AlertDescription::AccessDenied);
     assert_eq!(alert(PeerError::UntrustedRoot), AlertDescription::UnknownCA);
     assert_eq!(alert(PeerError::BadKeyUsage), AlertDescription::UnsupportedCertificate);
     assert_eq!(alert(PeerError::WrongIdentity), AlertDescription::CertificateUnknown);
+}
+
+#[test]
+fn an_alert_is_found_in_words_alone() {
+    let said = |alert| PeerError::from_text(&format!("connection error: {}", Error::AlertReceived(alert)));
+    assert_eq!(said(AlertDescription::CertificateExpired), Some(PeerError::DatesRefusedByPeer));
+    assert_eq!(said(AlertDescription::AccessDenied), Some(PeerError::PeerWithoutCertificate));
+    assert_eq!(said(AlertDescription::CertificateRevoked), Some(PeerError::RevokedByPeer));
+    assert_eq!(said(AlertDescription::UnknownCA), Some(PeerError::RefusedByPeer));
+    assert_eq!(said(AlertDescription::InternalError), None);
+    assert_eq!(PeerError::from_text("connection reset by peer"), None);
+    assert_eq!(PeerError::from_text("received fatal alert: "), None);
 }

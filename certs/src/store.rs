@@ -78,6 +78,14 @@ impl IdentityStore {
         self.current().filter(|identity| identity.holds_at(now))
     }
 
+    /// Why nothing was shown, where rustls knows only that nothing was.
+    pub fn own_fault(&self, found: PeerError) -> PeerError {
+        match found {
+            PeerError::NoIdentity if self.current().is_some() => PeerError::OwnDates,
+            other => other,
+        }
+    }
+
     pub fn bundle(&self) -> TrustBundle {
         self.held.load().bundle.clone()
     }

@@ -69,6 +69,11 @@ impl ServerConfigs {
             CryptoProfile::Fips => self.fips.clone(),
         }
     }
+
+    /// As [`IdentityStore::own_fault`].
+    pub fn own_fault(&self, found: PeerError) -> PeerError {
+        self.store.own_fault(found)
+    }
 }
 
 impl IdentityStore {
@@ -190,7 +195,12 @@ impl CheckServer {
                 if held.revocations.cover(&peer) {
                     return Err(PeerError::Revoked);
                 }
-                if ids.contains(&peer.id) { Ok(()) } else { Err(PeerError::WrongIdentity) }
+                if !ids.contains(&peer.id) {
+                    return Err(PeerError::WrongIdentity);
+                }
+                // Nothing would be shown, and the peer could only say that there is nobody. This way both know why.
+                let lapsed = held.identity.as_ref().is_some_and(|own| !own.holds_at(now));
+                if lapsed { Err(PeerError::OwnDates) } else { Ok(()) }
             }
         }
     }

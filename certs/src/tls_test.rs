@@ -160,9 +160,9 @@ fn an_ended_or_future_certificate_is_refused_both_ways() {
         let good = forged(&forge, "web", |_| ());
         let bad = forged(&forge, "orders", shift);
         let refused = call(&good, &bad, any_of(&[&orders_id]));
-        assert_eq!(refused.reasons(), (Some(reason), Some(PeerError::RefusedByPeer)));
+        assert_eq!(refused.reasons(), (Some(reason), Some(PeerError::DatesRefusedByPeer)));
         let refused = call(&forged(&forge, "web", shift), &forged(&forge, "orders", wide), any_of(&[&orders_id]));
-        assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(reason)));
+        assert_eq!(refused.reasons(), (Some(PeerError::DatesRefusedByPeer), Some(reason)));
     }
 }
 
@@ -180,8 +180,12 @@ fn a_two_second_leaf_works_until_its_end() {
     mesh.clock.advance(Duration::from_millis(2999));
     run().assert_ok();
     mesh.clock.advance(Duration::from_millis(1));
-    // Ended: it is not even shown.
-    assert_eq!(run().reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::NoCertificate)));
+    // Ended: it is not even shown, and both ends know why.
+    assert_eq!(run().reasons(), (Some(PeerError::OwnDates), Some(PeerError::PeerWithoutCertificate)));
+    let callee = call(&orders, &web, any_of(&[&mesh.id("web")])).reasons();
+    assert_eq!(callee, (Some(PeerError::PeerWithoutCertificate), Some(PeerError::NoIdentity)));
+    assert_eq!(web.own_fault(PeerError::NoIdentity), PeerError::OwnDates);
+    assert_eq!(mesh.empty_store().own_fault(PeerError::NoIdentity), PeerError::NoIdentity);
     web.replace(mesh.identity(&mesh.id("web"), Duration::from_secs(2))).unwrap();
     run().assert_ok();
 }
@@ -215,7 +219,7 @@ fn a_server_without_identity_answers_nobody() {
     let mesh = Mesh::new("shop.example");
     let (web, empty) = (mesh.store("web"), mesh.empty_store());
     let refused = call(&web, &empty, any_of(&[&mesh.id("orders")]));
-    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::NoIdentity)));
+    assert_eq!(refused.reasons(), (Some(PeerError::PeerWithoutCertificate), Some(PeerError::NoIdentity)));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use isthmus_certs::{
-    ExpectedPeer, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle, WorkloadIdentity, pem,
+    Clock as _, ExpectedPeer, IdentityError, IdentityStore, PeerError, SpiffeId, SystemClock, TrustBundle,
+    WorkloadIdentity, pem,
 };
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
@@ -131,10 +132,27 @@ fn operator_tls(operator: &Operator) -> Result<Arc<ClientConfig>, Failure> {
     let key = key.ok_or_else(|| broken("key", &"there is none"))?;
     let bundle = TrustBundle::from_ders(&roots).map_err(|e| broken("roots", &e))?;
     let store = IdentityStore::new(operator.trust_domain.clone(), Arc::new(SystemClock));
-    let identity = WorkloadIdentity::new(chain, key, bundle, store.now()).map_err(|e| broken("certificate", &e))?;
+    let identity = WorkloadIdentity::new(chain, key, bundle, store.now()).map_err(|e| match e {
+        IdentityError::Certificate(dates @ (PeerError::Expired | PeerError::NotYetValid)) => {
+            outside_dates(operator, dates)
+        }
+        other => broken("certificate", &other),
+    })?;
     store.replace(identity).map_err(|e| broken("certificate", &e))?;
     let control = SpiffeId::control_plane(&operator.trust_domain);
     Ok(store.client_config(&[b"h2"], ExpectedPeer::AnyOf(vec![control])))
+}
+
+/// Of one of the two, the clock or the file, something is wrong; the clock is the likelier.
+fn outside_dates(operator: &Operator, dates: PeerError) -> Failure {
+    let now_ms = SystemClock.now_ms();
+    let now = jiff::Timestamp::from_millisecond(now_ms).map(|at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let what = if dates == PeerError::Expired { "has ended" } else { "has not begun" };
+    let now = now.unwrap_or_default();
+    Failure::new(
+        format!("{}: the certificate in it {what}, by this machine's clock ({now})", operator.path.display()),
+        "if this clock is wrong, set it; if it is right, copy operator.yaml again from the control plane's state directory",
+    )
 }
 
 /// Why there is no connection. Whose fault that is depends on who asked.

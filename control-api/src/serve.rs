@@ -85,10 +85,9 @@ async fn accept_all(
                 continue;
             }
         };
-        let (acceptor, ready, admit, shutdown) =
-            (TlsAcceptor::from(gate.tls.now()), ready.clone(), gate.admit, shutdown.clone());
+        let (tls, ready, admit, shutdown) = (gate.tls.clone(), ready.clone(), gate.admit, shutdown.clone());
         handshakes.spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE_WITHIN, shake(acceptor, tcp, address, admit, permit));
+            let handshake = tokio::time::timeout(HANDSHAKE_WITHIN, shake(tls, tcp, address, admit, permit));
             let done = tokio::select! {
                 done = handshake => done,
                 () = shutdown.cancelled() => return,
@@ -103,15 +102,16 @@ async fn accept_all(
 }
 
 async fn shake(
-    acceptor: TlsAcceptor,
+    tls: ServerConfigs,
     tcp: TcpStream,
     address: SocketAddr,
     admit: fn(&Peer) -> Result<(), String>,
     permit: OwnedSemaphorePermit,
 ) -> Result<Connection, String> {
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-    let tls = acceptor.accept(tcp).await.map_err(|error| match isthmus_certs::PeerError::from_io(&error) {
-        Some(peer) => peer.word().to_string(),
+    let accepted = TlsAcceptor::from(tls.now()).accept(tcp).await;
+    let tls = accepted.map_err(|error| match isthmus_certs::PeerError::from_io(&error) {
+        Some(peer) => tls.own_fault(peer).to_string(),
         None => error.to_string(),
     })?;
     let certificates = tls.get_ref().1.peer_certificates();

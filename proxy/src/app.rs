@@ -278,7 +278,7 @@ impl Parts {
     ) -> Parts {
         let identities = start.identities().clone();
         let readiness = Readiness::new(state.clone(), identities.clone(), start.standing().clone());
-        let peers = Peers::new(&identities, Limits::default());
+        let peers = Peers::new(&identities, &state, Limits::default());
         Parts {
             config,
             state,

@@ -29,9 +29,7 @@ pub enum RunError {
         #[source]
         error: io::Error,
     },
-    #[error(
-        "the join token of {from} is no join token: {error}; copy the whole line that `isthmus token create` printed"
-    )]
+    #[error("the join token of {from} cannot be used: {error}")]
     JoinToken {
         from: String,
         #[source]

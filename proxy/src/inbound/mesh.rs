@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use crate::http::internal::PIN_PROTOCOL;
 use crate::http::keepalive::{Event, Keepalive};
 use crate::http::server::{Http2Settings, answer, stopped};
 use crate::reason::Reason;
+use crate::state::outlived::outlived;
 use crate::telemetry::MeshSide;
 use crate::tls::{self, LastRead, MeshProtocol, Stamped, mesh::HANDSHAKE_DEADLINE};
 
@@ -53,6 +55,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     let (stream, identity, protocol) = match tls::accept(stream, inbound.server.now()).await {
         Ok(accepted) => accepted,
         Err(error) => {
+            let error = error.with_own_fault(&inbound.needs.identity);
             inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, error.word());
             tracing::info!(reason = error.word(), caller_address = %source, "no mesh connection: {error}");
             return;
@@ -86,7 +89,8 @@ async fn serve_streams(inbound: &Rc<Inbound>, mut connection: Wire, peer: &Rc<Pe
     tokio::pin!(drain);
     let mut keepalive = Keepalive::new(connection.ping_pong(), peer.last_read.clone());
     let mut revoked = inbound.revoked.when(&peer.identity);
-    let mut outlived = Box::pin(outlived(Rc::clone(inbound), peer.identity.not_after.as_secs()));
+    let (state, own) = (Arc::clone(inbound.needs.state.state()), Arc::clone(&inbound.needs.identity));
+    let mut outlived = Box::pin(outlived(state, own, peer.identity.not_after.as_secs()));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -237,22 +241,5 @@ async fn drain(inbound: &Inbound, peer: &Peer) {
     tokio::select! {
         () = expired => {}
         () = stopped(&mut stop) => {}
-    }
-}
-
-/// Resolves when the streams that the peer's certificate let in have gone on after its end for as long as the mesh allows.
-async fn outlived(inbound: Rc<Inbound>, not_after: u64) {
-    let mut published = inbound.needs.state.subscribe();
-    loop {
-        let now = inbound.needs.identity.now().as_secs();
-        let until = not_after.saturating_add(inbound.needs.state.snapshot().upkeep().max_stream_age.as_secs());
-        if now > until {
-            return;
-        }
-        let left = Duration::from_secs(until - now + 1);
-        tokio::select! {
-            () = tokio::time::sleep(left.min(CLOCK_CHECK)) => {}
-            Ok(()) = published.changed() => {}
-        }
     }
 }

@@ -258,7 +258,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     let outbound = Outbound::new(outbound::Needs {
         state: Reader::new(Arc::clone(&web_state)),
         identity: Arc::clone(&web),
-        peers: Peers::new(&web, Limits::default()),
+        peers: Peers::new(&web, &web_state, Limits::default()),
         metrics: Metrics::new(1).for_worker(0),
         tracer: Tracer::new(&metrics).0.with_access_log(spec.access.clone()),
         decisions: Arc::clone(&decisions),

@@ -9,6 +9,7 @@ pub mod egress;
 pub mod inbound;
 pub mod mesh;
 pub mod order;
+pub mod outlived;
 pub mod policy;
 pub mod ranges;
 pub mod reader;

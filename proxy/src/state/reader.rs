@@ -55,6 +55,11 @@ impl Reader {
         Reader { last: RefCell::new(Seen::now(&state)), state }
     }
 
+    /// What every worker reads.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
     /// One per decision.
     pub fn snapshot(&self) -> Snapshot {
         let mut last = self.last.borrow_mut();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{PeerError, PeerIdentity, peer_identity};
+use isthmus_certs::{IdentityStore, PeerError, PeerIdentity, peer_identity};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
@@ -58,6 +58,14 @@ impl HandshakeError {
         match PeerError::from_io(&error) {
             Some(peer) => HandshakeError::Peer(peer),
             None => HandshakeError::Io(error),
+        }
+    }
+
+    /// With what `identity` knows of our own certificate: TLS alone knows only that none was shown.
+    pub fn with_own_fault(self, identity: &IdentityStore) -> Self {
+        match self {
+            HandshakeError::Peer(error) => HandshakeError::Peer(identity.own_fault(error)),
+            other => other,
         }
     }
 

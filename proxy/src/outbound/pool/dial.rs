@@ -106,7 +106,7 @@ fn add(pool: &Pool, peer: &Peer, connection: &Connection) {
     pool.peers.tell();
 }
 
-fn note_failure(peer: &Peer, error: &ConnectError) {
+pub(super) fn note_failure(peer: &Peer, error: &ConnectError) {
     let mut state = peer.lock();
     let wait = backoff(state.failures);
     state.failures = state.failures.saturating_add(1);

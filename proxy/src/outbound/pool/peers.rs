@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ConnectError;
-use crate::state::SiteName;
+use crate::state::{SiteName, State};
 use crate::tls::{LastRead, MeshProtocol, Revoked};
 
 /// Peers remembered at once; beyond that those without connections are forgotten.
@@ -49,6 +49,7 @@ pub(super) struct Key {
 /// The peers of a process.
 pub struct Peers {
     pub(super) identity: Arc<IdentityStore>,
+    pub(super) state: Arc<State>,
     pub(super) limits: Limits,
     known: Mutex<HashMap<Key, Arc<Peer>>>,
     /// What our connections were made with.
@@ -148,7 +149,7 @@ pub(super) struct LinkFacts {
 }
 
 impl Peers {
-    pub fn new(identity: &Arc<IdentityStore>, limits: Limits) -> Arc<Peers> {
+    pub fn new(identity: &Arc<IdentityStore>, state: &Arc<State>, limits: Limits) -> Arc<Peers> {
         Arc::new_cyclic(|peers: &std::sync::Weak<Peers>| {
             let peers = peers.clone();
             let on_rotation = identity.subscribe(move |_| {
@@ -158,6 +159,7 @@ impl Peers {
             });
             Peers {
                 identity: Arc::clone(identity),
+                state: Arc::clone(state),
                 limits,
                 known: Mutex::default(),
                 made_with: Mutex::new(MadeWith::now(identity)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use isthmus_certs::{
-    CertificateAuthority, ClientAuth, Clock as _, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock,
+    CertificateAuthority, ClientAuth, Clock, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock,
     TrustDomain, WorkloadIdentity,
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::peers::PeerState;
 use super::{ConnectError, Limits, Peers, Pool, Slot};
 use crate::reason::Reason;
-use crate::state::{Endpoint, MeshPeer};
+use crate::state::{Endpoint, Mesh, MeshPeer, State};
 use crate::tcp::DialOptions;
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -29,6 +29,7 @@ pub(super) struct World {
     pub(super) ca: CertificateAuthority,
     pub(super) identity: Arc<IdentityStore>,
     pub(super) far: Arc<IdentityStore>,
+    pub(super) state: Arc<State>,
     peers: Arc<Peers>,
     metrics: Metrics,
 }
@@ -47,20 +48,30 @@ pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 impl World {
     pub(super) fn new() -> World {
+        World::by(Arc::new(SystemClock))
+    }
+
+    /// By this clock.
+    pub(super) fn by(clock: Arc<dyn Clock>) -> World {
         let domain = TrustDomain::parse("shop.example").unwrap();
-        let ca = CertificateAuthority::generate(&domain, Arc::new(SystemClock)).unwrap();
+        let ca = CertificateAuthority::generate(&domain, Arc::clone(&clock)).unwrap();
         let store = |account| {
-            let store = IdentityStore::new(domain.clone(), Arc::new(SystemClock));
+            let store = IdentityStore::new(domain.clone(), Arc::clone(&clock));
             store.replace(issue(&ca, &id(account), HOUR)).unwrap();
             store
         };
         let (identity, far) = (store("web"), store("orders"));
-        let peers = Peers::new(&identity, Limits::default());
-        World { ca, identity, far, peers, metrics: Metrics::new(1) }
+        let state = State::fixed(Mesh::unknown());
+        let peers = Peers::new(&identity, &state, Limits::default());
+        World { ca, identity, far, state, peers, metrics: Metrics::new(1) }
     }
 
     pub(super) fn worker(&self) -> Rc<Pool> {
         Pool::new(Arc::clone(&self.peers), self.metrics.clone(), DialOptions::default())
+    }
+
+    pub(super) fn rendered(&self) -> String {
+        self.metrics.render()
     }
 
     pub(super) fn counted(&self, event: &str) -> bool {

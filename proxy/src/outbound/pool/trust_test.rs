@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_certs::{CertificateAuthority, Revocations, Serial, SystemClock, TrustBundle, TrustDomain};
+use isthmus_certs::{
+    CertificateAuthority, Clock as _, ManualClock, Revocations, Serial, SystemClock, TrustBundle, TrustDomain,
+};
 
+use super::ConnectError;
 use super::pool_test::{HOUR, World, acquire, far, get, id, issue, on_worker, pass, until};
 
 fn revoking(serial: Serial, epoch: u64) -> Revocations {
@@ -51,6 +54,52 @@ async fn a_revoked_peer_loses_its_connection_and_its_streams_and_nobody_else_doe
         assert_eq!(get(&pool.try_acquire(&to_good).unwrap(), "/").await.unwrap(), 200);
         assert_eq!(good.accepted.get(), 1, "nobody dialled again");
         assert!(acquire(&pool, &to_bad).await.is_err(), "and the revoked one is not called again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_outlive_the_callees_certificate_by_max_stream_age_and_no_longer() {
+    on_worker(async {
+        let clock = ManualClock::at_ms(SystemClock.now_ms());
+        let world = World::by(Arc::new(clock.clone()));
+        let far = far(&world).await;
+        let pool = world.worker();
+        let held = acquire(&pool, &far.endpoint()).await.unwrap();
+        let open = get(&held, "/held");
+        tokio::pin!(open);
+        assert!(futures::poll!(open.as_mut()).is_pending());
+        // The mesh says 24 h where it says nothing else.
+        let mesh = || crate::state::Mesh::clone(&world.state.snapshot());
+        clock.advance(HOUR * 24);
+        world.state.publish(mesh());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let goes_on = futures::poll!(open.as_mut());
+        assert!(goes_on.is_pending(), "the certificate ended hours before: {goes_on:?}\n{}", world.rendered());
+        clock.advance(HOUR + Duration::from_secs(2));
+        world.state.publish(mesh());
+        assert!(open.await.is_err(), "the stream ended");
+        assert!(world.counted("{event=\"outlived-certificate\"} 1\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_callee_refuses_is_named_though_the_handshake_looked_done() {
+    on_worker(async {
+        let world = World::new();
+        let far = far(&world).await;
+        let (pool, to) = (world.worker(), far.endpoint());
+        let own = world.identity.current().unwrap().serial;
+        assert!(world.far.revoke(revoking(own, 1)));
+        let slot = acquire(&pool, &to).await.unwrap();
+        assert!(get(&slot, "/").await.is_err());
+        until(|| world.counted("revoked-by-peer")).await;
+        let Err(error) = acquire(&pool, &to).await else { panic!("called again at once") };
+        assert!(matches!(error, ConnectError::Handshake(..)), "{error}");
+        assert_eq!(error.reason(), crate::reason::Reason::PeerIdentity);
     })
     .await;
 }
