@@ -31,6 +31,7 @@ pub mod profile;
 pub mod revocation;
 pub mod rotation;
 pub mod signed_document;
+pub mod spiffe_bundle;
 pub mod statement;
 pub mod store;
 #[cfg(test)]
@@ -51,7 +52,7 @@ pub use key::{KeyError, PrivateKey, PublicKey};
 pub use leaf::{PeerIdentity, Serial, peer_identity};
 pub use peer_error::PeerError;
 pub use profile::{CryptoProfile, Negotiated};
-pub use revocation::Revocations;
+pub use revocation::{Proof as RevocationProof, Revocations};
 pub use store::{IdentityStore, Subscription};
 pub use tls::{ClientAuth, ExpectedPeer, ServerConfigs, provider};
 pub use token::{JoinToken, SecretHash, TokenError};

@@ -36,7 +36,7 @@ fn a_revoked_peer_is_refused_in_the_handshake_on_either_side() {
     handshake(&web, &orders, &mesh.id("orders")).assert_ok();
     assert!(orders.revoke(by_serial(web.current().unwrap().serial, 7)));
     let refused = handshake(&web, &orders, &mesh.id("orders"));
-    assert_eq!(refused.reasons(), (Some(PeerError::RefusedByPeer), Some(PeerError::Revoked)));
+    assert_eq!(refused.reasons(), (Some(PeerError::RevokedByPeer), Some(PeerError::Revoked)));
     let refused = handshake(&orders, &web, &mesh.id("web"));
     assert_eq!(refused.reasons().0, Some(PeerError::Revoked));
     // A new certificate of the same identity is another one.
@@ -66,4 +66,48 @@ fn who_subscribes_is_told() {
     let _subscription = orders.subscribe(move |generation| send.send(generation).unwrap());
     orders.revoke(by_serial(orders.current().unwrap().serial, 1));
     assert_eq!(told.try_recv(), Ok(orders.generation()));
+}
+
+#[test]
+fn a_set_is_known_again_by_its_signature_and_only_unchanged() {
+    let (mesh, other) = (Mesh::new("shop.example"), Mesh::new("shop.example"));
+    let domain = crate::TrustDomain::parse("shop.example").unwrap();
+    let control = mesh.identity(&SpiffeId::control_plane(&domain), HOUR);
+    let now = mesh.store("web").now();
+    let serial = Serial::from_bytes(&[7, 1]).unwrap();
+    let set = Revocations { identities: [(mesh.id("web"), NOW)].into(), ..by_serial(serial, 5) };
+    assert_eq!(set.signed_at(&mesh.ca.bundle(), &domain), None, "not signed");
+    let signed = set.clone().signed(&control, now);
+    assert_eq!(signed.signed_at(&mesh.ca.bundle(), &domain), Some(now));
+    assert_eq!(signed.signed_at(&other.ca.bundle(), &domain), None, "of another mesh");
+    let by_workload = set.clone().signed(&mesh.identity(&mesh.id("web"), HOUR), now);
+    assert_eq!(by_workload.signed_at(&mesh.ca.bundle(), &domain), None, "a workload's word");
+    let changes: [fn(&mut Revocations); 6] = [
+        |set| set.epoch += 1,
+        |set| set.serials.clear(),
+        |set| set.serials.extend(Serial::from_bytes(&[8])),
+        |set| set.identities.clear(),
+        |set| set.identities.values_mut().for_each(|until| *until += 1),
+        |set| set.proof.as_mut().unwrap().signed_unix_s -= 1,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut changed = signed.clone();
+        change(&mut changed);
+        assert_eq!(changed.signed_at(&mesh.ca.bundle(), &domain), None, "change {number}");
+    }
+}
+
+#[test]
+fn of_two_sets_both_hold_and_what_nobody_signed_has_no_proof() {
+    let mesh = Mesh::new("shop.example");
+    let domain = crate::TrustDomain::parse("shop.example").unwrap();
+    let control = mesh.identity(&SpiffeId::control_plane(&domain), HOUR);
+    let serial = |byte| Serial::from_bytes(&[byte]).unwrap();
+    let held = Revocations { identities: [(mesh.id("web"), 10)].into(), ..by_serial(serial(1), 9) };
+    let held = held.signed(&control, mesh.store("web").now());
+    let told = Revocations { identities: [(mesh.id("web"), 5)].into(), ..by_serial(serial(2), 3) };
+    let both = held.and(&told);
+    assert_eq!((both.epoch, both.serials.len(), both.identities[&mesh.id("web")]), (9, 2, 10));
+    assert_eq!(both.proof, None);
+    assert_eq!(held.and(&by_serial(serial(1), 3)), held);
 }

@@ -40,6 +40,7 @@ fn what_the_documents_show_parses() {
         "isthmus ca rotate start",
         "isthmus ca rotate retire --force",
         "isthmus ca csr",
+        "isthmus ca bundle --form spiffe",
         "isthmus ca import chain.pem",
         "isthmus audit verify --dir audit",
         "isthmus audit export --from 7 --json",

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use isthmus_certs::pem;
+use isthmus_certs::{TrustBundle, TrustDomain, pem, spiffe_bundle};
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
 use crate::certs::{roots_json, roots_text};
 use crate::connect::{self, Authority};
 use crate::failure::{Failure, finish};
-use crate::operator::OperatorArgs;
+use crate::operator::{Operator, OperatorArgs};
 use crate::output::{Format, OutputArgs};
 
 /// Look after the certificate authority.
@@ -39,6 +39,18 @@ enum What {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Print the roots for another mesh that shall believe this one (see its `TrustDomain`). Nothing in it is secret.
+    #[command(after_help = "EXAMPLES:\n  \
+        isthmus ca bundle > shop.yaml           a TrustDomain: there, isthmus apply -f shop.yaml\n  \
+        isthmus ca bundle --form spiffe         a SPIFFE bundle, for other implementations\n  \
+        isthmus ca bundle --form pem\n\n\
+        During a change of roots it holds both: hand it over again after `ca rotate start` and after `retire`.")]
+    Bundle {
+        #[arg(long, value_enum, default_value_t = Form::Resource)]
+        form: Form,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Make a request for an intermediate, to be signed by the company's own PKI. PEM on stdout.
     #[command(after_help = "EXAMPLES:\n  isthmus ca csr > isthmus.csr\n\n\
         The template must give: basicConstraints CA:TRUE (pathlen 0 is enough), keyUsage keyCertSign.")]
@@ -56,6 +68,16 @@ enum What {
     },
 }
 
+/// How roots are handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A resource that the other mesh applies.
+    Resource,
+    /// JSON: a JWK set.
+    Spiffe,
+    Pem,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Step {
     Start,
@@ -69,6 +91,9 @@ pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
     match args.what {
         What::Rotate { step, force, output } => {
             finish(connect::block_on(rotate(step, force, output.format(), operator)), output.format())
+        }
+        What::Bundle { form, output } => {
+            finish(connect::block_on(bundle(form, output.format(), operator)), output.format())
         }
         What::Csr { output } => finish(connect::block_on(csr(output.format(), operator)), output.format()),
         What::Import { file, output } => {
@@ -120,6 +145,46 @@ fn state_text(answer: &wire::RotateResponse) -> String {
 fn state_json(answer: &wire::RotateResponse) -> Value {
     json!({ "ok": !answer.refused, "phase": answer.phase, "roots": roots_json(&answer.roots),
             "notYet": answer.not_yet, "next": answer.next })
+}
+
+async fn bundle(form: Form, format: Format, args: &OperatorArgs) -> Result<(), Failure> {
+    let domain = Operator::find(args)?.trust_domain;
+    let mut authority = Authority::connect(args).await?;
+    let request = wire::ListCertificatesRequest {};
+    let listed = authority.call(async |client| client.list_certificates(request).await).await?;
+    let roots = TrustBundle::from_ders(listed.roots.iter().map(|root| &root.der));
+    let roots = roots.map_err(|error| {
+        Failure::new(
+            format!("the control plane's answer holds no roots: {error}"),
+            "is it of an older version? Update it first",
+        )
+    })?;
+    let text = handed_over(&domain, &roots, form)?;
+    match format {
+        Format::Json => println!("{}", json!({ "ok": true, "trustDomain": domain.as_str(), "bundle": text })),
+        Format::Table | Format::Yaml => print!("{text}"),
+    }
+    Ok(())
+}
+
+fn handed_over(domain: &TrustDomain, roots: &TrustBundle, form: Form) -> Result<String, Failure> {
+    let pem =
+        || pem::write(roots.roots(), None).map(|text| text.to_string()).map_err(|e| Failure::plain(e.to_string()));
+    match form {
+        Form::Pem => pem(),
+        Form::Spiffe => spiffe_bundle::json(roots).ok_or_else(|| {
+            Failure::new("a root's key is neither RSA nor of a NIST curve: no JWK can say it", "use --form pem")
+        }),
+        Form::Resource => {
+            let indented: String = pem()?.lines().map(|line| format!("    {line}\n")).collect();
+            // A resource's name has no dots where it can do without.
+            let name = domain.as_str().replace(['.', '_'], "-");
+            Ok(format!(
+                "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrustDomain\nmetadata:\n  name: {name}\nspec:\n  \
+                 trustDomain: {domain}\n  pem: |\n{indented}"
+            ))
+        }
+    }
 }
 
 async fn csr(format: Format, operator: &OperatorArgs) -> Result<(), Failure> {

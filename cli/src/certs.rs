@@ -11,7 +11,7 @@ use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, or_dash, table, when};
 
-/// Show every certificate in use, trouble first.
+/// Show every certificate in use, trouble first: its chain (SERIAL, by ISSUER, up to ROOT), its end, its next renewal.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "EXAMPLES:\n  isthmus certs\n  isthmus certs --trouble     only what needs somebody\n  isthmus certs --json"
@@ -53,6 +53,7 @@ fn all_text(listed: &wire::ListCertificatesResponse) -> String {
             c.serial.clone(),
             left(c.not_after_unix_ms, now),
             if c.renewal_unix_ms == 0 { "-".to_owned() } else { renewal(c.renewal_unix_ms, now) },
+            or_dash(&c.issuer.chars().take(8).collect::<String>()),
             c.root.chars().take(8).collect(),
             or_dash(&c.troubles.join("; ")),
         ]
@@ -60,7 +61,7 @@ fn all_text(listed: &wire::ListCertificatesResponse) -> String {
     let rows: Vec<_> = listed.certificates.iter().map(row).collect();
     format!(
         "{}\n{}\n{}\n",
-        table(&["HOLDER", "SERIAL", "ENDS IN", "RENEWS IN", "ROOT", "TROUBLE"], &rows),
+        table(&["HOLDER", "SERIAL", "ENDS IN", "RENEWS IN", "ISSUER", "ROOT", "TROUBLE"], &rows),
         roots_text(&listed.roots),
         listed.crypto_profile
     )
@@ -101,7 +102,7 @@ fn renewal(at: i64, now: i64) -> String {
 fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
     let certificate = |c: &wire::Certificate| {
         json!({
-            "spiffeId": c.spiffe_id, "workload": c.workload, "serial": c.serial, "root": c.root, "proof": c.proof,
+            "spiffeId": c.spiffe_id, "workload": c.workload, "serial": c.serial, "issuer": c.issuer, "root": c.root, "proof": c.proof,
             "issuedUnixMs": c.issued_unix_ms, "notAfterUnixMs": c.not_after_unix_ms, "renewalUnixMs": c.renewal_unix_ms,
             "connected": c.connected, "lastSeenUnixMs": c.last_seen_unix_ms, "clockSkewMs": c.clock_skew_ms,
             "troubles": c.troubles,

@@ -6,6 +6,7 @@ fn a_table_says_how_long_each_one_lasts_and_what_is_wrong() {
         spiffe_id: "spiffe://shop.example/ns/isthmus-system/sa/control".into(),
         serial: "ab01".into(),
         root: "9f86d081884c".into(),
+        issuer: "c0ffee00c0ffee00".into(),
         not_after_unix_ms: 62_400_000,
         renewal_unix_ms: 1,
         troubles: vec!["offline for 3 h 0 m".into()],
@@ -19,5 +20,5 @@ fn a_table_says_how_long_each_one_lasts_and_what_is_wrong() {
     };
     let text = all_text(&listed);
     let line = text.lines().nth(1).unwrap();
-    assert_eq!(line, "isthmus-system/control  ab01    17 h 19 m  due        9f86d081  offline for 3 h 0 m");
+    assert_eq!(line, "isthmus-system/control  ab01    17 h 19 m  due        c0ffee00  9f86d081  offline for 3 h 0 m");
 }

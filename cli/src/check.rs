@@ -101,6 +101,7 @@ fn findings(seen: &Seen) -> Vec<Finding> {
         store(seen),
         clock(seen),
         certificates(seen),
+        identities(seen),
         authorities(seen),
         audit(seen),
         sync(seen),
@@ -160,6 +161,18 @@ fn certificates(seen: &Seen) -> Finding {
         }
         (0, None) => ok("certificates", "none in use"),
         _ => warning("certificates", some_of(&late)),
+    }
+}
+
+/// Whoever is there twice, or was issued what nobody here knows of.
+fn identities(seen: &Seen) -> Finding {
+    let odd = |trouble: &&String| trouble.starts_with("two machines") || trouble.starts_with("not on record");
+    let list = seen.certificates.certificates.iter();
+    let troubles: Vec<String> =
+        list.flat_map(|c| c.troubles.iter().filter(odd).map(|trouble| format!("{}: {trouble}", name(c)))).collect();
+    match troubles.is_empty() {
+        true => ok("identities", "each at one machine, each on record"),
+        false => warning("identities", some_of(&troubles)),
     }
 }
 

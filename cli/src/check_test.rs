@@ -28,6 +28,7 @@ fn well() -> Seen {
         not_after_unix_ms: NOW + 3650 * DAY,
         issuing_not_after_unix_ms: NOW + 365 * DAY,
         self_rooted: true,
+        der: Vec::new(),
     };
     Seen {
         here_ms: NOW + 1_000,
@@ -100,4 +101,17 @@ fn each_trouble_is_named_with_who() {
 fn many_are_counted() {
     let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
     assert!(some_of(&many).ends_with("7; and 4 more"));
+}
+
+#[test]
+fn an_identity_that_is_there_twice_or_not_on_record_is_a_warning() {
+    for trouble in
+        ["two machines have this identity: a is served, b was refused", "not on record: put back from a backup"]
+    {
+        let mut seen = well();
+        seen.certificates.certificates[0].troubles = vec!["offline for 3 m 0 s".to_owned(), trouble.to_owned()];
+        let found = findings(&seen).into_iter().find(|finding| finding.what == "identities").unwrap();
+        assert_eq!((found.mark, found.said), (Mark::Warning, format!("shop/web: {trouble}")));
+    }
+    assert!(findings(&well()).iter().any(|finding| finding.what == "identities" && finding.mark == Mark::Ok));
 }

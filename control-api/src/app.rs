@@ -295,6 +295,7 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc
     }
     let own = Own::new(issuer.clone(), clock.clone()).map_err(ControlError::Authority)?;
     let revocations = revocation::in_force(&revocation::list(&*store)?, clock.now().as_secs());
+    let revocations = revocation::signed(revocations, &own.store);
     own.store.revoke(revocations.clone());
     let roots_der = issuer.authorities().bundle().roots().iter().map(|root| root.to_vec()).collect();
     let issuing = authority::rotation::issuing(&issuer, clock.now_ms());

@@ -3,6 +3,7 @@
 use super::Operators;
 use crate::authority::rotation::roots;
 use crate::identity::register::Holding;
+use crate::identity::restore;
 use crate::operators::Caller;
 use crate::push::registry::Proxy;
 use isthmus_certs::{Clock, skew_in_words, span_in_words};
@@ -56,6 +57,9 @@ pub(super) fn troubles(holding: &Holding, proxy: Option<&Proxy>, now_ms: i64) ->
     if renews(holding) && left < life / 4 {
         troubles.push(format!("ends in {} and was not renewed", span_in_words(left.max(0).unsigned_abs())));
     }
+    if holding.proof == restore::NOT_ON_RECORD {
+        troubles.push("not on record: this control plane's state was put back from a backup".to_string());
+    }
     let Some(proxy) = proxy else { return troubles };
     if let Some(copy) = proxy.copy.as_ref().filter(|copy| copy.is_trouble(now_ms)) {
         troubles.insert(0, copy.in_words(&proxy.arrival.machine, now_ms));
@@ -79,6 +83,7 @@ fn certificate(holding: Holding, proxy: Option<&Proxy>, troubles: Vec<String>) -
         workload: holding.workload,
         serial: holding.serial,
         root: holding.root,
+        issuer: holding.issuer,
         issued_unix_ms: holding.issued_unix_ms,
         not_after_unix_ms,
         proof: holding.proof,

@@ -16,6 +16,10 @@ pub enum What {
     Refused,
     /// Refusals that came too fast to be listed; `count` says how many.
     RefusedMore,
+    /// A certificate of ours that a proxy shows and this log does not hold: an older state was put back from a backup.
+    Found,
+    /// What was revoked before an older state was put back, as a proxy showed it, signed by this control plane.
+    Reminded,
     TokenCreated,
     /// Written before the certificate is: with it a token stays spent even if an older store is restored.
     TokenSpent,
@@ -62,6 +66,9 @@ pub struct Event {
     /// SHA-256 of the root that the chain leads to.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub root: String,
+    /// SHA-256 of the issuing CA's certificate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub issuer: String,
     /// SHA-256 of the public key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,

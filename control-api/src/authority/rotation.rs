@@ -8,6 +8,7 @@ use super::{Authorities, Other, Own, Role, write_operator};
 use crate::audit::{Event, What};
 use crate::identity::issuer::Issuer;
 use crate::identity::register::Holding;
+use crate::identity::revocation;
 use crate::index::Issuing;
 use crate::ledger::Ledger;
 use crate::push::registry::{Proxy, Registry};
@@ -114,6 +115,10 @@ impl Rotation {
         let revision = told.map_err(|error| error.to_string())?;
         self.carried_by.store(revision, Ordering::SeqCst);
         self.own.renew()?;
+        if self.ledger.trust().revocations.epoch > 0 {
+            // What the old root's leaf has signed proves nothing once that root is gone.
+            revocation::publish(&self.ledger, &self.own.store).map_err(|error| error.to_string())?;
+        }
         write_operator(&self.own.issuer, &self.state_dir, &self.address, &**self.ledger.clock())?;
         let event = Event {
             what: What::Authority,
@@ -137,13 +142,12 @@ impl Rotation {
             (Some(Role::Leaving), true) => ("issuing", "nobody hangs on the old root: isthmus ca rotate retire"),
             (Some(Role::Leaving), false) => ("issuing", "wait until nobody hangs on the old root; it goes by itself"),
         };
-        wire::RotateResponse {
-            phase: phase.to_string(),
-            roots: roots(authorities),
-            not_yet,
-            next: next.to_string(),
-            refused: false,
+        let mut next = next.to_string();
+        if phase == "distributing" && self.ledger.world().resources.of_kind("TrustDomain", None).next().is_some() {
+            // Whether another mesh has our new root, nobody here can see.
+            next.push_str("; other meshes that believe this one need `isthmus ca bundle` again before promote");
         }
+        wire::RotateResponse { phase: phase.to_string(), roots: roots(authorities), not_yet, next, refused: false }
     }
 
     fn not_yet(&self) -> Vec<String> {
@@ -254,6 +258,7 @@ pub(crate) fn roots(authorities: &Authorities) -> Vec<wire::Root> {
         role: role.to_string(),
         issuing_not_after_unix_ms: i64::try_from(authority.issuing_not_after().as_secs()).unwrap_or(0) * 1000,
         self_rooted: authority.is_self_rooted(),
+        der: authority.root().to_vec(),
     };
     let other = authorities
         .other()

@@ -181,3 +181,87 @@ async fn every_certificate_in_use_is_listed_with_what_is_wrong_with_it() {
     );
     assert_eq!(listed.certificates[0].serial, web.serial.to_string());
 }
+
+fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_all(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+impl World {
+    /// Stops it, has `change` done to its state directory, and starts it again.
+    async fn stopped(self, change: impl FnOnce(&std::path::Path)) -> World {
+        let World { dir, control, clock, shutdown } = self;
+        shutdown.cancel();
+        control.ended().await.unwrap();
+        change(&dir.path().join("state"));
+        let shutdown = CancellationToken::new();
+        let control = start_in(dir.path(), &clock, &shutdown).await;
+        World { dir, control, clock, shutdown }
+    }
+
+    /// A stream whose hello shows these revocations.
+    async fn stream_showing(&self, who: &WorkloadIdentity, workload: &str, shown: disc::Revocations) -> Proxy {
+        let channel = self.connect_as(who.clone(), self.control.proxies).await.unwrap();
+        let (send, messages) = mpsc::channel(16);
+        let (workload, revocations) = (workload.to_string(), Some(shown));
+        let hello = disc::Hello { protocol: PROTOCOL, workload, revocations, ..disc::Hello::default() };
+        send.send(disc::ProxyMessage { message: Some(disc::proxy_message::Message::Hello(hello)) }).await.unwrap();
+        let answer = DiscoveryClient::new(channel).stream(ReceiverStream::new(messages)).await.unwrap();
+        Proxy { send, receive: answer.into_inner() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_state_that_is_put_back_learns_from_proxies_what_it_has_forgotten() {
+    let world = World::start().await;
+    let backup = tempfile::tempdir().unwrap();
+    let (orders, old) = (world.join("shop/orders").await, world.token("shop/web").await);
+    let web_token = world.token("shop/web").await;
+    let world = world.stopped(|state| copy_all(state, backup.path())).await;
+
+    world.clock.advance(Duration::from_secs(2));
+    let key = csr::new_key().unwrap();
+    let request = enroll_request(&web_token, &key, 0);
+    let answer = world.pinned(web_token.root).await.unwrap().enroll(request).await.unwrap().into_inner();
+    let web = identity(answer.certificate.unwrap(), key, &world.clock);
+    world.revoke(&orders.serial.to_string(), "").await;
+    let shown = mesh_of(&world.stream(web.clone(), "shop/web", &[]).await.delta().await).revocations.unwrap();
+
+    let world = world.stopped(|state| {
+        std::fs::remove_dir_all(state).unwrap();
+        copy_all(backup.path(), state);
+    });
+    let world = world.await;
+    // As yesterday: nobody has said anything yet, and a thief is quick.
+    let stolen = world.renew(&orders).await.expect("nobody knows better");
+    // What was not signed is not taken, whoever says it.
+    let forged = disc::Revocations { epoch: shown.epoch + 1, ..shown.clone() };
+    let mut forger = world.stream_showing(&stolen, "shop/orders", forged).await;
+    forger.delta().await;
+    world.clock.advance(Duration::from_secs(2));
+    let fresh = world.token("shop/orders").await;
+
+    let mut back = world.stream_showing(&web, "shop/web", shown.clone()).await;
+    let told = mesh_of(&back.delta().await).revocations.expect("they are in force");
+    assert!(told.epoch >= shown.epoch && told.serials.contains(&orders.serial.as_bytes().to_vec()), "{told:?}");
+    assert!(told.serials.contains(&stolen.serial.as_bytes().to_vec()), "what it was renewed to is out as well");
+    world.renew(&orders).await.expect_err("revoked");
+    world.renew(&stolen).await.expect_err("and so is what came of it");
+    for spent in [&old, &web_token] {
+        let refused = world.enroll(spent, &csr::new_key().unwrap()).await.unwrap_err();
+        assert!(refused.message().contains("was revoked"), "{refused}");
+    }
+    world.enroll(&fresh, &csr::new_key().unwrap()).await.expect("a token that was made since");
+    let next = world.revoke(&web.serial.to_string(), "").await;
+    assert!(next.epoch > shown.epoch, "proxies take what comes now");
+    let lines = world.audit().await;
+    let count = |what: &str| lines.iter().filter(|line| line["what"] == what).count();
+    assert_eq!((count("found"), count("reminded")), (1, 1));
+}

@@ -96,6 +96,7 @@ impl Issuer {
             serial: issued.serial.to_string(),
             not_after_unix_s: issued.not_after.as_secs(),
             root: RootFingerprint::of(authority.root()).to_string(),
+            issuer: issued.chain.get(1).map(|ca| RootFingerprint::of(ca).to_string()).unwrap_or_default(),
             key: hex(&key_sha256(key)),
             ..event
         };

@@ -138,6 +138,8 @@ impl Identities {
     fn renew_now(&self, request: &RenewRequest, peer: &PeerIdentity, from: &str) -> Result<Certificate, Status> {
         self.check_clock_of_holder(request.client_time_unix_ms, &peer.id)?;
         self.check_identity(&peer.id)?;
+        // Also where an older state was put back: from here on it is on record that there is this certificate.
+        restore::recognise(&self.issuer, &**self.ledger.store(), peer, "").map_err(unrecorded)?;
         if self.ledger.trust().revocations.cover(peer) {
             return Err(Status::permission_denied(format!(
                 "certificate {} of {} was revoked; to let it in again, let it join with a new token",
@@ -268,6 +270,11 @@ impl Identities {
             server_time_unix_ms: self.ledger.clock().now_ms(),
         })
     }
+}
+
+/// What is not on record is not issued, and so not renewed.
+pub fn unrecorded(error: revocation::RevokeError) -> Status {
+    Status::unavailable(error.to_string())
 }
 
 fn skewed(skew_ms: i64) -> Status {

@@ -17,6 +17,8 @@ pub struct Holding {
     pub serial: String,
     /// SHA-256 of its root.
     pub root: String,
+    /// SHA-256 of the CA between the two; empty where the record does not say.
+    pub issuer: String,
     pub issued_unix_ms: i64,
     pub not_after_unix_s: u64,
     pub proof: String,
@@ -40,7 +42,8 @@ impl Register {
 
     /// Takes an issuance in; everything else passes.
     pub fn note(&self, at_ms: i64, event: &Event) {
-        if !matches!(event.what, What::Enrolled | What::Renewed | What::Issued) || event.serial.is_empty() {
+        let issued = matches!(event.what, What::Enrolled | What::Renewed | What::Issued | What::Found);
+        if !issued || event.serial.is_empty() {
             return;
         }
         let mut held = self.held();
@@ -56,7 +59,7 @@ impl Register {
         let same_holder = |other: &Holding| match event.what {
             // Also an answer that was lost: whoever asks again with the old one does not have the other.
             What::Renewed => other.serial == parent || (other.parent == parent && !parent.is_empty()),
-            What::Enrolled => other.workload == workload,
+            What::Enrolled | What::Found => !workload.is_empty() && other.workload == workload,
             _ => other.who == event.who,
         };
         held.values_mut().filter(|other| same_holder(other)).for_each(|other| other.superseded = true);
@@ -65,6 +68,7 @@ impl Register {
             workload,
             serial: event.serial.clone(),
             root: event.root.clone(),
+            issuer: event.issuer.clone(),
             issued_unix_ms: at_ms,
             not_after_unix_s: event.not_after_unix_s,
             proof: event.proof.clone(),
@@ -90,6 +94,17 @@ impl Register {
     /// The certificate of this serial, if it was issued here and has not been forgotten.
     pub fn of_serial(&self, serial: &str) -> Option<Holding> {
         self.held().get(serial).cloned()
+    }
+
+    /// Those that came by renewals, one or several, from a certificate for which `is` holds.
+    pub fn descendants(&self, is: impl Fn(&Holding) -> bool) -> Vec<String> {
+        let held = self.held();
+        let parent = |of: &Holding| held.get(&of.parent);
+        let comes_from = |holding: &&Holding| {
+            // No longer than there are certificates: a line has no ring in it, but it was read from a file.
+            std::iter::successors(parent(holding), |above| parent(above)).take(held.len()).any(&is)
+        };
+        held.values().filter(comes_from).map(|holding| holding.serial.clone()).collect()
     }
 
     /// When and with which certificate the line of this one began. Nothing known: older than everything.

@@ -74,7 +74,9 @@ pub fn revoke(
         reason: reason.clone(),
         ..Event::default()
     };
-    let epoch = issuer.audit().append(event)?;
+    let line = issuer.audit().append(event)?;
+    // After an older log was put back its lines count from where it ended; proxies know higher epochs, and take none below.
+    let epoch = list(store)?.iter().map(|record| record.epoch + 1).fold(line, u64::max);
     put(store, &Record { epoch, serial, who, at_unix_ms, operator, reason })?;
     Ok(epoch)
 }
@@ -118,15 +120,23 @@ pub fn in_force(records: &[Record], now_s: u64) -> Revocations {
     set
 }
 
+/// With our signature, so that a proxy can show it to us should we forget.
+pub fn signed(set: Revocations, own: &IdentityStore) -> Revocations {
+    match own.current() {
+        Some(signer) if set.epoch > 0 => set.signed(&signer, own.now()),
+        _ => set,
+    }
+}
+
 /// Puts what is in force before our own handshakes and every proxy.
 pub fn publish(ledger: &Ledger, own: &IdentityStore) -> Result<u64, RevokeError> {
-    let set = in_force(&list(&**ledger.store())?, ledger.clock().now().as_secs());
+    let set = signed(in_force(&list(&**ledger.store())?, ledger.clock().now().as_secs()), own);
     own.revoke(set.clone());
     Ok(ledger.retrust(|trust| trust.revocations = Arc::new(set))?)
 }
 
 /// A later record of the same name takes the place of an earlier one, never the other way round.
-fn put(store: &dyn Store, record: &Record) -> Result<bool, RevokeError> {
+pub(super) fn put(store: &dyn Store, record: &Record) -> Result<bool, RevokeError> {
     let name = match record.serial.as_str() {
         "" => format!("{PREFIX}id/{}", record.who),
         serial => format!("{PREFIX}serial/{serial}"),

@@ -73,8 +73,8 @@ pub fn spend(store: &dyn Store, seen: &TokenRecord, key: &PublicKeyInfo, now_ms:
             TokenState::Used { at_unix_ms, .. } => {
                 let ago = (now_ms - at_unix_ms) / 1000;
                 return Err(Status::unauthenticated(format!(
-                    "join token {} was used {ago} s ago, by another key; a token is good once: create a new one, and \
-                     find out who used it if that was not you",
+                    "join token {} was used {ago} s ago, by another key; a token is good once: `isthmus token create` \
+                     makes a new one; find out who used it if that was not you",
                     seen.id
                 )));
             }

@@ -12,6 +12,7 @@ pub mod wake;
 
 use crate::audit::Event;
 use crate::identity::issuer::Issuer;
+use crate::identity::{blocking, restore, revocation, unrecorded};
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
 use copies::Machine;
@@ -19,6 +20,7 @@ use isthmus_certs::{IdentityStore, PeerIdentity, skew_in_words};
 use isthmus_proto::PROTOCOL;
 use isthmus_proto::discovery::v1::discovery_server::Discovery;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, proxy_message};
+use isthmus_proto::model::read_revocations;
 use registry::{Arrival, Refused, Registry};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +87,10 @@ impl Push {
             hello = tokio::time::timeout(HELLO_WITHIN, read_hello(&mut incoming)) => hello,
             () = self.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
         };
-        let hello = hello.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let mut hello = hello.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         self.check(&hello, &peer)?;
+        let reminded = hello.revocations.take();
+        self.recall(&peer, &hello.workload, reminded).await?;
         let now = self.ledger.clock().now_ms();
         let arrival = Arrival {
             machine: Machine::read(hello.machine.clone(), &from),
@@ -108,6 +112,34 @@ impl Push {
         let ended = stream::run(self, &seat, &peer, hello, incoming, outgoing).await;
         drop(seat);
         ended
+    }
+
+    /// What this proxy knows and we do not, if our state was put back from a backup.
+    async fn recall(
+        &self,
+        peer: &PeerIdentity,
+        workload: &str,
+        shown: Option<isthmus_proto::discovery::v1::Revocations>,
+    ) -> Result<(), Status> {
+        let known = self.issuer.register().of_serial(&peer.serial.to_string()).is_some();
+        let ours = self.ledger.trust().revocations.epoch;
+        let told = shown.filter(|shown| shown.epoch > ours).map(read_revocations).transpose();
+        let told = told.map_err(|error| Status::invalid_argument(format!("hello: revocations: {error}")))?;
+        if known && told.is_none() {
+            return Ok(());
+        }
+        let (this, peer, workload) = (self.clone(), peer.clone(), workload.to_string());
+        let work = move || -> Result<(), revocation::RevokeError> {
+            let store = &**this.ledger.store();
+            restore::recognise(&this.issuer, store, &peer, &workload)?;
+            if let Some(told) = told
+                && restore::remember(&this.issuer, store, &told, ours, &workload)?
+            {
+                revocation::publish(&this.ledger, &this.own)?;
+            }
+            Ok(())
+        };
+        blocking(move || work().map_err(unrecorded)).await
     }
 
     /// Says it to whoever came second, and puts it on record.

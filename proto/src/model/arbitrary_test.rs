@@ -263,7 +263,7 @@ fn revoked(seed: Option<u64>) -> Revocations {
     let Some(seed) = seed else { return Revocations::default() };
     let id = SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/a{seed}")).unwrap();
     let serial = Serial::from_bytes(&seed.to_be_bytes()).unwrap();
-    Revocations { epoch: seed + 1, serials: [serial].into(), identities: [(id, seed)].into() }
+    Revocations { epoch: seed + 1, serials: [serial].into(), identities: [(id, seed)].into(), ..Revocations::default() }
 }
 
 /// The same for another trust domain: there or not; the roots of a bundle are the concern of `certs`.

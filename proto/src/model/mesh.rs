@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use isthmus_certs::{CryptoProfile, Federation, Revocations, Serial, SpiffeId, TrustBundle, TrustDomain};
+use isthmus_certs::{
+    CryptoProfile, Federation, RevocationProof, Revocations, Serial, SpiffeId, TrustBundle, TrustDomain,
+};
 
 use super::error::{each, each_message, parse, unknown_value};
 use super::{ModelError, SiteName, Understood};
@@ -174,7 +176,7 @@ impl From<Upkeep> for wire::Upkeep {
 }
 
 /// One that cannot be read fails the whole snapshot: left out, it would let somebody in.
-fn read_revocations(r: wire::Revocations) -> Result<Revocations, ModelError> {
+pub fn read_revocations(r: wire::Revocations) -> Result<Revocations, ModelError> {
     let mut read = Revocations { epoch: r.epoch, ..Revocations::default() };
     for serial in r.serials {
         let serial = Serial::from_bytes(&serial).ok_or_else(|| ModelError::new("serials", "longer than 20 bytes"))?;
@@ -184,6 +186,9 @@ fn read_revocations(r: wire::Revocations) -> Result<Revocations, ModelError> {
         let id = SpiffeId::parse(&identity.spiffe_id).map_err(|e| ModelError::new("identities", e))?;
         read.identities.insert(id, identity.issued_until_unix_s);
     }
+    let (signed_unix_s, signature) = (r.signed_unix_s, r.signature);
+    let chain = r.chain_der.into_iter().map(Into::into).collect();
+    read.proof = (!signature.is_empty()).then_some(RevocationProof { signed_unix_s, chain, signature });
     Ok(read)
 }
 
@@ -193,7 +198,11 @@ pub fn write_revocations(r: &Revocations) -> wire::Revocations {
         spiffe_id: id.as_str().to_owned(),
         issued_until_unix_s: *until,
     };
+    let proof = r.proof.as_ref();
     wire::Revocations {
+        signed_unix_s: proof.map_or(0, |proof| proof.signed_unix_s),
+        chain_der: proof.map(|proof| proof.chain.iter().map(|der| der.to_vec()).collect()).unwrap_or_default(),
+        signature: proof.map(|proof| proof.signature.clone()).unwrap_or_default(),
         epoch: r.epoch,
         serials: r.serials.iter().map(|serial| serial.as_bytes().to_vec()).collect(),
         identities: r.identities.iter().map(identity).collect(),

@@ -28,7 +28,8 @@ pub use error::{ModelError, Understood};
 pub use external::{External, TlsOrigination};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Standing};
 pub use mesh::{
-    Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, write_federation, write_profile, write_revocations,
+    Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, read_revocations, write_federation, write_profile,
+    write_revocations,
 };
 pub use name::{ServiceName, SiteName, WorkloadName};
 pub use options::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress, TrafficOptions};

@@ -63,6 +63,13 @@ async fn dial_any(address: String, options: DialOptions) -> io::Result<Box<dyn W
     Err(last)
 }
 
+impl Dialer {
+    /// The error for a handshake that failed over who somebody is.
+    pub(super) fn refused(&self, peer: PeerError) -> ControlError {
+        ControlError::Peer { address: self.address.clone(), peer, advice: advice(peer) }
+    }
+}
+
 /// Connects once. The channel does not outlive its connection for long: whoever sees it fail makes a new one.
 pub(super) async fn channel(dialer: &Dialer, tls: Arc<ClientConfig>) -> Result<Channel, ControlError> {
     let dial = Arc::clone(&dialer.dial);
@@ -97,7 +104,7 @@ async fn handshake(wire: Box<dyn Wire>, tls: Arc<ClientConfig>) -> io::Result<im
 fn unreachable_error(dialer: &Dialer, source: tonic::transport::Error) -> ControlError {
     let address = dialer.address.clone();
     match PeerError::find(&source) {
-        Some(peer) => ControlError::Peer { address, peer, advice: advice(peer) },
+        Some(peer) => dialer.refused(peer),
         None => ControlError::Unreachable { address, source },
     }
 }

@@ -84,7 +84,7 @@ fn mesh_revoking(serial: isthmus_certs::Serial, epoch: u64) -> wire::Resource {
     let mut resource = mesh();
     let Some(wire::resource::Body::Mesh(mesh)) = &mut resource.body else { panic!("a mesh") };
     mesh.revocations =
-        Some(wire::Revocations { epoch, serials: vec![serial.as_bytes().to_vec()], identities: Vec::new() });
+        Some(wire::Revocations { epoch, serials: vec![serial.as_bytes().to_vec()], ..Default::default() });
     resource
 }
 
@@ -345,12 +345,20 @@ async fn revocations_are_in_force_before_the_answer_survive_a_restart_and_never_
     session.delta(delta(8, vec![mesh()], false)).await;
     assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 8 }));
     assert_eq!(first.identities.revocations().epoch, 9);
+    // What it revokes now is in force all the same, and takes nothing away.
+    let another = isthmus_certs::Serial::from_bytes(&[0xcd]).unwrap();
+    session.delta(delta(9, vec![mesh_revoking(another, 3)], false)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 9 }));
+    assert_eq!(first.identities.revocations().serials, [serial, another].into());
+    // Each is on disk before the next message is looked at.
+    session.delta(delta(10, vec![mesh()], false)).await;
+    assert_eq!(session.hear().await, Message::Ack(wire::Ack { version: 10 }));
     first.shutdown.cancel();
     first.running.await.unwrap().unwrap();
 
     let without = || Settings { token: None, ..settings(&control, Some(state_dir.clone())) };
     let start = Start::prepare(without(), Arc::clone(&control.clock)).unwrap();
-    assert!(start.identities().revocations().serials.contains(&serial), "with no control plane asked");
+    assert_eq!(start.identities().revocations().serials, [serial, another].into(), "with no control plane asked");
     std::fs::write(state_dir.join("revoked.json"), "{").unwrap();
     let error = Start::prepare(without(), Arc::clone(&control.clock)).err().unwrap().to_string();
     assert!(error.contains("revoked.json") && error.contains("is damaged"), "{error}");

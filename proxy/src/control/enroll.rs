@@ -63,7 +63,7 @@ pub(super) async fn enroll(
     let mut client = IdentityClient::new(channel);
     let answer = answer_in_time(client.enroll(request)).await.map_err(|e| match (e, &contact.proof) {
         (ControlError::Refused(status), proof) if status.code() == Code::Unauthenticated => match proof {
-            Proof::JoinToken(_) => ControlError::TokenRefused(status.message().to_owned()),
+            Proof::JoinToken(_) => ControlError::TokenRefused(with_advice(status.message())),
             _ => ControlError::ProofRefused(status.message().to_owned()),
         },
         (other, _) => other,
@@ -77,6 +77,12 @@ pub(super) async fn enroll(
         ));
     }
     Ok((identity, workload.into()))
+}
+
+/// Every refusal of a token says what to do, whichever control plane it comes from.
+fn with_advice(refusal: &str) -> String {
+    const CREATE: &str = "`isthmus token create`";
+    if refusal.contains(CREATE) { refusal.to_owned() } else { format!("{refusal}. Create a new one with {CREATE}") }
 }
 
 async fn take(

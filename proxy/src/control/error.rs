@@ -26,15 +26,13 @@ pub enum ControlError {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("control plane {address}: {peer}: {advice}")]
     Peer { address: String, peer: PeerError, advice: &'static str },
-    #[error(
-        "the join token was refused: {0}. A token works once and for a limited time: create a new one with `isthmus token create`"
-    )]
+    #[error("the join token was refused: {0}")]
     TokenRefused(String),
     #[error("the proof of who this is was refused: {0}")]
     ProofRefused(String),
     #[error("cannot prove who this is: {0}")]
     Proof(String),
-    #[error("the control plane answered {}: {}", .0.code(), .0.message())]
+    #[error("the control plane answered {:?}: {}", .0.code(), .0.message())]
     Refused(Status),
     #[error("the control plane did not answer within {0} s")]
     Timeout(u64),
@@ -51,6 +49,11 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// A newer stream of this workload took over.
+    pub(super) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::Aborted)
+    }
+
     /// Whether trying again can help without anybody changing anything.
     pub fn is_final(&self) -> bool {
         match self {
@@ -67,7 +70,7 @@ impl ControlError {
                 matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented)
             }
             // A wrong clock can be set right; another root cannot.
-            Self::Peer { peer, .. } => !matches!(peer, PeerError::Expired | PeerError::NotYetValid),
+            Self::Peer { peer, .. } => !is_about_dates(*peer),
             Self::Unreachable { .. }
             | Self::Timeout(_)
             | Self::ClockSkew(_)
@@ -78,10 +81,27 @@ impl ControlError {
     }
 }
 
+/// By one of the two clocks a certificate does not hold now.
+fn is_about_dates(peer: PeerError) -> bool {
+    matches!(
+        peer,
+        PeerError::Expired
+            | PeerError::NotYetValid
+            | PeerError::OwnDates
+            | PeerError::DatesRefusedByPeer
+            | PeerError::PeerWithoutCertificate
+    )
+}
+
 /// What to check when a control plane's certificate is not taken.
 pub(super) fn advice(peer: PeerError) -> &'static str {
     match peer {
-        PeerError::Expired | PeerError::NotYetValid => "compare this machine's clock with the control plane's",
+        PeerError::RevokedByPeer => "nothing else brings it back",
+        PeerError::RefusedByPeer => "the control plane's log says why it does not take our certificate",
+        PeerError::OwnDates => {
+            "if this machine's clock is right, join again with a new token: a certificate that has ended proves nothing"
+        }
+        _ if is_about_dates(peer) => "compare this machine's clock with the control plane's",
         PeerError::UntrustedRoot => {
             "it has another root than our join token or trust bundle names; nothing was sent to it. Check the address"
         }

@@ -26,7 +26,7 @@ mod sync;
 
 use std::sync::Arc;
 
-use isthmus_certs::{ExpectedPeer, IdentityStore, SpiffeId};
+use isthmus_certs::{ExpectedPeer, IdentityStore, PeerError, SpiffeId};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -121,8 +121,14 @@ impl Context {
         connect::channel(&self.dialer, self.identities.client_config(connect::ALPN, expected)).await
     }
 
-    /// The error, or the clock skew behind it.
+    /// The error, or the clock skew behind it. An alert that came after our side of the handshake was done looks like a
+    /// broken connection until it is asked what it says.
     async fn named(&self, error: ControlError) -> ControlError {
+        let peer = match &error {
+            ControlError::Refused(status) => PeerError::find(status),
+            _ => None,
+        };
+        let error = peer.map_or(error, |peer| self.dialer.refused(peer));
         let control_plane = SpiffeId::control_plane(self.identities.trust_domain());
         let probe = || ExpectedPeer::ClockProbe(self.identities.bundle(), control_plane);
         skew::named(error, &self.dialer, &self.identities, probe).await

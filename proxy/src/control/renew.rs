@@ -165,6 +165,8 @@ impl Renewals<'_> {
             let (left, wait_ms) = ((ends - now) / 1_000, wait.as_millis());
             if left > 0 {
                 warn!("renewal failed, {left} s of the certificate left: {error}; trying again in {wait_ms} ms");
+            } else if matches!(error, ControlError::ClockSkew(_)) {
+                error!("by this machine's clock the certificate has ended: {error}; trying again in {wait_ms} ms");
             } else {
                 error!(
                     "the certificate has ended and peers refuse us: {error}; trying again in {wait_ms} ms. If the control plane is up, join again with a new token"

@@ -56,7 +56,17 @@ fn is_over_dates(error: &ControlError) -> bool {
         ControlError::Refused(status) => PeerError::find(status),
         _ => None,
     };
-    matches!(peer, Some(PeerError::Expired | PeerError::NotYetValid | PeerError::RefusedByPeer))
+    match peer {
+        Some(
+            PeerError::Expired
+            | PeerError::NotYetValid
+            | PeerError::OwnDates
+            | PeerError::DatesRefusedByPeer
+            | PeerError::PeerWithoutCertificate
+            | PeerError::RefusedByPeer,
+        ) => true,
+        Some(_) | None => false,
+    }
 }
 
 /// An enrolment without proof: refused by everybody, and for the clock first.

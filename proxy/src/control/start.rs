@@ -1,7 +1,6 @@
 //! What is known before the first packet: the settings, and what an earlier life left in the state directory.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,8 +53,8 @@ pub struct Start {
     workload: Option<String>,
     files: Option<Arc<StateFiles>>,
     last_good: Mutex<Option<Restored>>,
-    /// The epoch of the revocations that are on disk.
-    kept_revocations: AtomicU64,
+    /// Those that are on disk.
+    kept_revocations: Mutex<Revocations>,
     renew_now: Arc<Notify>,
     standing: Arc<Standing>,
 }
@@ -103,7 +102,7 @@ impl Start {
             }
             None => Revocations::default(),
         };
-        let kept_revocations = AtomicU64::new(kept.epoch);
+        let kept_revocations = Mutex::new(kept.clone());
         identities.revoke(kept);
         let machine = if machine_id.is_empty() { machine_id } else { sha256(&machine_id).to_vec() };
         let standing = Arc::new(Standing::default());
@@ -179,7 +178,7 @@ impl Start {
         self.files.as_ref().map(|files| files.dir())
     }
 
-    pub(super) fn kept_revocations(&self) -> &AtomicU64 {
+    pub(super) fn kept_revocations(&self) -> &Mutex<Revocations> {
         &self.kept_revocations
     }
 

@@ -46,7 +46,8 @@ pub(super) async fn keep_current(context: &Context, mut demands: Demands, used: 
         context.metrics.control_connected(false);
         context.channel.send_replace(None);
         context.failed.notify_one();
-        if session.synced {
+        // Whoever is replaced by another stream of the same workload must not replace that one in turn, and so on.
+        if session.synced && !session.error.is_replaced() {
             retry = FIRST_RETRY;
         }
         let wait = retry.mul_f64(0.5 + 0.5 * rand::random::<f64>());
@@ -133,6 +134,7 @@ async fn open(context: &Context, sync: &mut Sync) -> Result<Open, ControlError> 
         client_time_unix_ms: asked_ms,
         subscriptions: sync.begin(),
         machine: Some(machine::this()),
+        revocations: revoked::shown(context),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
     let mut hear = answer_in_time(call(channel.clone(), outbox)).await?;
