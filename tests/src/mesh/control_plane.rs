@@ -21,11 +21,11 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(super) fn start(host: &Host, binary: &Path, dir: &Path) -> Result<ControlPlane, String> {
+    pub(super) fn start(host: &Host, binary: &Path, dir: &Path, trust_domain: &str) -> Result<ControlPlane, String> {
         let state = dir.join("control");
         let config = dir.join("control.yaml");
         let text = format!(
-            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"{}\"\n\
+            "trustDomain: {trust_domain}\nstateDir: {}\nadvertise: \"{}\"\n\
              listen:\n  proxies: \"{}\"\n  operators: \"{}\"\n  metrics: \"127.0.0.1:15014\"\n",
             state.display(),
             host.socket(15012),
@@ -77,6 +77,11 @@ impl ControlPlane {
     /// Its log, for messages.
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map(Process::logs).unwrap_or_default()
+    }
+
+    /// The process, while it runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
     }
 
     pub(super) fn state(&self) -> &Path {

@@ -21,7 +21,12 @@ pub struct LoadResult {
 impl Mesh {
     /// Starts the load.
     pub fn load(&self) -> Load {
-        let load = apps::Load::new(Request::get(ORDERS_URL), RATE).connections(CONNECTIONS);
+        self.load_on(ORDERS_URL)
+    }
+
+    /// The same on another service.
+    pub fn load_on(&self, url: &str) -> Load {
+        let load = apps::Load::new(Request::get(url), RATE).connections(CONNECTIONS);
         Load(load.start(self.world().host("web")))
     }
 }

@@ -4,8 +4,10 @@
 mod caller;
 mod control_plane;
 mod load;
+mod open;
 mod operator;
 mod orders;
+mod other;
 mod outage;
 pub mod resources;
 mod sidecar;
@@ -23,8 +25,10 @@ pub use self::caller::Answer;
 use self::caller::Caller;
 pub use self::control_plane::ControlPlane;
 pub use self::load::{Load, LoadResult};
+pub use self::open::OpenStream;
 pub use self::operator::{Applied, Proxy, Stored};
 use self::orders::Orders;
+pub use self::other::{OtherMesh, VAULT_URL};
 pub use self::sidecar::{PrivateKey, Sidecar};
 pub use self::tls_peer::Handshake;
 pub use self::trouble::{Held, Lure};
@@ -74,14 +78,14 @@ impl Mesh {
         progress("two sites and the link between them");
         let world = World::two_sites().stranger().round_trip(options.round_trip).build().map_err(|e| e.to_string())?;
         for workload in WORKLOADS {
-            host_names(&world, workload)?;
+            host_names(&world, workload, ORDERS_NAMES.iter().copied())?;
         }
         let mut collector = Receiver::new();
         collector.listen_unix(world.host("control"), &dir.path().join("otlp.sock")).map_err(|e| e.to_string())?;
         progress("the apps on orders");
         let orders = Orders::start(world.host("orders"), options.built_in_only)?;
         progress("the control plane");
-        let control = ControlPlane::start(world.host("control"), &options.binary, dir.path())?;
+        let control = ControlPlane::start(world.host("control"), &options.binary, dir.path(), "shop.example")?;
         let caller = Caller::new(options.built_in_only);
         let options = options.clone();
         let mut mesh = Mesh { sidecars: BTreeMap::new(), control, orders, collector, caller, world, options, dir };
@@ -104,7 +108,7 @@ impl Mesh {
         let token = self.token(&format!("shop/{workload}"), "1h", &format!("{workload}.token"))?;
         let dir = self.dir.path().join(workload);
         let vm = workload == "orders";
-        let sidecar = Sidecar::start(self.world.host(workload), &self.options.binary, &dir, &token, vm)?;
+        let sidecar = Sidecar::start(self.world.host(workload), &self.options.binary, &dir, &token, vm, &[])?;
         self.sidecars.insert(workload, sidecar);
         Ok(())
     }
@@ -279,12 +283,18 @@ impl Refusal {
     }
 }
 
+/// Virtual address, name and namespace of the services that the mesh has from the beginning.
+const ORDERS_NAMES: [(&str, &str, &str); 3] =
+    [("10.96.0.10", "orders", "shop"), ("10.96.0.11", "orders-tls", "shop"), ("10.96.0.12", "orders-db", "shop")];
+
 /// The hosts file of an app's host: service names at their virtual addresses.
-fn host_names(world: &World, workload: &str) -> Result<(), String> {
-    let names = [("10.96.0.10", "orders"), ("10.96.0.11", "orders-tls"), ("10.96.0.12", "orders-db")];
+fn host_names<'a>(
+    world: &World,
+    workload: &str,
+    names: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+) -> Result<(), String> {
     let entries: Vec<_> = names
-        .iter()
-        .map(|(ip, name)| (ip.parse().expect("an address"), format!("{name}.shop.svc.cluster.local {name}.shop")))
+        .map(|(ip, name, ns)| (ip.parse().expect("an address"), format!("{name}.{ns}.svc.cluster.local {name}.{ns}")))
         .collect();
     let entries: Vec<_> = entries.iter().map(|(ip, names)| (*ip, names.as_str())).collect();
     world.host(workload).set_hosts(&entries).map_err(|e| e.to_string())

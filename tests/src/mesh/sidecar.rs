@@ -37,13 +37,21 @@ pub struct PrivateKey {
 }
 
 impl Sidecar {
-    pub(super) fn start(host: &Host, binary: &Path, dir: &Path, token: &Path, vm: bool) -> Result<Sidecar, String> {
+    pub(super) fn start(
+        host: &Host,
+        binary: &Path,
+        dir: &Path,
+        token: &Path,
+        vm: bool,
+        environment: &[(&str, &str)],
+    ) -> Result<Sidecar, String> {
         let config = Sidecar::write_config(dir, token, vm)?;
         let command = Command::new(binary)
             .args(["proxy", "--config"])
             .arg(&config)
             .named("proxy")
             .log_file(dir.join("proxy.log"));
+        let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let process = host.spawn(command).map_err(|e| e.to_string())?;
         Ok(Sidecar { host: host.clone(), dir: dir.to_owned(), process })
     }
@@ -67,7 +75,7 @@ impl Sidecar {
     }
 
     /// Waits until it has a certificate, a first snapshot, and captures.
-    pub(super) fn ready(&self) -> Result<(), String> {
+    pub fn ready(&self) -> Result<(), String> {
         let seen = self.process.wait_for_line("its readiness", START, |line| line.contains(" ready identity="));
         seen.map(|_| ()).map_err(|e| e.to_string())
     }

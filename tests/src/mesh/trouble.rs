@@ -118,6 +118,12 @@ impl Mesh {
         }
     }
 
+    /// Starts a sidecar on `stranger`, which joins with this token as soon as it can. It ends when it is dropped.
+    pub fn join_as_stranger(&self, token: &str, dir: &str) -> Result<Sidecar, String> {
+        let (dir, token) = (self.dir.path().join(dir), self.dir.path().join(token));
+        Sidecar::start(self.world().host("stranger"), &self.options.binary, &dir, &token, true, &[])
+    }
+
     /// Ends a sidecar in order and starts it again on the state that it left.
     pub fn restart_sidecar(&mut self, workload: &'static str) -> Result<(), String> {
         let mut old = self.sidecars.remove(workload).ok_or_else(|| format!("no sidecar at {workload}"))?;
@@ -134,14 +140,22 @@ impl Mesh {
 
     /// On the state that it left.
     pub fn start_sidecar_again(&mut self, workload: &'static str) -> Result<(), String> {
+        self.start_sidecar_in(workload, &[])?.ready()
+    }
+
+    /// The same with more in its environment. Does not wait: it may be that it never gets ready.
+    pub fn start_sidecar_in(
+        &mut self,
+        workload: &'static str,
+        environment: &[(&str, &str)],
+    ) -> Result<&Sidecar, String> {
         let options = self.options.clone();
         let token = self.dir.path().join(format!("{workload}.token"));
         let dir = self.dir.path().join(workload);
         let host = self.world.host(workload);
-        let sidecar = Sidecar::start(host, &options.binary, &dir, &token, workload == "orders")?;
-        sidecar.ready()?;
+        let sidecar = Sidecar::start(host, &options.binary, &dir, &token, workload == "orders", environment)?;
         self.sidecars.insert(workload, sidecar);
-        Ok(())
+        Ok(self.sidecar(workload))
     }
 }
 

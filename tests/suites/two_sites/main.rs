@@ -1,10 +1,13 @@
 //! The two-site world, end to end: the binary that users get, in network namespaces, with ordinary programs as apps.
 //! Each test builds a mesh of its own, so that none depends on another.
 
+mod clocks;
 mod decisions;
 mod departures;
+mod disks;
 mod egress;
 mod external;
+mod federation;
 mod hostile;
 mod joining;
 mod leases;
@@ -32,9 +35,12 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<Trial> = LINES.iter().filter(|line| can_show(line)).map(line_trial).collect();
     trials.extend(tests(egress::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(clocks::TESTS, mesh));
     trials.extend(tests(decisions::TESTS, mesh));
     trials.extend(tests(departures::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(disks::TESTS, mesh));
     trials.extend(tests(external::TESTS, mesh).filter(|_| egress::can_run()));
+    trials.extend(tests(federation::TESTS, echoing_mesh));
     trials.extend(tests(hostile::TESTS, mesh));
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));

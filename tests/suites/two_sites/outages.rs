@@ -111,6 +111,8 @@ fn all(each: impl Iterator<Item = Result<bool, String>>) -> Result<bool, String>
 
 fn hundreds_of_rotations(mesh: &mut Mesh) -> Result<(), String> {
     let renewed = |mesh: &Mesh, workload: &str| mesh.metric(workload, RENEWALS, &[("result", "ok")]);
+    // Lives of a minute, so that those that are due by themselves come in between.
+    mesh.apply(&resources::mesh(&mesh.collector_url(), "60s"))?;
     let load = mesh.load();
     let rotated =
         (0..ROTATIONS / 3).try_for_each(|_| {

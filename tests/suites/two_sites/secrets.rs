@@ -59,9 +59,13 @@ fn places(mesh: &Mesh) -> Result<Vec<(String, String)>, String> {
 fn protected(mesh: &mut Mesh) -> Result<(), String> {
     let (lonely, open) = mesh.lonely_sidecar(1337)?;
     let proc = format!("/proc/{}", lonely.id());
-    let limits = fs::read_to_string(format!("{proc}/limits")).map_err(|e| e.to_string())?;
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
-    require(core.split_whitespace().filter(|word| *word == "0").count() == 2, || format!("core files: {core}"))?;
+    let control = mesh.control().process().ok_or("the control plane is gone")?.id();
+    for process in [lonely.id(), mesh.sidecar("web").process().id(), control] {
+        let limits = fs::read_to_string(format!("/proc/{process}/limits")).map_err(|e| e.to_string())?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
+        let none = core.split_whitespace().filter(|word| *word == "0").count() == 2;
+        require(none, || format!("core files of {process}: {core}"))?;
+    }
     // Of a process that is not dumpable, what is in /proc belongs to root and not to its user (proc(5), PR_SET_DUMPABLE).
     let owner = |of: &str| fs::metadata(format!("{of}/environ")).map(|file| file.uid()).map_err(|e| e.to_string());
     if owner(&format!("/proc/{}", open.id()))? != 1337 {

@@ -1,16 +1,21 @@
 //! A change of roots under load, also into a PKCS#11 token; a revocation that touches nobody else.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use isthmus_world::apps::echo_server;
 use isthmus_world::find;
-use isthmus_world::mesh::{LoadResult, Mesh, WORKLOADS};
+use isthmus_world::mesh::{LoadResult, Mesh, ORDERS_URL, WORKLOADS, resources};
 
 use crate::{Test, require};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_root_is_replaced_under_load_within_minutes_with_one_sidecar_offline_and_back", replaced),
     ("the_cas_keys_move_from_files_into_a_token_under_load", into_a_token),
-    ("a_revocation_ends_the_revoked_peers_streams_and_nobody_elses", revoked),
+    ("a_revocation_touches_nobody_elses_connections", revoked),
+    ("a_revoked_peers_open_stream_ends_within_seconds_and_it_stays_out_over_restarts", live_stream),
+    ("under_the_fips_profile_new_connections_have_its_algorithms_and_the_metric_says_so", fips),
+    ("an_open_stream_outlives_its_certificates_by_max_stream_age_and_no_longer", outlives),
 ];
 
 /// A tenth of it is what the mesh of three needs.
@@ -114,4 +119,109 @@ fn revoked(mesh: &mut Mesh) -> Result<(), String> {
     unharmed(&result)?;
     // A worker of the load may have had its second connection coming; a rotation of all would be several.
     require(after - before <= 1.0, || format!("{} mesh connections were made anew by a revocation", after - before))
+}
+
+/// Bytes and nothing else, to the app on `orders`.
+const ECHO: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { namespace: shop, name: echo }
+spec:
+  clusterIPs: [10.96.0.13]
+  selector: { app: orders }
+  ports: [{ name: tcp, port: 7007, targetPort: 7007, appProtocol: tcp }]
+---
+apiVersion: mesh.isthmus.dev/v1alpha1
+kind: ServicePolicy
+metadata: { namespace: shop, name: echo }
+spec:
+  services: [echo]
+  transport: MeshOnly
+  allow:
+    - from: { serviceAccounts: [web, batch] }
+"#;
+const TO_ECHO: &str = "10.96.0.13:7007";
+
+fn live_stream(mesh: &mut Mesh) -> Result<(), String> {
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7007));
+    let _app = echo_server(mesh.world().host("orders"), at).map_err(|e| e.to_string())?;
+    mesh.apply(ECHO)?;
+    let (mut web, mut batch) = (mesh.open_stream("web", TO_ECHO)?, mesh.open_stream("batch", TO_ECHO)?);
+    let began = Instant::now();
+    mesh.isthmus(&["identity", "revoke", "--id", "spiffe://shop.example/ns/shop/sa/batch", "--reason", "stolen"])?;
+    batch.ended_within(Duration::from_secs(10)).ok_or("the revoked peer's stream goes on")?;
+    println!("ended {} ms after the command began", began.elapsed().as_millis());
+    require(web.echoes(), || "the stream of somebody else ended".to_owned())?;
+    require(mesh.open_stream("batch", TO_ECHO).is_err(), || "the revoked peer came in again".to_owned())?;
+    let refused = |mesh: &Mesh| mesh.metric("orders", "isthmus_mesh_handshakes_failed_total", &[("reason", "revoked")]);
+    mesh.until(MINUTES, "its handshakes are refused", |mesh| {
+        let _ = mesh.open_stream("batch", TO_ECHO);
+        Ok((refused(mesh)? > 0.0).then_some(()))
+    })?;
+    // Both ends and the control plane forget what is in memory; at first nobody is there who could say it again.
+    mesh.control_mut().kill();
+    for workload in ["orders", "batch"] {
+        mesh.kill_sidecar(workload)?;
+        mesh.start_sidecar_again(workload)?;
+    }
+    require(mesh.open_stream("batch", TO_ECHO).is_err(), || "after a restart without a control plane".to_owned())?;
+    mesh.restart_control()?;
+    mesh.until(MINUTES, "web is served", |mesh| Ok(mesh.open_stream("web", TO_ECHO).ok().map(drop)))?;
+    require(mesh.open_stream("batch", TO_ECHO).is_err(), || "after a restart of everybody".to_owned())
+}
+
+/// Certificates of a minute, and half a minute more for what is open then.
+fn outlives(mesh: &mut Mesh) -> Result<(), String> {
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7007));
+    let _app = echo_server(mesh.world().host("orders"), at).map_err(|e| e.to_string())?;
+    mesh.apply(ECHO)?;
+    let short = resources::mesh(&mesh.collector_url(), "60s");
+    let short = short.replacen("leafLifetime: 60s", "leafLifetime: 60s\n    maxStreamAge: 30s", 1);
+    mesh.apply(&short)?;
+    let left = |mesh: &Mesh, workload: &str| -> Result<u64, String> {
+        Ok(mesh.status(workload)?["certificate"]["secondsLeft"].as_u64().unwrap_or(u64::MAX))
+    };
+    mesh.until(MINUTES, "certificates are short", |mesh| {
+        Ok((left(mesh, "web")? <= 60 && left(mesh, "orders")? <= 60).then_some(()))
+    })?;
+    // A connection of these certificates, and none of before: the sidecar of web is new.
+    mesh.restart_sidecar("web")?;
+    mesh.until(MINUTES, "web is served", |mesh| Ok(mesh.open_stream("web", TO_ECHO).ok().map(drop)))?;
+    let mut stream = mesh.open_stream("web", TO_ECHO)?;
+    let (web, orders) = (left(mesh, "web")?, left(mesh, "orders")?);
+    let began = Instant::now();
+    let both_ended = Duration::from_secs(web.max(orders) + 3);
+    mesh.until(MINUTES, "both certificates have ended", |_| Ok((began.elapsed() > both_ended).then_some(())))?;
+    require(stream.echoes(), || format!("ended with the certificates: {web} s, {orders} s"))?;
+    let ended = stream.ended_within(Duration::from_secs(60)).map(|_| began.elapsed());
+    let ended = ended.ok_or("the stream goes on though maxStreamAge has passed")?;
+    let earliest = Duration::from_secs(web.min(orders) + 30);
+    println!("ended after {} s; certificates had {web} s and {orders} s, and 30 s more", ended.as_secs());
+    require(ended >= earliest && ended < earliest + Duration::from_secs(15), || format!("ended after {ended:?}"))
+}
+
+fn fips(mesh: &mut Mesh) -> Result<(), String> {
+    let agreed = |mesh: &Mesh, workload: &str, group: &str| {
+        mesh.metric(workload, "isthmus_mesh_tls_total", &[("version", "1.3"), ("group", group)])
+    };
+    let answer = mesh.get("web", ORDERS_URL)?;
+    require(answer.status == 200, || format!("before: {} {}", answer.status, answer.body))?;
+    let before = agreed(mesh, "web", "X25519MLKEM768")?;
+    require(before > 0.0, || "the metric does not say what was agreed on".to_owned())?;
+    let load = mesh.load();
+    let changed = (|| {
+        let spec = resources::mesh(&mesh.collector_url(), "24h");
+        mesh.apply(&spec.replacen("  enforcement: Enforce", "  enforcement: Enforce\n  cryptoProfile: fips", 1))?;
+        mesh.until(MINUTES, "new connections are of the profile", |mesh| {
+            let both = agreed(mesh, "web", "secp256r1")? > 0.0 && agreed(mesh, "orders", "secp256r1")? > 0.0;
+            Ok(both.then_some(()))
+        })?;
+        let known = mesh.isthmus(&["certs"])?;
+        require(known.contains("crypto profile fips (fips module: no)"), || known.clone())
+    })();
+    let result = load.stop();
+    changed?;
+    unharmed(&result)?;
+    let cipher = [("group", "secp256r1"), ("cipher", "TLS_CHACHA20_POLY1305_SHA256")];
+    require(mesh.metric("web", "isthmus_mesh_tls_total", &cipher)? == 0.0, || "a cipher outside of it".to_owned())
 }

@@ -1,0 +1,116 @@
+//! Clocks that are wrong, moved by libfaketime while the sidecars run: what is within the promise breaks nothing, what is
+//! beyond it is called by its name at both ends.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use isthmus_world::mesh::{Mesh, ORDERS_URL};
+
+use crate::{Test, require};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("sidecars_whose_clocks_are_ten_minutes_apart_serve_and_renew", within),
+    ("a_clock_that_is_a_day_off_is_named_by_both_ends_and_all_is_well_once_it_is_right", beyond),
+];
+
+const SOON: Duration = Duration::from_secs(30);
+const FAILED: &str = "isthmus_mesh_handshakes_failed_total";
+
+/// As Debian has it.
+fn libfaketime() -> Result<Option<PathBuf>, String> {
+    let dirs = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = dirs.map(|dir| dir.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED: sidecars with wrong clocks: not installed: libfaketime");
+        require(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), || "CI has libfaketime".to_owned())?;
+    }
+    Ok(found)
+}
+
+/// A sidecar whose clock is what this file says.
+struct Moved {
+    workload: &'static str,
+    file: PathBuf,
+}
+
+impl Moved {
+    fn restart(mesh: &mut Mesh, library: &Path, workload: &'static str, by: &str) -> Result<Moved, String> {
+        let moved = Moved { workload, file: mesh.file(&format!("{workload}.clock")) };
+        moved.set(by)?;
+        mesh.kill_sidecar(workload)?;
+        let (library, file) = (library.display().to_string(), moved.file.display().to_string());
+        // Only the wall clock: deadlines and timers stay what they are. It is read anew each time.
+        let environment = [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", &file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        mesh.start_sidecar_in(workload, &environment)?.ready().map_err(|e| format!("{workload} at {by}: {e}"))?;
+        Ok(moved)
+    }
+
+    fn set(&self, by: &str) -> Result<(), String> {
+        std::fs::write(&self.file, format!("{by}\n")).map_err(|e| format!("the clock of {}: {e}", self.workload))
+    }
+}
+
+fn served(mesh: &Mesh) -> Result<(), String> {
+    let answer = mesh.get("web", ORDERS_URL)?;
+    require(answer.status == 200, || format!("{} {}", answer.status, answer.body))
+}
+
+fn within(mesh: &mut Mesh) -> Result<(), String> {
+    let Some(library) = libfaketime()? else { return Ok(()) };
+    for (web, orders) in [("+5m", "-5m"), ("-5m", "+5m")] {
+        Moved::restart(mesh, &library, "web", web)?;
+        Moved::restart(mesh, &library, "orders", orders)?;
+        served(mesh).map_err(|e| format!("web at {web}, orders at {orders}: {e}"))?;
+        // And with certificates that were made for these clocks.
+        for workload in ["web", "orders"] {
+            let before = mesh.serial(workload)?;
+            mesh.renew(workload)?;
+            mesh.until(SOON, "it is renewed", |mesh| Ok((mesh.serial(workload)? != before).then_some(())))?;
+        }
+        served(mesh).map_err(|e| format!("renewed, web at {web}, orders at {orders}: {e}"))?;
+    }
+    let failed = mesh.metric("web", FAILED, &[])? + mesh.metric("orders", FAILED, &[])?;
+    require(failed == 0.0, || format!("{failed} handshakes failed"))
+}
+
+fn beyond(mesh: &mut Mesh) -> Result<(), String> {
+    let Some(library) = libfaketime()? else { return Ok(()) };
+    let web = Moved::restart(mesh, &library, "web", "+0")?;
+    let orders = Moved::restart(mesh, &library, "orders", "+0")?;
+    served(mesh)?;
+    // By its clock every certificate has ended. The other end has done nothing wrong, and is told what it is about.
+    web.set("+25h")?;
+    refused(mesh, ("web", "expired"), ("orders", "dates-refused-by-peer"))?;
+    mesh.until(SOON, "the skew is named", |mesh| {
+        Ok(mesh.sidecar("web").log().iter().any(|line| line.contains("clock skew 1 d ")).then_some(()))
+    })?;
+    web.set("+0")?;
+    mesh.until(SOON, "web's clock is right again", |mesh| Ok(served(mesh).ok()))?;
+    // Now the callee's: it has nothing to show that holds by its clock.
+    orders.set("-25h")?;
+    refused(mesh, ("web", "peer-without-certificate"), ("orders", "own-certificate-outside-dates"))?;
+    orders.set("+0")?;
+    mesh.until(SOON, "orders' clock is right again", |mesh| Ok(served(mesh).ok()))
+}
+
+/// Until both ends count a failed handshake for their reason. A mesh connection that was made before goes on.
+fn refused(mesh: &mut Mesh, caller: (&str, &str), callee: (&str, &str)) -> Result<(), String> {
+    let counted = |mesh: &Mesh| -> Result<bool, String> {
+        let of = |(workload, reason)| mesh.metric(workload, FAILED, &[("reason", reason)]);
+        Ok(of(caller)? > 0.0 && of(callee)? > 0.0)
+    };
+    let seen = mesh.until(SOON, "both ends name it", |mesh| {
+        // What comes back is not looked at: at first the old connection serves.
+        let _ = mesh.get("web", ORDERS_URL);
+        Ok(counted(mesh)?.then_some(()))
+    });
+    seen.map_err(|e| {
+        let log = |workload: &str| mesh.sidecar(workload).log().join("\n");
+        format!("{e}: {caller:?} and {callee:?}\nweb:\n{}\norders:\n{}", log("web"), log("orders"))
+    })
+}
