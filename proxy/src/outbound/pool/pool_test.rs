@@ -51,7 +51,6 @@ impl World {
         World::by(Arc::new(SystemClock))
     }
 
-    /// By this clock.
     pub(super) fn by(clock: Arc<dyn Clock>) -> World {
         let domain = TrustDomain::parse("shop.example").unwrap();
         let ca = CertificateAuthority::generate(&domain, Arc::clone(&clock)).unwrap();
@@ -68,10 +67,6 @@ impl World {
 
     pub(super) fn worker(&self) -> Rc<Pool> {
         Pool::new(Arc::clone(&self.peers), self.metrics.clone(), DialOptions::default())
-    }
-
-    pub(super) fn rendered(&self) -> String {
-        self.metrics.render()
     }
 
     pub(super) fn counted(&self, event: &str) -> bool {
