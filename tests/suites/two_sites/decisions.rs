@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_was_seen_is_reported_replayed_and_suggested", recorded),
     ("one_step_from_observe_to_enforce_and_back", enforced),
     ("no_namespace_lowers_the_floor_of_the_mesh_and_the_conflict_is_named", floor),
+    ("the_suggested_list_is_replayed_as_if_it_were_enforced_and_fits", suggested),
     ("a_bypass_opens_is_shown_and_ends_though_the_control_plane_is_gone", bypassed),
     ("an_apply_that_nobody_confirms_is_taken_back_by_a_restarted_control_plane", unconfirmed),
 ];
@@ -246,4 +247,58 @@ fn floor(mesh: &mut Mesh) -> Result<(), String> {
     // What was refused changed nothing.
     require(mesh.get("stranger", STRAIGHT)?.status == 403, || "plaintext is let in".to_owned())?;
     require(mesh.get("web", ORDERS_URL)?.status == 200, || "web is refused".to_owned())
+}
+
+/// From Permissive and Observe to a list that fits: the operator's whole evening.
+fn suggested(mesh: &mut Mesh) -> Result<(), String> {
+    mesh.apply(&resources::plaintext_allowed())?;
+    mesh.isthmus(&["policy", "enforce", "orders", "--observe", "--yes"])?;
+    mesh.until(REPORTED, "batch passes", |mesh| Ok((mesh.get("batch", ORDERS_URL)?.status == 200).then_some(())))?;
+    for path in ["orders/1", "orders/2", "orders/3"] {
+        mesh.get("web", &format!("{ORDERS_URL}{path}"))?;
+    }
+    let report = ["policy", "report", "orders", "--all", "--json"];
+    let callers = |told: &Value| told["callers"].as_array().map_or(0, Vec::len);
+    mesh.until(REPORTED, "web and batch are on record", |mesh| {
+        let (_, told) = asked(mesh, &report, "")?;
+        Ok((callers(&told) >= 2).then_some(()))
+    })?;
+    // Nobody needs Permissive, as far as was seen; then somebody does.
+    let permissive = |told: &Value| {
+        let all = told["permissive"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|port| port["port"] == "shop/orders:8080").unwrap_or_default()
+    };
+    let (_, told) = asked(mesh, &report, "")?;
+    require(permissive(&told)["canEnd"] == true, || told.to_string())?;
+    require(mesh.get("stranger", STRAIGHT)?.status == 200, || "Permissive does not let plaintext in".to_owned())?;
+    let told = mesh.until(REPORTED, "the stranger is on record", |mesh| {
+        let (_, told) = asked(mesh, &report, "")?;
+        Ok((permissive(&told)["canEnd"] == false).then_some(told))
+    })?;
+    require(permissive(&told)["neededBy"][0]["caller"] == "10.20.1.99", || told.to_string())?;
+
+    let (code, told) = asked(mesh, &["policy", "suggest", "orders", "--json"], "")?;
+    ends(code, 0, &told)?;
+    let yaml = told["yaml"].as_str().unwrap_or_default().to_owned();
+    let notes = told["notes"].to_string();
+    require(yaml.contains("sa/web") && yaml.contains("mode: Audit") && !yaml.contains('*'), || yaml.clone())?;
+    require(notes.contains("10.20.1.99 comes by plaintext") && notes.contains("seen once"), || notes.clone())?;
+    // It is in Audit, and replayed as if it were not: those whom it names pass, and whom it leaves out does not.
+    let replay = ["policy", "replay", "-f", "-", "--target", "orders", "--json"];
+    let (code, told) = asked(mesh, &replay, &yaml)?;
+    ends(code, 0, &told)?;
+    let verdicts = |told: &Value, caller: &str| {
+        let all = told["outcomes"].as_array().cloned().unwrap_or_default();
+        let of = all.into_iter().filter(|o| o["caller"] == caller && o["outOfMesh"] == false);
+        of.map(|o| o["verdict"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    for caller in ["shop/web", "shop/batch", "10.20.1.99"] {
+        let found = verdicts(&told, caller);
+        require(!found.is_empty() && found.iter().all(|verdict| verdict == "allowed"), || format!("{caller}: {told}"))?;
+    }
+    // With an end of Permissive the stranger breaks, and nobody else.
+    let (code, told) = asked(mesh, &replay, &format!("{}\n---\n{yaml}", resources::policy("orders")))?;
+    ends(code, 4, &told)?;
+    require(verdicts(&told, "10.20.1.99") == ["refused"], || told.to_string())?;
+    require(verdicts(&told, "shop/batch").iter().all(|verdict| verdict == "allowed"), || told.to_string())
 }
