@@ -3,6 +3,7 @@
 //! A reader never stops at a fault: it reports it to the shared [`Report`] and goes on with a neutral value; a document
 //! with any fault is refused as a whole by [`super::parse`].
 
+use super::asked::{Asked, Form};
 use super::node::{Key, Node, Value};
 use super::problem::{Problem, ResourceRef};
 use std::cell::RefCell;
@@ -16,11 +17,22 @@ pub struct Report {
     source: String,
     resource: RefCell<ResourceRef>,
     problems: RefCell<Vec<Problem>>,
+    /// Only where schemas are made: what the readers ask for.
+    asked: Option<RefCell<Asked>>,
 }
 
 impl Report {
     pub fn new(source: &str) -> Self {
-        Report { source: source.to_string(), resource: RefCell::default(), problems: RefCell::default() }
+        Report { source: source.to_string(), resource: RefCell::default(), problems: RefCell::default(), asked: None }
+    }
+
+    /// One that also notes what the readers ask for.
+    pub fn noting(source: &str) -> Self {
+        Report { asked: Some(RefCell::default()), ..Self::new(source) }
+    }
+
+    pub fn into_asked(self) -> Asked {
+        self.asked.map(RefCell::into_inner).unwrap_or_default()
     }
 
     pub fn about(&self, resource: ResourceRef) {
@@ -63,6 +75,13 @@ impl<'a> Field<'a> {
         self.node
     }
 
+    /// That a reader asks for this value in this form.
+    pub fn note(&self, form: Form) {
+        if let Some(asked) = &self.report.asked {
+            asked.borrow_mut().note(&self.path, form);
+        }
+    }
+
     /// Reports a fault of this value.
     pub fn fault(&self, reason: impl Into<String>) {
         self.report.push((self.node.line, self.node.column), &self.path, reason.into());
@@ -81,6 +100,9 @@ impl<'a> Field<'a> {
 
     /// The field of this name; its absence is a fault.
     pub fn need(&self, name: &str) -> Option<Field<'a>> {
+        if let Some(asked) = &self.report.asked {
+            asked.borrow_mut().need(&self.path, name);
+        }
         let found = self.get(name);
         if found.is_none() && matches!(self.node.value, Value::Map(_)) {
             self.child(name, self.node).fault(format!("is missing; `{name}` is required here"));
@@ -91,6 +113,9 @@ impl<'a> Field<'a> {
     /// Refuses fields that are neither known nor on the list of those that are read over. A field that is not
     /// understood might be the one that narrows a rule, so it is never skipped in silence.
     pub fn only(&self, known: &[&str], read_over: &[&str]) {
+        if let Some(asked) = &self.report.asked {
+            asked.borrow_mut().only(&self.path, known, read_over);
+        }
         for (key, _) in self.entries() {
             if known.contains(&key.name.as_str()) || read_over.contains(&key.name.as_str()) {
                 continue;
@@ -118,6 +143,7 @@ impl<'a> Field<'a> {
 
     /// The items of a list; another kind of value is a fault.
     pub fn items(&self) -> Vec<Field<'a>> {
+        self.note(Form::List);
         let Value::List(items) = &self.node.value else {
             self.fault(format!("must be a list, not {}", self.node.kind()));
             return Vec::new();
@@ -127,10 +153,12 @@ impl<'a> Field<'a> {
     }
 
     pub fn is_empty_list(&self) -> bool {
+        self.note(Form::NotEmpty);
         matches!(&self.node.value, Value::List(items) if items.is_empty())
     }
 
     pub fn text(&self) -> Option<&'a str> {
+        self.note(Form::Text);
         match &self.node.value {
             Value::Text(text) => Some(text),
             Value::Int(_) | Value::Float(_) | Value::Bool(_) => {
@@ -159,6 +187,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn flag(&self) -> Option<bool> {
+        self.note(Form::Flag);
         match self.node.value {
             Value::Bool(flag) => Some(flag),
             _ => {
@@ -169,6 +198,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn number(&self) -> Option<f64> {
+        self.note(Form::Number);
         match self.node.value {
             Value::Int(int) => Some(int as f64),
             Value::Float(float) => Some(float),
@@ -180,6 +210,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn port(&self) -> Option<u16> {
+        self.note(Form::Port);
         match self.node.value {
             Value::Int(int @ 1..=65535) => u16::try_from(int).ok(),
             Value::Int(int) => {
@@ -210,6 +241,7 @@ impl<'a> Field<'a> {
 
     /// One of a closed set of words.
     pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        choices.iter().for_each(|(word, _)| self.note(Form::Word((*word).to_string())));
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
@@ -222,6 +254,7 @@ impl<'a> Field<'a> {
 
     /// `24h`, `30m`, `30s`, `500ms`.
     pub fn duration(&self) -> Option<Duration> {
+        self.note(Form::Duration);
         let text = self.text()?;
         let parsed = duration(text);
         if parsed.is_none() {

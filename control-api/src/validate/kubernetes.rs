@@ -3,6 +3,7 @@
 //! Fields that Kubernetes knows and the mesh has no use for are read over by name; a field that nobody knows is a slip
 //! and refused. What would change who is reached and is not done here (UDP) is refused in words.
 
+use super::asked::Form;
 use super::field::Field;
 use super::names::{is_label, is_subdomain};
 use super::node::Value;
@@ -78,7 +79,10 @@ fn service_port(field: &Field) -> Option<ServicePort> {
     let target = match field.get("targetPort") {
         None => TargetPort::Number(port),
         Some(target) => match &target.node().value {
-            Value::Text(name) if is_label(name) && name.len() <= 15 => TargetPort::Name(name.clone()),
+            Value::Text(name) if is_label(name) && name.len() <= 15 => {
+                target.note(Form::Text);
+                TargetPort::Name(name.clone())
+            }
             _ => TargetPort::Number(target.port()?),
         },
     };
@@ -120,7 +124,7 @@ fn cluster_ips(spec: &Field) -> (Vec<IpAddr>, bool) {
 pub(super) fn endpoints(root: &Field, name: &str) -> Endpoints {
     let mut subsets = Vec::new();
     for subset in root.get("subsets").map(|f| f.items()).unwrap_or_default() {
-        subset.only(&["addresses", "ports", "notReadyAddresses"], &[]);
+        subset.only(&["addresses", "ports"], &["notReadyAddresses"]);
         let mut addresses = Vec::new();
         for item in subset.get("addresses").map(|f| f.items()).unwrap_or_default() {
             item.only(&["ip"], &["hostname", "nodeName", "targetRef"]);
@@ -161,14 +165,14 @@ fn is_ready(endpoint: &Field) -> bool {
     let Some(conditions) = endpoint.get("conditions") else {
         return true;
     };
-    conditions.only(&["ready", "serving", "terminating"], &[]);
+    conditions.only(&["ready"], &["serving", "terminating"]);
     conditions.get("ready").and_then(|f| f.flag()).unwrap_or(true)
 }
 
 fn endpoint_ports(parent: &Field) -> Vec<EndpointPort> {
     let mut ports = Vec::new();
     for item in parent.get("ports").map(|f| f.items()).unwrap_or_default() {
-        item.only(&["name", "port", "protocol", "appProtocol"], &[]);
+        item.only(&["name", "port", "protocol"], &["appProtocol"]);
         tcp_only(&item);
         let Some(port) = item.need("port").and_then(|f| f.port()) else {
             continue;

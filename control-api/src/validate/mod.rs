@@ -4,6 +4,7 @@
 //! (do the resources fit together). A document with a fault is refused as a whole.
 
 pub mod advice;
+pub mod asked;
 mod bundle;
 pub mod cross;
 mod cross_addresses;
@@ -18,12 +19,14 @@ mod origination;
 mod ours;
 mod problem;
 pub mod resource;
+pub mod schema;
 mod service_policy;
 pub mod set;
 mod standing;
 
 pub use problem::{Problem, ResourceRef};
 
+use asked::{Asked, Form};
 use field::{Field, Report, nearest};
 use node::{Node, Value};
 use resource::{Labels, Resource, Spec};
@@ -34,6 +37,9 @@ mod egress_test;
 #[cfg(test)]
 #[path = "parse_test.rs"]
 mod parse_test;
+#[cfg(test)]
+#[path = "schema_test.rs"]
+mod schema_test;
 
 /// Our API group, in the version that is served.
 pub const GROUP: &str = "mesh.isthmus.dev/v1alpha1";
@@ -67,6 +73,9 @@ const KINDS: &[Kind] = &[
     Kind { name: "EndpointSlice", api_version: "discovery.k8s.io/v1", namespaced: true },
 ];
 
+/// Where a resource of Kubernetes' own kinds is that names no namespace.
+const KUBERNETES_DEFAULT: &str = "default";
+
 /// What Kubernetes fills in and nobody writes; not stored.
 const FILLED_IN: &[&str] = &[
     "creationTimestamp",
@@ -93,6 +102,11 @@ pub struct Parsed {
 /// Reads every document of a text. Good ones and faults are both returned: who asked decides whether one fault refuses
 /// all (an apply) or only itself (a directory).
 pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
+    parse_in("", source, yaml)
+}
+
+/// The same, with the namespace of documents that name none.
+pub fn parse_in(namespace: &str, source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
     let documents = match node::parse(yaml) {
         Ok(documents) => documents,
         Err(error) => {
@@ -110,7 +124,7 @@ pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
     let mut parsed = Vec::new();
     let mut problems = Vec::new();
     for document in documents.into_iter().flat_map(unfold_list) {
-        match parse_document(source, &document) {
+        match parse_document(namespace, source, &document) {
             Ok(resource) => parsed.push(Parsed { resource, source: source.to_string(), node: document }),
             Err(found) => problems.extend(found),
         }
@@ -131,9 +145,16 @@ pub fn by_command_only(parsed: &Parsed) -> Option<Problem> {
     })
 }
 
+/// What is asked for of a document of this kind, with what it takes to say so. Whether it is sound does not matter here.
+fn asked_of(document: &Node) -> Asked {
+    let report = Report::noting("");
+    read(&Field::root(document, &report), &report, "");
+    report.into_asked()
+}
+
 /// A resource from what the store holds. Faults mean that the store was written by another version.
 pub fn from_stored(json: &serde_json::Value) -> Result<Resource, Vec<Problem>> {
-    parse_document("store", &node::from_json(json))
+    parse_document("", "store", &node::from_json(json))
 }
 
 /// `kind: List`, as `kubectl get -o yaml` writes it, stands for its items.
@@ -145,10 +166,10 @@ fn unfold_list(document: Node) -> Vec<Node> {
     }
 }
 
-fn parse_document(source: &str, document: &Node) -> Result<Resource, Vec<Problem>> {
+fn parse_document(namespace: &str, source: &str, document: &Node) -> Result<Resource, Vec<Problem>> {
     let report = Report::new(source);
     let root = Field::root(document, &report);
-    let resource = read(&root, &report);
+    let resource = read(&root, &report, namespace);
     let problems = report.into_problems();
     match resource {
         Some(resource) if problems.is_empty() => Ok(resource),
@@ -156,15 +177,16 @@ fn parse_document(source: &str, document: &Node) -> Result<Resource, Vec<Problem
     }
 }
 
-fn read(root: &Field, report: &Report) -> Option<Resource> {
+fn read(root: &Field, report: &Report, namespace: &str) -> Option<Resource> {
     if root.entries().is_empty() {
         root.fault("is not a resource; it starts with `apiVersion`, `kind` and `metadata`");
         return None;
     }
     let kind = read_kind(root)?;
-    let (key, labels) = read_metadata(root, kind, report)?;
+    let (key, labels) = read_metadata(root, kind, report, namespace)?;
     let spec = read_spec(root, kind, &key, &labels)?;
-    Some(Resource { key, labels, spec, json: stored_form(root.node()) })
+    let json = stored_form(root.node(), &key);
+    Some(Resource { key, labels, spec, json })
 }
 
 fn read_kind(root: &Field) -> Option<&'static Kind> {
@@ -188,7 +210,7 @@ fn read_kind(root: &Field) -> Option<&'static Kind> {
     Some(kind)
 }
 
-fn read_metadata(root: &Field, kind: &Kind, report: &Report) -> Option<(ResourceRef, Labels)> {
+fn read_metadata(root: &Field, kind: &Kind, report: &Report, default: &str) -> Option<(ResourceRef, Labels)> {
     let metadata = root.need("metadata")?;
     metadata.only(&["name", "namespace", "labels", "annotations"], FILLED_IN);
     let name_field = metadata.need("name")?;
@@ -199,6 +221,9 @@ fn read_metadata(root: &Field, kind: &Kind, report: &Report) -> Option<(Resource
             namespace = field.word().unwrap_or_default();
             names::check_label(&field);
         }
+        (None, true) if !default.is_empty() => namespace = default,
+        // As Kubernetes has it, so that what is written for it means the same here.
+        (None, true) if kind.api_version != GROUP => namespace = KUBERNETES_DEFAULT,
         (None, true) => {
             report.about(ResourceRef::new(kind.name, "", name));
             metadata.need("namespace");
@@ -220,6 +245,9 @@ fn read_metadata(root: &Field, kind: &Kind, report: &Report) -> Option<(Resource
         name_field.fault(format!("`{name}`: there is one MeshConfig, and its name is `mesh`"));
     }
     let labels = metadata.get("labels").map(|f| labels(&f)).unwrap_or_default();
+    if let Some(annotations) = metadata.get("annotations") {
+        annotations.note(Form::Map);
+    }
     Some((key, labels))
 }
 
@@ -255,6 +283,7 @@ fn read_spec(root: &Field, kind: &Kind, key: &ResourceRef, labels: &Labels) -> O
 
 /// A map of texts.
 fn labels(field: &Field) -> Labels {
+    field.note(Form::Map);
     let mut labels = Labels::new();
     for (key, _) in field.entries() {
         if let Some(value) = field.get(&key.name).and_then(|f| f.text()) {
@@ -264,12 +293,15 @@ fn labels(field: &Field) -> Labels {
     labels
 }
 
-fn stored_form(node: &Node) -> serde_json::Value {
+fn stored_form(node: &Node, key: &ResourceRef) -> serde_json::Value {
     let mut json = node::to_json(node);
     if let Some(root) = json.as_object_mut() {
         root.remove("status");
         if let Some(metadata) = root.get_mut("metadata").and_then(|m| m.as_object_mut()) {
             metadata.retain(|name, _| !FILLED_IN.contains(&name.as_str()));
+            if !key.namespace.is_empty() {
+                metadata.insert("namespace".to_string(), key.namespace.clone().into());
+            }
         }
     }
     json

@@ -1,6 +1,7 @@
 //! Readers of the kinds of `mesh.isthmus.dev/v1alpha1`. Every field must be known: one that is not understood might be
 //! the one that narrows.
 
+use super::asked::Form;
 use super::egress;
 use super::field::Field;
 use super::names::{check_host, check_label};
@@ -263,6 +264,8 @@ pub(super) fn min_tls(parent: &Field) -> Option<TlsVersion> {
     const VERSIONS: &[(&str, TlsVersion)] =
         &[("1.0", TlsVersion::V1_0), ("1.1", TlsVersion::V1_1), ("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let field = parent.get("minTlsVersion")?;
+    field.note(Form::Number);
+    VERSIONS.iter().for_each(|(word, _)| field.note(Form::Word((*word).to_string())));
     if let super::node::Value::Float(number) = field.node().value {
         let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
         return found.map(|(_, version)| *version).or_else(|| field.choice(VERSIONS));

@@ -106,6 +106,19 @@ fn a_good_document_beside_a_bad_one_is_still_read() {
 }
 
 #[test]
+fn a_namespace_that_is_not_written_is_the_one_that_is_given_or_kubernetes_own() {
+    let service = "kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}";
+    for (given, expected) in [("", "default"), ("shop", "shop")] {
+        let (parsed, problems) = parse_in(given, "f", service);
+        assert_eq!(problems, []);
+        assert_eq!(parsed[0].resource.key.namespace, expected);
+        assert_eq!(parsed[0].resource.json["metadata"]["namespace"], expected, "as it is stored");
+    }
+    let (parsed, _) = parse_in("shop", "f", &service.replace("{name: a}", "{name: a, namespace: hr}"));
+    assert_eq!(parsed[0].resource.key.namespace, "hr", "what is written counts");
+}
+
+#[test]
 fn what_is_not_a_resource_is_said() {
     let table = [
         ("a: [", "not valid YAML"),
@@ -116,7 +129,10 @@ fn what_is_not_a_resource_is_said() {
             "kind: Site\napiVersion: v1\nmetadata: {name: a}\nspec: {ranges: [10.0.0.0/8]}",
             "write `mesh.isthmus.dev/v1alpha1`",
         ),
-        ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {}", "metadata.namespace: is missing"),
+        (
+            "kind: Workload\napiVersion: mesh.isthmus.dev/v1alpha1\nmetadata: {name: a}\nspec: {}",
+            "metadata.namespace: is missing",
+        ),
         ("kind: Site\nkind: Site\napiVersion: v1", "not valid YAML: duplicate"),
     ];
     for (yaml, expected) in table {
