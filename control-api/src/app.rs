@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::confirm;
 use crate::flows::Intake;
 use crate::flows::store::FlowStore;
+use crate::history::Keep;
 use crate::identity::attest::Attestors;
 use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, restore, revocation, tokens};
@@ -24,6 +25,7 @@ use isthmus_certs::{ClientAuth, Clock, SystemClock, TrustDomain};
 use isthmus_proto::admin::v1::admin_server::AdminServer;
 use isthmus_proto::admin::v1::authority_server::AuthorityServer;
 use isthmus_proto::admin::v1::policy_server::PolicyServer;
+use isthmus_proto::admin::v1::resources_server::ResourcesServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
@@ -200,6 +202,7 @@ impl Control {
         let overseer = Overseer { operators: admin.clone(), own: own.clone(), rotation };
         let most = MAX_APPLY + (1 << 20);
         let policy = PolicyServer::new(admin.clone()).max_decoding_message_size(most).max_encoding_message_size(most);
+        let resources = ResourcesServer::new(admin.clone()).max_encoding_message_size(most);
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
@@ -208,6 +211,7 @@ impl Control {
             .layer(gate_of_calls)
             .add_service(service)
             .add_service(policy)
+            .add_service(resources)
             .add_service(AuthorityServer::new(overseer));
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
     }
@@ -301,7 +305,8 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<Ledger>, Own, Arc
     let issuing = authority::rotation::issuing(&issuer, clock.now_ms());
     let trust = Trust { trust_domain, roots_der, revocations: Arc::new(revocations), issuing };
     let flows = Arc::new(FlowStore::open(&dir.join("flows.redb"))?);
-    let ledger = Ledger::open(store, trust, clock)?;
+    let keep = Keep { revisions: config.history.revisions, age: config.history.age };
+    let ledger = Ledger::open(store, trust, clock)?.keeping(keep);
     confirm::forget_unborn(&**ledger.store(), ledger.world().revision)?;
     Ok((Arc::new(ledger), own, flows))
 }

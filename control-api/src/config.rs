@@ -1,5 +1,6 @@
 //! `control.yaml`: one struct, defaults beside docs, every fault with its place.
 
+use crate::history::Keep;
 use isthmus_certs::TrustDomain;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -32,8 +33,29 @@ pub struct Config {
     /// When the endpoints of a workload whose proxy is gone are withdrawn.
     #[serde(default)]
     pub leases: Leases,
+    /// How much of what was changed stays known.
+    #[serde(default)]
+    pub history: History,
     #[serde(default)]
     pub log: Log,
+}
+
+/// `history: { revisions: 1000, age: 2160h }`. The oldest goes first.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct History {
+    /// So many of the latest are kept, and at each look a few more.
+    pub revisions: usize,
+    /// And none that is older.
+    #[serde(deserialize_with = "span")]
+    pub age: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let Keep { revisions, age } = Keep::default();
+        History { revisions, age }
+    }
 }
 
 /// `leases: { grace: 10s, afterStart: 60s }`.

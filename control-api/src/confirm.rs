@@ -5,7 +5,7 @@
 
 use crate::admin::on_record;
 use crate::audit::{AuditLog, Event, What};
-use crate::ledger::{Ledger, Outcome, Proposal, World, Writer};
+use crate::ledger::{Author, Ledger, Outcome, Proposal, World, Writer};
 use crate::store::{Change, Store, StoreError};
 use crate::validate::resource::Spec;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
@@ -111,10 +111,11 @@ pub fn confirm(store: &dyn Store, pending: &Pending) -> Result<bool, StoreError>
     }
 }
 
-/// Makes everything as it was before. Done twice it changes nothing.
-pub fn roll_back(ledger: &Ledger, pending: &Pending) -> Result<Outcome, StoreError> {
+/// Makes everything as it was before. Done twice it changes nothing. `operator` is empty where time ran out.
+pub fn roll_back(ledger: &Ledger, pending: &Pending, operator: &str) -> Result<Outcome, StoreError> {
     let world = ledger.world();
-    let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
+    let author = Author::new(operator, format!("revision {} taken back", pending.revision));
+    let mut proposal = Proposal { writer: Writer::Api, author, ..Proposal::default() };
     for before in &pending.before {
         let key = ResourceRef::new(&before.kind, &before.namespace, &before.name);
         match &before.json {
@@ -162,7 +163,7 @@ pub fn look(ledger: &Ledger, audit: &AuditLog) -> Result<(), StoreError> {
     let now_ms = ledger.clock().now_ms();
     let world = ledger.world();
     if let Some(pending) = pending(&**ledger.store(), world.revision)?.filter(|p| p.until_unix_ms <= now_ms) {
-        let outcome = roll_back(ledger, &pending)?;
+        let outcome = roll_back(ledger, &pending, "")?;
         match outcome.problems.first() {
             None => {
                 let Pending { revision, operator, .. } = &pending;
@@ -188,7 +189,8 @@ fn end_bypasses(ledger: &Ledger, audit: &AuditLog, now_ms: i64) -> Result<(), St
     if deletes.is_empty() {
         return Ok(());
     }
-    ledger.propose(&Proposal { deletes: deletes.clone(), ..Proposal::default() }, false)?;
+    let author = Author::new("", "bypass is over");
+    ledger.propose(&Proposal { deletes: deletes.clone(), author, ..Proposal::default() }, false)?;
     for key in deletes {
         tracing::warn!(bypass = key.qualified(), "the bypass is over");
         let (workload, reason) = (key.qualified(), "its time is over".to_owned());

@@ -38,6 +38,8 @@ mod audit_test;
 mod copies_test;
 #[path = "e2e/enrol_test.rs"]
 mod enrol_test;
+#[path = "e2e/history_test.rs"]
+mod history_test;
 #[path = "e2e/names_test.rs"]
 mod names_test;
 #[path = "e2e/operate_test.rs"]
@@ -107,6 +109,7 @@ async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken)
         authority: Default::default(),
         attestation: attestation(dir),
         leases: Default::default(),
+        history: crate::config::History { revisions: 8, ..Default::default() },
         log: Log::default(),
     };
     Control::start(config, Arc::new(clock.clone()), shutdown.clone()).await.unwrap()

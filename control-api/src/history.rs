@@ -73,7 +73,13 @@ struct Row(String, String, String, char);
 type Facts = BTreeMap<String, Option<Value>>;
 
 /// What a commit has to write down about itself. Nothing where no resource becomes another one.
-pub fn record(store: &dyn Store, before: &World, change: &Change, author: &Author, at: i64) -> Result<Facts, StoreError> {
+pub fn record(
+    store: &dyn Store,
+    before: &World,
+    change: &Change,
+    author: &Author,
+    at: i64,
+) -> Result<Facts, StoreError> {
     let revision = before.revision + 1;
     let mut facts = Facts::new();
     let mut rows = Vec::new();
@@ -214,6 +220,9 @@ pub fn way_back(
     let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
     let mut concerned: Vec<ResourceRef> = Vec::new();
     match only {
+        Some(key) if of(store, world, key)?.is_empty() && !world.resources.contains_key(key) => {
+            return Ok(Err(format!("there is no {key}, and was none for as long as history is kept")));
+        }
         Some(key) => concerned.push(key.clone()),
         None => {
             for head in heads(store)?.iter().filter(|head| head.revision > revision) {
@@ -221,14 +230,16 @@ pub fn way_back(
             }
             concerned.sort();
             concerned.dedup();
-            // A bypass that is over must not come back, and one that is open is ended by its own command.
-            concerned.retain(|key| key.kind != "Bypass");
+            // A bypass that is over must not come back, nor a role that was taken from somebody.
+            concerned.retain(|key| !matches!(key.kind.as_str(), "Bypass" | "OperatorRole"));
         }
     }
     for key in &concerned {
         let later = of(store, world, key)?.into_iter().find(|(at, _)| *at > revision);
         let Some((_, Entry { before, .. })) = later else { continue };
-        add(&mut proposal, world, key, before, revision)?;
+        if let Err(why) = add(&mut proposal, world, key, before, revision) {
+            return Ok(Err(why));
+        }
     }
     Ok(Ok(proposal))
 }
@@ -239,17 +250,17 @@ fn add(
     key: &ResourceRef,
     wanted: Option<Value>,
     revision: u64,
-) -> Result<(), StoreError> {
+) -> Result<(), String> {
     let now = world.resources.get(key).map(|resource| &resource.json);
     match wanted {
         Some(json) if now == Some(&json) => {}
         Some(json) => {
-            let damaged = |problems: Vec<Problem>| StoreError::Damaged {
-                what: format!("{key} of revision {revision}"),
-                why: problems.first().map(ToString::to_string).unwrap_or_default(),
-            };
-            let resource = from_stored(&json).map_err(damaged)?;
             let source = format!("revision {revision}");
+            let unreadable = |problems: Vec<Problem>| {
+                let why = problems.first().map(|problem| problem.reason.clone()).unwrap_or_default();
+                format!("{key} of {source} is not valid in this version: {why}")
+            };
+            let resource = from_stored(&json).map_err(unreadable)?;
             proposal.puts.push(Parsed { resource, source, node: node::from_json(&json) });
         }
         None if now.is_some() => proposal.deletes.push(key.clone()),
@@ -269,7 +280,8 @@ fn number(name: &str) -> Result<u64, StoreError> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(name: &str, value: Value) -> Result<T, StoreError> {
-    serde_json::from_value(value).map_err(|error| StoreError::Damaged { what: name.to_string(), why: error.to_string() })
+    serde_json::from_value(value)
+        .map_err(|error| StoreError::Damaged { what: name.to_string(), why: error.to_string() })
 }
 
 fn write<T: Serialize>(value: &T) -> Result<Value, StoreError> {

@@ -3,19 +3,25 @@
 //! Everything here is synchronous and waits for the disk: call it from a blocking task. A proposal that has begun is
 //! never cut off by a caller that goes away, so the store and what is published cannot part.
 
+use crate::history;
 use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
-use crate::store::{Change, Contents, Put, Store, StoreError};
+use crate::store::{Change, Contents, Store, StoreError};
 use crate::validate::cross::{self, Fault};
 use crate::validate::resource::MeshConfig;
 use crate::validate::set::Set;
 use crate::validate::{Parsed, Problem, ResourceRef, advice, from_stored, locate};
 use isthmus_certs::Clock;
 use rpds::RedBlackTreeMapSync;
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+mod proposal;
+
+use proposal::plan;
+pub use proposal::{Author, Proposal, Prune, SET, Writer};
 
 /// How many commits back `WaitInForce` can still tell whom they concerned.
 const REMEMBERED: usize = 1024;
@@ -38,23 +44,6 @@ pub struct Meta {
     /// Of the last change.
     pub revision: u64,
     pub origin: String,
-}
-
-/// What a source wants. It carries where each document came from, and nothing about how it was transported.
-#[derive(Debug, Default)]
-pub struct Proposal {
-    pub puts: Vec<Parsed>,
-    pub deletes: Vec<ResourceRef>,
-    pub writer: Writer,
-}
-
-/// Who may change what: a resource from a file is changed in that file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Writer {
-    #[default]
-    Api,
-    /// The document's source is the file.
-    Files,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +84,13 @@ struct Planned {
     given: Given,
 }
 
+type Facts = BTreeMap<String, Option<serde_json::Value>>;
+
 pub struct Ledger {
     store: Arc<dyn Store>,
+    keep: history::Keep,
+    /// The revision at which it was last looked for what history is to forget.
+    forgot: AtomicU64,
     trust: Mutex<Arc<Trust>>,
     clock: Arc<dyn Clock>,
     writer: Mutex<()>,
@@ -113,7 +107,13 @@ impl Ledger {
         let world = watch::Sender::new(Arc::new(world));
         let (writer, committed) = (Mutex::default(), Mutex::default());
         let (failed, trust) = (AtomicBool::new(false), Mutex::new(Arc::new(trust)));
-        Ok(Ledger { store, trust, clock, writer, world, committed, failed })
+        let (keep, forgot) = (history::Keep::default(), AtomicU64::new(0));
+        Ok(Ledger { store, keep, forgot, trust, clock, writer, world, committed, failed })
+    }
+
+    /// How much of the past is kept.
+    pub fn keeping(self, keep: history::Keep) -> Self {
+        Ledger { keep, ..self }
     }
 
     pub fn world(&self) -> Arc<World> {
@@ -202,12 +202,16 @@ impl Ledger {
     ) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let world = self.world();
+        if let Some(after) = proposal.if_revision.filter(|after| *after != world.revision) {
+            return Err(StoreError::Conflict { after, now: world.revision });
+        }
         let Planned { mut outcome, mut change, mut next, keys, given } = self.plan(&world, proposal);
         if !outcome.problems.is_empty() || keys.is_empty() || dry_run {
             return Ok(outcome);
         }
         first(&world, &change)?;
         change.vips = given;
+        change.facts = self.written_down(&world, &change, &proposal.author)?;
         outcome.revision = self.commit(world.revision, &change)?;
         next.revision = outcome.revision;
         for key in &change.deletes {
@@ -218,6 +222,17 @@ impl Ledger {
         }
         self.publish(&world, next, &keys, &change.vips, false);
         Ok(outcome)
+    }
+
+    /// The history of a change, and what of the past goes with it.
+    fn written_down(&self, world: &World, change: &Change, author: &Author) -> Result<Facts, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let mut facts = history::record(&*self.store, world, change, author, now_ms)?;
+        if world.revision >= self.forgot.load(Ordering::Relaxed) + self.keep.look_every() {
+            self.forgot.store(world.revision, Ordering::Relaxed);
+            history::forget(&*self.store, self.keep, now_ms, &mut facts)?;
+        }
+        Ok(facts)
     }
 
     /// What the mesh would be with a proposal on top of it. Nothing is written.
@@ -290,56 +305,6 @@ fn read_world(contents: Contents, trust: &Trust) -> Result<World, StoreError> {
     let wanted = Wanted { set: &world.resources, vips: &world.vips, trust };
     world.index = Arc::new(Index::build(wanted));
     Ok(world)
-}
-
-/// Who may write what, and what that makes of the set.
-fn plan(world: &World, proposal: &Proposal, outcome: &mut Outcome, change: &mut Change, next: &mut Set) {
-    let mut named: BTreeSet<&ResourceRef> = BTreeSet::new();
-    for parsed in &proposal.puts {
-        let resource = &parsed.resource;
-        let key = &resource.key;
-        if !named.insert(key) {
-            outcome.problems.push(problem(parsed, "", format!("{key} is written twice")));
-            continue;
-        }
-        let old = world.resources.get(key);
-        if old.is_some_and(|old| old.json == resource.json) {
-            outcome.changes.push((key.clone(), Kind::Unchanged));
-            continue;
-        }
-        if let Some(reason) = owned_by_other(world, key, proposal, &parsed.source) {
-            outcome.problems.push(problem(parsed, "", reason));
-            continue;
-        }
-        let origin = match proposal.writer {
-            Writer::Api => "api".to_string(),
-            Writer::Files => format!("file:{}", parsed.source),
-        };
-        change.puts.push(Put { key: key.clone(), json: resource.json.clone(), origin });
-        outcome.changes.push((key.clone(), if old.is_some() { Kind::Updated } else { Kind::Created }));
-        next.insert(Arc::new(resource.clone()));
-    }
-    for key in &proposal.deletes {
-        let owned = owned_by_other(world, key, proposal, "");
-        if next.remove(key).is_none() || owned.is_some() {
-            let reason = owned.unwrap_or_else(|| format!("there is no {key}"));
-            outcome.problems.push(Problem { reason, resource: key.clone(), ..unplaced() });
-            continue;
-        }
-        change.deletes.push(key.clone());
-        outcome.changes.push((key.clone(), Kind::Deleted));
-    }
-}
-
-fn owned_by_other(world: &World, key: &ResourceRef, proposal: &Proposal, source: &str) -> Option<String> {
-    let origin = &world.meta.get(key)?.origin;
-    match (&proposal.writer, origin.strip_prefix("file:")) {
-        (Writer::Api, Some(file)) => Some(format!("{key} comes from the file {file}; change it there")),
-        (Writer::Files, None) => {
-            Some(format!("{key} was applied through the API; delete it there first, then {source} is taken"))
-        }
-        _ => None,
-    }
 }
 
 /// Points a fault at the document that is to blame: into the proposal, or at what is stored and would now be wrong.

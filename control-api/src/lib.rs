@@ -13,6 +13,7 @@ pub mod authority;
 pub mod config;
 pub mod confirm;
 pub mod flows;
+pub mod history;
 pub mod identity;
 pub mod index;
 pub mod ledger;

@@ -2,11 +2,13 @@
 
 mod certificates;
 mod gather;
+mod history;
 pub(crate) mod on_record;
 mod overseer;
 mod policy;
 mod resources;
 mod services;
+mod standing;
 mod tokens;
 mod wait;
 mod watch;
@@ -18,7 +20,7 @@ use crate::confirm;
 use crate::flows::store::FlowStore;
 use crate::identity::issuer::Issuer;
 use crate::identity::{blocking, tokens::unavailable};
-use crate::ledger::{Kind, Ledger, Outcome, Proposal, World, Writer};
+use crate::ledger::{Author, Kind, Ledger, Outcome, Proposal, World, Writer};
 use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::serve::Peer;
@@ -75,7 +77,9 @@ impl Admin for Operators {
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let caller = operator(&request)?;
         let DeleteRequest { resources: refs, dry_run } = request.into_inner();
-        let proposal = Proposal { deletes: refs.into_iter().map(resources::read_ref).collect(), ..Proposal::default() };
+        let deletes = refs.into_iter().map(resources::read_ref).collect();
+        let author = Author::new(caller.name(), "delete");
+        let proposal = Proposal { deletes, author, ..Proposal::default() };
         caller.may_change(&proposal.deletes, dry_run)?;
         let (ledger, audit, by) = (self.ledger.clone(), self.issuer.audit().clone(), caller.name().to_owned());
         let delete = move || {
@@ -96,23 +100,18 @@ impl Admin for Operators {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let caller = operator(&request)?;
-        let key = resources::read_ref(request.into_inner().resource.unwrap_or_default());
+        let GetRequest { resource, status } = request.into_inner();
+        let key = resources::read_ref(resource.unwrap_or_default());
         caller.may_see(&key)?;
-        let world = self.ledger.world();
-        let found = resources::stored(&world, &key)?;
-        let resource = found.ok_or_else(|| Status::not_found(format!("there is no {key}")))?;
-        Ok(Response::new(GetResponse { resource: Some(resource) }))
+        let this = self.clone();
+        let found = blocking(move || standing::get(&this, &key, status)).await?;
+        Ok(Response::new(GetResponse { resource: Some(found) }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let caller = operator(&request)?;
-        let ListRequest { kind, namespace, .. } = request.into_inner();
-        let world = self.ledger.world();
-        let wanted = world.resources.keys().filter(|key| resources::matches(key, &kind, &namespace));
-        let wanted = wanted.filter(|key| caller.sees_resource(key));
-        let found: Result<Vec<_>, Status> = wanted.map(|key| resources::stored(&world, key)).collect();
-        let resources = found?.into_iter().flatten().collect();
-        Ok(Response::new(ListResponse { revision: world.revision, resources }))
+        let (this, request) = (self.clone(), request.into_inner());
+        blocking(move || standing::list(&this, &caller, &request)).await.map(Response::new)
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -193,7 +192,7 @@ impl Admin for Operators {
 
 impl Operators {
     async fn apply_as(&self, caller: Caller, request: ApplyRequest) -> Result<Response<ApplyResponse>, Status> {
-        let ApplyRequest { documents, dry_run, confirm_seconds, .. } = request;
+        let ApplyRequest { dry_run, confirm_seconds, .. } = request;
         if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
             return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
         }
@@ -202,7 +201,7 @@ impl Operators {
             (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
         };
         let (this, by) = (self.clone(), caller.clone());
-        let outcome = blocking(move || this.apply_now(&documents, dry_run, until, &by)).await?;
+        let outcome = blocking(move || this.apply_now(&request, until, &by)).await?;
         let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
         record(caller.name(), "apply", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
@@ -215,16 +214,18 @@ impl Operators {
     }
 
     /// `until`: it is taken back then, unless it is confirmed.
-    fn apply_now(
-        &self,
-        all: &[Document],
-        dry_run: bool,
-        until: Option<i64>,
-        caller: &Caller,
-    ) -> Result<Outcome, Status> {
-        let (proposal, mut problems) = documents(all)?;
-        caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
+    fn apply_now(&self, request: &ApplyRequest, until: Option<i64>, caller: &Caller) -> Result<Outcome, Status> {
+        let ApplyRequest { documents, dry_run, namespace, if_revision, prune, .. } = request;
+        let dry_run = *dry_run;
         let (ledger, audit) = (&self.ledger, self.issuer.audit());
+        let (mut proposal, mut problems) = documents_in(namespace, documents)?;
+        caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
+        proposal.author = Author::new(caller.name(), "apply");
+        proposal.if_revision = Some(*if_revision).filter(|revision| *revision != 0);
+        if let (Some(prune), true) = (prune, problems.is_empty()) {
+            resources::prune(ledger, &mut proposal, prune)?;
+            caller.may_change(&proposal.deletes, dry_run)?;
+        }
         // With faults in some documents the rest is still checked, so that everything is told at once.
         let first = |world: &World, change: &Change| {
             confirm::nobody_waits(&**ledger.store(), world.revision)?;
@@ -234,7 +235,7 @@ impl Operators {
         let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
         let mut outcome = proposed.map_err(unavailable)?;
         if dry_run {
-            outcome.shown = resources::shown(&ledger.world(), &proposal);
+            outcome.shown = resources::shown(&ledger.world(), &proposal, &outcome);
         }
         // "There is no Site `a`" is no news where the document of that Site is the faulty one.
         let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
@@ -278,6 +279,11 @@ pub fn admit(peer: &Peer) -> Result<(), String> {
 
 /// Documents as a proposal, and what is wrong with each of them.
 fn documents(documents: &[Document]) -> Result<(Proposal, Vec<Problem>), Status> {
+    documents_in("", documents)
+}
+
+/// The same, with the namespace of documents that name none.
+fn documents_in(namespace: &str, documents: &[Document]) -> Result<(Proposal, Vec<Problem>), Status> {
     let size: usize = documents.iter().map(|document| document.yaml.len()).sum();
     if size > MAX_APPLY {
         return Err(Status::invalid_argument(format!("{size} bytes of YAML in one apply; at most {MAX_APPLY}")));
@@ -285,7 +291,7 @@ fn documents(documents: &[Document]) -> Result<(Proposal, Vec<Problem>), Status>
     let mut proposal = Proposal { writer: Writer::Api, ..Proposal::default() };
     let mut problems = Vec::new();
     for document in documents {
-        let (parsed, found) = validate::parse(&document.source, &document.yaml);
+        let (parsed, found) = validate::parse_in(namespace, &document.source, &document.yaml);
         problems.extend(parsed.iter().filter_map(validate::by_command_only));
         proposal.puts.extend(parsed);
         problems.extend(found);

@@ -6,7 +6,7 @@ use crate::confirm;
 use crate::flows::query;
 use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
-use crate::ledger::{Proposal, World};
+use crate::ledger::{Author, Proposal, World};
 use crate::operators::Caller;
 use crate::validate::{Parsed, Problem, ResourceRef, from_stored, node};
 use crate::views::{self, Selection};
@@ -158,7 +158,7 @@ impl Operators {
         let name = if service.is_empty() { "all-services" } else { service };
         let key = ResourceRef::new("Bypass", namespace, name);
         let until_unix_ms = self.ledger.clock().now_ms() + i64::from(*seconds) * 1000;
-        let mut proposal = Proposal::default();
+        let mut proposal = Proposal { author: Author::new(&operator, "bypass"), ..Proposal::default() };
         let (what, told) = match seconds {
             0 => (What::BypassEnded, reason.clone()),
             _ => (What::Bypassed, format!("for {seconds} s: {reason}")),
@@ -207,7 +207,7 @@ impl Operators {
         let reason = format!("revision {} of operator {}", pending.revision, pending.operator);
         self.log(what, operator.to_owned(), Event { reason, ..Event::default() })?;
         if request.roll_back {
-            let outcome = confirm::roll_back(&self.ledger, &pending).map_err(unavailable)?;
+            let outcome = confirm::roll_back(&self.ledger, &pending, operator).map_err(unavailable)?;
             if !outcome.problems.is_empty() {
                 return Err(refused(&outcome.problems));
             }

@@ -5,6 +5,7 @@ use crate::ledger::Committed;
 use crate::operators::Caller;
 use crate::push::registry::Progress;
 use isthmus_proto::admin::v1::{InForce, PendingProxy};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -13,6 +14,8 @@ use tonic::Status;
 
 /// A client that waits forever for a proxy that never answers holds a stream; the proxy itself is let go after 60 s.
 const AT_MOST: Duration = Duration::from_secs(600);
+
+const OFFLINE: &str = "offline";
 
 /// The longest pause between two counts.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
@@ -41,7 +44,7 @@ pub(super) fn start(
 
 /// A revision that this process did not make (it is from before a restart, or long past) concerns all that are here: a
 /// proxy is told the present on connecting, so its answer to that is the answer to all before.
-fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
+pub(super) fn find(this: &Operators, revision: u64) -> Result<Committed, Status> {
     let present = this.ledger.world().revision;
     if revision > present {
         return Err(Status::out_of_range(format!(
@@ -67,6 +70,7 @@ async fn report(
         let mut message = in_force(commit, this.registry.progress(commit));
         // The numbers are those of all, so that "complete" is true; names are those that the caller sees.
         message.pending.retain(|pending| caller.sees_workload(&pending.workload));
+        note_since(this, &mut message);
         let counted = began.elapsed();
         let complete = message.complete;
         let shown = (message.acknowledged, message.pending.clone());
@@ -81,6 +85,17 @@ async fn report(
         tokio::time::sleep((counted * 4).min(COUNT_EVERY)).await;
         changes.changed().await.map_err(|_| Status::unavailable("the control plane is stopping"))?;
     }
+}
+
+/// Since when those are away that are.
+fn note_since(this: &Operators, message: &mut InForce) {
+    let mut away = message.pending.iter_mut().filter(|pending| pending.state == OFFLINE).peekable();
+    if away.peek().is_none() {
+        return;
+    }
+    let heard = this.registry.list().into_iter().map(|proxy| (proxy.workload, proxy.last_seen_unix_ms));
+    let heard: HashMap<String, i64> = heard.collect();
+    away.for_each(|pending| pending.since_unix_ms = heard.get(&pending.workload).copied().unwrap_or_default());
 }
 
 fn in_force(commit: &Committed, progress: Vec<(String, Progress)>) -> InForce {
@@ -105,7 +120,7 @@ fn in_force(commit: &Committed, progress: Vec<(String, Progress)>) -> InForce {
                 "connected".to_string()
             }
             Progress::Refused(reason) => format!("refused: {reason}"),
-            Progress::Offline => "offline".to_string(),
+            Progress::Offline => OFFLINE.to_string(),
         };
         message.pending.push(PendingProxy { workload, state, since_unix_ms: 0 });
     }

@@ -71,7 +71,7 @@ fn events(
             Some(_) => Kind::Updated,
             None => Kind::Created,
         };
-        let resource = resources::stored(world, key)?;
+        let resource = resources::stored(world, key, None)?;
         events.push(WatchEvent {
             revision: meta.revision,
             kind: resources::kind(kind).into(),

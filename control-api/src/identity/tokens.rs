@@ -116,6 +116,9 @@ pub fn unavailable(error: StoreError) -> Status {
     if matches!(error, StoreError::Waiting { .. }) {
         return Status::failed_precondition(error.to_string());
     }
+    if matches!(error, StoreError::Conflict { .. }) {
+        return Status::aborted(error.to_string());
+    }
     tracing::error!(%error, "store");
     Status::unavailable(error.to_string())
 }

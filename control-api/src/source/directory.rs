@@ -4,7 +4,7 @@
 //! A file with a fault keeps what it last said, and the other files go on. A file that is gone takes its resources with
 //! it; a directory that cannot be read changes nothing.
 
-use crate::ledger::{Ledger, Outcome, Proposal, Writer};
+use crate::ledger::{Author, Ledger, Outcome, Proposal, Writer};
 use crate::store::StoreError;
 use crate::validate::{Parsed, Problem, ResourceRef, by_command_only, parse};
 use std::collections::BTreeSet;
@@ -102,7 +102,13 @@ fn settle(
     let mut kept: BTreeSet<ResourceRef> = BTreeSet::new();
     loop {
         let deletes = gone(ledger, &puts, &faulty, &kept);
-        let proposal = Proposal { puts, deletes, writer: Writer::Files };
+        let proposal = Proposal {
+            puts,
+            deletes,
+            writer: Writer::Files,
+            author: Author::new("files", "read"),
+            ..Proposal::default()
+        };
         let outcome = ledger.propose(&proposal, false)?;
         if outcome.problems.is_empty() {
             report.outcome = outcome;
