@@ -99,7 +99,7 @@ fn renewal(at: i64, now: i64) -> String {
     if at < now { "due".to_owned() } else { span_in_words((at - now).unsigned_abs()) }
 }
 
-fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
+pub(crate) fn all_json(listed: &wire::ListCertificatesResponse) -> Value {
     let certificate = |c: &wire::Certificate| {
         json!({
             "spiffeId": c.spiffe_id, "workload": c.workload, "serial": c.serial, "issuer": c.issuer, "root": c.root, "proof": c.proof,

@@ -53,6 +53,8 @@ struct Seen {
     here_ms: i64,
     certificates: wire::ListCertificatesResponse,
     proxies: Vec<wire::Proxy>,
+    /// The control plane's own version.
+    build: String,
     rotation: wire::RotateResponse,
     audit: wire::VerifyAuditResponse,
     revision: u64,
@@ -78,12 +80,18 @@ pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
     }
 }
 
+/// The same as one JSON object, for a support bundle.
+pub(crate) async fn report(operator: &OperatorArgs) -> Result<serde_json::Value, Failure> {
+    Ok(as_json(&findings(&look(operator).await?)))
+}
+
 async fn look(operator: &OperatorArgs) -> Result<Seen, Failure> {
     let (mut admin, mut authority) = (Admin::connect(operator).await?, Authority::connect(operator).await?);
     let request = wire::ListCertificatesRequest {};
     let certificates = authority.call(async |client| client.list_certificates(request).await).await?;
     let here_ms = SystemClock.now_ms();
-    let proxies = admin.call(async |client| client.list_proxies(wire::ListProxiesRequest {}).await).await?.proxies;
+    let listed = admin.call(async |client| client.list_proxies(wire::ListProxiesRequest {}).await).await?;
+    let (proxies, build) = (listed.proxies, listed.build_version);
     let request = wire::RotateRequest { step: wire::RotationStep::Unspecified.into(), force: false };
     let rotation = authority.call(async |client| client.rotate(request).await).await?;
     let request = wire::VerifyAuditRequest::default();
@@ -92,7 +100,7 @@ async fn look(operator: &OperatorArgs) -> Result<Seen, Failure> {
     let revision = admin.call(async |client| client.list(request).await).await?.revision;
     let store = admin.call(async |client| client.list_join_tokens(wire::ListJoinTokensRequest {}).await).await;
     let store = store.err().map(|failure| failure.text());
-    Ok(Seen { here_ms, certificates, proxies, rotation, audit, revision, store })
+    Ok(Seen { here_ms, certificates, proxies, build, rotation, audit, revision, store })
 }
 
 fn findings(seen: &Seen) -> Vec<Finding> {
@@ -235,7 +243,10 @@ fn sync(seen: &Seen) -> Finding {
 fn versions(seen: &Seen) -> Finding {
     let here = env!("CARGO_PKG_VERSION");
     let others = seen.proxies.iter().filter(|proxy| proxy.connected && proxy.build_version != here);
-    let others: Vec<String> = others.map(|proxy| format!("{} {}", proxy.workload, proxy.build_version)).collect();
+    let mut others: Vec<String> = others.map(|proxy| format!("{} {}", proxy.workload, proxy.build_version)).collect();
+    if !seen.build.is_empty() && seen.build != here {
+        others.insert(0, format!("control plane {}", seen.build));
+    }
     match others.len() {
         0 => ok("versions", format!("all {here}, as this command")),
         _ => warning("versions", format!("other than {here}: {}", some_of(&others))),

@@ -39,6 +39,7 @@ fn well() -> Seen {
             server_time_unix_ms: NOW,
         },
         proxies: vec![proxy("shop/web")],
+        build: env!("CARGO_PKG_VERSION").to_owned(),
         rotation: wire::RotateResponse { phase: "settled".to_owned(), roots: vec![root], ..Default::default() },
         audit: wire::VerifyAuditResponse { lines: 9, ..Default::default() },
         revision: 7,

@@ -14,6 +14,7 @@ use isthmus_certs::{
 use isthmus_proto::admin::v1::admin_client::AdminClient;
 use isthmus_proto::admin::v1::authority_client::AuthorityClient;
 use isthmus_proto::admin::v1::policy_client::PolicyClient;
+use isthmus_proto::admin::v1::resources_client::ResourcesClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -96,6 +97,27 @@ impl Policy {
     pub(crate) async fn call<T>(
         &mut self,
         request: impl AsyncFnOnce(&mut PolicyClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
+/// The same port, for what was changed and the way back.
+pub(crate) struct Resources {
+    client: ResourcesClient<Channel>,
+    limit: Duration,
+}
+
+impl Resources {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        let client = ResourcesClient::new(operator_channel(args).await?).max_decoding_message_size(MOST_VIEWS);
+        Ok(Self { client, limit: args.request_timeout })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut ResourcesClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         within(self.limit, request(&mut self.client)).await
     }
@@ -251,6 +273,10 @@ pub(crate) fn refused(status: &Status) -> Failure {
         Code::Unimplemented => Failure::new(
             "the control plane does not know this request on this port",
             "check that the address is that of the operator port (15013); else it is older than this command",
+        ),
+        Code::Aborted => Failure::new(
+            format!("somebody else changed something meanwhile: {said}"),
+            "look at the present state and try again; nothing was changed",
         ),
         Code::ResourceExhausted => {
             Failure::new(format!("the control plane is at a limit: {said}"), "try again in a moment")

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use isthmus_proto::admin::v1 as wire;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::connect::{self, Admin};
@@ -27,10 +26,11 @@ pub(crate) struct Args {
     /// NAME with -n, or NAMESPACE/NAME. May be repeated.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
+    /// Of names without one; with -f, of documents without one.
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
     /// Delete what this file, directory or stdin (`-`) names. Only kind, namespace and name are read.
-    #[arg(short, long, value_name = "FILE|DIR|-", conflicts_with_all = ["kind", "names", "namespace"])]
+    #[arg(short, long, value_name = "FILE|DIR|-", conflicts_with_all = ["kind", "names"])]
     file: Vec<PathBuf>,
     /// Say what would go; change nothing.
     #[arg(long)]
@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
 async fn delete(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let resources = match &args.kind {
         Some(kind) => by_name(kind, &args.names, args.namespace.as_deref())?,
-        None => in_files(&args.file)?,
+        None => in_files(&args.file, args.namespace.as_deref())?,
     };
     let mut admin = Admin::connect(operator).await?;
     let request = wire::DeleteRequest { resources, dry_run: args.dry_run };
@@ -73,34 +73,10 @@ fn by_name(kind: &str, names: &[String], namespace: Option<&str>) -> Result<Vec<
     names.iter().map(|name| get::reference(kind, name, namespace)).collect()
 }
 
-/// The part of a document that names it; the rest may be anything.
-#[derive(Deserialize)]
-struct Named {
-    kind: String,
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    namespace: Option<String>,
-    name: String,
-}
-
-fn in_files(files: &[PathBuf]) -> Result<Vec<wire::ResourceRef>, Failure> {
+fn in_files(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<wire::ResourceRef>, Failure> {
     let mut resources = Vec::new();
     for document in documents::read(files)? {
-        let named: Vec<Named> = serde_saphyr::from_multiple(&document.yaml).map_err(|e| {
-            Failure::new(
-                format!("{}: {e}", document.source),
-                "each document needs kind, metadata.name and, if it has one, metadata.namespace",
-            )
-        })?;
-        for Named { kind, metadata } in named {
-            let kind = kinds::parse(&kind)
-                .map_err(|e| Failure::new(format!("{}: {e}", document.source), "correct the kind"))?;
-            resources.push(get::reference(kind, &metadata.name, metadata.namespace.as_deref())?);
-        }
+        resources.extend(documents::named(&document, namespace)?);
     }
     Ok(resources)
 }

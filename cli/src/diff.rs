@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// A YAML file, a directory of them (.yaml, .yml), or `-` for stdin. May be repeated.
     #[arg(short, long = "file", required = true, value_name = "FILE|DIR|-")]
     file: Vec<PathBuf>,
+    /// Of documents that name none.
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -28,7 +31,8 @@ const DIFFERS: u8 = 4;
 
 pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
     let format = args.output.format();
-    let done: Result<bool, Failure> = connect::block_on(apply::preview(&args.file, operator, format));
+    let done: Result<bool, Failure> =
+        connect::block_on(apply::preview(&args.file, args.namespace.as_deref(), operator, format));
     match done {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::from(DIFFERS),

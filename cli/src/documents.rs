@@ -5,9 +5,11 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use isthmus_proto::admin::v1::{ApplyPart, Document};
+use isthmus_proto::admin::v1::{ApplyPart, Document, ResourceRef};
+use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::{get, kinds};
 
 /// What the control plane takes as one apply.
 const MAX_BYTES: u64 = 64 << 20;
@@ -101,6 +103,39 @@ fn document(source: &str, bytes: io::Result<Vec<u8>>, path: &Path) -> Result<Doc
         Failure::new(format!("{source}:{line}: this is not UTF-8 text"), "save the file as UTF-8")
     })?;
     Ok(Document { source: source.to_owned(), yaml })
+}
+
+/// The part of a document that names it; the rest may be anything.
+#[derive(Deserialize)]
+struct Named {
+    kind: String,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    namespace: Option<String>,
+    name: String,
+}
+
+/// What a document names. Empty documents name nothing.
+pub(crate) fn named(document: &Document, namespace: Option<&str>) -> Result<Vec<ResourceRef>, Failure> {
+    let all: Vec<Option<Named>> = serde_saphyr::from_multiple(&document.yaml).map_err(|e| {
+        Failure::new(
+            format!("{}: {}", document.source, e.without_snippet()),
+            "each document needs kind, metadata.name and, if it has one, metadata.namespace",
+        )
+    })?;
+    let mut resources = Vec::new();
+    for Named { kind, metadata } in all.into_iter().flatten() {
+        let kind =
+            kinds::parse(&kind).map_err(|e| Failure::new(format!("{}: {e}", document.source), "correct the kind"))?;
+        // As the control plane does where a document names none.
+        let otherwise = namespace.or(kind.of_kubernetes().then_some("default")).filter(|_| kind.namespaced);
+        resources.push(get::reference(kind, &metadata.name, metadata.namespace.as_deref().or(otherwise))?);
+    }
+    Ok(resources)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::ValueEnum;
 use isthmus_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
+use crate::apply;
 use crate::connect::{self, Admin};
 use crate::failure::{Failure, finish};
 use crate::kinds::{self, Kind};
 use crate::operator::OperatorArgs;
-use crate::output::{Format, OutputArgs, or_dash, table};
+use crate::output::{Format, or_dash, table, when};
 use crate::problems::{change_word, resource_json, resource_name};
 use crate::proxies;
 
@@ -20,6 +22,7 @@ use crate::proxies;
     isthmus get workload orders -n shop -o yaml\n  \
     isthmus get workload shop/orders -o yaml\n  \
     isthmus get all -o json\n  \
+    isthmus get policies -l team=a -o wide  and who changed each when, and in how many proxies it is in force\n  \
     isthmus get services -n shop -w         and every change from now on, until interrupted\n  \
     isthmus get proxies                     who is connected, and what is in force where")]
 pub(crate) struct Args {
@@ -36,8 +39,52 @@ pub(crate) struct Args {
     /// The present state, then every change, until interrupted. With `-o json`: one object per line.
     #[arg(short, long, conflicts_with = "name")]
     watch: bool,
+    /// Only what bears these labels.
+    #[arg(short = 'l', long, value_name = "NAME=VALUE,...", conflicts_with_all = ["name", "watch"], value_parser = apply::labels)]
+    selector: Option<apply::Labels>,
     #[command(flatten)]
-    output: OutputArgs,
+    output: Output,
+}
+
+/// As everywhere, and `wide`.
+#[derive(clap::Args, Debug, Clone, Copy)]
+struct Output {
+    /// How to print the answer.
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
+    output: Shape,
+    /// The same as `-o json`.
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    /// Aligned columns.
+    Table,
+    /// More columns: who changed it when, and in how many proxies it is in force.
+    Wide,
+    Yaml,
+    Json,
+}
+
+impl Output {
+    fn format(self) -> Format {
+        match self.output {
+            _ if self.json => Format::Json,
+            Shape::Table | Shape::Wide => Format::Table,
+            Shape::Yaml => Format::Yaml,
+            Shape::Json => Format::Json,
+        }
+    }
+
+    fn wide(self) -> bool {
+        self.output == Shape::Wide
+    }
+
+    /// A table does not show it, and it takes the control plane time.
+    fn with_status(self) -> bool {
+        self.json || self.output != Shape::Table
+    }
 }
 
 pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
@@ -66,14 +113,14 @@ async fn get(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
 async fn one(kind: Kind, name: &str, args: &Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let resource = reference(kind, name, args.namespace.as_deref())?;
     let mut admin = Admin::connect(operator).await?;
-    let request = wire::GetRequest { resource: Some(resource.clone()), status: false };
+    let request = wire::GetRequest { resource: Some(resource.clone()), status: args.output.with_status() };
     let found = admin.call(async |client| client.get(request).await).await?.resource;
     let found =
         found.ok_or_else(|| Failure::new(format!("there is no {}", resource_name(&resource)), "isthmus get all"))?;
     match args.output.format() {
         Format::Json => println!("{}", stored_json(&found)),
         Format::Yaml => print!("{}", found.yaml),
-        Format::Table => print!("{}", stored_table(std::slice::from_ref(&found))),
+        Format::Table => print!("{}", stored_table(std::slice::from_ref(&found), args.output.wide())),
     }
     Ok(())
 }
@@ -83,7 +130,8 @@ async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resul
     let request = wire::ListRequest {
         kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
         namespace: args.namespace.clone().unwrap_or_default(),
-        ..Default::default()
+        labels: args.selector.clone().unwrap_or_default(),
+        status: args.output.with_status(),
     };
     let answer = admin.call(async |client| client.list(request).await).await?;
     match args.output.format() {
@@ -96,7 +144,7 @@ async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resul
             println!("{}", texts.join("\n---\n"));
         }
         Format::Table if answer.resources.is_empty() => eprintln!("nothing is stored that matches"),
-        Format::Table => print!("{}", stored_table(&answer.resources)),
+        Format::Table => print!("{}", stored_table(&answer.resources, args.output.wide())),
     }
     Ok(())
 }
@@ -152,13 +200,23 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
     Ok(wire::ResourceRef { kind: kind.name.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
-fn stored_table(resources: &[wire::StoredResource]) -> String {
+fn stored_table(resources: &[wire::StoredResource], wide: bool) -> String {
     let row = |stored: &wire::StoredResource| {
         let at = stored.resource.clone().unwrap_or_default();
-        vec![at.kind, or_dash(&at.namespace), at.name, stored.revision.to_string(), or_dash(&stored.origin)]
+        let mut row =
+            vec![at.kind, or_dash(&at.namespace), at.name, stored.revision.to_string(), or_dash(&stored.origin)];
+        if wide {
+            let in_force = format!("{}/{}", stored.in_force, stored.affected);
+            row.extend([in_force, when(stored.changed_unix_ms), or_dash(&stored.changed_by)]);
+        }
+        row
     };
     let rows: Vec<_> = resources.iter().map(row).collect();
-    table(&["KIND", "NAMESPACE", "NAME", "REVISION", "ORIGIN"], &rows)
+    let mut head = vec!["KIND", "NAMESPACE", "NAME", "REVISION", "ORIGIN"];
+    if wide {
+        head.extend(["IN FORCE", "CHANGED", "BY"]);
+    }
+    table(&head, &rows)
 }
 
 fn stored_json(stored: &wire::StoredResource) -> Value {

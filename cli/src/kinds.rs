@@ -24,6 +24,13 @@ pub(crate) struct Kind {
     pub(crate) namespaced: bool,
 }
 
+impl Kind {
+    /// Whose documents may leave out the namespace, which is then `default`.
+    pub(crate) fn of_kubernetes(self) -> bool {
+        matches!(self.name, "Service" | "Endpoints" | "EndpointSlice")
+    }
+}
+
 /// Reads `servicepolicy`, `ServicePolicies`, `policy` and the like.
 pub(crate) fn parse(text: &str) -> Result<Kind, String> {
     let given = text.to_ascii_lowercase();

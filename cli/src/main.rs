@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod asked;
 mod audit;
 mod bypass;
 mod ca;
@@ -14,15 +15,18 @@ mod check;
 mod completions;
 mod confirm;
 mod connect;
+mod context;
 mod delete;
 mod demo;
 mod diff;
 mod difference;
 mod documents;
 mod edges;
+mod edit;
 mod explain;
 mod failure;
 mod get;
+mod history;
 mod identity;
 mod join;
 mod kinds;
@@ -34,9 +38,12 @@ mod policy;
 mod problems;
 mod proxies;
 mod redirect;
+mod rollback;
+mod schema;
 mod services;
 mod span;
 mod status;
+mod support;
 mod token;
 mod version;
 
@@ -65,7 +72,10 @@ enum Command {
     Apply(WithOperator<apply::Args>),
     Get(WithOperator<get::Args>),
     Diff(WithOperator<diff::Args>),
+    Edit(WithOperator<edit::Args>),
     Delete(WithOperator<delete::Args>),
+    History(WithOperator<history::Args>),
+    Rollback(WithOperator<rollback::Args>),
     Proxies(WithOperator<proxies::Args>),
     Services(WithOperator<services::Args>),
     Endpoints(WithOperator<services::EndpointsArgs>),
@@ -73,6 +83,9 @@ enum Command {
     Token(WithOperator<token::Args>),
     Certs(WithOperator<certs::Args>),
     Check(WithOperator<check::Args>),
+    SupportBundle(WithOperator<support::Args>),
+    Context(context::Args),
+    Schema(schema::Args),
     Status(status::Args),
     Identity(WithOperator<identity::Args>),
     Ca(WithOperator<ca::Args>),
@@ -112,6 +125,9 @@ fn main() -> ExitCode {
         Command::Apply(c) => apply::run(c.args, &c.operator),
         Command::Get(c) => get::run(c.args, &c.operator),
         Command::Diff(c) => diff::run(c.args, &c.operator),
+        Command::Edit(c) => edit::run(c.args, &c.operator),
+        Command::History(c) => history::run(c.args, &c.operator),
+        Command::Rollback(c) => rollback::run(c.args, &c.operator),
         Command::Delete(c) => delete::run(c.args, &c.operator),
         Command::Proxies(c) => proxies::run(c.args, &c.operator),
         Command::Services(c) => services::run(c.args, &c.operator),
@@ -119,6 +135,9 @@ fn main() -> ExitCode {
         Command::Edges(c) => edges::run(c.args, &c.operator),
         Command::Token(c) => token::run(c.args, &c.operator),
         Command::Certs(c) => certs::run(c.args, &c.operator),
+        Command::SupportBundle(c) => support::run(c.args, &c.operator),
+        Command::Context(args) => context::run(args),
+        Command::Schema(args) => schema::run(args),
         Command::Check(c) => check::run(c.args, &c.operator),
         Command::Status(args) => status::run(args),
         Command::Identity(c) => identity::run(c.args, &c.operator),

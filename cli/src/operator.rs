@@ -11,6 +11,7 @@ use std::time::Duration;
 use isthmus_certs::TrustDomain;
 use serde::Deserialize;
 
+use crate::context::Contexts;
 use crate::failure::Failure;
 use crate::span;
 
@@ -21,9 +22,12 @@ const MAX_BYTES: u64 = 1024 * 1024;
 pub(crate) struct OperatorArgs {
     /// The operator's credentials, as the control plane wrote them (`operator.yaml` in its state directory).
     ///
-    /// Without it: ~/.config/isthmus/operator.yaml.
+    /// Without it: that of the context; without any: ~/.config/isthmus/operator.yaml.
     #[arg(long, env = "ISTHMUS_OPERATOR", value_name = "FILE", help_heading = "Control plane")]
     pub(crate) operator: Option<PathBuf>,
+    /// Which control plane, by the name that `isthmus context add` gave it.
+    #[arg(long, env = "ISTHMUS_CONTEXT", value_name = "NAME", help_heading = "Control plane")]
+    pub(crate) context: Option<String>,
     /// Connect here instead of the address in that file, for example through a tunnel.
     #[arg(long, value_name = "HOST:PORT", help_heading = "Control plane")]
     pub(crate) address: Option<String>,
@@ -64,15 +68,25 @@ impl fmt::Debug for Operator {
 
 impl Operator {
     pub(crate) fn find(args: &OperatorArgs) -> Result<Self, Failure> {
-        let path = match &args.operator {
-            Some(path) => path.clone(),
-            None => default_path()?,
+        let (path, address) = match &args.operator {
+            Some(path) => (path.clone(), None),
+            None => Self::of_context(args.context.as_deref())?,
         };
         let mut operator = Self::read(&path)?;
-        if let Some(address) = &args.address {
-            operator.address = address.clone();
+        if let Some(address) = args.address.clone().or(address) {
+            operator.address = address;
         }
         Ok(operator)
+    }
+
+    /// That of the context that is asked for or in use, else the file at its usual place.
+    fn of_context(name: Option<&str>) -> Result<(PathBuf, Option<String>), Failure> {
+        let dir = config_dir()?;
+        let contexts = Contexts::read(&dir.join("contexts.yaml"))?;
+        match name.or(contexts.current.as_deref()) {
+            Some(name) => contexts.find(name).map(|found| (found.operator.clone(), found.address.clone())),
+            None => Ok((dir.join("operator.yaml"), None)),
+        }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
@@ -100,7 +114,8 @@ impl Operator {
     }
 }
 
-fn default_path() -> Result<PathBuf, Failure> {
+/// Where an operator's own files are.
+pub(crate) fn config_dir() -> Result<PathBuf, Failure> {
     let config = match (std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
         (Some(config), _) if !config.is_empty() => PathBuf::from(config),
         (_, Some(home)) => PathBuf::from(home).join(".config"),
@@ -108,7 +123,7 @@ fn default_path() -> Result<PathBuf, Failure> {
             return Err(Failure::new("neither HOME nor XDG_CONFIG_HOME is set", "name the file with --operator FILE"));
         }
     };
-    Ok(config.join("isthmus/operator.yaml"))
+    Ok(config.join("isthmus"))
 }
 
 /// The modes are those of the opened file, so that a swap between looking and reading gains nothing.

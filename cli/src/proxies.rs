@@ -92,7 +92,7 @@ fn lag(proxy: &wire::Proxy) -> String {
     }
 }
 
-fn proxy_json(proxy: &wire::Proxy) -> Value {
+pub(crate) fn proxy_json(proxy: &wire::Proxy) -> Value {
     json!({
         "workload": proxy.workload,
         "spiffeId": proxy.spiffe_id,

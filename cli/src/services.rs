@@ -123,7 +123,7 @@ fn endpoints_table(endpoints: &[&wire::EndpointView]) -> String {
     table(&["ADDRESS", "SITE", "WORKLOAD", "STATE", "PORTS"], &rows)
 }
 
-fn service_json(service: &wire::ServiceView) -> Value {
+pub(crate) fn service_json(service: &wire::ServiceView) -> Value {
     json!({
         "namespace": service.namespace,
         "name": service.name,

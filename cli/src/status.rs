@@ -51,7 +51,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
 }
 
-fn ask(socket: &Path) -> Result<Value, Failure> {
+pub(crate) fn ask(socket: &Path) -> Result<Value, Failure> {
     let unreachable = |e: std::io::Error| {
         let advice = match e.kind() {
             std::io::ErrorKind::PermissionDenied => "run it as root, or as the proxy's user",
