@@ -93,7 +93,7 @@ fn pods_end(mesh: &mut Mesh) -> Result<(), String> {
     });
     let report = load.stop();
     ended?;
-    require(report.failed == 0 && report.ok > 500, || {
+    require(report.failed == 0 && report.ok > 150, || {
         format!("{} failed, {} did not: {:?}", report.failed, report.ok, report.first_error)
     })
 }
