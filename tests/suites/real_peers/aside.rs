@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("loopback_is_not_captured", &["curl"], loopback),
     ("ones_own_address_is_not_captured", &["curl"], own_address),
     ("an_endpoints_own_address_is_its_service", &["curl", "nginx", "python3"], endpoints_address),
+    ("the_ports_of_anothers_proxy_are_refused", &["curl"], proxys_ports),
     ("outside_of_the_mesh_is_passed_through", &["curl", "ip"], outside),
     ("outside_of_the_mesh_nothing_is_held_back_and_nothing_piles_up", &["ip"], unbuffered),
 ];
@@ -130,6 +131,22 @@ fn endpoints_address(shop: &Shop) -> Result<(), String> {
             shop.crossing(1, || curl(shop, "web", &spelled, &to(8210, "/head")))
         })?;
         require(got.text().contains("x-MiXed: 3"), || format!("{address}: its service's option is lost: {got:?}"))?;
+    }
+    Ok(())
+}
+
+/// What listens there is the sidecar's own: no app may have it connect to itself, or read what it says of itself.
+fn proxys_ports(shop: &Shop) -> Result<(), String> {
+    let counted = || shop.mesh().metric("orders", "isthmus_refused_total", &[("reason", "forbidden-port")]);
+    // The port of the caller's own outbound listener is that of a connection which nobody redirected: a reset.
+    let own = curl(shop, "web", &["--http1.1"], &[format!("http://{}:15001/", shop.host("orders").address())]);
+    require(own.as_ref().is_err_and(|why| why.contains("reset")), || format!("15001: {own:?}"))?;
+    for port in [15006, 15008, 15020, 15021] {
+        let before = counted()?;
+        let got =
+            curl(shop, "web", &["--http1.1"], &[format!("http://{}:{port}/metrics", shop.host("orders").address())])?;
+        require(got.status == 403 && got.text() == "forbidden-port", || format!("{port}: {got:?}"))?;
+        require(counted()? > before, || format!("{port}: orders counts no forbidden-port"))?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! Ways between the sites that lose what is large, seen by apps that go on as if nothing were.
+//! Ways between the sites that lose what is large, and a pod's end: seen by apps that go on as if nothing were.
 
 use std::time::{Duration, Instant};
 
-use isthmus_world::mesh::{Mesh, ORDERS_URL};
+use isthmus_world::apps::{self, Load, Request};
+use isthmus_world::mesh::{Mesh, ORDERS_URL, resources};
 use isthmus_world::{Command, find};
 
 use crate::{Test, require};
@@ -10,6 +11,7 @@ use crate::{Test, require};
 pub(crate) const TESTS: &[Test] = &[
     ("a_way_that_drops_large_hellos_costs_a_second_and_is_reported", large_hello),
     ("a_way_that_becomes_too_narrow_without_a_word_is_left_within_seconds", black_hole),
+    ("a_pods_end_under_load_loses_no_request", pods_end),
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -69,3 +71,53 @@ fn black_hole(mesh: &mut Mesh) -> Result<(), String> {
     println!("large requests passed again after {:.1} s", began.elapsed().as_secs_f64());
     require(hellos_dropped(mesh)? >= 1.0, || "no hello_dropped is counted".to_owned())
 }
+
+/// The service of two workloads, one of which ends in order (SIGTERM, as Kubernetes does it) and comes back.
+fn pods_end(mesh: &mut Mesh) -> Result<(), String> {
+    const URL: &str = "http://10.96.0.60:8300/";
+    let serve = |host: &str| {
+        apps::http_server(mesh.world().host(host), mesh.world().host(host).socket(8300)).map_err(|e| e.to_string())
+    };
+    let (first, second) = (serve("batch")?, serve("orders")?);
+    let workloads = ["batch", "orders"].iter().fold(resources::WORKLOADS.to_owned(), |all, name| {
+        all.replace(&format!("labels: {{ app: {name} }}"), &format!("labels: {{ app: {name}, tier: both }}"))
+    });
+    mesh.apply(&format!("{workloads}\n---\n{BOTH}"))?;
+    let load = Load::new(Request::get(URL), 200).connections(8).start(mesh.world().host("web"));
+    // The caller's own site comes first, the other one takes over meanwhile.
+    let ended = (0..3).try_for_each(|_| {
+        let before = (first.requests(), second.requests());
+        mesh.until(DEADLINE, "the first serves", |_| Ok((first.requests() > before.0 + 50).then_some(())))?;
+        mesh.restart_sidecar("batch")?;
+        mesh.until(DEADLINE, "the second has served", |_| Ok((second.requests() > before.1).then_some(())))
+    });
+    let report = load.stop();
+    ended?;
+    require(report.failed == 0 && report.ok > 150, || {
+        format!("{} failed, {} did not: {:?}", report.failed, report.ok, report.first_error)
+    })
+}
+
+const BOTH: &str = "apiVersion: v1
+kind: Service
+metadata:
+  namespace: shop
+  name: both
+spec:
+  clusterIPs: [10.96.0.60]
+  selector: { tier: both }
+  ports:
+    - { name: http, port: 8300, targetPort: 8300, appProtocol: http }
+---
+apiVersion: mesh.isthmus.dev/v1alpha1
+kind: ServicePolicy
+metadata:
+  namespace: shop
+  name: both
+spec:
+  services: [both]
+  transport: MeshOnly
+  allow:
+    - from:
+        serviceAccounts: [web]
+";
