@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Run the control plane, or back it up.
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Args {
+// Its name is its group's, and the one of what is flattened is `Args`.
+pub(crate) struct ControlArgs {
     #[command(flatten)]
     run: isthmus_control::Args,
     #[command(subcommand)]
@@ -82,7 +83,7 @@ struct RestoreArgs {
     common: Common,
 }
 
-pub(crate) fn run(args: Args) -> ExitCode {
+pub(crate) fn run(args: ControlArgs) -> ExitCode {
     match args.what {
         None => {
             isthmus_proxy::return_idle_memory();

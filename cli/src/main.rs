@@ -111,7 +111,7 @@ enum Command {
     Lint(WithOperator<lint::Args>),
     /// Run the sidecar of this machine or pod.
     Proxy(isthmus_proxy::Args),
-    Control(control::Args),
+    Control(control::ControlArgs),
     Store(store::Args),
     Redirect(redirect::Args),
     Version(version::Args),
