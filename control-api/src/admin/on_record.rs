@@ -1,5 +1,5 @@
-//! What an operator's change leaves in the audit log beside the change itself, which the ledger writes down: each step
-//! between Observe and Enforce, in a line of its own.
+//! What an operator's change leaves in the audit log besides the change itself ([`crate::ledger`] writes that down): each step
+//! between Observe and Enforce, in a line of its own, before it is done.
 
 use crate::audit::{AuditLog, Event, What};
 use crate::ledger::World;
@@ -7,10 +7,13 @@ use crate::store::{Change, StoreError};
 use crate::validate::ResourceRef;
 use serde_json::Value;
 
-/// The lines for a change that is about to be committed.
+/// The steps of a change that is about to be committed.
 pub(super) fn write(audit: &AuditLog, world: &World, change: &Change, operator: &str) -> Result<(), StoreError> {
     let steps = change.puts.iter().filter_map(|put| step(world, &put.key, &put.json));
-    steps.map(|event| append(audit, Event { operator: operator.to_owned(), ..event })).collect()
+    for event in steps {
+        append(audit, Event { operator: operator.to_owned(), ..event })?;
+    }
+    Ok(())
 }
 
 /// One line about something other than resources.

@@ -32,6 +32,8 @@ pub enum What {
     Bypassed,
     /// A bypass is over: its time has come, or somebody ended it before.
     BypassEnded,
+    /// Resources were created, updated or deleted, at `revision`. Written before that is done.
+    Changed,
     /// From now on refusals are carried out, where they were only recorded.
     Enforced,
     /// The way back: refusals are recorded, and not carried out.
@@ -42,8 +44,6 @@ pub enum What {
     RolledBack,
     /// A step of the CA: a root made, promoted, retired, given up, imported.
     Authority,
-    /// Resources, at `revision`. Written before the change is: what cannot be logged does not happen.
-    Changed,
     /// The store could not take what the line before said; nothing was changed.
     ChangeFailed,
     /// An operator's short-lived certificate.
@@ -51,10 +51,6 @@ pub enum What {
     /// A robot's token, or an invitation.
     AccessCreated,
     AccessRevoked,
-    /// A change that waits for a second operator, and what became of it.
-    Proposed,
-    Approved,
-    Rejected,
 }
 
 /// One line without its place in the chain. Absent is written as nothing at all.

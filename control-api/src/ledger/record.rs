@@ -5,6 +5,9 @@ use crate::audit::{AuditLog, Event, What, difference};
 use crate::store::{Change, StoreError};
 use crate::validate::ResourceRef;
 
+/// Names in one line. What is more is counted.
+const NAMED: usize = 20;
+
 /// Before the commit.
 pub(super) fn write_down(
     record: Option<&AuditLog>,
@@ -18,16 +21,35 @@ pub(super) fn write_down(
     let deletes = change.deletes.iter().map(|key| (key, None));
     let changes =
         puts.chain(deletes).filter_map(|(key, after)| difference::changed(&key.to_string(), before(key), after));
+    let (count, reason) = summary(world, change, author);
     let event = |changes| Event {
         what: What::Changed,
         operator: author.who.clone(),
-        reason: author.how.clone(),
+        reason: reason.clone(),
+        count,
         revision: world.revision + 1,
         changes,
         ..Event::default()
     };
     let written = record.append_all(difference::lines(changes).into_iter().map(event));
     written.map(drop).map_err(|error| StoreError::Unrecorded(error.to_string()))
+}
+
+/// In a sentence, for whoever reads over many lines.
+fn summary(world: &World, change: &Change, author: &Author) -> (u64, String) {
+    let word = |key: &ResourceRef| if world.resources.contains_key(key) { "updated" } else { "created" };
+    let puts = change.puts.iter().map(|put| format!("{} {}", put.key, word(&put.key)));
+    let deletes = change.deletes.iter().map(|key| format!("{key} deleted"));
+    let count = change.puts.len() + change.deletes.len();
+    let mut names: Vec<String> = puts.chain(deletes).take(NAMED).collect();
+    if count > NAMED {
+        names.push(format!("and {} more", count - NAMED));
+    }
+    let how = match author.how.as_str() {
+        "" | "apply" | "delete" => String::new(),
+        how => format!("{how}: "),
+    };
+    (count as u64, format!("{how}revision {}: {}", world.revision + 1, names.join(", ")))
 }
 
 /// The log said that it would be changed.

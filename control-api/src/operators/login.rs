@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+/// Connections of callers without a certificate.
+pub const STRANGERS: usize = 64;
 /// Open to strangers, and each call costs a look-up on disk and a signature.
 pub const SIGNING_IN_AT_ONCE: usize = 8;
 /// Persons who have a code and are on their way to a browser.

@@ -23,6 +23,7 @@ const ABOUT: &[(&str, &str)] = &[
     ("Enforcement", "Whether the refusals of services are carried out."),
     ("Bypass", "Break-glass. Opened by `isthmus bypass`, never applied."),
     ("OperatorRole", "What operators may do."),
+    ("Tenant", "Namespaces that see and route to each other's services, and to nobody else's."),
     ("Service", "A service of Kubernetes, also without selector and as ExternalName."),
     ("Endpoints", "Hand-written addresses of a Service without selector."),
     ("EndpointSlice", "Hand-written addresses of a Service without selector."),
