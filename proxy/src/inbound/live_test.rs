@@ -300,7 +300,7 @@ async fn a_port_of_which_the_same_is_said_stays_what_it_was() {
 #[tokio::test]
 async fn a_policy_that_comes_while_the_app_is_dialled_is_asked_of_what_is_let_in_then() {
     on_worker(async {
-        let port = app(echo).await;
+        let (port, _) = app(echo).await;
         let world = world(Spec { protocol: AppProtocol::Tcp, ..Spec::http(port) }).await;
         let entry = |signal: &Rc<Signal>| Entry {
             port,
