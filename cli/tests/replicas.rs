@@ -1,5 +1,6 @@
 //! The control plane's stores through the binary that users get: backup and restore while it runs, the move to etcd, and
 //! three control planes on one etcd with proxies spread over them, of which one is killed, one cut off, and etcd restarted.
+#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "a story that ends at its first failure")]
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -6,6 +6,7 @@ use crate::authority::{self, Own};
 use crate::config::Config;
 use crate::confirm;
 use crate::flows::Intake;
+use crate::flows::store::FlowStore;
 use crate::identity::attest::Attestors;
 use crate::identity::issuer::Issuer;
 use crate::identity::{ENROLLING_AT_ONCE, Identities, tokens};
@@ -136,38 +137,9 @@ impl Control {
         let address = config.at_port(control.operators.port());
         make_operator(&own, &config, &address, &*clock)?;
         let (registry, looks) = (Arc::new(Registry::default()), Arc::new(Looks::default()));
-        let push = Push {
-            ledger: ledger.clone(),
-            issuer: own.issuer.clone(),
-            registry: registry.clone(),
-            looks: looks.clone(),
-            own: own.store.clone(),
-            tasks: control.tasks.clone(),
-            shutdown: control.shutdown.clone(),
-        };
-        let admin = Operators {
-            ledger: ledger.clone(),
-            registry: registry.clone(),
-            advertise: config.at_port(config.advertised_port(control.proxies)),
-            issuer: own.issuer.clone(),
-            flows: flows.clone(),
-            looks,
-            applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
-            tasks: control.tasks.clone(),
-            shutdown: control.shutdown.clone(),
-        };
+        let (push, admin) = control.services(&config, &own, &registry, &looks, &flows);
+        let door = control.door(&config, &own, address.clone(), provider);
         let state_dir = config.state_dir.clone();
-        let door = Door {
-            ledger: ledger.clone(),
-            issuer: own.issuer.clone(),
-            address: address.clone(),
-            lifetime: config.operators.certificate_lifetime,
-            signing_in: Arc::new(Semaphore::new(SIGNING_IN_AT_ONCE)),
-            provider: provider.map(Arc::new),
-            at_a_browser: Arc::new(Semaphore::new(AT_A_BROWSER)),
-            tasks: control.tasks.clone(),
-            shutdown: control.shutdown.clone(),
-        };
         let rotation = Rotation::new(own.clone(), ledger.clone(), registry.clone(), state_dir, address);
         control.until_shutdown(wake::follow(ledger.clone(), registry.clone()));
         let enrolled = own.issuer.register().live(clock.now_ms()).into_iter().map(|holding| holding.workload.into());
@@ -190,6 +162,53 @@ impl Control {
             "control plane up"
         );
         Ok(control)
+    }
+
+    /// What proxies follow, and what operators call.
+    fn services(
+        &self,
+        config: &Config,
+        own: &Own,
+        registry: &Arc<Registry>,
+        looks: &Arc<Looks>,
+        flows: &Arc<FlowStore>,
+    ) -> (Push, Operators) {
+        let push = Push {
+            ledger: self.ledger.clone(),
+            issuer: own.issuer.clone(),
+            registry: registry.clone(),
+            looks: looks.clone(),
+            own: own.store.clone(),
+            tasks: self.tasks.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let admin = Operators {
+            ledger: self.ledger.clone(),
+            registry: registry.clone(),
+            advertise: config.at_port(config.advertised_port(self.proxies)),
+            issuer: own.issuer.clone(),
+            flows: flows.clone(),
+            looks: looks.clone(),
+            applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
+            tasks: self.tasks.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        (push, admin)
+    }
+
+    /// Where operators sign in.
+    fn door(&self, config: &Config, own: &Own, address: String, provider: Option<Provider>) -> Door {
+        Door {
+            ledger: self.ledger.clone(),
+            issuer: own.issuer.clone(),
+            address,
+            lifetime: config.operators.certificate_lifetime,
+            signing_in: Arc::new(Semaphore::new(SIGNING_IN_AT_ONCE)),
+            provider: provider.map(Arc::new),
+            at_a_browser: Arc::new(Semaphore::new(AT_A_BROWSER)),
+            tasks: self.tasks.clone(),
+            shutdown: self.shutdown.clone(),
+        }
     }
 
     fn serve_proxies(

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use isthmus_certs::{Clock, IdentityStore, SystemClock};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{AccessLog, Metrics, Tracer, run_exporter, run_link_samples};
+use crate::telemetry::{AccessLog, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples};
 
 pub use error::RunError;
 use follower::Follower;
@@ -105,13 +106,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
 
     let mut workers = Workers::start(&parts, ports.traffic, listening)?;
     let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
-    let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
-    tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
-    let (told, health) = watch::channel(None);
-    let asking = parts.config.readiness.clone().map(|readiness| {
-        let ends = stop.child_token();
-        tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
-    });
+    let (aside, health) = Aside::start(&parts, spans, dial, &stop);
     let upward = Upward {
         state: parts.state.clone(),
         demands,
@@ -146,14 +141,41 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
             let _ = (&mut control).await;
         }
     };
-    let asked = async {
-        if let Some(asking) = asking {
-            let _ = asking.await;
-        }
-    };
-    let last_work = async { tokio::join!(exporter, pages.ended(), last_report, access_log.flush(), asked) };
+    let last_work = async { tokio::join!(aside.ended(), pages.ended(), last_report, access_log.flush()) };
     let _ = timeout(LAST_WORK, last_work).await;
     outcome
+}
+
+/// What runs beside the traffic, on the control runtime, until `stop`.
+struct Aside {
+    exporter: JoinHandle<()>,
+    /// Asks the app whether it is ready, where that is configured.
+    asking: Option<JoinHandle<()>>,
+}
+
+impl Aside {
+    fn start(
+        parts: &Parts,
+        spans: SpanQueue,
+        dial: DialOptions,
+        stop: &CancellationToken,
+    ) -> (Aside, watch::Receiver<Option<probe::Health>>) {
+        let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
+        tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
+        let (told, health) = watch::channel(None);
+        let asking = parts.config.readiness.clone().map(|readiness| {
+            let ends = stop.child_token();
+            tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
+        });
+        (Aside { exporter, asking }, health)
+    }
+
+    async fn ended(self) {
+        let _ = self.exporter.await;
+        if let Some(asking) = self.asking {
+            let _ = asking.await;
+        }
+    }
 }
 
 fn control_ended(ended: Result<Result<(), control::ControlError>, tokio::task::JoinError>) -> RunError {

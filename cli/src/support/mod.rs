@@ -193,7 +193,7 @@ async fn audit(operator: &OperatorArgs) -> Result<String, Failure> {
     let mut stream = authority.call(async |client| client.export_audit(request).await).await?;
     let mut text = String::new();
     while let Some(batch) = stream.message().await.map_err(|status| connect::refused(&status))? {
-        batch.lines.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+        batch.lines.iter().for_each(|line| text.push_str(&format!("{}\n", redact::audit_line(line))));
     }
     Ok(text)
 }

@@ -39,3 +39,13 @@ fn what_looks_like_a_secret_is_taken_out_of_any_text() {
         assert_eq!(text(plain), plain);
     }
 }
+
+#[test]
+fn a_line_of_the_audit_log_says_which_field_and_not_what_was_in_it() {
+    let field = json!({ "path": "spec.allow[0].headers", "from": { "x": "hunter2" }, "to": ["hunter3"] });
+    let changes = json!([{ "resource": "ServicePolicy shop/orders", "how": "updated", "fields": [field] }]);
+    let line = json!({ "seq": 7, "what": "changed", "operator": "bob", "changes": changes }).to_string();
+    let told = audit_line(&line);
+    assert!(told.contains("spec.allow[0].headers") && told.contains("bob") && !told.contains("hunter"), "{told}");
+    assert_eq!(audit_line("not JSON, hunter2"), BLANK);
+}

@@ -206,7 +206,8 @@ impl Operators {
         tracing::info!(operator, revision = pending.revision, roll_back = request.roll_back, "confirmation");
         let what = if request.roll_back { What::RolledBack } else { What::Confirmed };
         let reason = format!("revision {} of operator {}", pending.revision, pending.operator);
-        self.log(what, operator.to_owned(), Event { reason, ..Event::default() })?;
+        let revision = pending.revision;
+        self.log(what, operator.to_owned(), Event { reason, revision, ..Event::default() })?;
         if request.roll_back {
             let outcome = confirm::roll_back(&self.ledger, &pending, operator).map_err(unavailable)?;
             if !outcome.problems.is_empty() {
@@ -215,8 +216,6 @@ impl Operators {
             let changes = resources::changes(&outcome);
             return Ok(ConfirmResponse { revision: pending.revision, present_revision: outcome.revision, changes });
         }
-        let (revision, operator) = (pending.revision, operator.to_string());
-        self.log(What::Confirmed, operator, Event { revision, ..Event::default() })?;
         match confirm::confirm(&**store, &pending).map_err(unavailable)? {
             true => Ok(ConfirmResponse {
                 revision: pending.revision,

@@ -262,6 +262,7 @@ async fn whatever_an_operator_changes_is_on_record_with_who_and_what() {
             "changed",
             "changed",
             "rolled-back",
+            "changed takes back",
             "changed",
             "confirmed",
             "changed",

@@ -72,7 +72,7 @@ pub(super) fn writers(ip: std::net::IpAddr, set: &Set) -> Vec<String> {
 }
 
 /// A namespace in two tenants would be in neither.
-pub fn check(set: &Set, resource: &Resource, fault: &mut impl FnMut(String, String)) {
+pub(crate) fn check(set: &Set, resource: &Resource, fault: &mut impl FnMut(String, String)) {
     let Spec::Tenant(tenant) = &resource.spec else { return };
     for (i, namespace) in tenant.namespaces.iter().enumerate() {
         let other = set.of_kind("Tenant", None).find(|other| {
@@ -87,7 +87,7 @@ pub fn check(set: &Set, resource: &Resource, fault: &mut impl FnMut(String, Stri
 }
 
 /// What an OperatorRole names must be there: a tenant that is not gives nothing, and looks as if it gave something.
-pub fn check_role(set: &Set, tenants: &[String], fault: &mut impl FnMut(String, String)) {
+pub(crate) fn check_role(set: &Set, tenants: &[String], fault: &mut impl FnMut(String, String)) {
     for (i, tenant) in tenants.iter().enumerate() {
         if !set.contains_key(&ResourceRef::new("Tenant", "", tenant)) {
             fault(format!("spec.tenants[{i}]"), format!("there is no Tenant `{tenant}`"));

@@ -26,7 +26,8 @@ const AHEAD: usize = 2_048;
 /// Batches of one call: a proxy sends a few a second.
 pub const MOST_BATCH: usize = 4 << 20;
 
-type Questions = BTreeMap<u64, Arc<Question>>;
+/// By their ids.
+pub type Questions = BTreeMap<u64, Arc<Question>>;
 
 /// All questions that are open.
 #[derive(Debug)]

@@ -125,7 +125,9 @@ impl Push {
         workload: &str,
         shown: Option<isthmus_proto::discovery::v1::Revocations>,
     ) -> Result<(), Status> {
-        let known = self.issuer.register().of_serial(&peer.serial.to_string()).is_some();
+        // Of several control planes each has the record of what it issued itself: the others' are no sign of a backup.
+        let shared = self.ledger.store().is_shared();
+        let known = shared || self.issuer.register().of_serial(&peer.serial.to_string()).is_some();
         let ours = self.ledger.trust().revocations.epoch;
         let told = shown.filter(|shown| shown.epoch > ours).map(read_revocations).transpose();
         let told = told.map_err(|error| Status::invalid_argument(format!("hello: revocations: {error}")))?;
@@ -135,7 +137,9 @@ impl Push {
         let (this, peer, workload) = (self.clone(), peer.clone(), workload.to_string());
         let work = move || -> Result<(), revocation::RevokeError> {
             let store = &**this.ledger.store();
-            restore::recognise(&this.issuer, store, &peer, &workload)?;
+            if !known {
+                restore::recognise(&this.issuer, store, &peer, &workload)?;
+            }
             if let Some(told) = told
                 && restore::remember(&this.issuer, store, &told, ours, &workload)?
             {

@@ -10,9 +10,11 @@ use super::registry::Seat;
 use super::signed::{Held, REFRESH};
 use crate::index::{View, diff};
 use crate::ledger::World;
+use crate::live::Questions;
 use isthmus_certs::PeerIdentity;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, control_message, proxy_message};
+use isthmus_proto::live::v1::Question;
 use isthmus_proto::model::ResourceKey;
 use isthmus_proto::{FEATURES, LIVE, PROTOCOL};
 use prost::Message as _;
@@ -46,6 +48,8 @@ struct Stream<'a> {
     signed: Instant,
     synced: bool,
     unanswered: VecDeque<(u64, Instant)>,
+    /// Operators' questions that it was asked, or was not concerned by.
+    looked: BTreeSet<u64>,
 }
 
 pub(super) async fn run(
@@ -59,12 +63,11 @@ pub(super) async fn run(
     let now_ms = push.ledger.clock().now_ms();
     let can_answer = hello.features.iter().any(|feature| feature == LIVE);
     let mut stream = Stream::new(seat, peer, hello)?;
-    let (mut looks, mut looked) = (push.looks.subscribe(), BTreeSet::new());
+    let mut looks = push.looks.subscribe();
     send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
     let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
     // What the proxy has asked for, and what was committed meanwhile.
-    let (mut asked, mut woken) = (true, false);
-    let mut pause = Instant::now();
+    let (mut asked, mut woken, mut pause) = (true, false, Instant::now());
     loop {
         let free = stream.unanswered.len() < UNANSWERED;
         let paused = woken && !asked && pause > Instant::now();
@@ -90,12 +93,8 @@ pub(super) async fn run(
             () = tokio::time::sleep_until(pause), if paused => {}
             Ok(()) = looks.changed() => {
                 let questions = looks.borrow_and_update().clone();
-                looked.retain(|id| questions.contains_key(id));
-                for (id, question) in questions.iter() {
-                    if looked.insert(*id) && question.asks(&stream.workload, can_answer) {
-                        let question = control_message::Message::Question(question.wire.clone());
-                        send(outgoing, question).await?;
-                    }
+                for question in stream.asked(&questions, can_answer) {
+                    send(outgoing, control_message::Message::Question(question)).await?;
                 }
             }
             permit = outgoing.reserve(), if (asked || woken) && free && !paused => {
@@ -180,9 +179,18 @@ impl<'a> Stream<'a> {
             signed: Instant::now(),
             synced: false,
             unanswered: VecDeque::new(),
+            looked: BTreeSet::new(),
         };
         stream.subscribe(hello.subscriptions, Vec::new())?;
         Ok(stream)
+    }
+
+    /// What operators ask that it was not asked yet.
+    fn asked(&mut self, questions: &Questions, can_answer: bool) -> Vec<Question> {
+        self.looked.retain(|id| questions.contains_key(id));
+        let fresh = questions.iter().filter(|(id, _)| self.looked.insert(**id)).map(|(_, question)| question);
+        let concerned = fresh.filter(|question| question.asks(&self.workload, can_answer));
+        concerned.map(|question| question.wire.clone()).collect()
     }
 
     /// Takes one message in; whether it changes what the proxy should be sent.

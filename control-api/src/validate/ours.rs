@@ -58,17 +58,7 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         let egress = egress::transport(&floor, "egressTransport");
         mesh.floor = Floor { transport: transport(&floor), min_tls: min_tls(&floor), egress };
     }
-    if let Some(egress) = spec.get("egress") {
-        mesh.egress = egress::defaults(&egress);
-    }
-    // What is not written follows the floor.
-    let written = |name| spec.get("egress").is_some_and(|egress| egress.get(name).is_some());
-    if !written("transport") {
-        mesh.egress.transport = mesh.egress.transport.max(mesh.floor.egress.unwrap_or(Transport::Permissive));
-    }
-    if !written("minTlsVersion") {
-        mesh.egress.min_tls = mesh.egress.min_tls.max(mesh.floor.min_tls.unwrap_or(TlsVersion::V1_0));
-    }
+    read_egress(spec, &mut mesh);
     if let Some(probes) = spec.get("probes") {
         probes.only(&["from"], &[]);
         // An empty list is a plain word: nobody is the platform.
@@ -82,6 +72,20 @@ pub(super) fn mesh_config(spec: &Field) -> MeshConfig {
         read_telemetry(&telemetry, &mut mesh);
     }
     mesh
+}
+
+fn read_egress(spec: &Field, mesh: &mut MeshConfig) {
+    if let Some(egress) = spec.get("egress") {
+        mesh.egress = egress::defaults(&egress);
+    }
+    // What is not written follows the floor.
+    let written = |name| spec.get("egress").is_some_and(|egress| egress.get(name).is_some());
+    if !written("transport") {
+        mesh.egress.transport = mesh.egress.transport.max(mesh.floor.egress.unwrap_or(Transport::Permissive));
+    }
+    if !written("minTlsVersion") {
+        mesh.egress.min_tls = mesh.egress.min_tls.max(mesh.floor.min_tls.unwrap_or(TlsVersion::V1_0));
+    }
 }
 
 fn read_certificates(certificates: &Field, mesh: &mut MeshConfig) {

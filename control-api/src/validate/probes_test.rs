@@ -48,7 +48,10 @@ fn every_message_names_place_field_and_reason() {
             "probes: [{ port: 80, grpc: false }]",
             "f.yaml:5:30: ServicePolicy shop/orders: spec.probes[0].grpc: `grpc: false` asks for nothing; leave the probe out",
         ),
-        ("probes: [{ path: /a }]", "f.yaml:5:12: ServicePolicy shop/orders: spec.probes[0].port: is missing"),
+        (
+            "probes: [{ path: /a }]",
+            "f.yaml:5:12: ServicePolicy shop/orders: spec.probes[0].port: is missing; `port` is required here",
+        ),
         ("probes: []", "f.yaml:5:11: ServicePolicy shop/orders: spec.probes: is an empty list; leave it out"),
         (
             "httpsRedirect: { host: \"*.example.com\" }",

@@ -31,7 +31,8 @@ impl Watched {
         let traffic = near.last_read();
         let (sender, mut wire) = connect(BufReader::new(near), Http2Settings::MESH);
         let greeting = async {
-            poll_fn(|cx| Poll::Ready(assert!(wire.poll(cx).is_pending()))).await;
+            let waits = poll_fn(|cx| Poll::Ready(wire.poll(cx).is_pending())).await;
+            assert!(waits);
             std::future::pending::<()>().await;
         };
         let server = tokio::select! {

@@ -57,7 +57,7 @@ fn fields() -> impl Strategy<Value = Fields> {
 }
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![4 => vec(any::<u8>(), 0..300), 1 => (0usize..150_000).prop_map(|size| vec_of(size))]
+    prop_oneof![4 => vec(any::<u8>(), 0..300), 1 => (0usize..150_000).prop_map(vec_of)]
 }
 
 fn vec_of(size: usize) -> Vec<u8> {

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
 
-use super::Outbound;
 use super::connection::Route;
 use super::pin::{Pin, Tie};
 use super::pool::{Slot, is_unprocessed};
-use super::request::{Hop, Link, Unsent, record_link};
+use super::request::{Hop, Link, Unsent};
+use super::{Outbound, spans};
 use crate::http::Answer;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
@@ -108,15 +108,8 @@ pub(super) async fn exchange(
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
     note_link(outbound, hop, route, to, took, &mut response);
-    record_link(outbound, hop, &link_trace, sent_ns);
-    let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
-    // Nonsense costs its own answer its spelling, and nothing else.
-    if let Ok(names) = Names::take(response.headers_mut())
-        && route.keeps_names()
-    {
-        response.extensions_mut().insert(names);
-    }
-    clean(&mut response);
+    spans::link(outbound, hop, &link_trace, sent_ns, slot.tcp());
+    let agreed = for_the_app(&mut response, route);
     if let Some((body, stream)) = later {
         upload = change_protocol(agreed, body, stream, &mut response);
     }
@@ -126,6 +119,19 @@ pub(super) async fn exchange(
         Line::Tied(_) => None,
     };
     Ok(Answer { response, upload: upload.into_rest(), reset: None, held })
+}
+
+/// Takes out what sidecars say to each other; true: the callee's app agreed to change the protocol.
+fn for_the_app(response: &mut Response<Body>, route: &Route) -> bool {
+    let agreed = response.headers_mut().remove(UPGRADED).is_some() && response.status() == StatusCode::OK;
+    // Nonsense costs its own answer its spelling, and nothing else.
+    if let Ok(names) = Names::take(response.headers_mut())
+        && route.keeps_names()
+    {
+        response.extensions_mut().insert(names);
+    }
+    clean(response);
+    agreed
 }
 
 /// A sidecar that has not begun yet, or is ending, has asked nobody: another endpoint may be asked. A refusal by policy

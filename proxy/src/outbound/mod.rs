@@ -19,6 +19,7 @@ mod pin;
 pub mod pool;
 mod postgres;
 pub mod request;
+mod spans;
 pub mod stream;
 mod told;
 mod tunnel;

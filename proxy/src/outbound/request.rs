@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::ext::Protocol;
-use http::{Method, Request, Response, request};
+use http::{Method, Request, request};
 
 use super::balance::Tried;
 use super::connection::{Route, Way, way};
@@ -17,7 +17,7 @@ use super::exchange::{Missed, Target, exchange};
 use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, denied, egress, external, told};
+use super::{Outbound, denied, egress, external, spans, told};
 use crate::http::body::{Body, Ending};
 use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
@@ -29,7 +29,7 @@ use crate::reason::Reason;
 use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
 use crate::state::{Mesh, Service};
-use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
+use crate::telemetry::{Direction, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
@@ -78,7 +78,7 @@ pub(super) async fn serve(
     let wanted = told.is_some() || hop.trace.sampled;
     let reason = refused.map(Reason::word).or_else(|| wanted.then(|| told::word_of(&answer.response))?);
     told::tell(outbound, &hop, told, &told::Ended { total: elapsed, response: &answer.response, reason });
-    record_span(outbound, &hop, start_ns, elapsed, &answer.response, reason);
+    spans::request(outbound, &hop, start_ns, elapsed, answer.response.status(), reason);
     answer
 }
 
@@ -140,19 +140,8 @@ async fn route_and_send(
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
     let mut failed = (Reason::NoEndpoint, "no endpoint serves this port".to_owned());
-    if let Some(tie) = hop.pin.and_then(Pin::tie) {
-        let Some(peer) = &tie.endpoint.mesh else { return Err(failed) };
-        let to = Target { endpoint: &tie.endpoint, peer, port: tie.port };
-        match exchange(outbound, hop, &route, to, &mut unsent).await {
-            Ok(answer) => return Ok(answer),
-            // The app will ask its user to prove himself again, on a new connection.
-            Err(Missed::Unprocessed(_)) if unsent.is_whole() => hop.pin.into_iter().for_each(Pin::forget),
-            Err(_) => {
-                // A reset ends the app's connection as well: it begins anew.
-                hop.reset = Some(h2::Reason::CANCEL);
-                return Err((Reason::ConnectFailed, "the connection of the app's session is gone".to_owned()));
-            }
-        }
+    if let Some(answered) = to_tied(outbound, hop, &route, &mut unsent).await {
+        return answered;
     }
     for _ in 0..ATTEMPTS {
         let Some((endpoint, place, port)) = route.pick(turn, tried) else {
@@ -195,6 +184,34 @@ async fn route_and_send(
         }
     }
     Err(failed)
+}
+
+/// Where the app's connection is tied to one of the callee's, over that one. Nothing: it is not, or no longer, and the
+/// request is whole.
+async fn to_tied(
+    outbound: &Outbound,
+    hop: &mut Hop<'_>,
+    route: &Route,
+    unsent: &mut Unsent,
+) -> Option<Result<Answer, Failure>> {
+    let tie = hop.pin.and_then(Pin::tie)?;
+    let Some(peer) = &tie.endpoint.mesh else {
+        return Some(Err((Reason::NoEndpoint, "no endpoint serves this port".to_owned())));
+    };
+    let to = Target { endpoint: &tie.endpoint, peer, port: tie.port };
+    match exchange(outbound, hop, route, to, unsent).await {
+        Ok(answer) => Some(Ok(answer)),
+        Err(Missed::Unprocessed(_)) if unsent.is_whole() => {
+            // The app will ask its user to prove himself again, on a new connection.
+            hop.pin.into_iter().for_each(Pin::forget);
+            None
+        }
+        Err(_) => {
+            // A reset ends the app's connection as well: it begins anew.
+            hop.reset = Some(h2::Reason::CANCEL);
+            Some(Err((Reason::ConnectFailed, "the connection of the app's session is gone".to_owned())))
+        }
+    }
 }
 
 /// A request that may have to be sent again: its head as it came (HTTP/1), or a copy (HTTP/2); its body as far as it is
@@ -341,69 +358,4 @@ async fn plain(
     })?;
     sanitize(answer.response.headers_mut());
     Ok(answer)
-}
-
-fn record_span(
-    outbound: &Outbound,
-    hop: &Hop<'_>,
-    start_ns: u64,
-    elapsed: Duration,
-    response: &Response<Body>,
-    reason: Option<&'static str>,
-) {
-    let Some(mut span) = hop.trace.span(Kind::Client, "outbound", start_ns) else {
-        return;
-    };
-    span.end_ns = outbound.needs.tracer.now_ns();
-    span.set("http.response.status_code", response.status().as_u16());
-    span.set("server.address", hop.destination.to_string());
-    describe(outbound, hop, &mut span);
-    if let Some(link) = &hop.link {
-        let proxy = micros(elapsed).saturating_sub(micros(link.elapsed)).saturating_sub(count(link.callee.app_us));
-        span.set("isthmus.time.app_us", count(link.callee.app_us));
-        span.set("isthmus.time.link_us", micros(link.elapsed));
-        span.set("isthmus.time.proxy_us", proxy);
-    }
-    span.set("isthmus.decision", reason.unwrap_or("allowed"));
-    if let Some(word) = reason {
-        span.status = Status::Error(word);
-    }
-    outbound.needs.tracer.record(span);
-}
-
-/// From the request leaving this sidecar to the answer being back, without what the callee took.
-pub(super) fn record_link(outbound: &Outbound, hop: &Hop<'_>, trace: &TraceContext, sent_ns: u64) {
-    let Some(mut span) = trace.span(Kind::Internal, "link", sent_ns) else {
-        return;
-    };
-    span.end_ns = outbound.needs.tracer.now_ns();
-    describe(outbound, hop, &mut span);
-    if let Some(link) = &hop.link {
-        span.set("isthmus.time.link_us", micros(link.elapsed));
-    }
-    outbound.needs.tracer.record(span);
-}
-
-fn describe(outbound: &Outbound, hop: &Hop<'_>, span: &mut Span) {
-    if let Some(site) = outbound.needs.state.snapshot().site() {
-        span.set("isthmus.site.source", site.to_string());
-    }
-    let Some(link) = &hop.link else { return };
-    if let Some(site) = &link.site {
-        span.set("isthmus.site.destination", site.clone());
-    }
-    if let Some(name) = &link.name {
-        span.set("isthmus.link", name.clone());
-    }
-    if let Some(peer) = &link.peer {
-        span.set("isthmus.peer.identity", peer.clone());
-    }
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn count(us: u64) -> i64 {
-    i64::try_from(us).unwrap_or(i64::MAX)
 }

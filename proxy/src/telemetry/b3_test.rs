@@ -27,8 +27,9 @@ fn tracer(sampling: f64, exporting: bool) -> Tracer {
 #[test]
 fn the_single_header_is_read_as_its_authors_have_it() {
     let ids = format!("{TRACE}-{SPAN}");
-    let table: &[(String, Option<(bool, Option<bool>, bool)>)] = &[
-        // Ids?, sampled, debug.
+    /// Ids?, sampled, debug.
+    type Read = Option<(bool, Option<bool>, bool)>;
+    let table: &[(String, Read)] = &[
         (ids.clone(), Some((true, None, false))),
         (format!("{ids}-1"), Some((true, Some(true), false))),
         (format!("{ids}-0"), Some((true, Some(false), false))),

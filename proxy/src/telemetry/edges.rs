@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,9 +124,7 @@ impl Edges {
     }
 
     fn hash(&self, edge: EdgeOf<'_>) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        edge.hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one(edge)
     }
 }
 

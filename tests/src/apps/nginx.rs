@@ -108,6 +108,7 @@ http {{
         listen [::]:{http} backlog=4096 ipv6only=on;
         listen 0.0.0.0:{https} ssl;
         listen [::]:{https} ssl ipv6only=on;
+        ssl_early_data on;
         ssl_certificate {certificate};
         ssl_certificate_key {key};
         ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;

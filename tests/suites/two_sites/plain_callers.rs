@@ -35,6 +35,7 @@ fn nginx(mesh: &Mesh) -> Result<[Nginx; 2], String> {
 }
 
 /// The host without a sidecar plays the platform, and the control plane's host, which has none either, everybody else.
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn probes(mesh: &mut Mesh) -> Result<(), String> {
     let [declared, undeclared] = nginx(mesh)?;
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

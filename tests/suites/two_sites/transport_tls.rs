@@ -114,7 +114,8 @@ while True:
 fn early_data(mesh: &mut Mesh) -> Result<(), String> {
     let orders = mesh.world().host("orders");
     let recorder = apps::python_server(orders, 9447, RECORDER, &["9447"]).map_err(|e| e.to_string())?;
-    let server = s_server(orders, 9446, &["-tls1_3", "-early_data", "-num_tickets", "2"])?;
+    let certificate = SelfSigned::new(&[NAME]).map_err(|e| e.to_string())?;
+    let mut nginx = Nginx::start(orders, 9080, 9446, 9098, &certificate).map_err(|e| e.to_string())?;
     let early = [&b"\x17\x03\x03\x00\x10"[..], &[7; 16]].concat();
     let hello = client_hello();
     mesh.apply(&service(&[(9446, "https"), (9447, "tls-recorder")]))?;
@@ -142,7 +143,7 @@ fn early_data(mesh: &mut Mesh) -> Result<(), String> {
         let resumed = client(&["-sess_in", &session, "-early_data", &data])?;
         let said = format!("{}{}", resumed.stdout, resumed.stderr);
         require(said.contains("Early data was accepted"), || {
-            format!("{from}: {said}\nserver: {}", server.process().last_lines())
+            format!("{from}: {said}\nserver: {}", nginx.process().last_lines())
         })?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use isthmus_certs::{ExpectedPeer, Negotiated, PeerIdentity};
 use rand::RngExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -17,7 +18,7 @@ use super::{ConnectError, Pool, drive};
 use crate::http::mesh;
 use crate::http::server::Http2Settings;
 use crate::tcp::{dial, dial_with};
-use crate::telemetry::MeshSide;
+use crate::telemetry::{MeshSide, WatchedLink};
 use crate::tls::mesh::PROTOCOLS;
 use crate::tls::socket::use_smallest_segments;
 use crate::tls::{self, HandshakeError, MeshProtocol, Stamped};
@@ -169,6 +170,7 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         ConnectError::Dial(address, Arc::new(error))
     })?;
     let round_trip = started.elapsed();
+    let watched = watch(pool, peer, &stream);
     let generation = pool.peers.generation();
     let expected = ExpectedPeer::AnyOf(peer.key.identities.clone());
     let config = match hello {
@@ -185,8 +187,14 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
     tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
     let (sender, wire) = mesh::connect(stream, Http2Settings::MESH);
     let (until, successor_at) = ends(pool, &identity);
-    let facts = LinkFacts { protocol, identity, last_read, until, successor_at };
+    let facts = LinkFacts { protocol, identity, last_read, until, successor_at, watched };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
+}
+
+/// From now on the kernel is asked about it.
+fn watch(pool: &Pool, peer: &Peer, stream: &TcpStream) -> Option<WatchedLink> {
+    let site = peer.key.site.as_ref().map(ToString::to_string).unwrap_or_default();
+    Some(pool.metrics.links().watch(&site, stream.local_addr().ok()?, stream.peer_addr().ok()?))
 }
 
 /// New streams end shortly before the first of both certificates does, and the successor comes before that. There is no

@@ -172,6 +172,11 @@ impl Slot {
         self.line.link.last_read.get()
     }
 
+    /// The kernel's view of the connection, once it was asked for: see [`crate::telemetry::TcpView::read`].
+    pub fn tcp(&self) -> Option<(u32, u32, u64)> {
+        self.line.link.watched.as_ref()?.view.read()
+    }
+
     /// Whether the peer takes requests, and not only tunnels (ALPN `h2`).
     pub fn takes_requests(&self) -> bool {
         self.line.link.takes_requests()

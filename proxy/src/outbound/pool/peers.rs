@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::ConnectError;
 use crate::http::mesh::SendRequest;
 use crate::state::{SiteName, State};
+use crate::telemetry::WatchedLink;
 use crate::tls::{LastRead, MeshProtocol, Revoked};
 
 /// Peers remembered at once; beyond that those without connections are forgotten.
@@ -108,6 +109,8 @@ pub(super) struct Link {
     pub(super) until: u64,
     /// Unix seconds from which its successor is wanted.
     pub(super) successor_at: u64,
+    /// The kernel's view of it.
+    pub(super) watched: Option<WatchedLink>,
     /// Streams that hold a [`super::Slot`].
     pub(super) busy: AtomicUsize,
     closed: AtomicBool,
@@ -115,9 +118,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(worker: usize, generation: u64, of: LinkFacts) -> Link {
-        let LinkFacts { protocol, identity, last_read, until, successor_at } = of;
+        let LinkFacts { protocol, identity, last_read, until, successor_at, watched } = of;
         let (busy, closed, long) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Link { worker, generation, protocol, identity, last_read, until, successor_at, long, busy, closed }
+        Link { worker, generation, protocol, identity, last_read, until, successor_at, watched, long, busy, closed }
     }
 
     /// It takes no new streams.
@@ -145,6 +148,7 @@ pub(super) struct LinkFacts {
     pub(super) last_read: LastRead,
     pub(super) until: u64,
     pub(super) successor_at: u64,
+    pub(super) watched: Option<WatchedLink>,
 }
 
 impl Peers {

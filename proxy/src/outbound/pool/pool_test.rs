@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
-use super::peers::PeerState;
+use super::peers::{Connection, PeerState};
 use super::{ConnectError, Limits, Peers, Pool, Slot};
 use crate::http::mesh::StreamError;
 use crate::reason::Reason;
@@ -388,9 +388,8 @@ async fn a_long_link_gets_a_second_connection_and_streams_spread_over_both() {
         for _ in 0..9 {
             held.push(acquire(&pool, &to).await.unwrap());
         }
-        let busy = |state: &PeerState| {
-            state.connections.iter().map(|one| one.link.busy.load(Ordering::Relaxed)).collect::<Vec<_>>()
-        };
+        let streams = |one: &Connection| one.link.busy.load(Ordering::Relaxed);
+        let busy = |state: &PeerState| state.connections.iter().map(streams).collect::<Vec<_>>();
         assert_eq!(busy(&peer.lock()), [9, 9]);
         for _ in 0..50 {
             held.push(acquire(&pool, &to).await.unwrap());

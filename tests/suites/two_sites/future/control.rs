@@ -240,12 +240,11 @@ async fn listen(
                     }
                 }
             }
-            Some(other) => {
-                if hear.send(other).is_err() {
+            other => {
+                if other.is_some_and(|other| hear.send(other).is_err()) {
                     return;
                 }
             }
-            None => {}
         }
     }
 }
