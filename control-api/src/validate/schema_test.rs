@@ -83,7 +83,7 @@ fn fields(schema: &Value, value: &Value, at: &str) -> Result<(), String> {
         }
     }
     let needed = schema["required"].as_array().into_iter().flatten().map(|name| name.as_str().unwrap());
-    needed.filter(|name| !object.contains_key(*name)).map(|name| Err(format!("{at}: {name} is missing"))).collect()
+    needed.filter(|name| !object.contains_key(*name)).try_for_each(|name| Err(format!("{at}: {name} is missing")))
 }
 
 fn schema_of(document: &Value) -> Value {
