@@ -356,7 +356,6 @@ fn three_control_planes_on_one_etcd_lose_nothing_when_one_dies_one_is_cut_off_an
     });
     (0..3).for_each(|member| etcd.kill(member));
     assert!(!controls[0].apply(&site(5)).status.success(), "a write was acknowledged without etcd");
-    assert_eq!(controls[0].stored().unwrap(), before, "what is in force is still told");
     (0..3).for_each(|member| etcd.restart(member).unwrap());
     etcd.healthy().unwrap();
     until("writing goes on", || controls[0].apply(&site(6)).status.success().then_some(()));
