@@ -115,7 +115,12 @@ impl Mesh {
 
     /// Everything stored, and its revision.
     pub fn stored(&self) -> Result<Stored, String> {
-        let answer = self.isthmus_json(&["get", "all", "-o", "json"])?;
+        let mut answer = self.isthmus_json(&["get", "all", "-o", "json"])?;
+        // Who has it at this moment is told with a resource, and is not stored.
+        let all = answer["resources"].as_array_mut().into_iter().flatten();
+        for document in all.filter_map(|one| one["document"].as_object_mut()) {
+            document.remove("status");
+        }
         let revision = answer["revision"].as_u64().ok_or_else(|| format!("no revision in {answer}"))?;
         let list = answer["resources"].as_array().ok_or_else(|| format!("no resources in {answer}"))?;
         let (resources, text) = (list.len(), answer["resources"].to_string());
