@@ -124,8 +124,8 @@ impl Sidecar {
         self.get_public(15021, "/ready")
     }
 
-    fn get_public(&self, port: u16, path: &str) -> Result<Answer, String> {
-        self.host.run(|| {
+    fn get_public(&self, port: u16, path: &'static str) -> Result<Answer, String> {
+        self.host.run(move || {
             let stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| format!("{path}: {e}"))?;
             stream.set_read_timeout(Some(ASK)).map_err(|e| e.to_string())?;
             ask(stream, "GET", path)
