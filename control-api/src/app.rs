@@ -190,6 +190,7 @@ impl Control {
             flows: flows.clone(),
             looks: looks.clone(),
             applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
+            second: Arc::new(config.operators.second_approver.clone()),
             tasks: self.tasks.clone(),
             shutdown: self.shutdown.clone(),
         };
@@ -376,7 +377,7 @@ async fn sweep(ledger: Arc<Ledger>) {
         let swept = move || if store.leads() { forget(&*store, now_ms) } else { Ok(0) };
         match tokio::task::spawn_blocking(swept).await {
             Ok(Ok(0)) => {}
-            Ok(Ok(swept)) => tracing::info!(swept, "tokens and sign-ins that ended long ago are forgotten"),
+            Ok(Ok(swept)) => tracing::info!(swept, "tokens, sign-ins and unapproved changes that ended are forgotten"),
             Ok(Err(error)) => tracing::error!(%error, "tokens and sign-ins not swept"),
             Err(error) => tracing::error!(%error, "tokens and sign-ins not swept"),
         }
@@ -385,7 +386,8 @@ async fn sweep(ledger: Arc<Ledger>) {
 }
 
 fn forget(store: &dyn Store, now_ms: i64) -> Result<usize, crate::store::StoreError> {
-    Ok(tokens::sweep(store, now_ms)? + access::sweep(store, now_ms)? + session::sweep(store, now_ms)?)
+    let signed = access::sweep(store, now_ms)? + session::sweep(store, now_ms)?;
+    Ok(tokens::sweep(store, now_ms)? + signed + crate::approval::sweep(store, now_ms)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

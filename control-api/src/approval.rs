@@ -212,7 +212,10 @@ pub fn all(store: &dyn Store, now_ms: i64) -> Result<Vec<Pending>, StoreError> {
 /// Keeps one until its time is over. Err: why it cannot wait.
 pub fn keep(store: &dyn Store, pending: &Pending) -> Result<Result<(), String>, StoreError> {
     if pending.request.len() > MOST_BYTES {
-        let why = format!("a change that waits for a second operator has at most {} KiB; split it", MOST_BYTES / 4 * 3 >> 10);
+        let why = format!(
+            "a change that waits for a second operator has at most {} KiB; split it",
+            MOST_BYTES / 4 * 3 / 1024
+        );
         return Ok(Err(why));
     }
     if all(store, pending.asked_unix_ms)?.len() >= MOST {

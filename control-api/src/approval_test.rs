@@ -36,6 +36,34 @@ fn permissive_is_found_wherever_it_is_said() {
     assert!(permissive(&json!(null)).is_empty());
 }
 
+fn role(name: &str) -> (ResourceRef, Value) {
+    (ResourceRef::new("OperatorRole", "", name), json!({ "spec": { "role": "admin", "operators": ["ann"] } }))
+}
+
+#[test]
+fn only_what_is_asked_for_takes_two_and_a_yes_is_to_what_was_asked() {
+    let (world, (key, json)) = (World::default(), role("r"));
+    let (policy, open) =
+        (ResourceRef::new("ServicePolicy", "shop", "p"), json!({ "spec": { "transport": "Permissive" } }));
+    let changes = || [(&key, Some(&json)), (&policy, Some(&open))].into_iter();
+    let of = |concerns: &[Concern]| reasons(&concerns.iter().copied().collect(), &world, changes());
+    assert_eq!(of(&[]), [""; 0]);
+    assert_eq!(of(&[Concern::Ca, Concern::DenyRemoval]), [""; 0], "nothing was denied before");
+    assert_eq!(of(&[Concern::Roles]), ["OperatorRole r: who may do what"]);
+    assert_eq!(of(&[Concern::Permissive]), ["ServicePolicy shop/p: spec.transport becomes Permissive"]);
+
+    let put = |(key, json): (ResourceRef, Value)| crate::store::Put { key, json, origin: "api".to_string() };
+    let change = Change { puts: vec![put(role("r")), put(role("s"))], ..Change::default() };
+    let of: BTreeSet<Concern> = [Concern::Roles].into();
+    let asked = ["OperatorRole r: who may do what".to_string()];
+    let approved = Approved { author: "ann", by: "bob", reasons: &asked };
+    let refused = gate(&of, &world, &change, Some(&approved)).unwrap_err();
+    assert_eq!(refused.to_string(), "this takes a second operator: OperatorRole s: who may do what");
+    let both = ["OperatorRole r: who may do what".to_string(), "OperatorRole s: who may do what".to_string()];
+    gate(&of, &world, &change, Some(&Approved { reasons: &both, ..approved })).unwrap();
+    assert_eq!(approved.in_words("apply"), "apply, approved by bob");
+}
+
 fn pending(id: &str, until_unix_ms: i64) -> Pending {
     Pending {
         id: id.to_string(),

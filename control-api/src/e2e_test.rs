@@ -38,6 +38,8 @@ mod audit_test;
 mod copies_test;
 #[path = "e2e/enrol_test.rs"]
 mod enrol_test;
+#[path = "e2e/hang_test.rs"]
+mod hang_test;
 #[path = "e2e/history_test.rs"]
 mod history_test;
 #[path = "e2e/login_test.rs"]
@@ -109,6 +111,7 @@ struct World {
 }
 
 async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken) -> Control {
+    hang_test::watch();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         trust_domain: "shop.example".to_string(),

@@ -16,7 +16,9 @@ fn what_takes_two_waits_until_another_operator_with_the_right_role_says_yes() {
     let world = World::start_with("operators: { secondApprover: { of: [ca, denyRemoval, permissive] } }\n");
     let roles = world.path("roles.yaml");
     let role = |name: &str, spec: &str| {
-        format!("apiVersion: mesh.isthmus.dev/v1alpha1\nkind: OperatorRole\nmetadata: {{ name: {name} }}\nspec: {spec}\n---\n")
+        format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: OperatorRole\nmetadata: {{ name: {name} }}\nspec: {spec}\n---\n"
+        )
     };
     let all = role("admins", "{ role: admin, operators: [carol] }")
         + &role("hr", "{ role: policy-editor, namespaces: [hr], operators: [dave] }");
@@ -25,9 +27,10 @@ fn what_takes_two_waits_until_another_operator_with_the_right_role_says_yes() {
     let (bob, carol, dave) = (world.person("bob"), world.person("carol"), world.person("dave"));
     let path = world.path("policy.yaml");
     let apply = |spec: &str, more: &[&str]| {
-        let head = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: orders }\n";
+        let head =
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: orders }\n";
         fs::write(&path, format!("{head}spec: {spec}\n")).unwrap();
-        bob.isthmus(&[&["apply", "-f", &path], more].concat(), &[])
+        bob.isthmus(&[&["apply", "-f", path.as_str()][..], more].concat(), &[])
     };
     let denying = "{ services: [orders], deny: [{ from: { serviceAccounts: [batch] } }], allow: [{ from: { serviceAccounts: [web] } }] }";
     let open = "{ services: [orders], allow: [{ from: { serviceAccounts: [web] } }] }";
@@ -70,7 +73,8 @@ fn what_takes_two_waits_until_another_operator_with_the_right_role_says_yes() {
 
     // A step of the CA.
     let operator = world.path("state/operator.yaml");
-    let first = || Command::new(ISTHMUS).args(["ca", "rotate", "start"]).env("ISTHMUS_OPERATOR", &operator).output().unwrap();
+    let first =
+        || Command::new(ISTHMUS).args(["ca", "rotate", "start"]).env("ISTHMUS_OPERATOR", &operator).output().unwrap();
     let (said, id) = waits(&first());
     assert!(said.contains("CA: ca rotate start"), "{said}");
     let phase = || -> Value { serde_json::from_str(&world.admin(&["ca", "rotate", "status", "--json"])).unwrap() };

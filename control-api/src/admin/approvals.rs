@@ -114,7 +114,12 @@ impl Operators {
 }
 
 impl Overseer {
-    pub(super) fn approve_now(&self, caller: &Caller, id: &str, dry_run: bool) -> Result<wire::ApproveResponse, Status> {
+    pub(super) fn approve_now(
+        &self,
+        caller: &Caller,
+        id: &str,
+        dry_run: bool,
+    ) -> Result<wire::ApproveResponse, Status> {
         let operators = &self.operators;
         let pending = operators.find_approval(id)?;
         if !may_see(caller, &pending) {
@@ -182,7 +187,8 @@ impl Overseer {
                 let rotation = match pending.call {
                     _ if dry_run => self.rotation.step(wire::RotationStep::Unspecified, false, &by),
                     Call::Import => {
-                        let request = wire::ImportIntermediateRequest::decode(bytes).map_err(|error| damaged(&error))?;
+                        let request =
+                            wire::ImportIntermediateRequest::decode(bytes).map_err(|error| damaged(&error))?;
                         let chain: Vec<_> = request.chain_der.into_iter().map(Into::into).collect();
                         self.rotation.import(&chain, &by)
                     }
@@ -202,7 +208,13 @@ impl Overseer {
     }
 
     /// A step of the CA, unless it takes two: then it waits.
-    pub(super) fn ca_takes_two<M: Message>(&self, caller: &Caller, call: Call, what: &str, request: &M) -> Result<(), Status> {
+    pub(super) fn ca_takes_two<M: Message>(
+        &self,
+        caller: &Caller,
+        call: Call,
+        what: &str,
+        request: &M,
+    ) -> Result<(), Status> {
         if !self.operators.second.of.contains(&Concern::Ca) {
             return Ok(());
         }
