@@ -241,10 +241,10 @@ impl Opened {
 
 impl Reached {
     /// Carries bytes until both sides ended.
-    pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
+    pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
         let copied = Copied::default();
-        let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, &copied).await;
+        let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, &copied).await;
         outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
         result
     }
