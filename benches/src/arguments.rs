@@ -11,8 +11,9 @@ use crate::workloads;
 
 /// Measures the mesh side by side with other proxies.
 ///
-/// Programs are found on PATH or by the environment variables ENVOY, HAPROXY, NGINX, WRK and ISTHMUS; those that are
-/// missing are named and left out. It needs root, or a machine that lets users make namespaces.
+/// Programs are found on PATH or by the environment variables ENVOY, HAPROXY, NGINX, WRK, ISTHMUS, ZTUNNEL (built with its
+/// feature `testing`) and LINKERD2_PROXY (which needs nft, too); those that are missing are named and left out. It needs
+/// root, or a machine that lets users make namespaces.
 #[derive(Debug, Parser)]
 #[command(name = "bench-peers", version)]
 pub(crate) struct Arguments {

@@ -15,6 +15,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 /// The caller's and the callee's files, and their authority's.
 pub(crate) struct Certificates {
     pub(crate) authority: PathBuf,
+    /// For a peer whose control plane signs what its proxies ask for.
+    pub(crate) authority_key: PathBuf,
     pub(crate) caller: Leaf,
     pub(crate) callee: Leaf,
 }
@@ -37,7 +39,10 @@ impl Certificates {
         let issuer = authority().map_err(|error| format!("making a certificate authority: {error}"))?;
         let authority = dir.join("authority.pem");
         fs::write(&authority, issuer.pem()).map_err(|error| format!("writing {}: {error}", authority.display()))?;
-        Ok(Self { authority, caller: Leaf::make(dir, "caller", &issuer)?, callee: Leaf::make(dir, "callee", &issuer)? })
+        let authority_key = dir.join("authority.key");
+        write_secret(&authority_key, issuer.key().serialize_pem().as_bytes())?;
+        let (caller, callee) = (Leaf::make(dir, "caller", &issuer)?, Leaf::make(dir, "callee", &issuer)?);
+        Ok(Self { authority, authority_key, caller, callee })
     }
 }
 
@@ -49,9 +54,9 @@ impl Leaf {
             .map_err(|error| format!("making the certificate of {name}: {error}"))?;
         let path = |ending: &str| dir.join(format!("{name}{ending}"));
         let leaf = Self { dns_name, spiffe_id, certificate: path(".crt"), key: path(".key"), both: path(".pem"), der };
-        write_secret(&leaf.certificate, &certificate_pem)?;
-        write_secret(&leaf.key, &key_pem)?;
-        write_secret(&leaf.both, &format!("{certificate_pem}{key_pem}"))?;
+        write_secret(&leaf.certificate, certificate_pem.as_bytes())?;
+        write_secret(&leaf.key, key_pem.as_bytes())?;
+        write_secret(&leaf.both, format!("{certificate_pem}{key_pem}").as_bytes())?;
         Ok(leaf)
     }
 
@@ -82,8 +87,8 @@ fn leaf(dns_name: &str, spiffe_id: &str, issuer: &Authority) -> Result<Made, rcg
     Ok((certificate.pem(), key.serialize_pem(), (certificate.der().clone(), key.serialize_der())))
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<(), String> {
+/// For its owner only.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| format!("writing {}: {error}", path.display()))
+    file.and_then(|mut file| file.write_all(bytes)).map_err(|error| format!("writing {}: {error}", path.display()))
 }

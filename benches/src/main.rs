@@ -35,7 +35,7 @@ use crate::rounds::Bench;
 fn main() -> ExitCode {
     // Children of the world start as this program; then the line below does not return.
     isthmus_world::child_entry();
-    if let Some(ended) = app::entry() {
+    if let Some(ended) = app::entry().or_else(peers::linkerd::control::entry) {
         return ended;
     }
     let arguments = Arguments::parse();
@@ -54,11 +54,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     // Before any thread exists: a process with threads cannot enter a user namespace.
     privilege::enter().map_err(|error| error.to_string())?;
     machine::raise_descriptor_limit()?;
-    let (programs, mut missing) = Programs::find(&arguments.contenders())?;
+    let (programs, missing) = Programs::find(&arguments.contenders())?;
     let all_asked_for = missing.is_empty() || !arguments.names_contenders();
-    if !arguments.names_contenders() {
-        missing.push("linkerd2-proxy: this program has no control plane for it".to_owned());
-    }
     for missing in &missing {
         eprintln!("not measured: {missing}");
     }

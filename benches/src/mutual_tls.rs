@@ -76,6 +76,8 @@ pub(crate) struct Proof {
     pub(crate) handshake: Option<Handshake>,
     /// What a client without a certificate got.
     pub(crate) stranger: String,
+    /// What a client without TLS got, where the same port might serve it.
+    pub(crate) plaintext: Option<String>,
 }
 
 /// What became of an attempt.
@@ -107,8 +109,22 @@ pub(crate) fn refuses_strangers(asked: &Asked<'_>) -> Result<Proof, String> {
     // nginx says no in HTTP only. Elsewhere nothing is said: bytes that nobody reads would turn the alert into a reset.
     let say = if asked.speaks == Speaks::Http1 { HTTP1_REQUEST } else { b"" };
     match asked.attempt(&version::TLS13, None, say)? {
-        Attempt::Refused(stranger) => Ok(Proof { handshake: None, stranger }),
+        Attempt::Refused(stranger) => Ok(Proof { handshake: None, stranger, plaintext: None }),
         other => Err(format!("{} does not refuse a client without a certificate: {other:?}", asked.address)),
+    }
+}
+
+/// Proves besides that nobody is served in plaintext, for a peer that looks at what comes and would take that too.
+pub(crate) fn refuses_plaintext(asked: &Asked<'_>, proof: Proof) -> Result<Proof, String> {
+    let (address, say) = (asked.address, asked.speaks.first_words());
+    let attempt = asked.from.run(move || {
+        let (mut first, mut tcp) = ([0; 64], connect(address)?);
+        let spoken = exchange(&mut tcp, say, &mut first);
+        Ok::<_, io::Error>(judge(spoken, &first, || Handshake { cipher: "none".to_owned(), group: "none".to_owned() }))
+    });
+    match attempt.map_err(|error| format!("{address}: {error}"))? {
+        Attempt::Refused(plaintext) => Ok(Proof { plaintext: Some(plaintext), ..proof }),
+        other => Err(format!("{address} does not refuse plaintext: {other:?}")),
     }
 }
 
@@ -151,27 +167,39 @@ fn client_config(
 /// In TLS 1.3 a client believes itself connected before the server has looked at its certificate, so that only the
 /// first bytes of the application tell.
 fn converse(connection: ClientConnection, address: SocketAddr, say: &[u8]) -> io::Result<Attempt> {
+    let mut tls = StreamOwned::new(connection, connect(address)?);
+    let mut first = [0; 64];
+    let spoken = exchange(&mut tls, say, &mut first);
+    let agreed = || Handshake {
+        cipher: tls.conn.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+        group: tls.conn.negotiated_key_exchange_group().map_or_else(String::new, |group| format!("{:?}", group.name())),
+    };
+    Ok(judge(spoken, &first, agreed))
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
     tcp.set_write_timeout(Some(PATIENCE))?;
-    let mut tls = StreamOwned::new(connection, tcp);
-    let mut first = [0; 64];
-    let spoken = tls.write_all(say).and_then(|()| tls.flush()).and_then(|()| tls.read(&mut first));
-    Ok(match spoken {
+    Ok(tcp)
+}
+
+fn exchange(stream: &mut (impl Read + Write), say: &[u8], first: &mut [u8]) -> io::Result<usize> {
+    stream.write_all(say)?;
+    stream.flush()?;
+    stream.read(first)
+}
+
+fn judge(spoken: io::Result<usize>, first: &[u8], agreed: impl FnOnce() -> Handshake) -> Attempt {
+    match spoken {
         Ok(0) => Attempt::Refused("closed".to_owned()),
         Ok(read) if first[..read].starts_with(b"HTTP/1.1 4") => {
             Attempt::Refused(String::from_utf8_lossy(&first[..read]).lines().next().unwrap_or_default().to_owned())
         }
-        Ok(_) => Attempt::Served(Handshake {
-            cipher: tls.conn.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-            group: tls
-                .conn
-                .negotiated_key_exchange_group()
-                .map_or_else(String::new, |group| format!("{:?}", group.name())),
-        }),
+        Ok(_) => Attempt::Served(agreed()),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Attempt::Silent,
         Err(error) => Attempt::Refused(error.to_string()),
-    })
+    }
 }
 
 /// This client asks what a server demands, not who it is.

@@ -16,6 +16,7 @@ pub(crate) struct Programs {
     haproxy: Option<PathBuf>,
     envoy: Option<PathBuf>,
     ztunnel: Option<PathBuf>,
+    linkerd2_proxy: Option<PathBuf>,
     isthmus: Option<PathBuf>,
 }
 
@@ -28,6 +29,7 @@ impl Programs {
             haproxy: None,
             envoy: None,
             ztunnel: None,
+            linkerd2_proxy: None,
             isthmus: None,
         };
         let mut missing = Vec::new();
@@ -48,6 +50,12 @@ impl Programs {
         if asked(&[Peer::Ztunnel]) {
             programs.ztunnel = optional("ZTUNNEL", "ztunnel", "ztunnel (built with its feature `testing`)");
         }
+        if asked(&[Peer::Linkerd2Proxy]) {
+            // Without nft nothing leads an app's connection to it.
+            let nft = optional("NFT", "nft", "linkerd2-proxy");
+            programs.linkerd2_proxy =
+                optional("LINKERD2_PROXY", "linkerd2-proxy", "linkerd2-proxy").filter(|_| nft.is_some());
+        }
         if contenders.contains(&Peer::Isthmus) {
             programs.isthmus = Some(isthmus()?);
         }
@@ -62,6 +70,7 @@ impl Programs {
             Peer::HaproxyH2 | Peer::HaproxyH1 | Peer::Haproxy => self.haproxy.as_deref(),
             Peer::EnvoyH2 | Peer::Envoy => self.envoy.as_deref(),
             Peer::Ztunnel => self.ztunnel.as_deref(),
+            Peer::Linkerd2Proxy => self.linkerd2_proxy.as_deref(),
         }
     }
 }

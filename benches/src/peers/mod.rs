@@ -4,6 +4,7 @@
 mod envoy;
 mod haproxy;
 pub(crate) mod isthmus;
+pub(crate) mod linkerd;
 mod nginx;
 mod ztunnel;
 
@@ -46,6 +47,8 @@ pub(crate) enum Peer {
     Nginx,
     /// HBONE between the two, whatever the app speaks.
     Ztunnel,
+    /// HTTP/2 between the two, or TCP over TLS.
+    Linkerd2Proxy,
 }
 
 /// What is to be carried, and how.
@@ -102,11 +105,18 @@ pub(crate) struct Running {
     pub(crate) proof: Option<Proof>,
     /// What must live as long, such as a control plane; its use is not counted.
     pub(crate) beside: Option<isthmus::Beside>,
+    /// Control planes of a peer, which must live as long too.
+    pub(crate) control: Vec<Process>,
 }
 
 impl Running {
     fn direct(stage: &Stage) -> Self {
-        Self { target: stage.hosts.server.socket(APP_PORT), proxies: Vec::new(), proof: None, beside: None }
+        Self::on(stage.hosts.server.socket(APP_PORT), Vec::new())
+    }
+
+    /// Not proved yet.
+    fn on(target: SocketAddr, proxies: Vec<Process>) -> Self {
+        Self { target, proxies, proof: None, beside: None, control: Vec::new() }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -116,13 +126,16 @@ impl Running {
     /// What the proxies said last goes with an error.
     pub(crate) fn explain(&self, error: String) -> String {
         let said = |proxy: &Process| format!("\n{} said last:\n{}", proxy.label(), proxy.last_lines());
-        error + &self.proxies.iter().map(said).collect::<String>()
+        error + &self.proxies.iter().chain(&self.control).map(said).collect::<String>()
     }
 
     /// After the load: how it protected itself, in words.
     pub(crate) fn add_facts(&self, turn: &mut Turn) {
         let Some(proof) = &self.proof else { return };
         turn.facts.insert("without_certificate", proof.stranger.clone());
+        if let Some(plaintext) = &proof.plaintext {
+            turn.facts.insert("in_plaintext", plaintext.clone());
+        }
         if let Some(handshake) = &proof.handshake {
             turn.facts.insert("probe_cipher", handshake.cipher.clone());
             turn.facts.insert("probe_group", handshake.group.clone());
@@ -143,6 +156,7 @@ impl Peer {
             Self::NginxH1 => "nginx-h1",
             Self::Nginx => "nginx",
             Self::Ztunnel => "ztunnel",
+            Self::Linkerd2Proxy => "linkerd2-proxy",
         }
     }
 
@@ -160,11 +174,12 @@ impl Peer {
             Self::Direct => return Ok(Running::direct(stage)),
             Self::Isthmus => return isthmus::start(program, stage, setting),
             Self::Ztunnel => return ztunnel::start(program, stage, &plan),
+            Self::Linkerd2Proxy => return linkerd::start(program, certificates, stage, &plan),
             Self::HaproxyH2 | Self::HaproxyH1 | Self::Haproxy => haproxy::start(program, certificates, stage, &plan)?,
             Self::EnvoyH2 | Self::Envoy => envoy::start(program, certificates, stage, &plan)?,
             Self::NginxH1 | Self::Nginx => nginx::start(program, certificates, stage, &plan)?,
         };
-        let mut running = Running { target: plan.outbound, proxies, proof: None, beside: None };
+        let mut running = Running::on(plan.outbound, proxies);
         if setting.hops == Hops::Pair {
             let asked = Asked {
                 from: &stage.hosts.client,

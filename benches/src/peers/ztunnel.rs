@@ -30,8 +30,7 @@ pub(super) fn start(program: &Path, stage: &Stage, plan: &Plan) -> Result<Runnin
     let caller = stage.start(client, command(program, &config, "caller"), plan.outbound)?;
     let asked =
         Asked { from: client, address: server.socket(MESH_PORT), name: "callee.bench.example", speaks: Speaks::Http2 };
-    let mut running =
-        Running { target: (SERVICE, port).into(), proxies: vec![caller, callee], proof: None, beside: None };
+    let mut running = Running::on((SERVICE, port).into(), vec![caller, callee]);
     running.proof = Some(mutual_tls::refuses_strangers(&asked).map_err(|error| running.explain(error))?);
     Ok(running)
 }

@@ -32,6 +32,7 @@ pub(crate) const W2: Workload = Workload {
         Peer::EnvoyH2,
         Peer::NginxH1,
         Peer::Ztunnel,
+        Peer::Linkerd2Proxy,
     ],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {

@@ -23,7 +23,7 @@ pub(crate) const W2G: Workload = Workload {
         Figure::plain("p99_us", "p99 µs", 0),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2, Peer::Linkerd2Proxy],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Grpc))?;

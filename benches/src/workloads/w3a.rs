@@ -35,7 +35,7 @@ pub(crate) const W3A: Workload = Workload {
         Figure::plain("rss_mib_callee", "RSS MiB callee's", 1),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel, Peer::Linkerd2Proxy],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Bytes))?;

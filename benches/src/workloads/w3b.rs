@@ -22,7 +22,7 @@ pub(crate) const W3B: Workload = Workload {
         Figure::plain("p99_us", "p99 µs", 0),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel, Peer::Linkerd2Proxy],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Bytes))?;

@@ -24,7 +24,7 @@ pub(crate) const W4: Workload = Workload {
     name: "w4",
     what: "memory of a pair over mTLS with idle HTTP/1.1 connections of the app, each after one request",
     figures: &FIGURES,
-    contenders: &[Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2, Peer::NginxH1],
+    contenders: &[Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2, Peer::NginxH1, Peer::Linkerd2Proxy],
     rounds_at_most: 2,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Http))?;
@@ -36,7 +36,7 @@ pub(crate) const W4_L4: Workload = Workload {
     name: "w4l4",
     what: "memory of a pair over mTLS with idle opaque TCP connections of the app, each after an echo (9,500 for 10,000)",
     figures: &FIGURES,
-    contenders: &[Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel],
+    contenders: &[Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel, Peer::Linkerd2Proxy],
     rounds_at_most: 1,
     turn: |bench, peer| {
         let (stage, running) = near(bench, peer, Setting::pair(Traffic::Bytes))?;

@@ -26,7 +26,15 @@ pub(crate) const W5: Workload = Workload {
         Figure::plain("cpu_us_per_req", "CPU µs/request (pair)", 1),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Isthmus, Peer::HaproxyH2, Peer::HaproxyH1, Peer::EnvoyH2, Peer::NginxH1, Peer::Ztunnel],
+    contenders: &[
+        Peer::Isthmus,
+        Peer::HaproxyH2,
+        Peer::HaproxyH1,
+        Peer::EnvoyH2,
+        Peer::NginxH1,
+        Peer::Ztunnel,
+        Peer::Linkerd2Proxy,
+    ],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let stage = Stage::near(&bench.programs, Traffic::Http)?;

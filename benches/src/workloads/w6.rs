@@ -33,7 +33,7 @@ pub(crate) const W6: Workload = Workload {
         Figure::compared("gbit_per_second_8_loss", "8", 3),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::Haproxy, Peer::Envoy, Peer::Ztunnel, Peer::Linkerd2Proxy],
     rounds_at_most: u32::MAX,
     turn: |bench, peer| {
         let shape = LinkShape { round_trip: ROUND_TRIP, ..LinkShape::default() };

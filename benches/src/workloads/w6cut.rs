@@ -25,7 +25,7 @@ pub(crate) const W6_CUT: Workload = Workload {
         Figure::plain("longest_ms", "longest ms", 0),
         LOAD_AVERAGE,
     ],
-    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2],
+    contenders: &[Peer::Direct, Peer::Isthmus, Peer::HaproxyH2, Peer::EnvoyH2, Peer::Linkerd2Proxy],
     rounds_at_most: 1,
     turn: |bench, peer| {
         let shape = LinkShape { round_trip: Duration::from_millis(10), ..LinkShape::default() };

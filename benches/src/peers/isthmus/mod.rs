@@ -109,7 +109,7 @@ pub(super) fn start(program: &Path, stage: &Stage, setting: Setting) -> Result<R
     }
     proxies.insert(0, start(&stage.hosts.client, "caller", "services")?);
     let beside = Some(Beside { control, collector, operator });
-    Ok(Running { target: resources::SERVICE.into(), proxies, proof, beside })
+    Ok(Running { proof, beside, ..Running::on(resources::SERVICE.into(), proxies) })
 }
 
 fn control_plane(program: &Path, stage: &Stage) -> Result<Process, String> {
