@@ -33,12 +33,9 @@ impl Programs {
             isthmus: None,
         };
         let mut missing = Vec::new();
-        let mut optional = |variable, name, peer: &str| match tool(variable, name) {
-            Ok(path) => Some(path),
-            Err(error) => {
-                missing.push(format!("{peer}: {error}"));
-                None
-            }
+        let mut optional = |variable, name, peer: &str| {
+            let found = tool(variable, name);
+            found.map_err(|error| missing.push(format!("{peer}: {error}"))).ok()
         };
         let asked = |peers: &[Peer]| peers.iter().any(|peer| contenders.contains(peer));
         if asked(&[Peer::HaproxyH2, Peer::HaproxyH1, Peer::Haproxy]) {
@@ -52,9 +49,11 @@ impl Programs {
         }
         if asked(&[Peer::Linkerd2Proxy]) {
             // Without nft nothing leads an app's connection to it.
-            let nft = optional("NFT", "nft", "linkerd2-proxy");
-            programs.linkerd2_proxy =
-                optional("LINKERD2_PROXY", "linkerd2-proxy", "linkerd2-proxy").filter(|_| nft.is_some());
+            let found = optional("LINKERD2_PROXY", "linkerd2-proxy", "linkerd2-proxy");
+            match find::required("nft") {
+                Ok(_) => programs.linkerd2_proxy = found,
+                Err(error) => missing.push(format!("linkerd2-proxy: {error}")),
+            }
         }
         if contenders.contains(&Peer::Isthmus) {
             programs.isthmus = Some(isthmus()?);
