@@ -21,6 +21,9 @@ use crate::certificates::Leaf;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The HTTP/2 preface with empty SETTINGS (RFC 9113, 3.4): any server answers it with its own.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// A message of three bytes, whose first field is the app's port as a varint; then what the app is to return.
+const LINKERD_HEADER_AND_ECHO: &[u8] = b"transport.l5d.io/v1\r\n\r\n\0\0\0\x03\x08\x90\x3fE";
+const _: () = assert!(crate::stage::APP_PORT == 0x1f << 8 | 0x90);
 const HTTP1_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench.example\r\n\r\n";
 
 /// Whom to try, and how.
@@ -40,6 +43,8 @@ pub(crate) enum Speaks {
     Echo,
     /// Between sidecars of ours; nothing is said.
     Isthmus,
+    /// To a linkerd2-proxy that leads bytes to our own app: a header says to which port.
+    LinkerdOpaque,
 }
 
 impl Speaks {
@@ -48,6 +53,7 @@ impl Speaks {
             Self::Http1 => vec![b"http/1.1".to_vec()],
             Self::Http2 => vec![b"h2".to_vec()],
             Self::Isthmus => vec![b"isthmus/1".to_vec()],
+            Self::LinkerdOpaque => vec![b"transport.l5d.io/v1".to_vec()],
             Self::Echo => Vec::new(),
         }
     }
@@ -58,6 +64,7 @@ impl Speaks {
             Self::Http2 => HTTP2_PREFACE,
             Self::Echo => b"E",
             Self::Isthmus => b"",
+            Self::LinkerdOpaque => LINKERD_HEADER_AND_ECHO,
         }
     }
 }

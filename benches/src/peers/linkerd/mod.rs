@@ -56,12 +56,16 @@ pub(super) fn start(
     let (caller_control, caller) = pair.side(client, "caller", &certificates.caller)?;
     let mut running = Running::on(SERVICE.into(), vec![caller, callee]);
     running.control = vec![caller_control, callee_control];
-    // Without a certificate the handshake succeeds, and the answer is in what the app's protocol gets: 403, or nothing.
-    // gRPC too is asked by HTTP/1.1: who may pass gets an answer of the app's, or that there is none.
-    let speaks = if plan.setting.traffic == Traffic::Bytes { Speaks::Echo } else { Speaks::Http1 };
-    let asked = Asked { from: client, address: server.socket(APP_PORT), name: &certificates.callee.dns_name, speaks };
+    // Without a certificate the handshake succeeds, and the answer is in what follows: 403, or the connection's end.
+    // gRPC too is asked by HTTP/1.1: who may pass gets an answer of the app's, or that it has none.
+    let (at_proxy, at_app) = (server.socket(plan.next.port()), server.socket(APP_PORT));
+    let (address, speaks, plaintext) = match plan.setting.traffic {
+        Traffic::Bytes => (at_proxy, Speaks::LinkerdOpaque, Speaks::Echo),
+        Traffic::Http | Traffic::Grpc => (at_app, Speaks::Http1, Speaks::Http1),
+    };
+    let asked = Asked { from: client, address, name: &certificates.callee.dns_name, speaks };
     let proof = mutual_tls::prove(&asked, &certificates.caller)
-        .and_then(|proof| mutual_tls::refuses_plaintext(&asked, proof))
+        .and_then(|proof| mutual_tls::refuses_plaintext(&Asked { address: at_app, speaks: plaintext, ..asked }, proof))
         .map_err(|error| running.explain(error))?;
     running.proof = Some(proof);
     Ok(running)
@@ -140,7 +144,13 @@ impl Pair<'_> {
 fn redirect(host: &Host, hook: &str, what: &str, to: SocketAddr) -> Result<(), String> {
     let port = to.port();
     let rules = format!(
-        "table ip bench {{ chain {hook} {{ type nat hook {hook} priority -100; {what} redirect to :{port} }} }}\n"
+        "table ip bench {{
+  chain {hook} {{
+    type nat hook {hook} priority -100
+    {what} redirect to :{port}
+  }}
+}}
+"
     );
     let done = host.output(Command::new("nft").args(["-f", "-"]).input(rules), COMMAND);
     let done = done.map_err(|error| error.to_string())?;
