@@ -118,7 +118,9 @@ impl Suggested {
         };
         let Ok(port) = u16::try_from(left.port) else { return };
         let host = Some(left.host.as_str()).filter(|host| !host.is_empty());
-        let (Some(name), known) = (host.or(Some(left.address.as_str())).filter(|name| !name.is_empty()), host.is_some()) else {
+        let (Some(name), known) =
+            (host.or(Some(left.address.as_str())).filter(|name| !name.is_empty()), host.is_some())
+        else {
             self.notes.insert(format!("{place}: too many to be told apart: they are not in the list"));
             return;
         };
