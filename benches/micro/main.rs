@@ -1,13 +1,14 @@
-//! Instructions per call of the proxy's hot functions, counted by callgrind: the same number on a busy machine as on a
-//! quiet one. `cargo bench -p isthmus-benches [NAME…]` counts; without valgrind it says so and counts nothing.
+//! Instructions and heap allocations per call of the proxy's hot functions, counted by callgrind and memcheck: the same
+//! numbers on a busy machine as on a quiet one. `cargo bench -p isthmus-benches [NAME…]` counts; without valgrind it says so and counts nothing.
 //!
-//! No function is marked and no symbol is looked for. This program runs itself under callgrind twice, with few calls and
+//! No function is marked and no symbol is looked for. This program runs itself under each tool twice, with few calls and
 //! with many: the difference is the calls' own, because everything around them was the same.
 
 #![forbid(unsafe_code)]
 
 mod cases;
 mod mesh;
+mod policy;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -36,9 +37,13 @@ fn main() -> ExitCode {
     }
 }
 
+fn all() -> impl Iterator<Item = &'static Case> {
+    ALL.iter().chain(policy::ALL)
+}
+
 fn run(words: &[String]) -> Result<(), String> {
     let [name, calls] = words else { return Err(format!("{RUN} NAME CALLS")) };
-    let case = ALL.iter().find(|case| case.name == name).ok_or_else(|| format!("no case {name}"))?;
+    let case = all().find(|case| case.name == name).ok_or_else(|| format!("no case {name}"))?;
     let calls: u64 = calls.parse().map_err(|_| format!("{calls:?} is no number"))?;
     let mut call = (case.prepare)();
     for number in 0..calls {
@@ -52,26 +57,44 @@ fn count_all(names: &[String]) -> Result<(), String> {
         println!("skipped: valgrind is not installed (Debian: apt-get install valgrind), and nothing was counted");
         return Ok(());
     };
-    println!("| instructions per call | |\n|---|---:|");
-    for case in ALL.iter().filter(|case| names.is_empty() || names.iter().any(|name| case.name.contains(name.as_str())))
-    {
-        let (few, many) = (count(&valgrind, case, FEW)?, count(&valgrind, case, MANY)?);
-        println!("| {} | {:.0} |", case.what, (many - few) / (MANY - FEW) as f64);
+    println!("| per call | instructions | allocations |\n|---|---:|---:|");
+    for case in all().filter(|case| names.is_empty() || names.iter().any(|name| case.name.contains(name.as_str()))) {
+        let per_call = |counter: &Counter| -> Result<f64, String> {
+            let (few, many) = (count(&valgrind, counter, case, FEW)?, count(&valgrind, counter, case, MANY)?);
+            Ok((many - few) / (MANY - FEW) as f64)
+        };
+        println!("| {} | {:.0} | {:.0} |", case.what, per_call(&INSTRUCTIONS)?, per_call(&ALLOCATIONS)?);
     }
     Ok(())
 }
 
-/// Instructions of the whole process.
-fn count(valgrind: &std::path::Path, case: &Case, calls: u64) -> Result<f64, String> {
+/// One of valgrind's tools, and where its report has the number: after one word and before another.
+struct Counter {
+    arguments: &'static [&'static str],
+    after: &'static str,
+    before: &'static str,
+}
+
+const INSTRUCTIONS: Counter =
+    Counter { arguments: &["--tool=callgrind", "--callgrind-out-file=/dev/null"], after: "Collected : ", before: "\n" };
+const ALLOCATIONS: Counter = Counter {
+    arguments: &["--tool=memcheck", "--leak-check=no", "--undef-value-errors=no"],
+    after: "total heap usage: ",
+    before: " allocs",
+};
+
+/// Of the whole process.
+fn count(valgrind: &std::path::Path, counter: &Counter, case: &Case, calls: u64) -> Result<f64, String> {
     let own = env::current_exe().map_err(|error| format!("looking for our own executable: {error}"))?;
     let mut command = Command::new(valgrind);
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(own);
+    command.args(counter.arguments).arg(own);
     let output = command.args([RUN, case.name, &calls.to_string()]).output();
     let output = output.map_err(|error| format!("{}: {error}", valgrind.display()))?;
     let told = String::from_utf8_lossy(&output.stderr);
-    let collected = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
-    match (output.status.success(), collected) {
-        (true, Some(instructions)) => Ok(instructions),
-        _ => Err(format!("{} under callgrind: {}\n{told}", case.name, output.status)),
+    let number = told.split_once(counter.after).and_then(|(_, rest)| rest.split_once(counter.before));
+    let counted = number.and_then(|(number, _)| number.replace(',', "").trim().parse().ok());
+    match (output.status.success(), counted) {
+        (true, Some(counted)) => Ok(counted),
+        _ => Err(format!("{} under valgrind: {}\n{told}", case.name, output.status)),
     }
 }

@@ -66,3 +66,37 @@ fn what_depends_on_what_was_not_said_is_told_apart_from_yes_and_no() {
     assert_eq!(code, 1);
     assert!(told["error"].as_str().is_some_and(|error| error.contains("did you mean `orders`?")), "{told}");
 }
+
+/// Rules and transport are not asked about them, as by the proxy.
+#[test]
+fn a_probe_of_the_platform_is_told_as_the_proxy_would() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let probes = dir.path().join("probes.yaml");
+    let policy = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: probes }\n\
+                  spec: { services: [orders], probes: [{ port: 8080, path: /healthz }, { port: 9999, connect: true }, \
+                  { port: 8080, grpc: true }] }\n";
+    fs::write(&probes, policy).expect("a file");
+    let files = [Path::new(EXAMPLE), probes.as_path()];
+    // Azure's load balancers, who are the platform where nobody says otherwise.
+    let from = |from: &'static str, rest: &[&'static str]| [&["--from", from, "--to", "orders"], rest].concat();
+    let served = ["--method", "GET", "--path", "/healthz", "--port", "8080"];
+    let (code, told) = explain(&files, &from("168.63.129.16", &served));
+    assert_eq!((code, &told["verdict"], &told["probe"]), (0, &"allowed".into(), &"request".into()), "{told}");
+    let grpc =
+        ["--method", "POST", "--path", "/grpc.health.v1.Health/Check", "--header", "content-type: application/grpc"];
+    let (code, told) = explain(&files, &from("168.63.129.16", &grpc));
+    assert_eq!((code, &told["probe"]), (0, &"request".into()), "{told}");
+    // Another place, path, method or a query is none.
+    for (whence, rest) in [
+        ("168.63.129.17", &served[..4]),
+        ("168.63.129.16", &["--method", "GET", "--path", "/healthz?x=1"][..]),
+        ("168.63.129.16", &["--method", "GET", "--path", "/health%7a"][..]),
+        ("168.63.129.16", &["--method", "POST", "--path", "/healthz"][..]),
+    ] {
+        let (code, told) = explain(&files, &from(whence, rest));
+        assert_eq!((code, &told["reason"], &told["probe"]), (4, &"plaintext".into(), &Value::Null), "{rest:?}: {told}");
+    }
+    // A connection that says nothing, at a port that no service has: anything that is said is refused.
+    let (code, told) = explain(&files, &from("168.63.129.16", &["--port", "9999"]));
+    assert_eq!((code, &told["reason"], &told["probe"]), (4, &"plaintext".into(), &"silence".into()), "{told}");
+}

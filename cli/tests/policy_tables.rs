@@ -181,8 +181,17 @@ impl World {
         let at: jiff::Timestamp = case.at.as_deref().unwrap_or("2026-11-22T12:00:00Z").parse().unwrap();
         let now_ms = at.as_millisecond();
         let foreign = peer.as_ref().is_some_and(|id| id.trust_domain().as_str() != TRUST_DOMAIN);
-        let facts =
-            Facts { peer: peer.as_ref(), foreign, peer_ip: address, peer_site: site, port: number, now_ms, http };
+        let behind = mesh.behind(peer.as_ref(), address);
+        let facts = Facts {
+            peer: peer.as_ref(),
+            foreign,
+            peer_ip: address,
+            peer_site: site,
+            behind,
+            port: number,
+            now_ms,
+            http,
+        };
         let declared = port.protocol == AppProtocol::Tls;
         if let Err(reason) = policy::check_transport(&port.policy, arrived(case, declared)) {
             return Found { word: reason.word().to_owned(), audit: None, by: None, would_allow: None };

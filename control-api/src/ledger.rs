@@ -5,12 +5,13 @@
 
 use crate::audit::AuditLog;
 use crate::history;
-use crate::index::{Changed, Difference, Given, Index, Trust, Vips, Wanted, allocate};
+use crate::index::{Changed, Difference, Given, Index, Tenancy, Trust, Vips, Wanted, allocate};
 use crate::store::{Change, Contents, Store, StoreError};
-use crate::validate::cross::{self, Fault};
+use crate::validate::cross;
 use crate::validate::resource::MeshConfig;
 use crate::validate::set::Set;
-use crate::validate::{Parsed, Problem, ResourceRef, advice, from_stored, locate};
+use crate::validate::{Problem, ResourceRef, advice, from_stored};
+use crate::views;
 use isthmus_certs::Clock;
 use rpds::RedBlackTreeMapSync;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -20,9 +21,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub mod follow;
+mod place;
 mod proposal;
 mod record;
 
+use place::{place, problem, relevant, unplaced};
 use proposal::plan;
 pub use proposal::{Author, Proposal, Prune, SET, Writer};
 
@@ -262,10 +265,13 @@ impl Ledger {
         Ok(facts)
     }
 
-    /// What the mesh would be with a proposal on top of it. Nothing is written.
-    pub fn preview(&self, proposal: &Proposal) -> (Outcome, Set, Index) {
+    /// What the mesh would be with a proposal on top of it; `as_enforced`: and nothing in Audit. Nothing is written.
+    pub fn preview(&self, proposal: &Proposal, as_enforced: bool) -> (Outcome, Set, Index) {
         let world = self.world();
-        let Planned { outcome, next, keys, given, .. } = self.plan(&world, proposal);
+        let Planned { outcome, mut next, mut keys, given, .. } = self.plan(&world, proposal);
+        if as_enforced {
+            keys.extend(views::out_of_audit(&mut next.resources));
+        }
         let trust = self.trust();
         let wanted = Wanted { set: &next.resources, vips: &next.vips, trust: &trust };
         let difference =
@@ -282,7 +288,9 @@ impl Ledger {
         plan(world, proposal, &mut outcome, &mut change, &mut next.resources);
         let keys: Vec<ResourceRef> = change.puts.iter().map(|put| &put.key).chain(&change.deletes).cloned().collect();
         let found = cross::check_changed(&next.resources, &keys, &self.trust().trust_domain);
-        outcome.problems.extend(found.faults.iter().map(|fault| place(fault, proposal, world)));
+        let tenancy = Tenancy::of(&next.resources);
+        let placed = found.faults.iter().map(|fault| place(fault, proposal, world, (&tenancy, &next.resources)));
+        outcome.problems.extend(placed);
         outcome.warnings.extend(relevant(found.warnings, proposal));
         let (domain, now_ms) = (self.trust().trust_domain.to_string(), self.clock.now_ms());
         for put in &proposal.puts {
@@ -332,37 +340,6 @@ fn read_world(contents: Contents, trust: &Trust) -> Result<World, StoreError> {
     let wanted = Wanted { set: &world.resources, vips: &world.vips, trust };
     world.index = Arc::new(Index::build(wanted));
     Ok(world)
-}
-
-/// Points a fault at the document that is to blame: into the proposal, or at what is stored and would now be wrong.
-fn place(fault: &Fault, proposal: &Proposal, world: &World) -> Problem {
-    match proposal.puts.iter().find(|parsed| parsed.resource.key == fault.key) {
-        Some(parsed) => problem(parsed, &fault.field, fault.reason.clone()),
-        None => Problem {
-            source: world.meta.get(&fault.key).map(|meta| format!("stored ({})", meta.origin)).unwrap_or_default(),
-            resource: fault.key.clone(),
-            field: fault.field.clone(),
-            reason: fault.reason.clone(),
-            ..unplaced()
-        },
-    }
-}
-
-fn problem(parsed: &Parsed, field: &str, reason: String) -> Problem {
-    let (line, column) = locate(&parsed.node, field);
-    let resource = parsed.resource.key.clone();
-    Problem { source: parsed.source.clone(), line, column, resource, field: field.to_string(), reason }
-}
-
-fn unplaced() -> Problem {
-    let (source, field, reason) = (String::new(), String::new(), String::new());
-    Problem { source, line: 0, column: 0, resource: ResourceRef::default(), field, reason }
-}
-
-/// An author is told what is odd about what he wrote, not about the whole mesh each time.
-fn relevant(warnings: Vec<String>, proposal: &Proposal) -> impl Iterator<Item = String> {
-    let names: Vec<String> = proposal.puts.iter().map(|parsed| format!("{}:", parsed.resource.key)).collect();
-    warnings.into_iter().filter(move |warning| names.iter().any(|name| warning.starts_with(name)))
 }
 
 impl std::fmt::Debug for Ledger {

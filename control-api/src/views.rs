@@ -2,10 +2,12 @@
 //! `policy replay`, `policy enforce`. The same for what is stored and for files that are only proposed.
 
 use crate::index::Index;
+use crate::validate::ResourceRef;
 use crate::validate::cross::Set;
-use crate::validate::resource::{Resource, Spec};
+use crate::validate::resource::{EgressPolicy, Resource, ServicePolicy, Spec};
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::discovery::v1 as discovery;
+use std::sync::Arc;
 
 /// Who is to be asked about a policy: `metadata.annotations`.
 pub const OWNER: &str = "mesh.isthmus.dev/owner";
@@ -49,6 +51,7 @@ pub fn of(
                         inbound: Some(inbound.clone()),
                         egress: index.egress_of(&name).cloned(),
                         addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+                        labels: resource.labels.clone().into_iter().collect(),
                         workload: name,
                     });
                 }
@@ -68,6 +71,30 @@ pub fn of(
     let shown = |bypass: &wire::ActiveBypass| selection.holds(&bypass.namespace) && sees(&bypass.namespace);
     answer.bypasses = bypasses(set, now_ms).into_iter().filter(shown).collect();
     answer
+}
+
+/// Takes every policy and every rule out of Audit: what they would refuse they refuse, and whom they name they let through.
+/// Returns those that were in it.
+pub(crate) fn out_of_audit(set: &mut Set) -> Vec<ResourceRef> {
+    let policies: Vec<Arc<Resource>> =
+        set.of_kind("ServicePolicy", None).chain(set.of_kind("EgressPolicy", None)).cloned().collect();
+    let mut changed = Vec::new();
+    for resource in policies {
+        let spec = match &resource.spec {
+            Spec::ServicePolicy(policy) => {
+                let mut enforced = ServicePolicy { audit: false, ..policy.clone() };
+                enforced.allow.iter_mut().chain(&mut enforced.deny).for_each(|rule| rule.audit = false);
+                Spec::ServicePolicy(enforced)
+            }
+            Spec::EgressPolicy(policy) => Spec::EgressPolicy(EgressPolicy { audit: false, ..policy.clone() }),
+            _ => continue,
+        };
+        if spec != resource.spec {
+            changed.push(resource.key.clone());
+            set.insert(Arc::new(Resource { spec, ..Resource::clone(&resource) }));
+        }
+    }
+    changed
 }
 
 /// Who is to be asked about it; empty: nobody says.

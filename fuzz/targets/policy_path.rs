@@ -39,7 +39,8 @@ fn decides(deny: Vec<Rule>, allow: Vec<Rule>, default_action: Action, path: &str
     let headers = HeaderMap::new();
     let http = Some(HttpFacts { host: None, method: "GET", path, headers: &headers });
     let peer_ip = std::net::IpAddr::from([10, 0, 0, 1]);
-    decide(&policy, &Facts { peer: None, foreign: false, peer_ip, peer_site: None, port: 80, now_ms: 0, http }).allowed
+    let facts = Facts { peer: None, foreign: false, peer_ip, peer_site: None, behind: None, port: 80, now_ms: 0, http };
+    decide(&policy, &facts).allowed
 }
 
 /// Where /admin and what is below are denied to all.

@@ -66,6 +66,7 @@ pub const FEATURES: &[&str] = &[
     "external/v1",
     "standing/v1",
     "crypto-profile/v1",
+    "seen-as/v1",
     LIVE,
 ];
 

@@ -6,8 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_certs::{Clock, SpiffeId, SystemClock};
 use isthmus_control::validate::field::nearest;
 use isthmus_proto::admin::v1::ActiveBypass;
+use isthmus_proxy::inbound::probe;
 use isthmus_proxy::state::AppProtocol;
-use isthmus_proxy::state::policy::Arrived;
+use isthmus_proxy::state::policy::{Arrived, HttpFacts};
 use serde_json::{Value, json};
 
 use super::{Args, owner_text, would_allow_text};
@@ -17,7 +18,7 @@ use crate::failure::Failure;
 use crate::operator::OperatorArgs;
 use crate::output::Format;
 use crate::policy::flows::tls_version;
-use crate::policy::judge::{Asked, AskedHttp, Audit, Found, Verdict, judge};
+use crate::policy::judge::{Asked, AskedHttp, Found, Verdict, judge};
 use crate::policy::views::{Callee, Views};
 
 /// The answer for one workload.
@@ -28,6 +29,16 @@ struct Answer<'a> {
     /// Break-glass is why it is not enforced.
     bypasses: Vec<ActiveBypass>,
     verdict: Verdict,
+    probe: Probed,
+}
+
+/// Whether it is a probe of the platform, which no rule and no transport is asked about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probed {
+    No,
+    Request,
+    /// As long as nothing is said on it.
+    Silence,
 }
 
 pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) -> Result<(), Failure> {
@@ -54,13 +65,12 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
         };
         let enforced = callee.port(port).standing.is_enforced(views.enforcement, || now_ms);
         let bypasses = bypass::of_service(&views.bypasses, &service);
-        answers.push(Answer {
-            callee,
-            port,
-            enforced,
-            bypasses,
-            verdict: judge(&views, callee, &asked, Audit::Passes),
-        });
+        let probe = probed(callee, &asked);
+        let verdict = match probe {
+            Probed::Request => Verdict::Allowed(as_probe()),
+            Probed::Silence | Probed::No => judge(&views, callee, &asked),
+        };
+        answers.push(Answer { callee, port, enforced, bypasses, verdict, probe });
     }
     // The strictest of those behind the service, since any of them may be called.
     answers.sort_by_key(|answer| match &answer.verdict {
@@ -89,6 +99,29 @@ pub(super) async fn run(args: &Args, format: Format, operator: &OperatorArgs) ->
             Err(if format == Format::Table { failure } else { failure.reported() })
         }
     }
+}
+
+/// As the proxy tells them: by where they come from and by what they ask, byte by byte.
+fn probed(callee: &Callee, asked: &Asked) -> Probed {
+    let (Some(ip), None, Arrived::Plain) = (asked.ip, &asked.peer, asked.arrived) else { return Probed::No };
+    let port = callee.port(asked.port);
+    let said = asked.http.as_ref().filter(|http| http.method.is_some() || http.path.is_some());
+    let Some(http) = said else {
+        return if probe::may_connect(port, ip) { Probed::Silence } else { Probed::No };
+    };
+    let headers = http.headers.clone().unwrap_or_default();
+    let facts = HttpFacts {
+        host: http.host.as_deref(),
+        method: http.method.as_deref().unwrap_or("GET"),
+        path: http.path.as_deref().unwrap_or("/"),
+        headers: &headers,
+    };
+    if probe::serves(port, ip, &facts) { Probed::Request } else { Probed::No }
+}
+
+fn as_probe() -> Found {
+    let sentence = "a probe of the platform (MeshConfig spec.probes), which a ServicePolicy's spec.probes serves";
+    Found { reason: None, sentence: sentence.to_owned(), policy: None, rule: None, would_allow: None, audit: None }
 }
 
 /// Slips that the engine would take at their word.
@@ -167,6 +200,8 @@ fn app_port(views: &Views, service: &str, callee: &Callee, asked: Option<u16>) -
     let target = |port: u32| endpoint.target_ports.get(&port).and_then(|target| u16::try_from(*target).ok());
     match (asked, endpoint.target_ports.len()) {
         (Some(port), _) if endpoint.target_ports.values().any(|target| *target == u32::from(port)) => Ok(Some(port)),
+        // A probe's port may be one that no service has.
+        (Some(port), _) if !callee.port(port).probes.is_empty() => Ok(Some(port)),
         (Some(port), _) => match target(port.into()) {
             Some(target) => Ok(Some(target)),
             None => {
@@ -232,6 +267,7 @@ impl Answer<'_> {
     fn text(&self, views: &Views, service: &str) -> String {
         let Some(found) = self.found() else { return "cannot tell\n".to_owned() };
         let mut text = match self.word() {
+            "allowed" if self.probe == Probed::Request => format!("allowed: {}\n", found.sentence),
             "allowed" => "allowed\n".to_owned(),
             "refused" => format!("refused: {}\n", found.sentence),
             _ if self.bypasses.is_empty() => {
@@ -255,6 +291,9 @@ impl Answer<'_> {
         line("from", owner.map(|o| o.origin.clone()).unwrap_or_default());
         if let Some((reason, policy)) = &found.audit {
             line("audit", format!("{} would refuse it ({reason})", policy.as_deref().unwrap_or("a policy")));
+        }
+        if self.probe == Probed::Silence {
+            text.push_str("a connection from there on which nothing is said is served: a probe of the platform\n");
         }
         if let Verdict::Refused(found) = &self.verdict {
             let yaml = found.would_allow.as_deref().unwrap_or_default();
@@ -284,6 +323,11 @@ impl Answer<'_> {
             "wouldAllow": found.and_then(|found| found.would_allow.as_deref()),
             "bypasses": bypass::json_of(&self.bypasses),
             "missing": missing,
+            "probe": match self.probe {
+                Probed::No => None,
+                Probed::Request => Some("request"),
+                Probed::Silence => Some("silence"),
+            },
         })
     }
 }

@@ -11,7 +11,7 @@ use isthmus_proxy::state::egress::{Leaving, explain};
 use isthmus_proxy::state::policy::Arrived;
 
 use super::flows::tls_version;
-use super::judge::{Audit, Found, Verdict};
+use super::judge::{Found, Verdict};
 use super::views::Callee;
 
 /// No rule names it: TEST-NET-1 (RFC 5737) and a reserved top-level domain (RFC 2606).
@@ -19,12 +19,12 @@ const SOME_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const SOME_HOST: &str = "not-recorded.invalid";
 
 /// What the proxy of the workload would say of it, were its refusals carried out.
-pub(super) fn judge(from: &Callee, left: &Departure, audit: Audit) -> Verdict {
+pub(super) fn judge(from: &Callee, left: &Departure) -> Verdict {
     let (hosts, addresses, ways) = (hosts(from, left), addresses(from, left), ways(left));
     let port = u16::try_from(left.port).unwrap_or(0);
     let say = |host: usize, address: usize, way: usize| {
         let to = SocketAddr::new(addresses[address], port);
-        decide(from, &Leaving { to, host: hosts[host].as_deref(), arrived: ways[way] }, audit)
+        decide(from, &Leaving { to, host: hosts[host].as_deref(), arrived: ways[way] })
     };
     let (allowed, first) = say(0, 0, 0);
     let mut missing = BTreeSet::new();
@@ -50,7 +50,7 @@ pub(super) fn judge(from: &Callee, left: &Departure, audit: Audit) -> Verdict {
     }
 }
 
-fn decide(from: &Callee, leaving: &Leaving<'_>, audit: Audit) -> (bool, Found) {
+fn decide(from: &Callee, leaving: &Leaving<'_>) -> (bool, Found) {
     let verdict = from.egress.decide(leaving);
     let namespace = from.workload.split_once('/').map_or("", |(namespace, _)| namespace);
     let found = Found {
@@ -63,10 +63,7 @@ fn decide(from: &Callee, leaving: &Leaving<'_>, audit: Audit) -> (bool, Found) {
         would_allow: verdict.refused.and_then(|reason| explain::yaml_that_would_allow(reason, leaving, namespace)),
         audit: verdict.audit.as_ref().map(|(reason, policy)| (*reason, policy.as_deref().map(str::to_owned))),
     };
-    match found.audit.clone().filter(|_| audit == Audit::Counts) {
-        Some((reason, policy)) => (false, found.refused_by_audit(reason, policy)),
-        None => (verdict.refused.is_none(), found),
-    }
+    (verdict.refused.is_none(), found)
 }
 
 /// Names that it may have shown, none among them.

@@ -9,7 +9,6 @@ use isthmus_proto::admin::v1 as wire;
 use serde_json::json;
 
 use super::flows;
-use super::judge::Audit;
 use super::replay;
 use super::target::Target;
 use super::views::Views;
@@ -56,7 +55,7 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
         return Err(Failure::new(what, "`isthmus endpoints` shows who is; `isthmus token create` lets a machine join"));
     }
     let recorded = flows::fetch(&mut policy, &target, args.last, false, now_ms).await?;
-    let replayed = replay::replay(&views, &recorded.flows, now_ms, Audit::Passes);
+    let replayed = replay::replay(&views, &recorded.flows, now_ms);
     let format = args.output.format();
     let mut answer = json!({ "ok": true, "target": target.name(), "replay": replayed.json(&recorded) });
     let risky = replayed.risks().next().is_some();

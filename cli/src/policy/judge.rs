@@ -43,15 +43,6 @@ pub(crate) struct AskedHttp {
     pub(crate) headers: Option<HeaderMap>,
 }
 
-/// What policies and rules in Audit count for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Audit {
-    /// As it is: they refuse nothing.
-    Passes,
-    /// As if they were enforced.
-    Counts,
-}
-
 /// What the engine says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
@@ -89,7 +80,7 @@ struct Candidates {
 }
 
 /// What the proxy of `callee` would say, were its refusals carried out.
-pub(crate) fn judge(views: &Views, callee: &Callee, asked: &Asked, audit: Audit) -> Verdict {
+pub(crate) fn judge(views: &Views, callee: &Callee, asked: &Asked) -> Verdict {
     let candidates = Candidates::of(views, callee, asked);
     let lengths = candidates.lengths();
     let combinations: usize = lengths.iter().product();
@@ -101,7 +92,7 @@ pub(crate) fn judge(views: &Views, callee: &Callee, asked: &Asked, audit: Audit)
         return Verdict::CannotTell(unknown());
     }
     let all: Vec<_> = (0..combinations).map(|n| Choice::number(n, lengths)).collect();
-    let found: Vec<_> = all.iter().map(|choice| candidates.decide(views, callee, asked, *choice, audit)).collect();
+    let found: Vec<_> = all.iter().map(|choice| candidates.decide(views, callee, asked, *choice)).collect();
     let (allowed, first) = &found[0];
     if found.iter().all(|(other, _)| other == allowed) {
         return if *allowed { Verdict::Allowed(first.clone()) } else { Verdict::Refused(first.clone()) };
@@ -172,7 +163,7 @@ impl Candidates {
         }
     }
 
-    fn decide(&self, views: &Views, callee: &Callee, asked: &Asked, choice: Choice, audit: Audit) -> (bool, Found) {
+    fn decide(&self, views: &Views, callee: &Callee, asked: &Asked, choice: Choice) -> (bool, Found) {
         let port = callee.port(asked.port);
         let Choice([ip, method, path, host, headers]) = choice;
         let http = asked.http.as_ref().map(|_| HttpFacts {
@@ -186,6 +177,7 @@ impl Candidates {
             foreign: asked.peer.as_ref().is_some_and(|peer| *peer.trust_domain() != views.trust_domain),
             peer_ip: self.ips[ip],
             peer_site: views.site_of(self.ips[ip]),
+            behind: views.behind(callee, asked.peer.as_ref(), self.ips[ip]),
             port: asked.port,
             now_ms: asked.now_ms,
             http,
@@ -203,19 +195,7 @@ impl Candidates {
             would_allow: service.and_then(|service| explain::yaml_that_would_allow(&decision, &facts, service)),
             audit: decision.audit.map(|finding| (finding.reason, finding.policy.map(str::to_owned))),
         };
-        match found.audit.clone().filter(|_| audit == Audit::Counts && decision.allowed) {
-            Some((reason, policy)) => (false, found.refused_by_audit(reason, policy)),
-            None => (decision.allowed, found),
-        }
-    }
-}
-
-impl Found {
-    /// What it would be once that policy is taken out of Audit.
-    pub(super) fn refused_by_audit(self, reason: Reason, policy: Option<String>) -> Found {
-        let by = policy.as_deref().unwrap_or("the mesh's default");
-        let sentence = format!("{reason}: {by} would refuse it, once it is not in Audit any more");
-        Found { reason: Some(reason), sentence, policy, rule: None, ..self }
+        (decision.allowed, found)
     }
 }
 

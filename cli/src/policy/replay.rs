@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, SystemClock};
-use isthmus_control::validate;
 use isthmus_proto::admin::v1 as wire;
 use isthmus_proto::flows::v1::Transport;
 use isthmus_proto::model::Enforcement;
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::departures;
 use super::flows::{self, Recorded};
-use super::judge::{self, Audit, Verdict};
+use super::judge::{self, Verdict};
 use super::target::Target;
 use super::views::{Callee, Views};
 use crate::connect::Policy;
@@ -72,9 +71,10 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
     let mut policy = Policy::connect(operator).await?;
     let target = Target::find_or_all(args.target.as_deref(), operator).await?;
     let now_ms = SystemClock.now_ms();
-    let views = as_enforced(&mut policy, &args.file, &target).await?;
+    let documents = if args.file.is_empty() { Vec::new() } else { documents::read(&args.file)? };
+    let views = Views::as_enforced(&mut policy, documents, &target.namespace, &target.service).await?;
     let recorded = flows::fetch(&mut policy, &target, args.last, true, now_ms).await?;
-    let replayed = replay(&views, &recorded.flows, now_ms, Audit::Counts);
+    let replayed = replay(&views, &recorded.flows, now_ms);
     match args.output.format() {
         Format::Json => println!("{}", replayed.json(&recorded)),
         Format::Yaml => println!("{:#}", replayed.json(&recorded)),
@@ -83,52 +83,12 @@ pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failu
     if replayed.risks().next().is_some() { Err(Failure::answered_no()) } else { Ok(()) }
 }
 
-/// The views with files on top in which nothing is in Audit: whom a list would let through is asked, too.
-async fn as_enforced(policy: &mut Policy, files: &[PathBuf], target: &Target) -> Result<Views, Failure> {
-    let documents = if files.is_empty() { Vec::new() } else { documents::read(files)? };
-    let enforced = documents.iter().flat_map(out_of_audit).collect();
-    let (namespace, service) = (&target.namespace, &target.service);
-    match Views::with(policy, enforced, namespace, service).await {
-        Ok(views) => Ok(views),
-        // What is wrong is told with its place in the files as they are.
-        Err(failure) => Views::with(policy, documents, namespace, service).await.and(Err(failure)),
-    }
-}
-
-/// The resources of a document, each as if it were enforced. One with faults stays as it is, for them to be told.
-fn out_of_audit(document: &wire::Document) -> Vec<wire::Document> {
-    let (parsed, problems) = validate::parse(&document.source, &document.yaml);
-    if !problems.is_empty() {
-        return vec![document.clone()];
-    }
-    let enforced = |parsed: validate::Parsed| {
-        let mut json = parsed.resource.json;
-        if matches!(parsed.resource.key.kind.as_str(), "ServicePolicy" | "EgressPolicy") {
-            remove_audit(&mut json["spec"]);
-            for list in ["allow", "deny"] {
-                let rules = json["spec"].get_mut(list).and_then(Value::as_array_mut);
-                rules.into_iter().flatten().for_each(remove_audit);
-            }
-        }
-        wire::Document { source: document.source.clone(), yaml: json.to_string() }
-    };
-    parsed.into_iter().map(enforced).collect()
-}
-
-fn remove_audit(of: &mut Value) {
-    if of.get("mode").is_some_and(|mode| mode == "Audit")
-        && let Some(fields) = of.as_object_mut()
-    {
-        fields.remove("mode");
-    }
-}
-
-pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64, audit: Audit) -> Replayed {
+pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64) -> Replayed {
     let mut replayed = Replayed { outcomes: Vec::new(), gone: 0 };
     let mut together: BTreeMap<[String; 4], usize> = BTreeMap::new();
     for record in records {
         let workload = views.callee(&record.workload);
-        let Some(outcome) = workload.and_then(|workload| outcome(views, record, workload, now_ms, audit)) else {
+        let Some(outcome) = workload.and_then(|workload| outcome(views, record, workload, now_ms)) else {
             replayed.gone += 1;
             continue;
         };
@@ -159,7 +119,7 @@ pub(crate) fn replay(views: &Views, records: &[wire::RecordedFlow], now_ms: i64,
     replayed
 }
 
-fn outcome(views: &Views, record: &wire::RecordedFlow, of: &Callee, now_ms: i64, audit: Audit) -> Option<Outcome> {
+fn outcome(views: &Views, record: &wire::RecordedFlow, of: &Callee, now_ms: i64) -> Option<Outcome> {
     if let Some(left) = &record.departure {
         return Some(Outcome {
             callee: departures::place(left),
@@ -170,7 +130,7 @@ fn outcome(views: &Views, record: &wire::RecordedFlow, of: &Callee, now_ms: i64,
             out: true,
             count: left.count,
             last_seen: left.last_seen_unix_ms,
-            verdict: departures::judge(of, left, audit),
+            verdict: departures::judge(of, left),
         });
     }
     let flow = record.flow.as_ref()?;
@@ -183,7 +143,7 @@ fn outcome(views: &Views, record: &wire::RecordedFlow, of: &Callee, now_ms: i64,
         out: false,
         count: flow.count,
         last_seen: flow.last_seen_unix_ms,
-        verdict: judge::judge(views, of, &flows::asked(flow, of, now_ms), audit),
+        verdict: judge::judge(views, of, &flows::asked(flow, of, now_ms)),
     })
 }
 
@@ -329,7 +289,7 @@ pub(crate) async fn cut_off(policy: &mut Policy, documents: Vec<wire::Document>)
 /// What becomes of it, if it would be refused, and the refusal carried out.
 fn refused(views: &Views, record: &wire::RecordedFlow, now_ms: i64) -> Option<Outcome> {
     let of = views.callee(&record.workload)?;
-    let outcome = outcome(views, record, of, now_ms, Audit::Passes)?;
+    let outcome = outcome(views, record, of, now_ms)?;
     let enforced = match &record.flow {
         Some(flow) => {
             let port = u16::try_from(flow.port).unwrap_or(0);
@@ -339,7 +299,3 @@ fn refused(views: &Views, record: &wire::RecordedFlow, now_ms: i64) -> Option<Ou
     };
     (enforced && badness(&outcome.verdict) == 2).then_some(outcome)
 }
-
-#[cfg(test)]
-#[path = "replay_test.rs"]
-mod replay_test;

@@ -1,6 +1,9 @@
 //! `isthmus policy suggest`: the smallest allow-list that fits what was seen, as rules in Audit. Nothing in it is wider
 //! than what was seen: a caller is its identity, a path its template; what cannot be named so is said and left out.
 
+#[path = "suggest_egress.rs"]
+mod egress;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,15 +21,20 @@ use crate::operator::OperatorArgs;
 use crate::output::{Format, OutputArgs, when};
 use crate::span;
 
-/// Write the smallest allow-list that fits what a service has seen, as rules in Audit.
+/// Write the smallest allow-list that fits what a service has seen, or what has left the mesh, as rules in Audit.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  \
     isthmus policy suggest shop/orders > orders.yaml\n  \
-    isthmus policy suggest shop/orders --last 30d --json\n\n\
+    isthmus policy suggest shop/orders --last 30d --json\n  \
+    isthmus policy suggest shop/orders --egress      where its workloads may go outside of the mesh\n  \
+    isthmus policy suggest shop --egress             the same for a whole namespace\n\n\
     The policy refuses nothing (mode: Audit) until its author takes that line out. What was refused is not in it.")]
 pub(super) struct Args {
-    /// SERVICE or NAMESPACE/SERVICE
+    /// SERVICE or NAMESPACE/SERVICE; with --egress also NAMESPACE
     service: String,
+    /// An EgressPolicy, of the places outside of the mesh that its workloads went to.
+    #[arg(long)]
+    egress: bool,
     /// How far to look back.
     #[arg(long, default_value = "7d", value_parser = span::parse, value_name = "DURATION")]
     last: Duration,
@@ -36,6 +44,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     let target = Target::find(&args.service, operator).await?;
+    if args.egress {
+        return egress::run(&args, &target, operator).await;
+    }
     if target.service.is_empty() {
         let what = format!("`{}` is a namespace", args.service);
         return Err(Failure::usage(what, "a list is written for one service: name it, as `isthmus services` does"));

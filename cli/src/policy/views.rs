@@ -1,5 +1,6 @@
 //! What the proxies are told, compiled by the proxy's own code: from a control plane, or from files alone.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -31,7 +32,15 @@ pub(crate) struct Views {
     pub(crate) services: Vec<isthmus_proto::discovery::v1::Service>,
     pub(crate) bypasses: Vec<wire::ActiveBypass>,
     policies: Vec<wire::PolicyOwner>,
-    sites: Vec<(String, Vec<IpNet>)>,
+    sites: Vec<Place>,
+}
+
+/// A site.
+struct Place {
+    name: String,
+    ranges: Vec<IpNet>,
+    /// What others see in place of its addresses.
+    seen_as: Vec<IpNet>,
 }
 
 /// A workload with a sidecar.
@@ -39,6 +48,7 @@ pub(crate) struct Callee {
     pub(crate) workload: String,
     pub(crate) identity: String,
     pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) inbound: Inbound,
     /// What may leave the mesh from there.
     pub(crate) egress: Egress,
@@ -66,7 +76,21 @@ impl Views {
         service: &str,
     ) -> Result<Views, Failure> {
         let (namespace, service) = (namespace.to_owned(), service.to_owned());
-        let request = wire::CompileViewsRequest { documents, namespace, service };
+        Self::compiled(policy, wire::CompileViewsRequest { documents, namespace, service, as_enforced: false }).await
+    }
+
+    /// The same in which nothing is in Audit, stored or not: what it would refuse is refused, whom it names is let through.
+    pub(crate) async fn as_enforced(
+        policy: &mut Policy,
+        documents: Vec<wire::Document>,
+        namespace: &str,
+        service: &str,
+    ) -> Result<Views, Failure> {
+        let (namespace, service) = (namespace.to_owned(), service.to_owned());
+        Self::compiled(policy, wire::CompileViewsRequest { documents, namespace, service, as_enforced: true }).await
+    }
+
+    async fn compiled(policy: &mut Policy, request: wire::CompileViewsRequest) -> Result<Views, Failure> {
         let answer = policy.call(async |client| client.compile_views(request).await).await?;
         if !answer.problems.is_empty() {
             return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
@@ -126,6 +150,7 @@ impl Views {
                 egress: leaving.clone().map_or_else(Egress::open, Egress::from),
                 told_egress: leaving,
                 workload: view.workload,
+                labels: view.labels.into_iter().collect(),
                 identity: view.spiffe_id,
                 addresses: view.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
                 inbound: Inbound::next(told.clone(), &Inbound::refusing(Reason::NotReady, "nothing came before")),
@@ -133,7 +158,8 @@ impl Views {
             });
         }
         let ranges = |site: &isthmus_proto::discovery::v1::Site| {
-            (site.name.clone(), site.ranges.iter().filter_map(|range| range.parse().ok()).collect())
+            let read = |list: &[String]| list.iter().filter_map(|range| range.parse().ok()).collect();
+            Place { name: site.name.clone(), ranges: read(&site.ranges), seen_as: read(&site.seen_as) }
         };
         Ok(Views {
             trust_domain: trust_domain.map_err(|e| unreadable(&e))?,
@@ -158,18 +184,32 @@ impl Views {
         self.policies.iter().find(|owner| owner.policy == policy && !owner.egress)
     }
 
-    /// The most specific site that holds the address.
+    /// The site that is seen as the address, else the most specific one that holds it.
     pub(crate) fn site_of(&self, ip: IpAddr) -> Option<&str> {
-        let holding = self.sites.iter().filter_map(|(name, ranges)| {
-            let longest = ranges.iter().filter(|range| range.contains(&ip)).map(IpNet::prefix_len).max()?;
-            Some((longest, name.as_str()))
+        self.seen_as(ip).or_else(|| self.longest(ip, |site| &site.ranges))
+    }
+
+    fn seen_as(&self, ip: IpAddr) -> Option<&str> {
+        self.longest(ip, |site| &site.seen_as)
+    }
+
+    fn longest(&self, ip: IpAddr, ranges: impl Fn(&Place) -> &[IpNet]) -> Option<&str> {
+        let holding = self.sites.iter().filter_map(|site| {
+            let longest = ranges(site).iter().filter(|range| range.contains(&ip)).map(IpNet::prefix_len).max()?;
+            Some((longest, site.name.as_str()))
         });
         holding.max_by_key(|(longest, _)| *longest).map(|(_, name)| name)
     }
 
+    /// As the callee's proxy has it: `None` where the address is the caller's own.
+    pub(crate) fn behind<'a>(&self, callee: &'a Callee, peer: Option<&SpiffeId>, ip: IpAddr) -> Option<&'a [IpAddr]> {
+        let site = self.seen_as(ip.to_canonical())?;
+        Some(peer.map_or(&[], |peer| callee.inbound.registered(peer, site)))
+    }
+
     /// One address of each site's ranges.
     pub(crate) fn site_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.sites.iter().flat_map(|(_, ranges)| ranges.iter().map(IpNet::network))
+        self.sites.iter().flat_map(|site| site.ranges.iter().map(IpNet::network))
     }
 
     /// Who has this identity.

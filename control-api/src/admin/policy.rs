@@ -132,7 +132,7 @@ impl Operators {
     fn views_now(&self, request: &CompileViewsRequest, caller: &Caller) -> Result<CompileViewsResponse, Status> {
         let (proposal, mut problems) = documents(&request.documents)?;
         caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), true)?;
-        let (outcome, set, index) = self.ledger.preview(&proposal);
+        let (outcome, set, index) = self.ledger.preview(&proposal, request.as_enforced);
         problems.extend(outcome.problems);
         if !problems.is_empty() {
             let problems = problems.into_iter().map(resources::problem).collect();

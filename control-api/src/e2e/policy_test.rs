@@ -202,7 +202,12 @@ async fn views_are_compiled_with_documents_on_top_and_change_nothing() {
     let world = World::start().await;
     let revision = world.control.ledger.world().revision;
     let documents = vec![adm::Document { source: "t.yaml".into(), yaml: POLICY.into() }];
-    let request = adm::CompileViewsRequest { documents, namespace: "shop".into(), service: "orders".into() };
+    let request = adm::CompileViewsRequest {
+        documents,
+        namespace: "shop".into(),
+        service: "orders".into(),
+        ..Default::default()
+    };
     let views = world.policy().await.compile_views(request.clone()).await.unwrap().into_inner();
     assert_eq!(views.problems, []);
     assert_eq!((views.workloads.len(), views.workloads[0].workload.as_str()), (1, "shop/orders"));
@@ -213,6 +218,28 @@ async fn views_are_compiled_with_documents_on_top_and_change_nothing() {
     let faulty = adm::CompileViewsRequest { documents, ..request };
     assert_eq!(world.policy().await.compile_views(faulty).await.unwrap().into_inner().problems.len(), 1);
     assert_eq!(world.control.ledger.world().revision, revision);
+}
+
+/// What is stored in Audit counts as well: whom it names is let through, and what it asks of transport holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn views_as_enforced_have_nothing_in_audit_stored_or_proposed() {
+    let world = World::start().await;
+    let audit = POLICY.replace("spec: {", "spec: { mode: Audit, transport: HttpsOnly,");
+    assert_eq!(apply(&mut world.operator().await, &audit).await.problems, []);
+    let second = audit.replace("name: orders", "name: second");
+    let documents = vec![adm::Document { source: "t.yaml".into(), yaml: second }];
+    let request =
+        adm::CompileViewsRequest { documents, namespace: "shop".into(), service: "orders".into(), as_enforced: true };
+    for (as_enforced, mode) in [(false, disc::RuleMode::Audit), (true, disc::RuleMode::Enforce)] {
+        let asked = adm::CompileViewsRequest { as_enforced, ..request.clone() };
+        let views = world.policy().await.compile_views(asked).await.unwrap().into_inner();
+        assert_eq!(views.problems, []);
+        let policy = views.workloads[0].inbound.as_ref().unwrap().ports[0].policy.clone().unwrap();
+        let modes: Vec<_> = policy.allow.iter().map(|rule| rule.mode()).collect();
+        assert_eq!(modes, [mode, mode]);
+        assert_eq!(policy.transport() == disc::Transport::HttpsOnly, as_enforced, "{policy:?}");
+        assert_eq!(policy.default_action() == disc::Action::Deny, as_enforced, "{policy:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

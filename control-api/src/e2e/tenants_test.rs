@@ -84,6 +84,25 @@ async fn a_proxy_of_one_tenant_is_never_told_of_the_other_and_neither_is_its_ope
     let said = told(&first);
     assert!(said.contains("payroll") && !said.contains("ns/shop/") && !said.contains("shop/orders"), "{said}");
 
+    // An address of the other's is refused to either, and neither is told whose it is, or what is there.
+    for (own, other, address) in [("hr", "shop", "10.20.1.10"), ("shop", "hr", "10.20.2.10")] {
+        let clash = format!(
+            "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: {{ namespace: {own}, name: clash }}\n\
+             spec: {{ site: dc1, addresses: [{address}], serviceAccount: clash }}\n"
+        );
+        let problems = apply(&mut operator, &clash).await.problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].reason.contains("already belongs to another tenant"), "{problems:?}");
+        assert_eq!((problems[0].field.as_str(), problems[0].line), ("spec.addresses[0]", 4), "{problems:?}");
+        assert!(!format!("{problems:?}").contains(&format!("\"{other}\"")), "{problems:?}");
+    }
+    // Nor does a slip of the pen bring out their names.
+    let slip = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: slip }\n\
+                spec: { services: [orders], allow: [{ from: { serviceAccounts: [hr/payrol] } }, { from: { namespaces: [hrr] } }] }\n";
+    let said = apply(&mut operator, slip).await;
+    assert_eq!((said.problems.len(), said.warnings.len()), (0, 2), "{said:?}");
+    assert!(!said.warnings.iter().any(|warning| warning.contains("did you mean")), "{said:?}");
+
     let mut rita = world.admin_as("rita").await;
     let services = rita.list_services(adm::ListServicesRequest::default()).await.unwrap().into_inner().services;
     assert_eq!(services.iter().map(|s| s.namespace.as_str()).collect::<Vec<_>>(), ["shop"]);

@@ -11,6 +11,7 @@ use crate::ledger::{Ledger, World};
 use crate::push::registry::Registry;
 use crate::serve::{Peer, required_identity};
 use crate::validate::resource::{Kept, Spec};
+use ipnet::IpNet;
 use isthmus_proto::flows::v1 as wire;
 use isthmus_proto::flows::v1::flows_server::Flows;
 use isthmus_proto::model::flow::Report;
@@ -124,9 +125,11 @@ fn site_of(world: &World, ip: IpAddr) -> Option<String> {
         Spec::Site(site) => Some((&resource.key.name, site)),
         _ => None,
     });
+    // What a site is seen as counts before whose range the address is in.
+    let longest = |ranges: &[IpNet]| ranges.iter().filter(|r| r.contains(&ip)).map(IpNet::prefix_len).max();
     let holding = sites.filter_map(|(name, site)| {
-        let longest = site.ranges.iter().filter(|range| range.contains(&ip)).map(|range| range.prefix_len()).max()?;
-        Some((longest, name))
+        let (seen_as, range) = (longest(&site.seen_as), longest(&site.ranges));
+        seen_as.or(range).map(|length| ((seen_as.is_some(), length), name))
     });
     holding.max_by_key(|(longest, _)| *longest).map(|(_, name)| name.clone())
 }

@@ -202,13 +202,15 @@ fn known<'a>(resource: &'a Resource, old: Option<&Known>, seen: &Seen<'a>) -> Op
     let Spec::Workload(workload) = &resource.spec else { return None };
     let identity = identity_of(resource, workload, seen.trust).ok()?;
     let declared = endpoints::declared(resource, seen);
-    let inbound = wire::Inbound {
+    let mut inbound = wire::Inbound {
         workload: resource.key.qualified(),
         addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
         ports: inbound::ports(resource, &declared, &seen.policies),
         default_policy: Some(seen.policies.for_port(resource, &[])),
         default_standing: seen.policies.standing(&resource.key.namespace, &[]),
+        registered: Vec::new(),
     };
+    inbound.registered = registered::told(&inbound, &resource.key.namespace, seen);
     let body = wire::resource::Body::Inbound(inbound);
     let inbound = kept(old.map(|old| &old.inbound), ResourceKey::Inbound, body);
     let egress = seen.egress.for_workload(resource);

@@ -13,6 +13,7 @@ use crate::validate::set::Set;
 use isthmus_certs::SpiffeId;
 use isthmus_proto::discovery::v1 as wire;
 use isthmus_proto::model::TrafficOptions;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -42,8 +43,9 @@ pub(super) struct Seen<'a> {
     pub(super) mesh: &'a MeshConfig,
     pub(super) policies: Policies<'a>,
     pub(super) egress: egress::Policies<'a>,
-    sites: Vec<(&'a str, &'a Site)>,
-    tenancy: Tenancy,
+    pub(super) sites: Vec<(&'a str, &'a Site)>,
+    pub(super) tenancy: Tenancy,
+    pub(super) registered: OnceCell<Vec<wire::Registered>>,
 }
 
 impl<'a> Seen<'a> {
@@ -54,7 +56,8 @@ impl<'a> Seen<'a> {
         };
         let sites = set.of_kind("Site", None).filter_map(site).collect();
         let (policies, egress) = (Policies::of(set, mesh, trust), egress::Policies::of(set, mesh));
-        Seen { set, trust, mesh, policies, egress, sites, tenancy: Tenancy::of(set) }
+        let (tenancy, registered) = (Tenancy::of(set), OnceCell::new());
+        Seen { set, trust, mesh, policies, egress, sites, tenancy, registered }
     }
 
     /// What is at a hand-written address: a workload's own address keeps its sidecar, any other has none.

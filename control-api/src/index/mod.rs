@@ -14,6 +14,7 @@ mod inbound;
 mod look;
 mod names;
 mod policy;
+mod registered;
 mod standing;
 mod tenants;
 mod touch;
@@ -56,6 +57,9 @@ mod index_test;
 #[cfg(test)]
 #[path = "probes_test.rs"]
 mod probes_test;
+#[cfg(test)]
+#[path = "registered_test.rs"]
+mod registered_test;
 #[cfg(test)]
 #[path = "standing_test.rs"]
 mod standing_test;
@@ -251,6 +255,7 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
                     name,
                     ranges: site.ranges.iter().map(ToString::to_string).collect(),
                     resolvers: site.resolvers.iter().map(ToString::to_string).collect(),
+                    seen_as: site.seen_as.iter().map(ToString::to_string).collect(),
                 });
             }
             Spec::Link(link) => {

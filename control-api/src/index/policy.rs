@@ -27,6 +27,8 @@ const RULES: &str = "rules/v1";
 /// Of a rule with `not…`, trust domains, gRPC methods, templates of paths or wildcards in identities.
 const RULES_2: &str = "rules/v2";
 const UNTIL: &str = "until/v1";
+/// Of a rule on sites or addresses, where a site is seen as something else.
+const SEEN_AS: &str = "seen-as/v1";
 const TRANSPORT: &str = "transport/v1";
 
 /// The ServicePolicies of a mesh. Each is compiled when the first asks for it, so a change compiles what it touches.
@@ -37,6 +39,8 @@ pub(super) struct Policies<'a> {
     trust_domain: &'a TrustDomain,
     standings: Standings<'a>,
     tenancy: Tenancy,
+    /// Some site is seen as something else.
+    seen_as: bool,
     compiled: RefCell<HashMap<&'a ResourceRef, Rc<Compiled<'a>>>>,
 }
 
@@ -52,7 +56,8 @@ impl<'a> Policies<'a> {
         let (standings, compiled) = (Standings::of(set), RefCell::default());
         let (tenancy, probe_sources) = (Tenancy::of(set), mesh.probe_sources.clone());
         let (defaults, trust_domain) = (mesh.defaults, &trust.trust_domain);
-        Policies { set, defaults, probe_sources, trust_domain, standings, tenancy, compiled }
+        let seen_as = set.of_kind("Site", None).any(|s| matches!(&s.spec, Spec::Site(s) if !s.seen_as.is_empty()));
+        Policies { set, defaults, probe_sources, trust_domain, standings, tenancy, seen_as, compiled }
     }
 
     /// Those that may apply to a port that these services of the namespace declare, in the order of their names.
@@ -75,7 +80,13 @@ impl<'a> Policies<'a> {
         }
         let rules = |rules: &[Rule]| -> Vec<wire::Rule> {
             let number = |(i, rule)| {
-                compile_rule(resource, policy.audit, u32::try_from(i).unwrap_or(u32::MAX), rule, self.trust_domain)
+                let index = u32::try_from(i).unwrap_or(u32::MAX);
+                let mut compiled = compile_rule(resource, policy.audit, index, rule, self.trust_domain);
+                let by_place = |half: &Conditions| half.sites.is_some() || half.cidrs.is_some();
+                if self.seen_as && (by_place(&rule.asked) || by_place(&rule.not)) {
+                    compiled.requires.push(SEEN_AS.to_string());
+                }
+                compiled
             };
             rules.iter().enumerate().map(number).collect()
         };

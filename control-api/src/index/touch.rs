@@ -49,6 +49,7 @@ impl Touched {
                 self.services.extend(set.selecting(&key.namespace, &resource.labels).iter().map(|s| s.key.clone()));
                 self.addresses.extend(&workload.addresses);
                 self.workload(resource, set);
+                super::registered::concerned(&workload.site, set).into_iter().for_each(|r| self.resource(r, set));
             }
             Spec::Service(service) => self.addresses.extend(&service.vips),
             Spec::Endpoints(written) => {

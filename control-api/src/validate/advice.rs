@@ -7,6 +7,7 @@ mod others;
 use super::cross::{Fault, Set};
 use super::field::nearest;
 use super::resource::*;
+use crate::index::Tenancy;
 use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{IdentityPattern, PathPattern};
 use std::collections::BTreeSet;
@@ -63,6 +64,7 @@ struct World<'a> {
     namespaces: BTreeSet<&'a str>,
     /// Namespace and service account of each workload.
     accounts: BTreeSet<(&'a str, &'a str)>,
+    tenancy: Tenancy,
     own: &'a str,
     /// The ports that the services which it selects send to, and what is spoken there; `None`: not all of them are known.
     ports: Option<Vec<(u16, u16, AppProtocol)>>,
@@ -70,8 +72,14 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn of(set: &'a Set, resource: &'a Resource, policy: &'a ServicePolicy) -> Self {
+        // Callers of a tenant that may not call are as if they were not there.
+        let tenancy = Tenancy::of(set);
+        let own = resource.key.namespace.as_str();
+        let may_call = |namespace: &str| tenancy.sees(namespace, own);
         let workload = |r: &'a std::sync::Arc<Resource>| match &r.spec {
-            Spec::Workload(workload) => Some((r.key.namespace.as_str(), workload.service_account.as_str())),
+            Spec::Workload(workload) if may_call(&r.key.namespace) => {
+                Some((r.key.namespace.as_str(), workload.service_account.as_str()))
+            }
             _ => None,
         };
         let accounts: BTreeSet<_> = set.of_kind("Workload", None).filter_map(workload).collect();
@@ -87,9 +95,10 @@ impl<'a> World<'a> {
         };
         let ports: Option<Vec<_>> = ports.map(number).collect();
         World {
+            tenancy,
             namespaces: accounts.iter().map(|(namespace, _)| *namespace).collect(),
             accounts,
-            own: &resource.key.namespace,
+            own,
             ports: ports.filter(|ports| !ports.is_empty()),
         }
     }
@@ -102,7 +111,7 @@ impl<'a> World<'a> {
         }
         for (i, name) in asked.namespaces.iter().flatten().enumerate() {
             if !self.namespaces.contains(name.as_str()) {
-                let known: Vec<&str> = self.namespaces.iter().copied().collect();
+                let known: Vec<&str> = self.namespaces.iter().copied().filter(|name| self.may_name(name)).collect();
                 let hint = nearest(name, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                 let reason = format!("matches nobody: no Workload is in namespace `{name}`{hint}");
                 advice.say(format!("{at}.from.namespaces[{i}]"), reason);
@@ -132,12 +141,20 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether its own author is told of what is there.
+    fn may_name(&self, namespace: &str) -> bool {
+        self.tenancy.sees(self.own, namespace)
+    }
+
     fn near(&self, account: &str) -> String {
         let qualified = account.contains('/');
         let name = |(namespace, name): &(&str, &str)| {
             if qualified { format!("{namespace}/{name}") } else { (*name).to_string() }
         };
-        let here = self.accounts.iter().filter(|(namespace, _)| qualified || *namespace == self.own);
+        let here = self
+            .accounts
+            .iter()
+            .filter(|(namespace, _)| *namespace == self.own || qualified && self.may_name(namespace));
         let known: Vec<String> = here.map(name).collect();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         nearest(account, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()

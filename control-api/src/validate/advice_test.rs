@@ -139,3 +139,38 @@ fn a_rule_that_another_policy_makes_idle_is_told_of_and_no_other() {
         assert_eq!(beside(other, spec), expected, "{other} beside {spec}");
     }
 }
+
+/// Names of another tenant are no hints, and who may not call is nobody.
+#[test]
+fn another_tenants_callers_are_as_if_they_were_not_there() {
+    let bank = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: { namespace: bank, name: ledger }\n\
+                spec: { site: dc1, addresses: [10.20.2.10], serviceAccount: ledger }\n";
+    let tenants: String = [("red", "shop"), ("blue", "bank")]
+        .iter()
+        .map(|(name, namespace)| {
+            format!(
+                "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Tenant\nmetadata: {{ name: {name} }}\n\
+                 spec: {{ namespaces: [{namespace}] }}\n"
+            )
+        })
+        .collect();
+    let policy = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: ServicePolicy\nmetadata: { namespace: shop, name: p }\n\
+                  spec: { services: [orders], allow: [{ from: { serviceAccounts: [bank/ledgr] } }, \
+                  { from: { serviceAccounts: [bank/ledger] } }] }\n";
+    let told = |tenants: &str| {
+        let (parsed, problems) = parse("f", &format!("{BASE}---\n{bank}{tenants}---\n{policy}"));
+        assert_eq!(problems, []);
+        let set: Set = parsed.into_iter().map(|parsed| Arc::new(parsed.resource)).collect();
+        let policy = set.of_kind("ServicePolicy", None).next().unwrap();
+        of(&set, policy, "shop.example", 1_000).into_iter().map(|a| a.reason).collect::<Vec<_>>()
+    };
+    let open = told("");
+    assert_eq!(
+        open,
+        ["matches nobody: no Workload runs as `bank/ledgr`; did you mean `bank/ledger`?"],
+        "the control arm"
+    );
+    let closed = told(&tenants);
+    let nobody = |name: &str| format!("matches nobody: no Workload runs as `{name}`");
+    assert_eq!(closed, [nobody("bank/ledgr"), nobody("bank/ledger")]);
+}

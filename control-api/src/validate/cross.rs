@@ -4,11 +4,11 @@
 //! Refused: a reference to nothing, an address or range that belongs to two, what is lower than the mesh's floor, and
 //! what takes a name that the mesh keeps for itself. Said as a warning: what is true and allowed, but rarely meant.
 
-use super::cross_addresses::{addresses, check_addresses, check_ranges, cluster_ip_field};
+use super::cross_addresses::{addresses, check_addresses, check_own, check_ranges, claimants, cluster_ip_field};
 use super::cross_egress;
 use super::problem::ResourceRef;
 use super::resource::*;
-use crate::index::compile_rule;
+use crate::index::{Tenancy, compile_rule};
 use isthmus_certs::TrustDomain;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub fn check_changed(set: &Set, changed: &[ResourceRef], trust_domain: &TrustDom
         concerned.extend(new.map(|resource| (&resource.key, resource)));
         concerned.extend(set.referrers(key).map(|resource| (&resource.key, resource)));
         if let Some(new) = new {
-            let claimants = addresses(new).0.iter().flat_map(|ip| set.claimants(*ip));
-            concerned.extend(claimants.map(|resource| (&resource.key, resource)));
+            let same = addresses(new).0.iter().flat_map(|ip| set.claimants(*ip));
+            concerned.extend(same.map(|resource| (&resource.key, resource)));
         }
         // Of two that say the same, the one whose name comes later is told; a change may make that another one.
         if key.kind == "TrafficPolicy" {
@@ -80,6 +80,7 @@ pub fn check_changed(set: &Set, changed: &[ResourceRef], trust_domain: &TrustDom
         }
         if key.kind == "Site" {
             concerned.extend(set.of_kind("Site", None).map(|resource| (&resource.key, resource)));
+            concerned.extend(claimants(new, set).map(|resource| (&resource.key, resource)));
         }
     }
     concerned.extend(set.loose().map(|resource| (&resource.key, resource)));
@@ -93,7 +94,7 @@ fn check_these<'a>(
 ) -> Findings {
     let mesh = mesh_config(set);
     let world = World::new(set, trust_domain);
-    let mut found = Findings::default();
+    let (tenancy, mut found) = (Tenancy::of(set), Findings::default());
     let mut sites = false;
     for resource in resources {
         match &resource.spec {
@@ -102,6 +103,7 @@ fn check_these<'a>(
             Spec::TrustDomain(other) => federation::check_domain(&mut found, resource, other, &world),
             Spec::Workload(workload) => {
                 check_workload(&mut found, resource, workload, &world);
+                check_own(&mut found, resource, workload, set);
                 federation::check_workload(&mut found, resource, workload, &mesh, &world);
             }
             Spec::Service(service) => check_service(&mut found, resource, service, &mesh, set),
@@ -120,7 +122,7 @@ fn check_these<'a>(
             }
             Spec::Site(_) => sites = true,
         }
-        check_addresses(&mut found, resource, set);
+        check_addresses(&mut found, resource, set, &tenancy);
     }
     if sites {
         check_ranges(&mut found, set, &mesh);

@@ -48,6 +48,20 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
     let shop = "namespace: shop, name: x";
     let table = [
         (ours("Site", "name: other", "ranges: [10.20.4.0/24]"), "spec.ranges[0]", "overlaps with 10.20.0.0/16"),
+        (
+            ours("Site", "name: a", "ranges: [10.31.0.0/16], seenAs: [10.20.0.1/32]")
+                + "\n---\n"
+                + &ours("Site", "name: b", "ranges: [10.32.0.0/16], seenAs: [10.20.0.0/24]"),
+            "spec.seenAs[0]",
+            "overlaps with 10.20.0.1/32",
+        ),
+        (
+            ours("Site", "name: a", "ranges: [10.31.0.0/16], seenAs: [10.31.9.9/32]")
+                + "\n---\n"
+                + &ours("Workload", shop, "site: a, addresses: [10.31.9.9], serviceAccount: x"),
+            "spec.addresses[0]",
+            "is what Site a is seen as",
+        ),
         (ours("Site", "name: vips", "ranges: [10.96.4.0/24]"), "spec.ranges[0]", "spec.vipRanges"),
         (ours("Link", "name: l", "sites: [dc1, dc2]"), "spec.sites[1]", "no Site `dc2`; did you mean `dc1`?"),
         (ours("Workload", shop, "site: dcl, addresses: [10.20.1.9], serviceAccount: a"), "spec.site", "did you mean `dc1`?"),

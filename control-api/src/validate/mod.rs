@@ -7,7 +7,7 @@ pub mod advice;
 pub mod asked;
 mod bundle;
 pub mod cross;
-mod cross_addresses;
+pub(crate) mod cross_addresses;
 mod cross_egress;
 mod egress;
 pub mod field;

@@ -160,10 +160,11 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
 }
 
 pub(super) fn site(spec: &Field) -> Site {
-    spec.only(&["ranges", "resolvers"], &[]);
+    spec.only(&["ranges", "resolvers", "seenAs"], &[]);
     let ranges = spec.need("ranges").map(|f| ranges(&f)).unwrap_or_default();
     let resolvers = spec.get("resolvers").map(|f| f.items().iter().filter_map(address).collect());
-    Site { ranges, resolvers: resolvers.unwrap_or_default() }
+    let seen_as = spec.get("seenAs").map(|f| self::ranges(&f)).unwrap_or_default();
+    Site { ranges, resolvers: resolvers.unwrap_or_default(), seen_as }
 }
 
 pub(super) fn link(spec: &Field) -> Link {

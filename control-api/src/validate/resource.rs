@@ -142,6 +142,8 @@ impl Default for EgressDefaults {
 pub struct Site {
     pub ranges: Vec<IpNet>,
     pub resolvers: Vec<IpAddr>,
+    /// What elsewhere sees in place of its own addresses: NAT, or what forwards connections.
+    pub seen_as: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -157,13 +157,16 @@ prop_compose! {
         ),
         default_policy in port_policy().prop_map(Ok),
         default_standing in standing(),
+        registered_of in vec((id(), site(), vec(ip(), 0..3)), 0..2),
     ) -> Inbound {
         let read = |(port, (protocol, services, policy, options, standing, probes))| {
             let https_redirect = (port % 2 == 0).then(|| format!("h.example:{port}"));
             InboundPort { port, protocol, services, policy: Ok(policy), options, standing, probes, https_redirect }
         };
         let ports = BTreeMap::into_iter(ports).map(read).collect();
-        Inbound { workload, addresses, ports, default_policy, default_standing }
+        let registered = |(identity, site, addresses)| Registered { identity, site, addresses };
+        let registered = registered_of.into_iter().map(registered).collect();
+        Inbound { workload, addresses, ports, default_policy, default_standing, registered }
     }
 }
 
@@ -185,7 +188,7 @@ prop_compose! {
     fn mesh()(
         enforce in any::<bool>(),
         site in site(),
-        sites in vec((site(), vec(net(), 0..3), vec(ip(), 0..2)), 0..3),
+        sites in vec((site(), vec(net(), 0..3), vec(ip(), 0..2), vec(net(), 0..2)), 0..3),
         vip_ranges in vec(net(), 0..3),
         dns_suffixes in vec(name(), 0..2),
         links in vec((name(), site_pair()), 0..2),
@@ -202,7 +205,10 @@ prop_compose! {
             trust_domain: TrustDomain::parse("shop.example").unwrap(),
             enforcement: if enforce { Enforcement::Enforce } else { Enforcement::Observe },
             site,
-            sites: sites.into_iter().map(|(name, ranges, resolvers)| Site { name, ranges, resolvers }).collect(),
+            sites: sites
+                .into_iter()
+                .map(|(name, ranges, resolvers, seen_as)| Site { name, ranges, resolvers, seen_as })
+                .collect(),
             vip_ranges,
             dns_suffixes,
             links: links.into_iter().map(link).collect(),

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use isthmus_certs::SpiffeId;
 
-use super::WorkloadName;
 use super::error::{NOT_UNDERSTOOD, bounded, each, parse, port, requires, unknown_value};
 use super::{AppProtocol, Enforcement, MAX_LIST, MAX_RULES, ModelError, Rule, ServiceName, TlsVersion, TrafficOptions};
+use super::{SiteName, WorkloadName};
 use super::{Transport, Understood};
 use crate::discovery::v1 as wire;
 
@@ -18,6 +19,16 @@ pub struct Inbound {
     /// For ports that no service declares.
     pub default_policy: Understood<PortPolicy>,
     pub default_standing: Standing,
+    /// Who is behind what other sites are seen as.
+    pub registered: Vec<Registered>,
+}
+
+/// The own addresses of an identity's workloads in one site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    pub identity: SpiffeId,
+    pub site: SiteName,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Whether refusals are carried out.
@@ -182,6 +193,8 @@ impl TryFrom<wire::Inbound> for Inbound {
             ports,
             default_standing: *standing.as_ref().unwrap_or(&Standing::default()),
             default_policy: standing.and(policy("default_policy", i.default_policy)),
+            // One that cannot be read is not known, which satisfies no allow.
+            registered: i.registered.into_iter().filter_map(Registered::read).collect(),
         })
     }
 }
@@ -206,6 +219,25 @@ impl From<Inbound> for wire::Inbound {
             ports: i.ports.into_iter().map(Into::into).collect(),
             default_policy: Some(write_policy(i.default_policy)),
             default_standing: i.default_standing.write(),
+            registered: i.registered.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Registered {
+    fn read(message: wire::Registered) -> Option<Self> {
+        let addresses: Option<Vec<IpAddr>> = message.addresses.iter().map(|ip| ip.parse().ok()).collect();
+        let (identity, site) = (SpiffeId::parse(&message.spiffe_id).ok()?, message.site.parse().ok()?);
+        addresses.map(|addresses| Self { identity, site, addresses })
+    }
+}
+
+impl From<Registered> for wire::Registered {
+    fn from(r: Registered) -> Self {
+        Self {
+            spiffe_id: r.identity.to_string(),
+            site: r.site.into(),
+            addresses: r.addresses.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct Site {
     pub ranges: Vec<IpNet>,
     /// Its DNS resolvers.
     pub resolvers: Vec<IpAddr>,
+    /// What elsewhere sees in place of its own addresses.
+    pub seen_as: Vec<IpNet>,
 }
 
 /// What joins two sites. Has no direction.
@@ -274,6 +276,7 @@ impl TryFrom<wire::Site> for Site {
             name: s.name.parse().map_err(|e| ModelError::new("name", e))?,
             ranges: each("ranges", &s.ranges, parse)?,
             resolvers: each("resolvers", &s.resolvers, parse)?,
+            seen_as: each("seen_as", &s.seen_as, parse)?,
         })
     }
 }
@@ -284,6 +287,7 @@ impl From<Site> for wire::Site {
             name: s.name.into(),
             ranges: s.ranges.iter().map(ToString::to_string).collect(),
             resolvers: s.resolvers.iter().map(ToString::to_string).collect(),
+            seen_as: s.seen_as.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -26,7 +26,7 @@ pub use egress::{Egress, EgressConditions, EgressDefault, EgressRule};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use external::{External, TlsOrigination};
-pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Probe, Probing, Standing};
+pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Probe, Probing, Registered, Standing};
 pub use mesh::{
     Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, read_revocations, write_federation, write_profile,
     write_revocations,

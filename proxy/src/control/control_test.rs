@@ -75,7 +75,7 @@ pub(super) fn proxy_by(control: &ControlPlane, settings: Settings, dialer: Diale
 
 pub(super) fn mesh() -> wire::Resource {
     let site =
-        |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()], resolvers: vec![] };
+        |name: &str, range: &str| wire::Site { name: name.into(), ranges: vec![range.into()], ..Default::default() };
     let mesh = wire::Mesh {
         trust_domain: "shop.example".into(),
         enforcement: wire::Enforcement::Enforce.into(),

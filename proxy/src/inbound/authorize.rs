@@ -100,6 +100,7 @@ impl Inbound {
             foreign: caller.peer.is_some_and(|peer| peer.trust_domain() != ours),
             peer_ip: caller.address,
             peer_site: site.map(|site| site.name.as_str()),
+            behind: port.policy.needs_address().then(|| mesh.behind(caller.peer, caller.address)).flatten(),
             port: number,
             now_ms,
             http,

@@ -275,7 +275,8 @@ fn is_another(before: &Snapshot, now: &Snapshot, port: u16) -> bool {
     let policy = now.inbound().port(port);
     !Arc::ptr_eq(before.inbound().port(port), policy)
         || before.enforcement() != now.enforcement()
-        || (policy.policy.needs_site() && !before.has_same_sites(now))
+        || ((policy.policy.needs_site() || policy.policy.needs_address()) && !before.has_same_sites(now))
+        || (policy.policy.needs_address() && !before.inbound().has_same_registered(now.inbound()))
 }
 
 fn has_ended(port: &InboundPort, since_ms: i64, now_ms: i64) -> bool {

@@ -286,6 +286,7 @@ async fn a_port_of_which_the_same_is_said_stays_what_it_was() {
             ports,
             default_policy: Err(isthmus_proto::model::ModelError::new("x", "y")),
             default_standing: Standing::default(),
+            registered: Vec::new(),
         };
         let one = crate::state::inbound::Inbound::next(inbound(vec![told(1), told(2)]), before.inbound());
         let changed = isthmus_proto::model::InboundPort { protocol: AppProtocol::Tcp, ..told(2) };

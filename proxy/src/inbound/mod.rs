@@ -12,7 +12,7 @@ mod live;
 mod matched;
 pub mod mesh;
 mod pin;
-mod probe;
+pub mod probe;
 pub mod request;
 mod told;
 pub mod tunnel;

@@ -11,7 +11,7 @@ use isthmus_proto::model::{Probe, Probing};
 use super::authorize::Question;
 use crate::http::respond::is_grpc;
 use crate::state::InboundPort;
-use crate::state::policy::Arrived;
+use crate::state::policy::{Arrived, HttpFacts};
 
 /// <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -20,17 +20,22 @@ const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
 pub(super) fn is_request(question: &Question<'_>) -> bool {
     let (Some(http), true) = (&question.http, question.may_probe) else { return false };
     let plain = question.caller.peer.is_none() && question.caller.arrived == Arrived::Plain;
+    plain && serves(question.port, question.caller.address, http)
+}
+
+/// Whether a plain request from this address is one that the port serves to the platform.
+pub fn serves(port: &InboundPort, from: IpAddr, http: &HttpFacts<'_>) -> bool {
     let asks = |probe: &Probe| match &probe.what {
         // As it came, byte by byte: no other way to write it is the same.
         Probing::Path(path) => matches!(http.method, "GET" | "HEAD") && http.path == path,
         Probing::Grpc => http.method == "POST" && http.path == GRPC_HEALTH && is_grpc(http.headers),
         Probing::Connect => false,
     };
-    plain && question.port.probes.iter().any(|probe| comes_from(probe, question.caller.address) && asks(probe))
+    port.probes.iter().any(|probe| comes_from(probe, from) && asks(probe))
 }
 
 /// Whether a connection from there is one of the platform's, as long as it says nothing.
-pub(super) fn may_connect(port: &InboundPort, from: IpAddr) -> bool {
+pub fn may_connect(port: &InboundPort, from: IpAddr) -> bool {
     port.probes.iter().any(|probe| probe.what == Probing::Connect && comes_from(probe, from))
 }
 

@@ -135,6 +135,7 @@ fn mesh_body(spec: &Spec) -> Body {
         name: name.parse().unwrap(),
         ranges: vec![range.parse().unwrap()],
         resolvers: vec![],
+        seen_as: vec![],
     };
     Body::Mesh(Box::new(model::Mesh {
         trust_domain: TrustDomain::parse("shop.example").unwrap(),
@@ -176,6 +177,7 @@ pub(super) fn publish_inbound(state: &State, version: u64, spec: &Spec) {
         }],
         default_policy: Ok(policy(spec)),
         default_standing: spec.standing,
+        registered: Vec::new(),
     };
     publish(
         state,

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
+use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{
-    self, AppProtocol, ModelError, Probe, ServiceName, Standing, TrafficOptions, Understood, WorkloadName,
+    self, AppProtocol, ModelError, Probe, ServiceName, SiteName, Standing, TrafficOptions, Understood, WorkloadName,
 };
 
 use super::policy::CompiledPolicy;
@@ -43,6 +44,8 @@ pub struct Inbound {
     addresses: HashSet<IpAddr, RandomState>,
     ports: HashMap<u16, Arc<InboundPort>, RandomState>,
     undeclared: Arc<InboundPort>,
+    /// The own addresses of who is behind what other sites are seen as.
+    registered: HashMap<SpiffeId, Vec<(SiteName, Vec<IpAddr>)>, RandomState>,
 }
 
 impl Inbound {
@@ -53,6 +56,7 @@ impl Inbound {
             addresses: HashSet::default(),
             ports: HashMap::default(),
             undeclared: Arc::new(undeclared(CompiledPolicy::refusing(reason, detail), Standing::default())),
+            registered: HashMap::default(),
         }
     }
 
@@ -137,13 +141,33 @@ impl Inbound {
             addresses: told.addresses.iter().map(IpAddr::to_canonical).collect(),
             ports: told.ports.into_iter().map(|p| (p.port, declared(p))).collect(),
             undeclared,
+            registered: registered(told.registered),
         }
+    }
+
+    /// What is registered of an identity in a site; nothing where that is not known.
+    pub fn registered(&self, identity: &SpiffeId, site: &str) -> &[IpAddr] {
+        let sites = self.registered.get(identity).map(Vec::as_slice).unwrap_or_default();
+        sites.iter().find(|(name, _)| name.as_str() == site).map_or(&[], |(_, addresses)| addresses)
+    }
+
+    /// Whether the two know the same of who is where.
+    pub fn has_same_registered(&self, other: &Inbound) -> bool {
+        self.registered == other.registered
     }
 
     /// What stands for the ports that no service declares.
     pub fn undeclared(&self) -> &Arc<InboundPort> {
         &self.undeclared
     }
+}
+
+fn registered(told: Vec<model::Registered>) -> HashMap<SpiffeId, Vec<(SiteName, Vec<IpAddr>)>, RandomState> {
+    let mut by_identity: HashMap<SpiffeId, Vec<(SiteName, Vec<IpAddr>)>, RandomState> = HashMap::default();
+    for one in told {
+        by_identity.entry(one.identity).or_default().push((one.site, one.addresses));
+    }
+    by_identity
 }
 
 /// Of all that is said, by a key that is another one in each process. 0: of nothing.

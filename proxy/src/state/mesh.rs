@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use isthmus_certs::TrustDomain;
+use isthmus_certs::{SpiffeId, TrustDomain};
 use isthmus_proto::model::{self, Enforcement, ServiceName, ServicePort, Site, SiteName, Telemetry};
 
 use super::egress::Egress;
@@ -72,18 +72,23 @@ pub(super) struct KnownWorld {
     told: model::Mesh,
     /// `None`: a range of VIPs.
     ranges: Ranges<Option<usize>>,
+    /// What sites are seen as elsewhere.
+    seen_as: Ranges<usize>,
     links: HashMap<(SiteName, SiteName), Arc<str>, RandomState>,
 }
 
 impl KnownWorld {
     pub(super) fn new(told: model::Mesh) -> Self {
-        let mut ranges = Ranges::default();
+        let (mut ranges, mut seen_as) = (Ranges::default(), Ranges::default());
         for range in &told.vip_ranges {
             ranges.insert(*range, None);
         }
         for (i, site) in told.sites.iter().enumerate() {
             for range in &site.ranges {
                 ranges.insert(*range, Some(i));
+            }
+            for range in &site.seen_as {
+                seen_as.insert(*range, i);
             }
         }
         let mut links = HashMap::default();
@@ -92,7 +97,7 @@ impl KnownWorld {
             links.insert((link.site_a.clone(), link.site_b.clone()), Arc::clone(&name));
             links.insert((link.site_b.clone(), link.site_a.clone()), name);
         }
-        Self { told, ranges, links }
+        Self { told, ranges, seen_as, links }
     }
 }
 
@@ -221,11 +226,20 @@ impl Mesh {
         }
     }
 
-    /// The site whose ranges hold `ip`.
+    /// The site that somebody with this address is in: the one that is seen as it, else the one whose ranges hold it.
     pub fn site_of(&self, ip: IpAddr) -> Option<&Site> {
         let World::Is(world) = &self.world else { return None };
-        let place = world.ranges.get(ip.to_canonical()).copied().flatten()?;
+        let ip = ip.to_canonical();
+        let place = world.seen_as.get(ip).copied().or_else(|| world.ranges.get(ip).copied().flatten())?;
         world.told.sites.get(place)
+    }
+
+    /// Whether this address is not the caller's own but what its site is seen as (NAT, a forwarding link): then what is
+    /// registered of its identity there, for rules on addresses.
+    pub fn behind(&self, peer: Option<&SpiffeId>, ip: IpAddr) -> Option<&[IpAddr]> {
+        let World::Is(world) = &self.world else { return None };
+        let site = world.told.sites.get(*world.seen_as.get(ip.to_canonical())?)?;
+        Some(peer.map_or(&[], |peer| self.inbound.registered(peer, site.name.as_str())))
     }
 
     /// The name of the link that joins two sites, whichever comes first.

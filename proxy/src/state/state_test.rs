@@ -21,7 +21,7 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 fn site(name: &str, range: &str) -> Site {
-    Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()], resolvers: vec![] }
+    Site { name: name.parse().unwrap(), ranges: vec![range.parse().unwrap()], resolvers: vec![], seen_as: vec![] }
 }
 
 fn mesh() -> Resource {

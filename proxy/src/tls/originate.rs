@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,12 +124,17 @@ impl Origination {
     }
 }
 
+/// What the proxy's own environment says, as for most programs of the host, else what is there.
+fn host_roots() -> Option<PathBuf> {
+    let said = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    said.map(PathBuf::from).or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|file| file.exists()))
+}
+
 fn build(settings: &Settings) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     if settings.roots_der.is_empty() {
-        let file = SYSTEM_ROOTS.iter().find(|file| std::path::Path::new(file).exists());
-        let file = file.ok_or("this host has no roots of its own: name a `ca`")?;
-        let found = CertificateDer::pem_file_iter(file).map_err(|error| format!("{file}: {error}"))?;
+        let file = host_roots().ok_or("this host has no roots of its own: name a `ca`")?;
+        let found = CertificateDer::pem_file_iter(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         roots.add_parsable_certificates(found.flatten());
     } else {
         for root in &settings.roots_der {

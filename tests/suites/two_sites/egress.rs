@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("egress_goes_to_the_names_that_are_allowed_wherever_the_app_dials", names),
     ("egress_over_tls_only_holds_for_every_protocol", tls_only),
     ("egress_denied_by_default_keeps_udp_but_dns_to_the_resolvers", udp),
+    ("udp_waits_for_the_first_word_of_the_control_plane", udp_at_first),
     ("egress_in_audit_and_in_observe_lets_through_and_tells", audit),
     ("egress_that_is_no_longer_allowed_ends_within_a_second", live),
 ];
@@ -258,6 +259,26 @@ fn udp(mesh: &mut Mesh) -> Result<(), String> {
 
     mesh.apply(&policy("  default: Allow\n"))?;
     mesh.until(DEADLINE, "UDP passes again", |_| Ok(send(9999)?.is_ok().then_some(())))
+}
+
+/// The very first start, beside a control plane that does not answer: nobody has said yet that UDP may leave.
+fn udp_at_first(mesh: &mut Mesh) -> Result<(), String> {
+    let send = |mesh: &Mesh, port: u16| {
+        mesh.world().host("batch").run(move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
+            Ok::<_, String>(socket.send_to(b"hello", (RIGHT, port)).map(|_| ()).map_err(|error| error.kind()))
+        })
+    };
+    require(send(mesh, 9999)?.is_ok(), || "the control arm: UDP does not pass while nothing restricts it".to_owned())?;
+    mesh.token("shop/batch", "1h", "batch.token")?;
+    mesh.kill_sidecar("batch")?;
+    std::fs::remove_dir_all(mesh.file("batch").join("state")).map_err(|e| e.to_string())?;
+    mesh.control_mut().kill();
+    mesh.start_sidecar_in("batch", &[])?;
+    let dropped = Some(std::io::ErrorKind::PermissionDenied);
+    mesh.until(DEADLINE, "UDP is dropped", |mesh| Ok((send(mesh, 9999)?.err() == dropped).then_some(())))?;
+    mesh.restart_control()?;
+    mesh.until(DEADLINE * 2, "UDP passes once the proxy is told", |mesh| Ok(send(mesh, 9999)?.is_ok().then_some(())))
 }
 
 fn would_refuse(mesh: &Mesh, reason: &str) -> Result<f64, String> {

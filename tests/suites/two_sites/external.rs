@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_external_name_is_reached_in_plain_and_in_tls_that_the_sidecar_begins", by_name),
     ("tls_to_a_service_outside_shows_a_certificate_from_the_host", client_certificate),
     ("endpoints_outside_are_asked_of_egress_policies", by_address),
+    ("tls_to_a_service_outside_is_proved_by_the_hosts_own_roots_where_no_ca_is_named", by_host_roots),
 ];
 
 const URL: &str = "http://payments.shop.svc.cluster.local/";
@@ -101,6 +102,37 @@ fn client_certificate(mesh: &mut Mesh) -> Result<(), String> {
     mesh.apply(&tls("api.example", &outside.certificate, &more))?;
     let got = passes(mesh, &[URL])?;
     require(got.body.starts_with("SUCCESS"), || format!("{got:?}"))
+}
+
+/// What the host's programs trust, as its environment names it.
+fn by_host_roots(mesh: &mut Mesh) -> Result<(), String> {
+    let outside = Outside::start(mesh)?;
+    let stranger = SelfSigned::new(&["api.example"]).map_err(|e| e.to_string())?;
+    let origination = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { namespace: shop, name: payments }\n\
+                       spec: { services: [payments], tls: { serverName: api.example } }\n";
+    mesh.apply(&format!("{}{}{origination}", service(443), transport("HttpsOnly")))?;
+    let roots = |certificate: &SelfSigned, name: &str| {
+        let file = mesh.file(name);
+        std::fs::write(&file, certificate.pem()).map_err(|e| e.to_string())?;
+        Ok::<_, String>(file.display().to_string())
+    };
+    let (others, right) = (roots(&stranger, "others.pem")?, roots(&outside.certificate, "right.pem")?);
+    // The control arm: the same server under another host's roots.
+    for (file, known) in [(&others, false), (&right, true)] {
+        mesh.kill_sidecar("web")?;
+        mesh.start_sidecar_in("web", &[("SSL_CERT_FILE", file)])?.ready()?;
+        let got = fetch(mesh, &[URL])?;
+        if known {
+            let said = got.json();
+            require(got.status == 200 && said["tls"] == "TLSv1.3" && said["host"] == "api.example", || {
+                format!("{got:?}")
+            })?;
+        } else {
+            let word = got.header("isthmus-denied");
+            require(got.status == 502 && word == "peer-identity", || format!("under other roots: {got:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 const NGINX: &str = "daemon off;\nuser root root;\nmaster_process off;\npid @DIR@/nginx.pid;\nerror_log stderr notice;\n\

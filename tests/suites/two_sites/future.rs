@@ -69,7 +69,7 @@ fn inbound(understood: bool) -> wire::resource::Body {
         addresses: vec![WEB.to_string()],
         ports: PORTS.iter().map(port).collect(),
         default_policy: Some(open()),
-        default_standing: None,
+        ..Default::default()
     })
 }
 
@@ -177,9 +177,29 @@ pub(crate) fn refused_and_nacked() -> Result<(), String> {
     require(reached == (orders.requests(), far.requests()), || "somebody was reached".to_owned())?;
     require(problems.iter().any(|problem| problem.contains(FUTURE)), || format!("{problems:?}"))?;
 
+    // What the mesh's floor raises (transport and the oldest TLS), of what leaves: a value that nobody here knows.
+    for (version, change) in [
+        (11, (|e: &mut wire::EgressDefault| e.transport = 99) as fn(&mut wire::EgressDefault)),
+        (12, |e| e.min_tls_version = 99),
+    ] {
+        let mut body = egress();
+        if let wire::resource::Body::Egress(wire::Egress { enforced: Some(enforced), .. }) = &mut body {
+            change(enforced);
+        }
+        let mut said = delta(&control, version, inbound(true), &[]);
+        said.upserts[2] = resource(wire::ResourceKind::Egress, "", &[], body);
+        session.say(said)?;
+        let problems = session.nacked(version)?;
+        require(problems.iter().any(|problem| problem.contains("99")), || format!("{problems:?}"))?;
+        let reached = far.requests();
+        is_refused(&ask("web", &out)?).map_err(|why| format!("egress of version {version}: {why}"))?;
+        require(reached == far.requests(), || "somebody outside was reached".to_owned())?;
+        passes(&ask("stranger", &of_port(8080))?)?;
+    }
+
     // And back: an older control plane, or a newer proxy.
-    session.say(delta(&control, 11, inbound(true), &[]))?;
-    session.acked(11)?;
+    session.say(delta(&control, 13, inbound(true), &[]))?;
+    session.acked(13)?;
     for (port, ..) in PORTS {
         passes(&ask("stranger", &of_port(*port))?)?;
     }

@@ -101,6 +101,7 @@ impl CompiledPolicy {
             method: some(|c| c.methods.is_some()),
             headers: some(|c| !c.headers.is_empty()),
             site: some(|c| c.sites.is_some()),
+            address: some(|c| c.cidrs.is_some()),
         };
         Self {
             transport: policy.transport,
@@ -165,6 +166,11 @@ impl CompiledPolicy {
     /// Some rule asks for the caller's site: where none does, it need not be looked up.
     pub fn needs_site(&self) -> bool {
         self.needs.site
+    }
+
+    /// Some rule asks for the caller's address.
+    pub fn needs_address(&self) -> bool {
+        self.needs.address
     }
 
     /// Some rule is in audit mode.

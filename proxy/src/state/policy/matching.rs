@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use ipnet::IpNet;
 use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{GrpcPattern, HeaderMatch, HostPattern, Template};
 
@@ -37,6 +38,7 @@ pub(super) struct Needs {
     pub(super) method: bool,
     pub(super) headers: bool,
     pub(super) site: bool,
+    pub(super) address: bool,
 }
 
 /// The facts, read once for all rules.
@@ -111,8 +113,36 @@ impl<'a> Known<'a> {
         self.http.as_ref()?.host.as_deref()
     }
 
-    pub(super) fn ip(&self) -> IpAddr {
-        self.ip
+    /// The caller's addresses, each of which may be its own; and whether it is known that it has no other.
+    pub(super) fn each_ip(&self, mut each: impl FnMut(IpAddr)) -> bool {
+        match self.facts.behind {
+            None => each(self.ip),
+            Some(registered) if self.facts.peer.is_some() => registered.iter().for_each(|ip| each(ip.to_canonical())),
+            Some(_) => each(self.ip),
+        }
+        self.facts.behind.is_none_or(|registered| self.facts.peer.is_some() && !registered.is_empty())
+    }
+
+    /// A caller's address is that of the transport's other end. Where that is what its site is seen as, it is what is
+    /// registered of its identity there: where the rule means some of those and not others, nobody can tell. Who has no
+    /// identity is at least known to come by way of the address that is seen.
+    fn cidrs_hold(&self, ranges: &[IpNet]) -> Holds {
+        let holds = |ip: IpAddr| ranges.iter().any(|range| range.contains(&ip));
+        match (self.facts.behind, self.facts.peer) {
+            (None, _) => yes(holds(self.ip)),
+            (Some(_), None) if holds(self.ip) => Holds::Yes,
+            (Some([]), _) | (_, None) => Holds::Unknown,
+            (Some(registered), Some(_)) => {
+                let held = registered.iter().filter(|ip| holds(ip.to_canonical())).count();
+                if held == registered.len() {
+                    Holds::Yes
+                } else if held == 0 {
+                    Holds::No
+                } else {
+                    Holds::Unknown
+                }
+            }
+        }
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -212,7 +242,7 @@ impl Half {
             && present(&self.namespaces, |set| told(known.namespace(), |name| yes(set.contains(name))), &good)
             && present(&self.trust_domains, |set| told(known.trust_domain(), |td| yes(set.contains(td))), &good)
             && present(&self.sites, |set| told(facts.peer_site, |site| yes(set.contains(site))), &good)
-            && present(&self.cidrs, |list| yes(list.iter().any(|range| range.contains(&known.ip))), &good)
+            && present(&self.cidrs, |list| known.cidrs_hold(list), &good)
             && present(&self.methods, |list| told(http, |h| method_holds(list, h.method)), &good)
             && present(&self.hosts, |list| told(known.host(), |h| host_holds(list, h)), &good)
             && present(&self.paths, |list| told(http, |h| h.path.hold(list)), &good)

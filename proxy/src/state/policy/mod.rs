@@ -32,6 +32,9 @@ pub struct Facts<'a> {
     /// The transport peer's address; never from a header.
     pub peer_ip: IpAddr,
     pub peer_site: Option<&'a str>,
+    /// `None`: that address is the caller's own. Else it is what its site is seen as, and these are the addresses that
+    /// are registered of its identity there; none: nobody knows.
+    pub behind: Option<&'a [IpAddr]>,
     /// The app's port.
     pub port: u16,
     /// The proxy's clock, Unix time in milliseconds: rules end by it. Read only where [`CompiledPolicy::needs_time`].

@@ -38,7 +38,7 @@ fn naive_each(c: &Conditions, f: &Facts) -> Vec<Option<bool>> {
             any(&c.namespaces, f.peer.filter(|_| !f.foreign).map(|peer| move |n: &String| Some(n == peer.namespace()))),
         ),
         known(c.sites.is_some(), any(&c.sites, f.peer_site.map(|s| move |t: &SiteName| Some(t.as_str() == s)))),
-        known(c.cidrs.is_some(), any(&c.cidrs, Some(|range: &ipnet::IpNet| Some(range.contains(&f.peer_ip))))),
+        known(c.cidrs.is_some(), naive_address(c.cidrs.as_deref().unwrap_or_default(), f)),
         known(c.ports.is_some(), any(&c.ports, Some(|port: &u16| Some(*port == f.port)))),
         known(c.methods.is_some(), any(&c.methods, http.map(|h| move |m: &String| naive_method(m, h.method)))),
         known(
@@ -54,6 +54,21 @@ fn naive_each(c: &Conditions, f: &Facts) -> Vec<Option<bool>> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// What is seen is the caller's own; or what its site is seen as, and then all that is registered of it has to agree.
+fn naive_address(ranges: &[ipnet::IpNet], f: &Facts) -> Option<bool> {
+    let inside = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
+    match (f.behind, f.peer) {
+        (None, _) => Some(inside(&f.peer_ip)),
+        (Some(_), None) => inside(&f.peer_ip).then_some(true),
+        (Some(own), Some(_)) => match (own.iter().any(inside), own.iter().all(inside)) {
+            _ if own.is_empty() => None,
+            (true, true) => Some(true),
+            (false, _) => Some(false),
+            (true, false) => None,
+        },
+    }
 }
 
 /// The conditions under `not…`, as if they were not.

@@ -142,6 +142,7 @@ struct Traffic {
     peer: Option<SpiffeId>,
     ip: IpAddr,
     site: Option<&'static str>,
+    behind: Option<Vec<IpAddr>>,
     port: u16,
     http: Option<HttpTraffic>,
 }
@@ -154,6 +155,7 @@ prop_compose! {
         peer in option::weighted(0.9, account()),
         ip in prop::sample::select(vec!["10.10.1.10", "10.20.1.10", "fd00::1"]),
         site in option::of(prop::sample::select(vec!["dc1", "azure-eastus"])),
+        behind in option::weighted(0.3, vec(parsed::<IpAddr>(&["10.10.1.10", "10.10.2.1", "10.20.1.10"]), 0..3)),
         port in prop::sample::select(vec![8080u16, 9090]),
         http in option::weighted(0.8, (
             prop::sample::select(vec!["GET", "POST", "get", "PUT"]),
@@ -162,11 +164,11 @@ prop_compose! {
             vec(prop::sample::select(vec![("x-a", "1"), ("x-b", "2"), ("x-a", "1, 2"), ("content-type", "application/grpc")]), 0..3),
         )),
     ) -> Traffic {
-        Traffic { peer, ip: ip.parse().unwrap(), site, port, http }
+        Traffic { peer, ip: ip.parse().unwrap(), site, behind, port, http }
     }
 }
 
-fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
+fn compare(policy: &PortPolicy, compiled: &CompiledPolicy, t: &Traffic) -> Result<(), TestCaseError> {
     let mut headers = HeaderMap::new();
     for (name, value) in t.http.iter().flat_map(|(.., headers)| headers) {
         if *name == "content-type" {
@@ -182,12 +184,12 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
         foreign: t.peer.as_ref().is_some_and(|peer| peer.trust_domain().as_str() != "shop.example"),
         peer_ip: t.ip,
         peer_site: t.site,
+        behind: t.behind.as_deref(),
         port: t.port,
         now_ms: 1_000,
         http,
     };
-    let compiled = CompiledPolicy::new(policy.clone());
-    let decision = decide(&compiled, &facts);
+    let decision = decide(compiled, &facts);
     prop_assert_eq!((decision.reason, decision.rule), naive(policy, &facts, false));
     prop_assert_eq!(decision.allowed, decision.reason.is_none());
     let (would_refuse, by) = naive(policy, &facts, true);
@@ -196,7 +198,8 @@ fn compare(policy: &PortPolicy, t: &Traffic) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// `ISTHMUS_POLICY_CASES=1000` runs each test a thousand times as long: millions of decisions.
+/// Policies; each is asked about several kinds of traffic. `ISTHMUS_POLICY_CASES=100` runs each test a hundred times as
+/// long: millions of decisions.
 fn cases(usual: u32) -> u32 {
     let times = std::env::var("ISTHMUS_POLICY_CASES").ok().and_then(|text| text.parse::<u32>().ok());
     usual.saturating_mul(times.unwrap_or(1))
@@ -210,9 +213,11 @@ proptest! {
         deny in rules(0..3),
         allow in rules(0..4),
         open in prop::bool::ANY,
-        traffic in traffic(),
+        traffic in vec(traffic(), 10),
     ) {
-        compare(&policy(deny, allow, if open { Action::Allow } else { Action::Deny }), &traffic)?;
+        let policy = policy(deny, allow, if open { Action::Allow } else { Action::Deny });
+        let compiled = CompiledPolicy::new(policy.clone());
+        traffic.iter().try_for_each(|traffic| compare(&policy, &compiled, traffic))?;
     }
 }
 
@@ -228,8 +233,9 @@ proptest! {
     ) {
         let policies = [policy(vec![], deny.clone(), Action::Deny), policy(deny, allow.clone(), Action::Deny),
             policy(allow, vec![], if open { Action::Allow } else { Action::Deny })];
-        for (policy, traffic) in policies.iter().zip(traffic.chunks(7)).flat_map(|(p, t)| t.iter().map(move |t| (p, t))) {
-            compare(policy, traffic)?;
+        for (policy, traffic) in policies.iter().zip(traffic.chunks(7)) {
+            let compiled = CompiledPolicy::new(policy.clone());
+            traffic.iter().try_for_each(|traffic| compare(policy, &compiled, traffic))?;
         }
     }
 
@@ -260,7 +266,16 @@ fn each_of_many_rules_is_found() {
         let path = format!("/{place}");
         let ip = "10.10.1.10".parse().unwrap();
         let http = Some(request(&headers, "GET", &path));
-        let facts = Facts { peer: None, foreign: false, peer_ip: ip, peer_site: None, port: 8080, now_ms: 0, http };
+        let facts = Facts {
+            peer: None,
+            foreign: false,
+            peer_ip: ip,
+            peer_site: None,
+            behind: None,
+            port: 8080,
+            now_ms: 0,
+            http,
+        };
         assert_eq!((decide(&allows, &facts).allowed, decide(&allows, &facts).rule), (true, Some(place)));
         assert_eq!((decide(&denies, &facts).allowed, decide(&denies, &facts).rule), (false, Some(place)));
     }

@@ -51,6 +51,7 @@ fn facts<'a>(peer: Option<&'a SpiffeId>, http: Option<HttpFacts<'a>>) -> Facts<'
         foreign: false,
         peer_ip: "10.10.1.10".parse().unwrap(),
         peer_site: Some("azure-eastus"),
+        behind: None,
         port: 8080,
         now_ms: 0,
         http,

@@ -89,7 +89,8 @@ impl Attribute {
             Attribute::Site => 2,
             Attribute::Path | Attribute::Host | Attribute::Method | Attribute::Header => 4,
             Attribute::Grpc => 8,
-            Attribute::Address | Attribute::Port => 0,
+            Attribute::Address => 16,
+            Attribute::Port => 0,
         }
     }
 }
@@ -292,10 +293,7 @@ impl<F: FnMut(u32) -> bool> Search<'_, '_, F> {
     fn values(&mut self, attribute: Attribute, keys: &Keys<Node>) -> bool {
         let known = self.known;
         let text = match attribute {
-            Attribute::Address => {
-                keys.of_address(known.ip(), |node| self.node(node));
-                return true;
-            }
+            Attribute::Address => return known.each_ip(|ip| keys.of_address(ip, |node| self.node(node))),
             Attribute::Port => {
                 keys.of_text(&known.port().to_be_bytes(), false, |node| self.node(node));
                 return true;
