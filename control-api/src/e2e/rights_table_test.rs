@@ -227,6 +227,13 @@ fn authority() -> Vec<Row> {
         row("Authority/Rotate", start, ADMIN),
         // How far it has got names those who are not there yet.
         row("Authority/Rotate", adm::RotateRequest::default(), [Blind, Blind, Told, Told]),
+        row("Authority/ListApprovals", adm::ListApprovalsRequest {}, [Blind, Blind, Done, Done]),
+        row(
+            "Authority/Approve",
+            adm::ApproveRequest { id: "x".to_string(), ..Default::default() },
+            [All(Code::NotFound); 4],
+        ),
+        row("Authority/Reject", adm::RejectRequest { id: "x".to_string() }, [All(Code::NotFound); 4]),
         row("Authority/Revoke", adm::RevokeRequest { serial: "0badc0de".to_string(), ..Default::default() }, ADMIN),
     ]
 }

@@ -82,7 +82,8 @@ impl Row {
             last_seen_unix_ms: proxy.last_seen_unix_ms,
             serial: proxy.serial.clone(),
             not_after_unix_ms: proxy.not_after_unix_ms,
-            skew_ms: proxy.skew_ms,
+            // It is measured each minute, and always a little different.
+            skew_ms: proxy.skew_ms / 1000 * 1000,
             unready: proxy.unready.clone(),
             behind_since_unix_ms: proxy.behind_since.map(|since| moment.unix_ms(since)),
         }
