@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // No tonic transport: both ends bring their own TLS connector and acceptor.
         .build_transport(false)
+        .codec_path("crate::codec::Lean")
         // Ordered maps encode the same bytes every time, so that an unchanged view pushes nothing.
         .btree_map(".")
         // These carry secrets; `redact.rs` writes their Debug by hand.

@@ -10,8 +10,8 @@ use crate::operator::Operator;
 use crate::report::{Changes, Report};
 use crate::tls;
 
-/// After a load: timers run out, freed memory goes back.
-const SETTLE: Duration = Duration::from_secs(3);
+/// After a load: timers run out, and freed memory goes back, which the allocator does after 10 s.
+const SETTLE: Duration = Duration::from_secs(13);
 
 const BETWEEN: Duration = Duration::from_millis(40);
 

@@ -353,6 +353,9 @@ pub(crate) fn in_force_text(now: &wire::InForce) -> String {
         0 => "stored; no proxy is concerned".to_owned(),
         all => format!("{}/{all} in force in {took}", now.acknowledged),
     };
+    if !now.silent.is_empty() {
+        text.push_str(&format!("; control plane {} has not said yet", now.silent.join(", ")));
+    }
     let mut groups: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for proxy in &now.pending {
         let state = match (proxy.state.as_str(), proxy.since_unix_ms) {
@@ -384,6 +387,7 @@ fn in_force_json(now: &wire::InForce) -> Value {
         "pending": now.pending.iter().map(pending).collect::<Vec<_>>(),
         "elapsedUs": now.elapsed_us,
         "complete": now.complete,
+        "silent": now.silent,
     })
 }
 

@@ -13,6 +13,7 @@ fn in_force(affected: u32, acknowledged: u32, pending: &[(&str, &str)]) -> wire:
         pending: pending.collect(),
         elapsed_us: 41_250,
         complete: true,
+        silent: Vec::new(),
     }
 }
 
@@ -30,6 +31,8 @@ fn progress_counts_names_the_missing_and_says_how_long() {
     assert_eq!(in_force_text(&in_force(2, 2, &[])), "2/2 in force in 41 ms");
     assert_eq!(in_force_text(&in_force(2, 1, &[("shop/web", "connected")])), "1/2 in force in 41 ms; shop/web not yet");
     assert_eq!(in_force_text(&in_force(0, 0, &[])), "stored; no proxy is concerned");
+    let silent = wire::InForce { silent: vec!["c2".to_owned()], ..in_force(2, 2, &[]) };
+    assert_eq!(in_force_text(&silent), "2/2 in force in 41 ms; control plane c2 has not said yet");
 }
 
 #[test]

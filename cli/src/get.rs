@@ -24,6 +24,7 @@ use crate::proxies;
     isthmus get all -o json\n  \
     isthmus get policies -l team=a -o wide  and who changed each when, and in how many proxies it is in force\n  \
     isthmus get services -n shop -w         and every change from now on, until interrupted\n  \
+    isthmus get policies -w -o wide         and in how many proxies each comes into force, as it does\n  \
     isthmus get proxies                     who is connected, and what is in force where")]
 pub(crate) struct Args {
     /// MeshConfig, Site, Link, Workload, Service, Endpoints, EndpointSlice, ServicePolicy, TrafficPolicy; `proxies`; or `all`.
@@ -114,7 +115,9 @@ async fn one(kind: Kind, name: &str, args: &Args, operator: &OperatorArgs) -> Re
     let resource = reference(kind, name, args.namespace.as_deref())?;
     let mut admin = Admin::connect(operator).await?;
     let request = wire::GetRequest { resource: Some(resource.clone()), status: args.output.with_status() };
-    let found = admin.call(async |client| client.get(request).await).await?.resource;
+    let answer = admin.call(async |client| client.get(request).await).await?;
+    answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let found = answer.resource;
     let found =
         found.ok_or_else(|| Failure::new(format!("there is no {}", resource_name(&resource)), "isthmus get all"))?;
     match args.output.format() {
@@ -134,10 +137,12 @@ async fn list(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resul
         status: args.output.with_status(),
     };
     let answer = admin.call(async |client| client.list(request).await).await?;
+    answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     match args.output.format() {
         Format::Json => {
             let items: Vec<Value> = answer.resources.iter().map(stored_json).collect();
-            println!("{}", json!({ "revision": answer.revision, "resources": items }));
+            let warnings = &answer.warnings;
+            println!("{}", json!({ "revision": answer.revision, "resources": items, "warnings": warnings }));
         }
         Format::Yaml => {
             let texts: Vec<&str> = answer.resources.iter().map(|r| r.yaml.trim_end()).collect();
@@ -155,6 +160,7 @@ async fn watch(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resu
     let request = wire::WatchRequest {
         kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
         namespace: args.namespace.clone().unwrap_or_default(),
+        status: args.output.with_status(),
     };
     let mut events = admin.call(async |client| client.watch(request).await).await?;
     let mut synced = false;
@@ -170,7 +176,13 @@ async fn watch(kind: Option<Kind>, args: &Args, operator: &OperatorArgs) -> Resu
             Format::Yaml => println!("# {word}\n{}---", stored.yaml),
             Format::Table => {
                 let name = stored.resource.as_ref().map(resource_name).unwrap_or_default();
-                println!("{:<9} {:>8}  {name}", word, event.revision);
+                let in_force = format!("{}/{} in force", stored.in_force, stored.affected);
+                let in_force = if args.output.wide() && event.kind() != wire::ChangeKind::Deleted {
+                    in_force
+                } else {
+                    String::new()
+                };
+                println!("{}", format!("{word:<9} {:>8}  {name}  {in_force}", event.revision).trim_end());
             }
         }
     }

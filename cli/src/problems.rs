@@ -87,6 +87,7 @@ pub(crate) fn change_word(kind: wire::ChangeKind) -> &'static str {
         wire::ChangeKind::Updated => "updated",
         wire::ChangeKind::Unchanged => "unchanged",
         wire::ChangeKind::Deleted => "deleted",
+        wire::ChangeKind::Status => "status",
         wire::ChangeKind::Unspecified => "changed in a way this version does not know",
     }
 }

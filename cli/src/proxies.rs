@@ -30,7 +30,8 @@ pub(crate) fn run(args: Args, operator: &OperatorArgs) -> ExitCode {
 pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Format) -> Result<(), Failure> {
     let mut admin = Admin::connect(operator).await?;
     let answer = admin.call(async |client| client.list_proxies(wire::ListProxiesRequest {}).await).await?;
-    let mut proxies = answer.proxies;
+    answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let (mut proxies, warnings) = (answer.proxies, answer.warnings);
     if let Some(name) = name {
         proxies.retain(|proxy| proxy.workload == name);
         if proxies.is_empty() {
@@ -44,7 +45,7 @@ pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Fo
     }
     let answer = || {
         let proxies: Vec<_> = proxies.iter().map(proxy_json).collect();
-        json!({ "proxies": proxies, "bypasses": bypass::json_of(&open) })
+        json!({ "proxies": proxies, "bypasses": bypass::json_of(&open), "warnings": warnings })
     };
     match format {
         Format::Json => println!("{}", answer()),
@@ -59,20 +60,26 @@ pub(crate) async fn show(name: Option<&str>, operator: &OperatorArgs, format: Fo
 }
 
 fn proxies_table(proxies: &[wire::Proxy]) -> String {
+    // Where one control plane serves the mesh, its name says nothing.
+    let several = proxies.iter().any(|proxy| !proxy.replica.is_empty());
     let row = |proxy: &wire::Proxy| {
-        vec![
-            proxy.workload.clone(),
-            state(proxy).to_owned(),
+        let mut row = vec![proxy.workload.clone(), state(proxy).to_owned()];
+        row.extend(several.then(|| or_dash(&proxy.replica)));
+        row.extend([
             or_dash(&proxy.build_version),
             format!("{}/{}", proxy.acknowledged_version, proxy.sent_version),
             lag(proxy),
             when(proxy.last_seen_unix_ms),
             when(proxy.certificate_not_after_unix_ms),
             or_dash(&proxy.last_error),
-        ]
+        ]);
+        row
     };
     let rows: Vec<_> = proxies.iter().map(row).collect();
-    table(&["WORKLOAD", "STATE", "BUILD", "ACK/SENT", "BEHIND", "LAST SEEN", "CERTIFICATE UNTIL", "ERROR"], &rows)
+    let mut head = vec!["WORKLOAD", "STATE"];
+    head.extend(several.then_some("AT"));
+    head.extend(["BUILD", "ACK/SENT", "BEHIND", "LAST SEEN", "CERTIFICATE UNTIL", "ERROR"]);
+    table(&head, &rows)
 }
 
 fn state(proxy: &wire::Proxy) -> &'static str {
@@ -95,6 +102,7 @@ fn lag(proxy: &wire::Proxy) -> String {
 pub(crate) fn proxy_json(proxy: &wire::Proxy) -> Value {
     json!({
         "workload": proxy.workload,
+        "replica": proxy.replica,
         "spiffeId": proxy.spiffe_id,
         "buildVersion": proxy.build_version,
         "connected": proxy.connected,

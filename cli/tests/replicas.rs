@@ -114,12 +114,30 @@ impl Control {
         Some((all["revision"].as_u64()?, names))
     }
 
-    /// Workloads whose proxies are connected here, and hold what is in force.
-    fn connected(&self) -> Vec<String> {
+    /// As the others know it: the name of its directory.
+    fn name(&self) -> String {
+        self.dir.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// Workloads whose proxies are connected, and to which control plane, as this one tells it.
+    fn everywhere(&self) -> Vec<(String, String)> {
         let Some(answer) = self.json(&["get", "proxies", "-o", "json"]) else { return Vec::new() };
         let all = answer["proxies"].as_array().cloned().unwrap_or_default();
-        let here = all.iter().filter(|proxy| proxy["connected"] == true);
-        here.map(|proxy| proxy["workload"].as_str().unwrap_or_default().to_string()).collect()
+        let connected = all.iter().filter(|proxy| proxy["connected"] == true);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        connected.map(|proxy| (text(&proxy["workload"]), text(&proxy["replica"]))).collect()
+    }
+
+    /// Workloads whose proxies are connected here.
+    fn connected(&self) -> Vec<String> {
+        let here = self.everywhere().into_iter().filter(|(_, replica)| *replica == self.name());
+        here.map(|(workload, _)| workload).collect()
+    }
+
+    /// How the only endpoint of a service stands.
+    fn endpoint(&self, service: &str) -> Option<String> {
+        let answer = self.json(&["endpoints", service, "--json"])?;
+        answer["endpoints"][0]["state"].as_str().map(str::to_string)
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -144,7 +162,7 @@ fn mesh(workloads: usize) -> String {
         .to_string();
     for n in 0..workloads {
         text += &format!(
-            "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{n}, namespace: shop }}\n\
+            "---\napiVersion: mesh.isthmus.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{n}, namespace: shop, labels: {{ app: w{n} }} }}\n\
              spec: {{ site: dc1, addresses: [10.1.0.{}], serviceAccount: w{n} }}\n",
             n + 1
         );
@@ -269,17 +287,61 @@ fn sidecar(dir: &Path, n: usize, controls: &[Control]) -> Running {
     let text = format!(
         "controlPlane: {{ address: \"{}\" }}\njoinTokenFile: {}\nstateDir: {}\nlastGood: {{ seal: none }}\nworkers: 1\n\
          capture: {{ mode: none }}\n\
+         readiness: {{ command: [/usr/bin/test, -f, {}], interval: 200ms, timeout: 2s, failures: 1, successes: 1 }}\n\
          listen: {{ outbound: \"127.0.0.1:0\", inbound: \"127.0.0.1:0\", mesh: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\", \
          readiness: \"127.0.0.1:0\" }}\n",
         addresses.join(","),
         token.display(),
-        dir.join(format!("w{n}")).display()
+        dir.join(format!("w{n}")).display(),
+        dir.join(format!("w{n}.ready")).display()
     );
     fs::write(&config, text).unwrap();
+    fs::write(dir.join(format!("w{n}.ready")), "").unwrap();
     spawn(&["proxy", "--config", config.to_str().unwrap()], &dir.join(format!("w{n}.log")))
 }
 
 const SIDECARS: usize = 6;
+
+/// Whichever is asked, it tells of every sidecar, and waits for every one.
+fn answers_for_all(controls: &[Control]) {
+    for control in controls {
+        until("it knows all sidecars", || {
+            let everywhere = control.everywhere();
+            let at: std::collections::BTreeSet<_> = everywhere.iter().map(|(_, replica)| replica).collect();
+            assert!(at.iter().all(|at| controls.iter().any(|control| control.name() == **at)), "{at:?}");
+            (everywhere.len() == SIDECARS).then_some(())
+        });
+    }
+    let file = controls[1].dir.join("wait.yaml");
+    fs::write(&file, site(7)).unwrap();
+    let done = controls[1].operator(&["apply", "-f", file.to_str().unwrap(), "--wait", "--json"]);
+    let said: Value = serde_json::from_str(&good(&done)).unwrap();
+    let reached = &said["inForce"];
+    assert_eq!((reached["acknowledged"].as_u64(), reached["complete"].as_bool()), (Some(6), Some(true)), "{said}");
+    let revision = said["revision"].as_u64().unwrap();
+    for control in controls {
+        let all = control.json(&["get", "proxies", "-o", "json"]).unwrap();
+        let acked = |proxy: &Value| proxy["acknowledgedVersion"].as_u64() >= Some(revision);
+        // The one that was asked waited for all; to the others it is told within a second.
+        let now = all["proxies"].as_array().unwrap().iter().filter(|proxy| acked(proxy)).count();
+        assert!(control.name() != controls[1].name() || now == SIDECARS, "{all}");
+    }
+}
+
+/// An app that is not ready leaves every control plane's views long before the grace (15 s) that a lost stream has.
+fn withdrawn_at_once(dir: &Path, controls: &[Control]) {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: { name: w0, namespace: shop }\n\
+                   spec: { selector: { app: w0 }, ports: [{ port: 80 }] }\n";
+    good(&controls[0].apply(service));
+    let all = |state: &str| controls.iter().all(|one| one.endpoint("shop/w0").as_deref() == Some(state)).then_some(());
+    until("its endpoint is told", || all("connected"));
+    fs::remove_file(dir.join("w0.ready")).unwrap();
+    let since = Instant::now();
+    until("it is withdrawn everywhere", || all("unready"));
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    fs::write(dir.join("w0.ready"), "").unwrap();
+    until("it is back everywhere", || all("connected"));
+}
 
 fn all_connected(controls: &[&Control]) -> Option<()> {
     let mut found: Vec<String> = controls.iter().flat_map(|control| control.connected()).collect();
@@ -324,6 +386,8 @@ fn three_control_planes_on_one_etcd_lose_nothing_when_one_dies_one_is_cut_off_an
     }
     let _sidecars: Vec<Running> = (0..SIDECARS).map(|n| sidecar(dir.path(), n, &controls)).collect();
     until("all sidecars are connected", || all_connected(&controls.iter().collect::<Vec<_>>()));
+    answers_for_all(&controls);
+    withdrawn_at_once(dir.path(), &controls);
 
     // One dies: its sidecars come to the others, and what it acknowledged is there.
     good(&controls[2].apply(&site(1)));
@@ -356,6 +420,10 @@ fn three_control_planes_on_one_etcd_lose_nothing_when_one_dies_one_is_cut_off_an
     });
     (0..3).for_each(|member| etcd.kill(member));
     assert!(!controls[0].apply(&site(5)).status.success(), "a write was acknowledged without etcd");
+    assert_eq!(controls[0].stored().unwrap(), before, "what is in force is still told");
+    let told = controls[0].operator(&["get", "all", "-o", "json"]);
+    let warning = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(warning.contains("who changed it when is missing"), "{warning}");
     (0..3).for_each(|member| etcd.restart(member).unwrap());
     etcd.healthy().unwrap();
     until("writing goes on", || controls[0].apply(&site(6)).status.success().then_some(()));

@@ -19,7 +19,7 @@ use crate::operators::oidc::Provider;
 use crate::operators::{Gatekeeper, access, session, standard};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
-use crate::push::{Push, cut_off, lease, wake};
+use crate::push::{Push, cut_off, lease, share, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
 use crate::store::Store;
@@ -147,6 +147,7 @@ impl Control {
         control.until_shutdown(leases);
         if ledger.store().is_shared() {
             control.until_shutdown(cut_off::keep(ledger.clone(), registry.clone()));
+            control.until_shutdown(share::keep(ledger.clone(), registry.clone()));
         }
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows.clone());
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));

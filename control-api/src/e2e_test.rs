@@ -52,6 +52,8 @@ mod oidc_test;
 mod operate_test;
 #[path = "e2e/policy_test.rs"]
 mod policy_test;
+#[path = "e2e/rights_table_test.rs"]
+mod rights_table_test;
 #[path = "e2e/roles_test.rs"]
 mod roles_test;
 #[path = "e2e/rotation_test.rs"]

@@ -4,6 +4,7 @@
 //! Nothing outside this crate should decide by reading a generated message: a proto3 default means "absent or from the
 //! future", and only [`model`] tells the two apart from a real value.
 
+pub mod codec;
 pub mod model;
 mod redact;
 pub mod view;

@@ -9,6 +9,7 @@ mod follower;
 mod join_token;
 mod known_ports;
 mod logging;
+mod outside;
 mod pages;
 mod process;
 mod worker;
@@ -151,6 +152,8 @@ struct Aside {
     exporter: JoinHandle<()>,
     /// Asks the app whether it is ready, where that is configured.
     asking: Option<JoinHandle<()>>,
+    /// Asks endpoints outside of the mesh, where their services say so.
+    outside: JoinHandle<()>,
 }
 
 impl Aside {
@@ -167,7 +170,8 @@ impl Aside {
             let ends = stop.child_token();
             tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
         });
-        (Aside { exporter, asking }, health)
+        let outside = tokio::spawn(outside::keep(parts.state.clone(), dial, stop.child_token()));
+        (Aside { exporter, asking, outside }, health)
     }
 
     async fn ended(self) {
@@ -175,6 +179,7 @@ impl Aside {
         if let Some(asking) = self.asking {
             let _ = asking.await;
         }
+        let _ = self.outside.await;
     }
 }
 

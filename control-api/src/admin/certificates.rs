@@ -15,7 +15,8 @@ const SKEW_MS: u64 = 5 * 60 * 1000;
 
 pub(super) fn list(this: &Operators, caller: &Caller) -> wire::ListCertificatesResponse {
     let now_ms = this.ledger.clock().now_ms();
-    let proxies: BTreeMap<_, _> = this.registry.list().into_iter().map(|p| (p.workload.clone(), p)).collect();
+    let proxies = this.registry.everywhere(now_ms).into_iter().map(|(workload, (_, proxy))| (workload, proxy));
+    let proxies: BTreeMap<_, _> = proxies.collect();
     let revoked = this.ledger.trust().revocations.clone();
     let is_revoked = |holding: &Holding| {
         let serial = isthmus_certs::Serial::parse(&holding.serial);

@@ -160,7 +160,7 @@ impl Operators {
         // What was found holds for this world and no other.
         proposal.if_revision = Some(if request.if_revision == 0 { world.revision } else { request.if_revision });
         let puts = proposal.puts.iter().map(|parsed| &parsed.resource.key);
-        caller.may_change(puts.chain(&proposal.deletes), request.dry_run)?;
+        caller.may_change_found(puts.chain(&proposal.deletes), request.dry_run)?;
         let first = |world: &World, change: &mut StoreChange| {
             confirm::nobody_waits(store, world.revision)?;
             approval::gate(&self.second.of, world, change, approved)?;

@@ -101,8 +101,7 @@ impl Admin for Operators {
         let key = resources::read_ref(resource.unwrap_or_default());
         caller.may_see(&key)?;
         let this = self.clone();
-        let found = blocking(move || standing::get(&this, &key, status)).await?;
-        Ok(Response::new(GetResponse { resource: Some(found) }))
+        blocking(move || standing::get(&this, &key, status)).await.map(Response::new)
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -173,9 +172,19 @@ impl Admin for Operators {
         request: Request<ListProxiesRequest>,
     ) -> Result<Response<ListProxiesResponse>, Status> {
         let caller = operator(&request)?;
-        let seen = self.registry.list().into_iter().filter(|proxy| caller.sees_workload(&proxy.workload));
-        let proxies = seen.map(resources::proxy).collect();
-        Ok(Response::new(ListProxiesResponse { proxies, build_version: env!("CARGO_PKG_VERSION").to_string() }))
+        let all = self.registry.everywhere(self.ledger.clock().now_ms()).into_values();
+        let seen = all.filter(|(_, proxy)| caller.sees_workload(&proxy.workload));
+        let replicas = self.ledger.store().replicas();
+        let here = replicas.map(|replicas| replicas.name()).unwrap_or_default();
+        let proxies = seen.map(|(replica, proxy)| resources::proxy(proxy, replica.unwrap_or_else(|| here.clone())));
+        let proxies = proxies.collect();
+        let cut_off = replicas.and_then(|replicas| replicas.cut_off());
+        let warnings = cut_off.map(|since| {
+            let since = since.as_secs();
+            format!("this control plane ({here}) has not reached the store for {since} s: of others it knows what was before")
+        });
+        let (warnings, build_version) = (warnings.into_iter().collect(), env!("CARGO_PKG_VERSION").to_string());
+        Ok(Response::new(ListProxiesResponse { proxies, build_version, warnings }))
     }
 
     async fn list_services(
@@ -257,7 +266,7 @@ impl Operators {
         proposal.if_revision = Some(*if_revision).filter(|revision| *revision != 0);
         if let (Some(prune), true) = (prune, problems.is_empty()) {
             resources::prune(ledger, &mut proposal, prune)?;
-            caller.may_change(&proposal.deletes, dry_run)?;
+            caller.may_change_found(&proposal.deletes, dry_run)?;
         }
         // With faults in some documents the rest is still checked, so that everything is told at once.
         let first = |world: &World, change: &mut Change| {

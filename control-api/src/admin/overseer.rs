@@ -141,15 +141,25 @@ impl Authority for Overseer {
         if step != RotationStep::Unspecified {
             caller.must_be_admin("change the CA")?;
         }
-        let this = self.clone();
+        let (this, by) = (self.clone(), caller.clone());
         let done = blocking(move || {
             if step != RotationStep::Unspecified {
                 let word = step.as_str_name().trim_start_matches("ROTATION_STEP_").to_lowercase();
-                this.ca_takes_two(&caller, Call::Rotate, &format!("ca rotate {word}"), &request)?;
+                this.ca_takes_two(&by, Call::Rotate, &format!("ca rotate {word}"), &request)?;
             }
-            this.rotation.step(step, force, caller.name()).map_err(Status::failed_precondition)
+            this.rotation.step(step, force, by.name()).map_err(Status::failed_precondition)
         });
-        done.await.map(Response::new)
+        let mut done = done.await?;
+        // Each line begins with whom it is about.
+        let all = done.not_yet.len();
+        done.not_yet.retain(|line| {
+            caller.rights.sees_all()
+                || line.split_once(": ").is_some_and(|(who, _)| who.contains('/') && caller.sees_workload(who))
+        });
+        if done.not_yet.len() < all {
+            done.not_yet.push(format!("and {} that you may not see", all - done.not_yet.len()));
+        }
+        Ok(Response::new(done))
     }
 
     async fn request_intermediate(

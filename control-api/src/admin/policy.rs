@@ -201,7 +201,7 @@ impl Operators {
             };
             return Err(Status::failed_precondition(what));
         };
-        caller.may_change(&pending.keys(), false)?;
+        caller.may_change_found(&pending.keys(), false)?;
         let operator = caller.name();
         tracing::info!(operator, revision = pending.revision, roll_back = request.roll_back, "confirmation");
         let what = if request.roll_back { What::RolledBack } else { What::Confirmed };

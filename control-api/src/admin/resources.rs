@@ -131,8 +131,9 @@ pub(super) fn stored(
     }))
 }
 
-pub(super) fn proxy(proxy: registry::Proxy) -> Proxy {
+pub(super) fn proxy(proxy: registry::Proxy, replica: String) -> Proxy {
     Proxy {
+        replica,
         workload: proxy.workload,
         spiffe_id: proxy.spiffe_id,
         build_version: proxy.build_version,

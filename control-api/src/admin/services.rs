@@ -85,14 +85,14 @@ fn each(
         ports: endpoint.target_ports.iter().map(|(from, to)| format!("{from}→{to}")).collect(),
     });
     let mut views: Vec<EndpointView> = present.collect();
-    let unready = registry.unready();
+    let unready = registry.unready_anywhere();
     for workload in away(service, world) {
         let Spec::Workload(spec) = &workload.spec else { continue };
         views.extend(spec.addresses.iter().map(|ip| EndpointView {
             site: spec.site.clone(),
             ip: ip.to_string(),
             workload: workload.key.qualified(),
-            state: if unready.contains_key(workload.key.qualified().as_str()) { "unready" } else { "away" }.to_string(),
+            state: if unready.contains(&workload.key.qualified()) { "unready" } else { "away" }.to_string(),
             ports: Vec::new(),
         }));
     }

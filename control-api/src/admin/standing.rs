@@ -3,16 +3,16 @@
 
 use super::{Operators, resources, wait};
 use crate::history::{self, Head};
-use crate::identity::tokens::unavailable;
 use crate::ledger::World;
 use crate::operators::Caller;
 use crate::push::registry::Progress;
+use crate::store::StoreError;
 use crate::validate::ResourceRef;
 use crate::validate::cross::{self, Fault};
 use crate::validate::resource::selects;
-use isthmus_proto::admin::v1::{ListRequest, ListResponse, StoredResource};
+use isthmus_proto::admin::v1::{GetResponse, ListRequest, ListResponse, StoredResource};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tonic::Status;
 
 /// How far the last change of something has got with those whom it concerns.
@@ -33,18 +33,31 @@ struct Asked<'a> {
     reached: HashMap<u64, Reached>,
 }
 
-pub(super) fn get(this: &Operators, key: &ResourceRef, with_status: bool) -> Result<StoredResource, Status> {
+/// Who changed what when. What is in force is told without it, too: that is known here, and asked for most when the store
+/// is out of reach.
+fn noted(heads: Result<Vec<Head>, StoreError>) -> (HashMap<u64, Head>, Vec<String>) {
+    match heads {
+        Ok(heads) => (heads.into_iter().map(|head| (head.revision, head)).collect(), Vec::new()),
+        Err(error) => {
+            let missing = "this is what is in force; who changed it when is missing";
+            (HashMap::new(), vec![format!("{missing}: {error}")])
+        }
+    }
+}
+
+pub(super) fn get(this: &Operators, key: &ResourceRef, with_status: bool) -> Result<GetResponse, Status> {
     let world = this.ledger.world();
     let missing = || Status::not_found(format!("there is no {key}"));
     let revision = world.meta.get(key).ok_or_else(missing)?.revision;
     if !with_status {
-        return resources::stored(&world, key, None)?.ok_or_else(missing);
+        let resource = Some(resources::stored(&world, key, None)?.ok_or_else(missing)?);
+        return Ok(GetResponse { resource, warnings: Vec::new() });
     }
-    let head = history::head(&**this.ledger.store(), revision).map_err(unavailable)?;
+    let head = history::head(&**this.ledger.store(), revision);
+    let (heads, warnings) = noted(head.map(|head| head.into_iter().collect()));
     let found = cross::check_changed(&world.resources, std::slice::from_ref(key), &this.ledger.trust().trust_domain);
-    let heads = head.into_iter().map(|head| (head.revision, head)).collect();
     let mut asked = Asked { this, world: &world, heads, faults: found.faults, reached: HashMap::new() };
-    asked.one(key)?.ok_or_else(missing)
+    Ok(GetResponse { resource: Some(asked.one(key)?.ok_or_else(missing)?), warnings })
 }
 
 pub(super) fn list(this: &Operators, caller: &Caller, request: &ListRequest) -> Result<ListResponse, Status> {
@@ -54,10 +67,10 @@ pub(super) fn list(this: &Operators, caller: &Caller, request: &ListRequest) -> 
             && selects(&request.labels, &resource.labels)
             && caller.sees_resource(&resource.key)
     });
-    let mut found = Vec::new();
+    let (mut found, mut warnings) = (Vec::new(), Vec::new());
     if request.status {
-        let heads = history::heads(&**this.ledger.store()).map_err(unavailable)?;
-        let heads = heads.into_iter().map(|head| (head.revision, head)).collect();
+        let heads;
+        (heads, warnings) = noted(history::heads(&**this.ledger.store()));
         let faults = cross::check(&world.resources, &this.ledger.trust().trust_domain).faults;
         let mut asked = Asked { this, world: &world, heads, faults, reached: HashMap::new() };
         for resource in wanted {
@@ -68,7 +81,29 @@ pub(super) fn list(this: &Operators, caller: &Caller, request: &ListRequest) -> 
             found.extend(resources::stored(&world, &resource.key, None)?);
         }
     }
-    Ok(ListResponse { revision: world.revision, resources: found })
+    Ok(ListResponse { revision: world.revision, resources: found, warnings })
+}
+
+/// Of some of the resources, how they stand. Asked again and again: without who changed them when.
+pub(super) fn of_all<'a>(
+    this: &Operators,
+    world: &World,
+    keys: impl Iterator<Item = &'a ResourceRef>,
+) -> Result<Vec<StoredResource>, Status> {
+    let faults = cross::check(&world.resources, &this.ledger.trust().trust_domain).faults;
+    let mut asked = Asked { this, world, heads: HashMap::new(), faults, reached: HashMap::new() };
+    keys.filter_map(|key| asked.one(key).transpose()).collect()
+}
+
+/// What tells one standing from another, without writing documents.
+pub(super) fn counts(
+    this: &Operators,
+    world: &World,
+    revisions: &BTreeSet<u64>,
+) -> Result<BTreeMap<u64, (u32, u32, u32)>, Status> {
+    let mut asked = Asked { this, world, heads: HashMap::new(), faults: Vec::new(), reached: HashMap::new() };
+    let count = |reached: Reached| (reached.affected, reached.in_force, reached.refused);
+    revisions.iter().map(|revision| Ok((*revision, count(asked.reached(*revision)?)))).collect()
 }
 
 impl Asked<'_> {
@@ -95,7 +130,7 @@ impl Asked<'_> {
         }
         let commit = wait::find(self.this, revision)?;
         let mut reached = Reached::default();
-        for (_, progress) in self.this.registry.progress(&commit) {
+        for (_, progress) in self.this.registry.progress_everywhere(&commit, self.this.ledger.clock().now_ms()).0 {
             reached.affected += u32::from(progress != Progress::Offline);
             reached.in_force += u32::from(progress == Progress::Acknowledged);
             reached.refused += u32::from(matches!(progress, Progress::Refused(_)));

@@ -5,7 +5,6 @@ use crate::ledger::Committed;
 use crate::operators::Caller;
 use crate::push::registry::Progress;
 use isthmus_proto::admin::v1::{InForce, PendingProxy};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -70,13 +69,13 @@ async fn report(
     loop {
         changes.borrow_and_update();
         let began = tokio::time::Instant::now();
-        let mut message = in_force(commit, this.registry.progress(commit));
+        let mut message = in_force(this, commit);
         // The numbers are those of all, so that "complete" is true; names are those that the caller sees.
         message.pending.retain(|pending| caller.sees_workload(&pending.workload));
         note_since(this, &mut message);
         let counted = began.elapsed();
         let complete = message.complete;
-        let shown = (message.acknowledged, message.pending.clone());
+        let shown = (message.acknowledged, message.pending.clone(), message.silent.clone());
         if complete || last.as_ref() != Some(&shown) {
             last = Some(shown);
             send.send(Ok(message)).await.map_err(|_| Status::cancelled("the operator is gone"))?;
@@ -96,19 +95,23 @@ fn note_since(this: &Operators, message: &mut InForce) {
     if away.peek().is_none() {
         return;
     }
-    let heard = this.registry.list().into_iter().map(|proxy| (proxy.workload, proxy.last_seen_unix_ms));
-    let heard: HashMap<String, i64> = heard.collect();
-    away.for_each(|pending| pending.since_unix_ms = heard.get(&pending.workload).copied().unwrap_or_default());
+    let heard = this.registry.everywhere(this.ledger.clock().now_ms());
+    away.for_each(|pending| {
+        pending.since_unix_ms = heard.get(&pending.workload).map(|(_, proxy)| proxy.last_seen_unix_ms).unwrap_or(0);
+    });
 }
 
-fn in_force(commit: &Committed, progress: Vec<(String, Progress)>) -> InForce {
+fn in_force(this: &Operators, commit: &Committed) -> InForce {
+    let (progress, silent) = this.registry.progress_everywhere(commit, this.ledger.clock().now_ms());
     let mut message = InForce {
         revision: commit.revision,
         affected: 0,
         acknowledged: 0,
         pending: Vec::new(),
         elapsed_us: u64::try_from(commit.at.elapsed().as_micros()).unwrap_or(u64::MAX),
-        complete: true,
+        // What their proxies have is not known before they say so.
+        complete: silent.is_empty(),
+        silent,
     };
     for (workload, progress) in progress {
         // Offline proxies are named, but neither counted nor waited for: they get the present when they come back.

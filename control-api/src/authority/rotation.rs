@@ -193,7 +193,7 @@ impl Rotation {
             now_ms,
             carried_by: self.carried_by.load(Ordering::SeqCst),
             holdings: self.own.issuer.register().live(now_ms),
-            proxies: self.registry.list().into_iter().map(|proxy| (proxy.workload.clone(), proxy)).collect(),
+            proxies: self.registry.everywhere(now_ms).into_iter().map(|(name, (_, proxy))| (name, proxy)).collect(),
             tokens,
         };
         match other.role {

@@ -94,7 +94,7 @@ async fn what_was_stored_reads_back_as_yaml_and_applies_as_unchanged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_gives_the_present_and_then_each_change_to_every_operator() {
     let world = World::start().await;
-    let request = adm::WatchRequest { kind: "ServicePolicy".to_string(), namespace: String::new() };
+    let request = adm::WatchRequest { kind: "ServicePolicy".to_string(), ..Default::default() };
     let (mut one, mut two) = (world.operator().await, world.operator().await);
     let mut watching = one.watch(request).await.unwrap().into_inner();
     assert!(watching.message().await.unwrap().unwrap().synced, "no policy yet");
@@ -105,6 +105,46 @@ async fn a_watch_gives_the_present_and_then_each_change_to_every_operator() {
     two.delete(adm::DeleteRequest { resources: policy.into_iter().collect(), dry_run: false }).await.unwrap();
     let event = tokio::time::timeout(SOON, watching.message()).await.unwrap().unwrap().unwrap();
     assert_eq!(event.kind(), adm::ChangeKind::Deleted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_with_status_tells_how_far_a_change_has_got_while_it_gets_there() {
+    let world = World::start().await;
+    let mut orders = world.proxy("shop/orders", &[]).await;
+    let first = orders.delta().await.version;
+    orders.ack(first).await;
+    let kind = "ServicePolicy".to_string();
+    let (mut one, mut two) = (world.operator().await, world.operator().await);
+    let with_status = adm::WatchRequest { kind: kind.clone(), status: true, ..Default::default() };
+    let mut watching = one.watch(with_status).await.unwrap().into_inner();
+    let mut without = one.watch(adm::WatchRequest { kind, ..Default::default() }).await.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().unwrap().synced, "no policy yet");
+    assert!(without.message().await.unwrap().unwrap().synced);
+    apply(&mut two, POLICY).await;
+    let event = tokio::time::timeout(SOON, watching.message()).await.unwrap().unwrap().unwrap();
+    let created = event.resource.clone().unwrap();
+    assert_eq!((event.kind(), created.in_force), (adm::ChangeKind::Created, 0));
+    assert!(created.json.contains("InForce"), "{}", created.json);
+    let version = orders.delta().await.version;
+    orders.ack(version).await;
+    let told = loop {
+        let event = tokio::time::timeout(SOON, watching.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!((event.kind(), event.revision), (adm::ChangeKind::Status, created.revision));
+        let stored = event.resource.unwrap();
+        if stored.affected == 1 && stored.in_force == 1 {
+            break stored;
+        }
+    };
+    assert!(told.json.contains("Everywhere"), "{}", told.json);
+    let policy = told.resource;
+    two.delete(adm::DeleteRequest { resources: policy.into_iter().collect(), dry_run: false }).await.unwrap();
+    let event = tokio::time::timeout(SOON, watching.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(event.kind(), adm::ChangeKind::Deleted);
+    // Whoever did not ask for it is told of changes alone.
+    for kind in [adm::ChangeKind::Created, adm::ChangeKind::Deleted] {
+        let event = tokio::time::timeout(SOON, without.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.kind(), kind);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

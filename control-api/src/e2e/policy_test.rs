@@ -10,7 +10,7 @@ impl World {
         PolicyClient::new(self.connect_as(self.operator_identity(), self.control.operators).await.unwrap())
     }
 
-    async fn reporter(&self, workload: &str) -> FlowsClient<Channel> {
+    pub(super) async fn reporter(&self, workload: &str) -> FlowsClient<Channel> {
         let identity = self.join(workload).await;
         FlowsClient::new(self.connect_as(identity, self.control.proxies).await.unwrap())
     }
@@ -32,7 +32,7 @@ fn flow(identity: &str) -> flows::Flow {
     }
 }
 
-fn report(workload: &str, sequence: u64) -> flows::ReportRequest {
+pub(super) fn report(workload: &str, sequence: u64) -> flows::ReportRequest {
     let web = "spiffe://shop.example/ns/shop/sa/web";
     let refusal = flows::Refusal {
         id: "0123456789abcdef".into(),

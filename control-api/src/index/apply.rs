@@ -82,8 +82,7 @@ impl Index {
             let resource = kept_requiring(self.mesh.get(&site.name), ResourceKey::Mesh, requires.clone(), body);
             by_site.insert(site.name.clone(), resource);
         }
-        let same =
-            |(site, new): (&String, &Arc<wire::Resource>)| self.mesh.get(site).is_some_and(|old| Arc::ptr_eq(old, new));
+        let same = |(site, new): (&String, &Arc<Told>)| self.mesh.get(site).is_some_and(|old| Arc::ptr_eq(old, new));
         let changed = by_site.len() != self.mesh.len() || !by_site.iter().all(same);
         self.mesh = Arc::new(by_site);
         changed
@@ -232,7 +231,7 @@ fn namespace_of(name: &str) -> String {
     name.split('/').next().unwrap_or_default().to_string()
 }
 
-fn same(old: Option<&Arc<wire::Resource>>, new: Option<&Arc<wire::Resource>>) -> bool {
+fn same(old: Option<&Arc<Told>>, new: Option<&Arc<Told>>) -> bool {
     match (old, new) {
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
         (None, None) => true,

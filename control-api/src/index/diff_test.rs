@@ -12,11 +12,11 @@ fn views() -> impl Strategy<Value = View> {
             let key = ResourceKey::Address([10, 0, 0, n].into());
             let resource = |body: u32| {
                 let address = wire::Address { ip: body.to_string(), target: None };
-                Arc::new(wire::Resource {
+                Arc::new(Told::from(wire::Resource {
                     key: Some(key.clone().into()),
                     requires: Vec::new(),
                     body: Some(wire::resource::Body::Address(address)),
-                })
+                }))
             };
             let resource = body.map(resource);
             (key, resource)
@@ -26,7 +26,7 @@ fn views() -> impl Strategy<Value = View> {
 }
 
 /// What a proxy holds: only what exists.
-fn held(view: &View) -> BTreeMap<ResourceKey, Arc<wire::Resource>> {
+fn held(view: &View) -> BTreeMap<ResourceKey, Arc<Told>> {
     view.0.iter().filter_map(|(key, resource)| Some((key.clone(), resource.clone()?))).collect()
 }
 

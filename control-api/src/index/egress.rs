@@ -5,6 +5,7 @@
 //! `default` sets Deny. Of transport and minTlsVersion the strictest hold. Where no policy says anything, MeshConfig does.
 //! An Audit policy hands on its rules, marked so, and tells what the defaults would be with it.
 
+use super::Told;
 use crate::validate::cross::Set;
 use crate::validate::resource::{EgressDefaults, EgressPolicy, EgressRule, MeshConfig, Resource, Spec, selects};
 use isthmus_proto::discovery::v1 as wire;
@@ -24,7 +25,7 @@ pub(super) struct Policies<'a> {
     made: RefCell<Made<'a>>,
 }
 
-type Made<'a> = HashMap<(&'a str, Vec<usize>), Arc<wire::Resource>>;
+type Made<'a> = HashMap<(&'a str, Vec<usize>), Arc<Told>>;
 
 struct Compiled<'a> {
     name: String,
@@ -52,7 +53,7 @@ impl<'a> Policies<'a> {
     }
 
     /// What the workload's proxy is told.
-    pub(super) fn for_workload(&self, workload: &'a Resource) -> Arc<wire::Resource> {
+    pub(super) fn for_workload(&self, workload: &'a Resource) -> Arc<Told> {
         let namespace = workload.key.namespace.as_str();
         let all = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
         let applies = |(_, compiled): &(usize, &Compiled)| {
@@ -62,7 +63,11 @@ impl<'a> Policies<'a> {
         let mut made = self.made.borrow_mut();
         let make = || {
             let body = wire::resource::Body::Egress(combine(&mine, self.defaults));
-            Arc::new(wire::Resource { key: Some(ResourceKey::Egress.into()), requires: Vec::new(), body: Some(body) })
+            Arc::new(Told::from(wire::Resource {
+                key: Some(ResourceKey::Egress.into()),
+                requires: Vec::new(),
+                body: Some(body),
+            }))
         };
         made.entry((namespace, places)).or_insert_with(make).clone()
     }

@@ -280,8 +280,8 @@ pub(super) fn service(resource: &Resource, service: &Service, vips: &[IpAddr], s
 pub(super) const EXTERNAL: &str = "external/v1";
 
 fn outside(service: &Service, traffic: &Traffic) -> Option<wire::External> {
-    let (name, tls) = (service.external_name.as_ref(), traffic.tls());
-    if name.is_none() && tls.is_none() {
+    let (name, tls, health) = (service.external_name.as_ref(), traffic.tls(), traffic.health_check());
+    if name.is_none() && tls.is_none() && health.is_none() {
         return None;
     }
     let target = |port: &crate::validate::resource::ServicePort| match port.target {
@@ -301,6 +301,7 @@ fn outside(service: &Service, traffic: &Traffic) -> Option<wire::External> {
         name: name.cloned().unwrap_or_default(),
         target_ports: service.ports.iter().filter_map(target).collect(),
         tls,
+        health_check: health.cloned().map(Into::into),
     })
 }
 

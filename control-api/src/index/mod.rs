@@ -17,6 +17,7 @@ mod policy;
 mod registered;
 mod standing;
 mod tenants;
+mod told;
 mod touch;
 mod traffic;
 mod view;
@@ -25,6 +26,7 @@ mod vips;
 pub use policy::compile_rule;
 pub use tenants::Tenancy;
 pub(crate) use tenants::{check as check_tenant, check_role};
+pub use told::Told;
 pub use view::{View, diff};
 pub use vips::{Allocation, Given, Vips, allocate};
 
@@ -104,12 +106,12 @@ pub struct Difference<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// By site.
-    mesh: Arc<HashMap<String, Arc<wire::Resource>>>,
+    mesh: Arc<HashMap<String, Arc<Told>>>,
     /// By `<namespace>/<name>`.
     workloads: HashTrieMapSync<String, Known>,
     /// How many workloads have an identity.
     identities: HashTrieMapSync<SpiffeId, usize>,
-    services: HashTrieMapSync<ServiceName, Arc<wire::Resource>>,
+    services: HashTrieMapSync<ServiceName, Arc<Told>>,
     addresses: HashTrieMapSync<IpAddr, Target>,
     tenancy: Arc<Tenancy>,
 }
@@ -118,15 +120,15 @@ pub struct Index {
 struct Known {
     identity: SpiffeId,
     site: String,
-    inbound: Arc<wire::Resource>,
-    egress: Arc<wire::Resource>,
+    inbound: Arc<Told>,
+    egress: Arc<Told>,
     /// What its leaf carries beside its identity.
     dns_names: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Target {
-    resource: Arc<wire::Resource>,
+    resource: Arc<Told>,
     /// Sent along with the address.
     service: Option<ServiceName>,
     /// Whose it is.
@@ -196,19 +198,19 @@ impl PartialEq for Index {
 }
 
 /// The resource as it was, if it still says the same.
-fn kept(old: Option<&Arc<wire::Resource>>, key: ResourceKey, body: wire::resource::Body) -> Arc<wire::Resource> {
+fn kept(old: Option<&Arc<Told>>, key: ResourceKey, body: wire::resource::Body) -> Arc<Told> {
     kept_requiring(old, key, Vec::new(), body)
 }
 
 fn kept_requiring(
-    old: Option<&Arc<wire::Resource>>,
+    old: Option<&Arc<Told>>,
     key: ResourceKey,
     requires: Vec<String>,
     body: wire::resource::Body,
-) -> Arc<wire::Resource> {
+) -> Arc<Told> {
     match old {
         Some(old) if old.body.as_ref() == Some(&body) && old.requires == requires => old.clone(),
-        _ => Arc::new(wire::Resource { key: Some(key.into()), requires, body: Some(body) }),
+        _ => Arc::new(Told::from(wire::Resource { key: Some(key.into()), requires, body: Some(body) })),
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::validate::ResourceRef;
 use crate::validate::resource::{AppProtocol, ProxyProtocol, ServicePort, Spec, TlsOrigination, TrafficPolicy};
 use crate::validate::set::{EVERY, Set};
-use isthmus_proto::model::TrafficOptions;
+use isthmus_proto::model::{HealthCheck, TrafficOptions};
 
 /// The TrafficPolicies of one service, the most specific first.
 pub(super) struct Traffic<'a>(Vec<&'a TrafficPolicy>);
@@ -37,6 +37,11 @@ impl<'a> Traffic<'a> {
     /// TLS that callers' proxies begin.
     pub(super) fn tls(&self) -> Option<&'a TlsOrigination> {
         self.0.iter().find_map(|policy| policy.tls.as_ref())
+    }
+
+    /// How endpoints outside are probed.
+    pub(super) fn health_check(&self) -> Option<&'a HealthCheck> {
+        self.0.iter().find_map(|policy| policy.health_check.as_ref())
     }
 
     fn said<T: Copy>(&self, option: impl Fn(&TrafficPolicy) -> Option<T>) -> Option<T> {

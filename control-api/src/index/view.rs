@@ -1,14 +1,13 @@
 //! One proxy's view, and what to send so that it becomes another.
 
-use super::{Index, Target};
-use isthmus_proto::discovery::v1 as wire;
+use super::{Index, Target, Told};
 use isthmus_proto::model::{ResourceKey, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a proxy should hold. `None` under a key: it asked, and there is no such thing, which is an answer too.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct View(pub BTreeMap<ResourceKey, Option<Arc<wire::Resource>>>);
+pub struct View(pub BTreeMap<ResourceKey, Option<Arc<Told>>>);
 
 impl View {
     pub fn keys(&self) -> impl Iterator<Item = &ResourceKey> {
@@ -51,7 +50,7 @@ impl Index {
 }
 
 /// What turns a proxy that holds `old` into one that holds `new`: services before the addresses that name them.
-pub fn diff(old: &View, new: &View) -> (Vec<Arc<wire::Resource>>, Vec<ResourceKey>) {
+pub fn diff(old: &View, new: &View) -> (Vec<Arc<Told>>, Vec<ResourceKey>) {
     let mut upserts = Vec::new();
     let mut removals = Vec::new();
     for (key, resource) in &new.0 {

@@ -108,6 +108,19 @@ impl Caller {
         Ok(())
     }
 
+    /// The same for what was found to change and not named by the caller: of what he may not see, not even the name is told.
+    pub fn may_change_found<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a ResourceRef>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let keys: Vec<&ResourceRef> = keys.into_iter().collect();
+        match keys.iter().all(|key| self.sees_resource(key)) {
+            true => self.may_change(keys, dry_run),
+            false => Err(self.refuse("change all that this would change", "admin")),
+        }
+    }
+
     pub fn may_edit_namespace(&self, namespace: &str, what: &str) -> Result<(), Status> {
         match self.rights.edits(namespace) {
             true => Ok(()),

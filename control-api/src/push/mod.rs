@@ -7,6 +7,7 @@ pub mod copies;
 pub mod cut_off;
 pub mod lease;
 pub mod registry;
+pub mod share;
 mod signed;
 mod stream;
 pub mod wake;
@@ -61,12 +62,13 @@ impl Discovery for Push {
     async fn stream(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Self::StreamStream>, Status> {
         let peer = required_identity(request.extensions().get::<Peer>())?;
         let from = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
-        let incoming = request.into_inner();
+        let mut incoming = request.into_inner();
         let (outgoing, answer) = mpsc::channel(OUTGOING);
         let push = self.clone();
         // The headers of the answer leave now; whatever is wrong with the hello ends the stream with a status.
         self.tasks.spawn(async move {
-            if let Err(status) = push.serve(peer, from, incoming, &outgoing).await {
+            // Lent, not given: what a future is given it keeps in a place of its own, for as long as the proxy is there.
+            if let Err(status) = push.serve(&peer, &from, &mut incoming, &outgoing).await {
                 tracing::info!(code = ?status.code(), reason = status.message(), "discovery stream ended");
                 // The peer may be gone, or not reading; there is nobody else to tell.
                 let _ = outgoing.try_send(Err(status));
@@ -79,35 +81,35 @@ impl Discovery for Push {
 impl Push {
     async fn serve(
         &self,
-        peer: PeerIdentity,
-        from: String,
-        mut incoming: Streaming<ProxyMessage>,
+        peer: &PeerIdentity,
+        from: &str,
+        incoming: &mut Streaming<ProxyMessage>,
         outgoing: &mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<(), Status> {
         let hello = tokio::select! {
-            hello = tokio::time::timeout(HELLO_WITHIN, read_hello(&mut incoming)) => hello,
+            hello = tokio::time::timeout(HELLO_WITHIN, read_hello(incoming)) => hello,
             () = self.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
         };
         let mut hello = hello.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
-        self.check(&hello, &peer)?;
+        self.check(&hello, peer)?;
         let reminded = hello.revocations.take();
-        self.recall(&peer, &hello.workload, reminded).await?;
+        self.recall(peer, &hello.workload, reminded).await?;
         let now = self.ledger.clock().now_ms();
         let arrival = Arrival {
-            machine: Machine::read(hello.machine.clone(), &from),
+            machine: Machine::read(hello.machine.clone(), from),
             enrolment: self.issuer.register().enrolment_of(&peer.serial.to_string()),
         };
-        let arrived = self.registry.arrive_from(&hello.workload, &hello.build_version, &peer, now, arrival);
+        let arrived = self.registry.arrive_from(&hello.workload, &hello.build_version, peer, now, arrival);
         let seat = match arrived {
             Ok(seat) => seat,
-            Err(refused) => return Err(self.refuse(&hello.workload, &peer, from, &refused).await),
+            Err(refused) => return Err(self.refuse(&hello.workload, peer, from.to_string(), &refused).await),
         };
         seat.health(hello.health.as_ref());
         if hello.client_time_unix_ms != 0 {
             seat.clock(hello.client_time_unix_ms.saturating_sub(now));
         }
         tracing::info!(workload = hello.workload, build = hello.build_version, "proxy connected");
-        let ended = stream::run(self, &seat, &peer, hello, incoming, outgoing).await;
+        let ended = stream::run(self, &seat, peer, hello, incoming, outgoing).await;
         drop(seat);
         ended
     }

@@ -11,10 +11,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+mod everywhere;
 mod proxies;
 mod proxy;
 mod seat;
 
+pub use everywhere::{Elsewhere, Moment, Row, Share};
 pub use proxy::{Arrival, Progress, Proxy, Refused};
 pub use seat::Seat;
 
@@ -24,11 +26,14 @@ pub struct Registry {
     /// Counts changes, so that waiting needs no polling.
     changes: watch::Sender<u64>,
     moved: Notify,
+    /// Where several control planes serve the mesh.
+    elsewhere: Mutex<Arc<Elsewhere>>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Registry { proxies: Mutex::default(), changes: watch::Sender::new(0), moved: Notify::new() }
+        let (proxies, elsewhere) = (Mutex::default(), Mutex::default());
+        Registry { proxies, changes: watch::Sender::new(0), moved: Notify::new(), elsewhere }
     }
 }
 
@@ -93,6 +98,7 @@ impl Registry {
             proxy,
             keys: BTreeSet::new(),
             covers: 0,
+            concerned: 0,
             // Until it was sent its first view, everything concerns it.
             woken: true,
             stream,
@@ -134,7 +140,7 @@ impl Registry {
             if let Some(entry) = proxies.all.get_mut(workload).filter(|entry| entry.proxy.connected) {
                 // What was sent was the right view until now, unless something waits to be looked at already.
                 entry.covers = entry.covers_now(before);
-                entry.woken = true;
+                (entry.woken, entry.concerned) = (true, revision);
                 entry.proxy.behind_since.get_or_insert_with(Instant::now);
                 entry.wake.notify_one();
                 woken += 1;
@@ -182,8 +188,10 @@ impl Registry {
         users.filter(|workload| proxies.all.get(*workload).is_some_and(|entry| entry.proxy.connected)).count()
     }
 
+    /// At any of the control planes.
     pub fn connected_workloads(&self) -> HashSet<String> {
-        self.list().into_iter().filter(|proxy| proxy.connected).map(|proxy| proxy.workload).collect()
+        let all = self.everywhere(0).into_iter();
+        all.filter(|(_, (_, proxy))| proxy.connected).map(|(workload, _)| workload).collect()
     }
 
     /// Wakes at each change of any proxy.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn peer() -> PeerIdentity {
+pub(super) fn peer() -> PeerIdentity {
     let at = UnixTime::since_unix_epoch(Duration::from_secs(100));
     let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/web").unwrap();
     PeerIdentity { id, serial: Serial::from_bytes(&[7]).unwrap(), not_before: at, not_after: at }

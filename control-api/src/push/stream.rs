@@ -7,7 +7,7 @@
 
 use super::Push;
 use super::registry::Seat;
-use super::signed::{Held, REFRESH};
+use super::signed::{self, REFRESH};
 use crate::index::{View, diff};
 use crate::ledger::World;
 use crate::live::Questions;
@@ -28,8 +28,9 @@ use tonic::{Status, Streaming};
 const UNANSWERED: usize = 8;
 /// Between two deltas for commits; a burst is one push, and a single change does not wait.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Of one message, about. A first sync that is larger comes in several, which the proxy takes as one.
-const MAX_DELTA: usize = 1 << 20;
+/// Of one message, about. A first sync that is larger comes in several, which the proxy takes as one: what is sent at once
+/// is what the stream's buffer keeps for as long as it is open.
+const MAX_DELTA: usize = 1 << 10;
 /// After this long without an answer a proxy is taken for hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that one proxy may subscribe to: an app that scans must not make the control plane hold its whole range.
@@ -44,7 +45,6 @@ struct Stream<'a> {
     subscriptions: BTreeSet<ResourceKey>,
     /// What the proxy holds once it has applied all that was sent.
     sent: View,
-    held: Held,
     signed: Instant,
     synced: bool,
     unanswered: VecDeque<(u64, Instant)>,
@@ -57,7 +57,7 @@ pub(super) async fn run(
     seat: &Seat<'_>,
     peer: &PeerIdentity,
     hello: Hello,
-    mut incoming: Streaming<ProxyMessage>,
+    incoming: &mut Streaming<ProxyMessage>,
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
     let now_ms = push.ledger.clock().now_ms();
@@ -175,7 +175,6 @@ impl<'a> Stream<'a> {
             workload: hello.workload,
             subscriptions: BTreeSet::new(),
             sent: View::default(),
-            held: Held::default(),
             signed: Instant::now(),
             synced: false,
             unanswered: VecDeque::new(),
@@ -278,12 +277,11 @@ impl<'a> Stream<'a> {
             return Ok((None, again));
         }
         let removals: Vec<wire::ResourceKey> = removals.into_iter().map(Into::into).collect();
-        self.held.apply(&upserts, &removals);
         self.signed = Instant::now();
-        let signature = self.held.sign(&push.own, &self.workload, world.revision, push.ledger.clock().now_ms());
+        let signature = signed::sign(&push.own, &view, &self.workload, world.revision, push.ledger.clock().now_ms());
         let delta = wire::Delta {
             version: world.revision,
-            upserts: upserts.iter().map(|resource| (**resource).clone()).collect(),
+            upserts: upserts.iter().map(|told| wire::Resource::clone(told)).collect(),
             removals,
             first_sync_complete: !self.synced,
             signature,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::recent::Since;
-use crate::store::{Change, Put, Replicas, Store};
+use crate::store::{Change, Put, Replicas, Store, Stream};
 use crate::validate::ResourceRef;
 use isthmus_world::apps::{Etcd, EtcdTls, Relay};
 use serde_json::json;
@@ -150,15 +150,45 @@ fn what_a_replica_says_is_known_and_gone_with_it() {
     let Some(etcd) = cluster(1) else { return };
     let (one, other) = (open(etcd.endpoints(), "one"), open(etcd.endpoints(), "other"));
     one.say(json!({ "address": "10.0.0.1:15013" })).unwrap();
-    one.hold(&[("shop/web".to_string(), true), ("shop/batch".to_string(), true)]).unwrap();
-    one.hold(&[("shop/batch".to_string(), false)]).unwrap();
-    until("it is known", || other.held_elsewhere() == ["shop/web".to_string()].into());
+    one.hold(&[("shop/web".to_string(), Stream::Ready), ("shop/batch".to_string(), Stream::Ready)]).unwrap();
+    one.hold(&[("shop/batch".to_string(), Stream::Gone)]).unwrap();
+    let web = |ready| [("shop/web".to_string(), ready)].into();
+    until("it is known", || other.held_elsewhere() == web(true));
     until("so is the address", || other.all().get("one") == Some(&json!({ "address": "10.0.0.1:15013" })));
     assert!(one.held_elsewhere().is_empty());
+    one.hold(&[("shop/web".to_string(), Stream::Unready)]).unwrap();
+    until("its app is not ready", || other.held_elsewhere() == web(false));
     let late = open(etcd.endpoints(), "late");
-    until("who comes later knows it too", || late.held_elsewhere() == ["shop/web".to_string()].into());
+    until("who comes later knows it too", || late.held_elsewhere() == web(false));
+    one.hold(&[("shop/web".to_string(), Stream::Ready)]).unwrap();
+    until("and ready again", || late.held_elsewhere() == web(true));
     drop(one);
     until("gone", || other.held_elsewhere().is_empty() && !other.all().contains_key("one"));
+}
+
+#[test]
+fn what_a_replica_tells_in_pieces_is_read_by_the_others_and_gone_with_it() {
+    let Some(etcd) = cluster(1) else { return };
+    let relay = Relay::to(etcd.clients()[0]).unwrap();
+    let (one, other) = (open(vec![format!("http://{}", relay.address())], "one"), open(etcd.endpoints(), "other"));
+    let piece = |n: usize| (format!("{n:02}"), Some(json!({ "n": n, "filler": "x".repeat(60_000) })));
+    // More than one transaction holds.
+    one.tell((0..40).map(piece).collect()).unwrap();
+    let pieces = || other.told(u64::MAX).1.unwrap().into_keys().map(|(_, piece)| piece).collect::<Vec<_>>();
+    until("all of it is told", || pieces().len() == 40);
+    assert!(one.told(u64::MAX).1.unwrap().is_empty(), "its own word is no news");
+    let (seen, _) = other.told(u64::MAX);
+    assert_eq!(other.told(seen), (seen, None), "nothing new");
+    one.tell(vec![("00".to_string(), None), ("zz".to_string(), Some(json!(7)))]).unwrap();
+    until("one went, one came", || pieces().len() == 40 && pieces().last().is_some_and(|last| last == "zz"));
+    assert_ne!(other.told(seen).0, seen);
+    // Its lease ends while it is cut off; when it is back, it says everything again.
+    relay.cut();
+    until("it is gone", || pieces().is_empty());
+    relay.mend();
+    until("it is all there again", || pieces().len() == 40);
+    drop(one);
+    until("gone", || pieces().is_empty());
 }
 
 #[test]

@@ -21,9 +21,10 @@ pub use recent::{Commit, Since};
 use crate::validate::ResourceRef;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(test)]
@@ -105,10 +106,17 @@ pub trait Replicas {
     fn say(&self, of_itself: Value) -> Result<(), StoreError>;
 
     /// Whose stream this process serves from now on, and whose no longer.
-    fn hold(&self, workloads: &[(String, bool)]) -> Result<(), StoreError>;
+    fn hold(&self, workloads: &[(String, Stream)]) -> Result<(), StoreError>;
 
-    /// Whose streams others serve.
-    fn held_elsewhere(&self) -> BTreeSet<String>;
+    /// Whose streams others serve, and whether their apps are ready.
+    fn held_elsewhere(&self) -> BTreeMap<String, bool>;
+
+    /// What the others may read of this process, in pieces of bearable size; those that are absent stay as they are. They are
+    /// written in the order of their names.
+    fn tell(&self, pieces: Vec<(String, Option<Value>)>) -> Result<(), StoreError>;
+
+    /// What the others tell, and the number of this answer; nothing if `seen` is still its number.
+    fn told(&self, seen: u64) -> (u64, Option<Told>);
 
     /// For how long the store has not been reached, by our own clock; none while it is, or was a moment ago. The others take
     /// this process for dead meanwhile.
@@ -116,6 +124,18 @@ pub trait Replicas {
 
     /// The replica that leads, if any does.
     fn leader(&self) -> Option<String>;
+}
+
+/// By replica and piece.
+pub type Told = BTreeMap<(String, String), Arc<Value>>;
+
+/// A proxy's stream, as its control plane tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Ready,
+    /// Its app takes no traffic, by its own sidecar's word.
+    Unready,
+    Gone,
 }
 
 /// All that a store holds: for backups and for the move to another store.

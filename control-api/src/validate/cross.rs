@@ -332,6 +332,7 @@ fn check_services(found: &mut Findings, resource: &Resource, services: &[String]
 fn check_traffic(found: &mut Findings, resource: &Resource, policy: &TrafficPolicy, world: &World) {
     check_services(found, resource, &policy.services, world);
     super::origination::check(found, resource, policy, world.set);
+    super::health::check(found, resource, policy, world.set);
     let others = world.set.of_kind("TrafficPolicy", Some(&resource.key.namespace));
     let others = others.take_while(|other| other.key.name < resource.key.name);
     for other in others {
@@ -355,6 +356,7 @@ fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'s
         ("proxyProtocol", a.proxy_protocol.is_some() && b.proxy_protocol.is_some()),
         ("headerNames", a.header_names.is_some() && b.header_names.is_some()),
         ("tls", a.tls.is_some() && b.tls.is_some()),
+        ("healthCheck", a.health_check.is_some() && b.health_check.is_some()),
         ("timeouts.request", a.request_timeout.is_some() && b.request_timeout.is_some()),
     ];
     both.into_iter().filter_map(|(name, both)| both.then_some(name))

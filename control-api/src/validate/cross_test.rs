@@ -83,6 +83,16 @@ fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
             "connect is set for the same by TrafficPolicy a as well",
         ),
         (
+            ours("TrafficPolicy", shop, "services: [orders], healthCheck: { tcp: true }"),
+            "spec.services[0]",
+            "their own sidecars say how they are",
+        ),
+        (
+            ours("TrafficPolicy", shop, "healthCheck: { tcp: true }"),
+            "spec.healthCheck",
+            "holds for single services",
+        ),
+        (
             "apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: y }\nspec: { clusterIP: 10.97.0.1, ports: [] }".to_string(),
             "spec.clusterIP",
             "none of MeshConfig's spec.vipRanges",

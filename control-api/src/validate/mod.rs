@@ -11,6 +11,7 @@ pub(crate) mod cross_addresses;
 mod cross_egress;
 mod egress;
 pub mod field;
+mod health;
 mod kubernetes;
 mod names;
 pub mod node;

@@ -224,7 +224,8 @@ pub(super) fn match_labels(field: &Field) -> Labels {
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
-    const OPTIONS: [&str; 6] = ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls"];
+    const OPTIONS: [&str; 7] =
+        ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls", "healthCheck"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
     if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
         spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
@@ -245,6 +246,7 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
             .and_then(|f| f.choice(&[("TitleCase", HeaderNames::TitleCase), ("Preserve", HeaderNames::Preserve)])),
         tls: spec.get("tls").map(|f| super::origination::read(&f)),
         request_timeout: spec.get("timeouts").and_then(|f| request_timeout(&f)),
+        health_check: spec.get("healthCheck").and_then(|f| super::health::read(&f)),
     }
 }
 

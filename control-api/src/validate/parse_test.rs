@@ -211,7 +211,7 @@ fn a_traffic_policy_says_something_and_in_known_words() {
         (
             "services: [orders]",
             format!(
-                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts, tls"
+                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts, tls, healthCheck"
             ),
         ),
         (
@@ -231,6 +231,34 @@ fn a_traffic_policy_says_something_and_in_known_words() {
             format!("f.yaml:4:30: {at}spec.timeouts.request: has to be between 1s and 24h"),
         ),
         ("timeouts: { request: 2d }", format!("f.yaml:4:30: {at}spec.timeouts.request: has to be between 1s and 24h")),
+        (
+            "healthCheck: { tcp: true, http: { path: / } }",
+            format!(
+                "f.yaml:4:22: {at}spec.healthCheck: is of one kind: write `tcp: true`, `http: {{ path: /ready }}` or `grpc: {{}}`"
+            ),
+        ),
+        (
+            "healthCheck: { http: { path: ready } }",
+            format!(
+                "f.yaml:4:38: {at}spec.healthCheck.http.path: `ready` does not begin with /, or holds blanks or other than ASCII"
+            ),
+        ),
+        (
+            "healthCheck: { tcp: true, interval: 100ms }",
+            format!(
+                "f.yaml:4:45: {at}spec.healthCheck.interval: has to be between 1s and 1h: every proxy that uses the endpoint asks"
+            ),
+        ),
+        (
+            "healthCheck: { tcp: true, interval: 5s, timeout: 6s }",
+            format!(
+                "f.yaml:4:58: {at}spec.healthCheck.timeout: has to be longer than nothing, and no longer than the interval"
+            ),
+        ),
+        (
+            "healthCheck: { tcp: true, failures: 0 }",
+            format!("f.yaml:4:45: {at}spec.healthCheck.failures: has to be a whole number between 1 and 100"),
+        ),
         ("timeouts: {}", format!("f.yaml:4:19: {at}spec.timeouts.request: is missing; `request` is required here")),
         (
             "proxyprotocol: v2, connect: early",

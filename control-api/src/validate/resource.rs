@@ -11,7 +11,9 @@ use std::time::Duration;
 
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
-pub use isthmus_proto::model::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, Probing, ProxyProtocol, SourceAddress};
+pub use isthmus_proto::model::{
+    Connect, HeaderNames, HealthCheck, MAX_REQUEST_TIMEOUT, Probing, ProxyProtocol, SourceAddress,
+};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -251,6 +253,8 @@ pub struct TrafficPolicy {
     /// TLS that the callers' proxies begin towards endpoints without sidecar.
     pub tls: Option<TlsOrigination>,
     pub request_timeout: Option<Duration>,
+    /// How endpoints without sidecar are probed by whoever uses them.
+    pub health_check: Option<HealthCheck>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

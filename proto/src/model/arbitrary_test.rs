@@ -121,6 +121,7 @@ prop_compose! {
         name in option::of("[a-z]{1,5}\\.[a-z]{2,5}"),
         target_ports in prop::collection::btree_map(port(), port(), 0..3),
         tls in option::of(("[a-z]{1,5}", vec(vec(any::<u8>(), 0..4), 0..2), any::<bool>())),
+        health in option::of(health()),
     ) -> External {
         let files = || ("/c.pem".to_owned(), "/k.pem".to_owned());
         let tls = tls.map(|(server_name, roots_der, client)| TlsOrigination {
@@ -128,7 +129,24 @@ prop_compose! {
             roots_der,
             client: client.then(files),
         });
-        External { name, target_ports, tls }
+        External { name, target_ports, tls, health }
+    }
+}
+
+prop_compose! {
+    fn health()(
+        how in prop_oneof![
+            Just(Asking::Tcp),
+            "/[!-~]{0,8}".prop_map(Asking::Http),
+            "[!-~]{0,8}".prop_map(Asking::Grpc),
+        ],
+        timeout in 1..=1_000_u64,
+        longer in 0..=3_599_000_u64,
+        failures in 1..=MOST_IN_A_ROW,
+        successes in 1..=MOST_IN_A_ROW,
+    ) -> HealthCheck {
+        let ms = std::time::Duration::from_millis;
+        HealthCheck { how, interval: ms(1_000 + longer), timeout: ms(timeout), failures, successes }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::{bounded, port};
-use super::{MAX_LIST, MAX_TEXT, ModelError};
+use super::{HealthCheck, MAX_LIST, MAX_TEXT, ModelError};
 use crate::discovery::v1 as wire;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,6 +13,8 @@ pub struct External {
     /// With a name: service port to port there.
     pub target_ports: BTreeMap<u16, u16>,
     pub tls: Option<TlsOrigination>,
+    /// How endpoints without sidecar are probed; `None`: they are not.
+    pub health: Option<HealthCheck>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +36,10 @@ impl TryFrom<wire::External> for External {
             name: if e.name.is_empty() { None } else { Some(host("name", &e.name)?) },
             target_ports: e.target_ports.into_iter().map(target).collect::<Result<_, ModelError>>()?,
             tls: e.tls.map(TlsOrigination::try_from).transpose().map_err(|e| e.within("tls"))?,
+            health: match e.health_check.map(HealthCheck::read) {
+                None => None,
+                Some(read) => read.map_err(|e| e.within("health_check"))?,
+            },
         })
     }
 }
@@ -68,6 +74,7 @@ impl From<External> for wire::External {
             name: e.name.unwrap_or_default(),
             target_ports: e.target_ports.into_iter().map(|(from, to)| (from.into(), to.into())).collect(),
             tls: e.tls.map(Into::into),
+            health_check: e.health.map(Into::into),
         }
     }
 }

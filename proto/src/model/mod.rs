@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod external;
 pub mod flow;
+mod health;
 pub mod hint;
 mod inbound;
 mod mesh;
@@ -26,6 +27,7 @@ pub use egress::{Egress, EgressConditions, EgressDefault, EgressRule};
 pub use endpoint::{Address, Endpoint, MeshPeer, Target, Workload};
 pub use error::{ModelError, Understood};
 pub use external::{External, TlsOrigination};
+pub use health::{Asking, HealthCheck, LONGEST_INTERVAL, MOST_IN_A_ROW, SHORTEST_INTERVAL};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Probe, Probing, Registered, Standing};
 pub use mesh::{
     Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, read_revocations, write_federation, write_profile,

@@ -133,3 +133,36 @@ fn patterns_that_could_be_read_in_two_ways_are_refused() {
         assert!(with_path(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_health_check_that_would_ask_too_often_or_in_other_words_is_refused() {
+    use wire::health_check::How;
+    let good = wire::HealthCheck {
+        how: Some(How::HttpPath("/ready".into())),
+        interval_ms: 5_000,
+        timeout_ms: 2_000,
+        failures: 3,
+        successes: 1,
+    };
+    let read = |health: &wire::HealthCheck| {
+        let external = wire::External { health_check: Some(health.clone()), ..Default::default() };
+        External::try_from(external).map(|external| external.health).map_err(|e| e.field)
+    };
+    assert!(read(&good).unwrap().is_some());
+    let unknown = wire::HealthCheck { how: None, ..good.clone() };
+    assert_eq!(read(&unknown), Ok(None), "a way from the future is no reason to refuse the service");
+    let http = |path: &str| wire::HealthCheck { how: Some(How::HttpPath(path.into())), ..good.clone() };
+    for (bad, field) in [
+        (http("ready"), "http_path"),
+        (http("/a b"), "http_path"),
+        (http("/a\r\nHost: b"), "http_path"),
+        (wire::HealthCheck { how: Some(How::GrpcService("a\n".into())), ..good.clone() }, "grpc_service"),
+        (wire::HealthCheck { interval_ms: 10, ..good.clone() }, "interval_ms"),
+        (wire::HealthCheck { timeout_ms: 6_000, ..good.clone() }, "timeout_ms"),
+        (wire::HealthCheck { timeout_ms: 0, ..good.clone() }, "timeout_ms"),
+        (wire::HealthCheck { failures: 0, ..good.clone() }, "failures"),
+        (wire::HealthCheck { successes: 101, ..good.clone() }, "successes"),
+    ] {
+        assert_eq!(read(&bad), Err(format!("health_check.{field}")));
+    }
+}

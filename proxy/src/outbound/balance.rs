@@ -1,7 +1,7 @@
 //! Which endpoint gets the next request. Pure: endpoints and a turn in, a choice out. The own site first, others where it
-//! has none left; among equals each in turn.
+//! has none left; among equals each in turn. One that fails its health check has no turn as long as another one does not.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::state::{Endpoint, Order};
@@ -41,10 +41,38 @@ pub fn pick<'a>(
     turn: usize,
     tried: Tried,
 ) -> Option<(&'a Arc<Endpoint>, usize, u16)> {
+    pick_fit(endpoints, order, service_port, family, turn, tried, |_| true)
+}
+
+/// The same of those that do not fail; of all of them where all do. A probe may be wrong, and refusing everything for its
+/// word would lose what could be saved.
+pub fn pick_healthy<'a>(
+    endpoints: &'a [Arc<Endpoint>],
+    order: &Order,
+    to: SocketAddr,
+    turn: usize,
+    tried: Tried,
+    fails: impl Fn(SocketAddr) -> bool,
+) -> Option<(&'a Arc<Endpoint>, usize, u16)> {
+    pick_fit(endpoints, order, to.port(), to.ip(), turn, tried, |at| !fails(at))
+        .or_else(|| pick(endpoints, order, to.port(), to.ip(), turn, tried))
+}
+
+fn pick_fit<'a>(
+    endpoints: &'a [Arc<Endpoint>],
+    order: &Order,
+    service_port: u16,
+    family: IpAddr,
+    turn: usize,
+    tried: Tried,
+    fit: impl Fn(SocketAddr) -> bool,
+) -> Option<(&'a Arc<Endpoint>, usize, u16)> {
     let usable = |place: u32| {
         let place = place as usize;
         let endpoint = endpoints.get(place).filter(|_| !tried.contains(place))?;
-        Some((endpoint, place, *endpoint.target_ports.get(&service_port)?))
+        let port = *endpoint.target_ports.get(&service_port)?;
+        // Whose sidecar is there says itself how it is.
+        (endpoint.mesh.is_some() || fit(SocketAddr::new(endpoint.ip, port))).then_some((endpoint, place, port))
     };
     order.groups(family).find_map(|group| {
         // Of those that are equal, each in turn; where one cannot serve, the next one does.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::balance::{Tried, pick};
+use super::balance::{Tried, pick, pick_healthy};
 use crate::state::{Endpoint, Order, SiteName};
 
 const FAMILY: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
@@ -104,4 +104,38 @@ fn of_ten_thousand_endpoints_each_gets_the_same() {
     let after = pick(&all, &order, 80, FAMILY, 4_000, tried).map(|(_, place, _)| place);
     assert_eq!(after, Some(9_001), "what was tried is passed over, however long the list");
     assert!(times[..5_000].iter().all(|times| *times == 0) && times[5_000..].iter().all(|times| *times == 4));
+}
+
+#[test]
+fn who_fails_has_no_turn_as_long_as_another_one_does_not() {
+    let here: SiteName = "dc1".parse().unwrap();
+    let all = [endpoint("azure", 1, true), endpoint("dc1", 2, true), endpoint("dc1", 3, true)];
+    let order = Order::new(&all, Some(&here));
+    let chosen = |failing: &[u8], turn, tried| {
+        let fails = |at: std::net::SocketAddr| failing.iter().any(|last| at == ([10, 0, 0, *last], 8080).into());
+        pick_healthy(&all, &order, (FAMILY, 80).into(), turn, tried, fails).map(|(_, place, _)| place)
+    };
+    let none = Tried::default();
+    assert_eq!([chosen(&[], 0, none), chosen(&[], 1, none)], [Some(1), Some(2)]);
+    assert_eq!([chosen(&[2], 0, none), chosen(&[2], 1, none)], [Some(2), Some(2)]);
+    assert_eq!(chosen(&[2, 3], 0, none), Some(0), "the other site before one that fails");
+    assert_eq!(
+        [chosen(&[1, 2, 3], 0, none), chosen(&[1, 2, 3], 1, none)],
+        [Some(1), Some(2)],
+        "all fail: all are used"
+    );
+    let mut tried = Tried::default();
+    tried.add(2);
+    tried.add(0);
+    assert_eq!(chosen(&[2], 0, tried), Some(1), "what is left is tried");
+    let behind = Endpoint {
+        mesh: Some(crate::state::MeshPeer {
+            port: 15008,
+            identities: vec![isthmus_certs::SpiffeId::parse("spiffe://shop.example/ns/shop/sa/a").unwrap()],
+        }),
+        ..(*all[1]).clone()
+    };
+    let sidecar = [Arc::new(behind)];
+    let order = Order::new(&sidecar, Some(&here));
+    assert!(pick_healthy(&sidecar, &order, (FAMILY, 80).into(), 0, none, |_| true).is_some());
 }

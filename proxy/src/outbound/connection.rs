@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
-use super::balance::{Tried, pick};
+use super::balance::{Tried, pick, pick_healthy};
 use super::first::{First, detect};
 use super::pin::Pin;
 use super::tunnel::Reached;
@@ -66,11 +66,15 @@ impl Route {
     }
 
     /// The next endpoint, its place, and the app's port there.
-    pub(super) fn pick(&self, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
+    pub(super) fn pick(&self, outbound: &Outbound, turn: usize, tried: Tried) -> Option<(&Arc<Endpoint>, usize, u16)> {
         match &self.to {
             Callee::Service(service) => {
                 let (endpoints, to) = (&service.endpoints, self.destination);
-                service.with_order(self.mesh.site(), |order| pick(endpoints, order, to.port(), to.ip(), turn, tried))
+                let failing = outbound.needs.state.state().failing().of(service);
+                service.with_order(self.mesh.site(), |order| match failing {
+                    Some(failing) => pick_healthy(endpoints, order, to, turn, tried, |at| failing.has(at)),
+                    None => pick(endpoints, order, to.port(), to.ip(), turn, tried),
+                })
             }
             Callee::Workload(workload) => {
                 (tried == Tried::default()).then(|| (&workload.endpoint, 0, self.destination.port()))
@@ -277,7 +281,7 @@ async fn tunnel_on(
 /// Whether the endpoint whose turn it is has a sidecar that takes tunnels and no requests (ALPN `h2`, HBONE): then the
 /// app's HTTP goes there as the bytes that it is. Which of both a sidecar takes shows when it is connected to.
 async fn takes_tunnels_only(outbound: &Rc<Outbound>, route: &Route) -> bool {
-    let Some((endpoint, ..)) = route.pick(outbound.coming_turn(), Tried::default()) else { return false };
+    let Some((endpoint, ..)) = route.pick(outbound, outbound.coming_turn(), Tried::default()) else { return false };
     let Some(peer) = &endpoint.mesh else { return false };
     let slot = match outbound.pool.try_acquire(endpoint) {
         Some(slot) => Ok(slot),

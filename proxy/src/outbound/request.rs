@@ -144,7 +144,7 @@ async fn route_and_send(
         return answered;
     }
     for _ in 0..ATTEMPTS {
-        let Some((endpoint, place, port)) = route.pick(turn, tried) else {
+        let Some((endpoint, place, port)) = route.pick(outbound, turn, tried) else {
             if route.is_by_name()
                 && let Some((head, body)) = unsent.take()
             {

@@ -85,7 +85,7 @@ async fn serve_attempts(
     for _ in 0..ATTEMPTS {
         let far = match opened.take() {
             Some(opened) => Ok(Far::Mesh(Box::new(opened))),
-            None => match route.pick(turn, tried) {
+            None => match route.pick(outbound, turn, tried) {
                 None if route.is_by_name() && tried == Tried::default() => {
                     tried.add(0);
                     reach_plain(outbound, &route, None, &prefix).await

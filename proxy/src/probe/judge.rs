@@ -21,6 +21,10 @@ impl Judge {
         Judge { failures: failures.max(1), successes: successes.max(1), ready: false, reason, against: 0, heard: false }
     }
 
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard
+    }
+
     pub(super) fn health(&self) -> Health {
         Health { ready: self.ready, reason: if self.ready { String::new() } else { self.reason.clone() } }
     }

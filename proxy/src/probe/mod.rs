@@ -1,5 +1,5 @@
 //! Whether the app beside us can take traffic: asked again and again, as the configuration says, and told to the control
-//! plane, which leaves it out of every view while it cannot.
+//! plane, which leaves it out of every view while it cannot. In the same way [`others`] asks endpoints outside of the mesh.
 //!
 //! One probe at a time, each with a deadline; what an app answers is read up to a bound. A command runs without a shell,
 //! with an empty environment, and is killed with all it started when its time is over.
@@ -8,6 +8,7 @@ mod command;
 mod grpc;
 mod http;
 mod judge;
+pub mod others;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod egress;
+pub mod failing;
 pub mod inbound;
 pub mod mesh;
 pub mod order;
@@ -27,8 +28,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use inbound::InboundPort;
 pub use isthmus_proto::model::{
-    AppProtocol, Connect, Endpoint, Enforcement, External, HeaderNames, MeshPeer, ProxyProtocol, ServiceName,
-    ServicePort, Site, SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
+    AppProtocol, Asking, Connect, Endpoint, Enforcement, External, HeaderNames, HealthCheck, MeshPeer, ProxyProtocol,
+    ServiceName, ServicePort, Site, SiteName, SourceAddress, TlsVersion, TrafficOptions, Transport, WorkloadName,
 };
 pub use mesh::{Destination, Mesh};
 pub use order::Order;
@@ -51,6 +52,7 @@ pub struct State {
     demand: mpsc::Sender<IpAddr>,
     waiting: AtomicUsize,
     unasked: AtomicU64,
+    failing: failing::Failing,
 }
 
 /// The control stream's end: addresses that somebody waits for. Repeats are possible.
@@ -74,6 +76,7 @@ impl State {
             demand,
             waiting: AtomicUsize::new(0),
             unasked: AtomicU64::new(0),
+            failing: failing::Failing::default(),
         };
         (Arc::new(state), Demands(demands))
     }
@@ -93,6 +96,11 @@ impl State {
     /// How often a snapshot was published. What it counts is there to be loaded.
     fn publications(&self) -> u64 {
         self.publications.load(Ordering::Acquire)
+    }
+
+    /// Endpoints outside that fail this proxy's probes.
+    pub fn failing(&self) -> &failing::Failing {
+        &self.failing
     }
 
     /// Only `control` calls this.

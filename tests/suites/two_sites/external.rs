@@ -1,10 +1,13 @@
 //! Services outside of the mesh: by name (ExternalName) and by addresses written by hand, in plain and in TLS that the
 //! sidecar begins; none of them a way around EgressPolicies.
 
-use isthmus_world::apps::{Daemon, SelfSigned};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use isthmus_world::apps::{self, Daemon, SelfSigned, Server};
 use isthmus_world::mesh::Mesh;
 
-use crate::egress::{Outside, RIGHT, fetch, passes, policy, refusals, refused};
+use crate::egress::{Outside, RIGHT, WRONG, fetch, passes, policy, refusals, refused};
 use crate::{Test, require};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -12,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("tls_to_a_service_outside_shows_a_certificate_from_the_host", client_certificate),
     ("endpoints_outside_are_asked_of_egress_policies", by_address),
     ("tls_to_a_service_outside_is_proved_by_the_hosts_own_roots_where_no_ca_is_named", by_host_roots),
+    ("an_endpoint_outside_that_fails_its_health_check_gets_no_traffic_until_it_returns", by_health),
 ];
 
 const URL: &str = "http://payments.shop.svc.cluster.local/";
@@ -155,4 +159,61 @@ fn by_address(mesh: &mut Mesh) -> Result<(), String> {
     refused(mesh, &outside, "not-allowed", &[URL])?;
     mesh.apply(&policy(&format!("  allow:\n    - {{ cidrs: [{RIGHT}/32], ports: [80] }}\n")))?;
     passes(mesh, &[URL]).map(|_| ())
+}
+
+/// Of two plain servers that this test starts and stops.
+const PORT: u16 = 8085;
+const SOON: Duration = Duration::from_secs(20);
+
+fn by_health(mesh: &mut Mesh) -> Result<(), String> {
+    let _outside = Outside::start(mesh)?;
+    let written = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ namespace: shop, name: payments }}\nspec:\n  clusterIP: 10.96.0.40\n  \
+         ports: [{{ name: http, port: 80 }}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+         namespace: shop\n  name: payments-1\n  labels: {{ kubernetes.io/service-name: payments }}\naddressType: IPv4\n\
+         endpoints: [{{ addresses: [{RIGHT}] }}, {{ addresses: [{WRONG}] }}]\nports: [{{ name: http, port: {PORT} }}]\n---\n"
+    );
+    mesh.apply(&format!("{written}{}", transport("Permissive")))?;
+    let (right, mut wrong) = (serve(mesh, "right")?, Some(serve(mesh, "wrong")?));
+    // Both have their turn; and without a check, one that is gone goes on having its turn.
+    require(of_ten(mesh)? == 10, || "both serve".to_owned())?;
+    let both = [right.requests(), wrong.as_ref().map_or(0, Server::requests)];
+    require(both.iter().all(|count| *count >= 4), || format!("{both:?}"))?;
+    wrong = None;
+    let lost = 10 - of_ten(mesh)?;
+    require(lost >= 4, || format!("the control arm lost {lost}"))?;
+
+    let check = "apiVersion: mesh.isthmus.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { namespace: shop, name: payments }\n\
+                 spec:\n  services: [payments]\n  healthCheck: { tcp: true, interval: 1s, timeout: 500ms, failures: 2 }\n";
+    mesh.apply(check)?;
+    until(mesh, "the one that is gone has no turn", |mesh| Ok(of_ten(mesh)? == 10))?;
+    require(of_ten(mesh)? == 10, || "it has its turn again".to_owned())?;
+    let back = serve(mesh, "wrong")?;
+    until(mesh, "it has its turn again", |mesh| {
+        of_ten(mesh)?;
+        Ok(back.requests() > 0)
+    })?;
+    require(of_ten(mesh)? == 10 && wrong.is_none(), || "both serve again".to_owned())
+}
+
+fn serve(mesh: &Mesh, host: &str) -> Result<Server, String> {
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+    apps::http_server(mesh.world().host(host), at).map_err(|e| e.to_string())
+}
+
+/// How many of ten requests are answered.
+fn of_ten(mesh: &Mesh) -> Result<usize, String> {
+    let mut good = 0;
+    for _ in 0..10 {
+        good += usize::from(fetch(mesh, &[URL])?.status == 200);
+    }
+    Ok(good)
+}
+
+fn until(mesh: &Mesh, what: &str, mut holds: impl FnMut(&Mesh) -> Result<bool, String>) -> Result<(), String> {
+    let end = Instant::now() + SOON;
+    while !holds(mesh)? {
+        require(Instant::now() < end, || format!("not within {SOON:?}: {what}"))?;
+    }
+    Ok(())
 }

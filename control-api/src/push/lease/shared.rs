@@ -1,11 +1,12 @@
 //! Leases where several control planes serve the mesh: a stream at any of them is one. Each tells the others whose streams
-//! it serves; the one that leads decides who is away, and writes that down; all of them carry it out.
+//! it serves; the one that leads decides who is away, and writes that down; all of them carry it out. That an app is not
+//! ready is told with its stream, and carried out by each at once: nobody has to decide it.
 
 use super::{Leases, key, site};
 use crate::config::Leases as Config;
 use crate::ledger::Ledger;
 use crate::push::registry::Registry;
-use crate::store::StoreError;
+use crate::store::{StoreError, Stream};
 use crate::validate::ResourceRef;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +25,11 @@ type Workloads = BTreeSet<Arc<str>>;
 #[derive(Debug)]
 struct Shared {
     leases: Leases,
-    /// Served here.
-    streams: Workloads,
-    /// And able to take traffic.
-    here: Workloads,
+    /// Served here, and as the others were told it.
+    here: BTreeMap<Arc<str>, Stream>,
     elsewhere: Workloads,
+    /// By the word of whoever serves it; who has gone stays as he was until somebody serves him again.
+    unready: Workloads,
     /// As it is published here.
     in_force: Workloads,
 }
@@ -38,9 +39,9 @@ pub(super) async fn keep(ledger: Arc<Ledger>, registry: Arc<Registry>, config: C
     let leases = Leases::new(config.grace, expected.into_iter(), Instant::now() + config.after_start);
     let mut shared = Shared {
         leases,
-        streams: Workloads::new(),
-        here: Workloads::new(),
+        here: BTreeMap::new(),
         elsewhere: Workloads::new(),
+        unready: Workloads::new(),
         in_force: Workloads::new(),
     };
     loop {
@@ -72,12 +73,19 @@ impl Shared {
         let store = ledger.store();
         let Some(replicas) = store.replicas() else { return Ok(()) };
         let now = Instant::now();
-        let elsewhere = replicas.held_elsewhere().into_iter().map(Arc::from).collect();
-        let moves = self.with_health(moves, unready);
-        self.moved(&moves, elsewhere, now);
-        if !moves.is_empty() {
-            let moves: Vec<_> = moves.into_iter().map(|(workload, here)| (workload.to_string(), here)).collect();
-            replicas.hold(&moves)?;
+        let elsewhere: BTreeMap<Arc<str>, bool> =
+            replicas.held_elsewhere().into_iter().map(|(workload, ready)| (workload.into(), ready)).collect();
+        let changes = self.with_health(&moves, &unready);
+        self.word(&elsewhere);
+        let world = ledger.world();
+        // Whose Workload is deleted is nobody's any more.
+        self.unready.retain(|workload| site(&world.resources, workload).is_some());
+        drop(world);
+        self.moved(&moves, elsewhere.into_keys().collect(), now);
+        // Before anything that may fail: it needs nobody's consent.
+        self.carry_out(ledger, self.leases.away.clone());
+        if !changes.is_empty() {
+            replicas.hold(&changes)?;
         }
         let written = store.facts(AWAY)?;
         let mut away: Workloads =
@@ -91,36 +99,50 @@ impl Shared {
         Ok(())
     }
 
-    /// Towards the others, a stream whose app is not ready is none: it is away after the grace.
-    fn with_health(&mut self, moves: BTreeMap<Arc<str>, bool>, unready: Workloads) -> BTreeMap<Arc<str>, bool> {
-        for (workload, comes) in &moves {
-            if *comes {
-                self.streams.insert(workload.clone())
-            } else {
-                self.streams.remove(workload)
+    /// Takes in who is served here, and how; what the others are to be told of it.
+    fn with_health(&mut self, moves: &BTreeMap<Arc<str>, bool>, unready: &Workloads) -> Vec<(String, Stream)> {
+        let held = |workload: &Arc<str>| if unready.contains(workload) { Stream::Unready } else { Stream::Ready };
+        let mut changes = BTreeMap::new();
+        for (workload, comes) in moves {
+            let stream = if *comes { held(workload) } else { Stream::Gone };
+            match stream {
+                Stream::Gone => self.here.remove(workload),
+                stream => self.here.insert(workload.clone(), stream),
+            };
+            changes.insert(workload.to_string(), stream);
+        }
+        for (workload, stream) in &mut self.here {
+            if *stream != held(workload) {
+                *stream = held(workload);
+                changes.insert(workload.to_string(), *stream);
+            }
+        }
+        changes.into_iter().collect()
+    }
+
+    /// Whose app takes traffic, by the word of those who serve it now.
+    fn word(&mut self, elsewhere: &BTreeMap<Arc<str>, bool>) {
+        let here = self.here.iter().map(|(workload, stream)| (workload, *stream == Stream::Ready));
+        // What is served here is known better than what another one was told of before.
+        for (workload, ready) in elsewhere.iter().map(|(workload, ready)| (workload, *ready)).chain(here) {
+            match ready {
+                true => self.unready.remove(workload),
+                false => self.unready.insert(workload.clone()),
             };
         }
-        let ready: Workloads = self.streams.difference(&unready).cloned().collect();
-        let came = ready.difference(&self.here).map(|workload| (workload.clone(), true));
-        let left = self.here.difference(&ready).map(|workload| (workload.clone(), false));
-        came.chain(left).collect()
     }
 
     /// Takes in who came and went, here and at the others.
     fn moved(&mut self, moves: &BTreeMap<Arc<str>, bool>, elsewhere: Workloads, now: Instant) {
         for (workload, comes) in moves {
             if *comes {
-                self.here.insert(workload.clone());
                 self.leases.comes(workload);
-            } else {
-                self.here.remove(workload);
-                if !elsewhere.contains(workload) {
-                    self.leases.leaves(workload, now);
-                }
+            } else if !elsewhere.contains(workload) {
+                self.leases.leaves(workload, now);
             }
         }
         elsewhere.difference(&self.elsewhere).for_each(|workload| self.leases.comes(workload));
-        for workload in self.elsewhere.difference(&elsewhere).filter(|workload| !self.here.contains(*workload)) {
+        for workload in self.elsewhere.difference(&elsewhere).filter(|workload| !self.here.contains_key(*workload)) {
             self.leases.leaves(workload, now);
         }
         self.elsewhere = elsewhere;
@@ -146,7 +168,9 @@ impl Shared {
         Ok(away)
     }
 
+    /// Without traffic is who is away, and whose app is not ready.
     fn carry_out(&mut self, ledger: &Ledger, away: Workloads) {
+        let away: Workloads = away.union(&self.unready).cloned().collect();
         let keys = |names: Vec<&Arc<str>>, word: &str| -> Vec<ResourceRef> {
             names.iter().for_each(|workload| tracing::info!(workload = &***workload, "endpoints {word}"));
             names.into_iter().filter_map(|workload| key(workload)).collect()
@@ -159,3 +183,7 @@ impl Shared {
         self.in_force = away;
     }
 }
+
+#[cfg(test)]
+#[path = "shared_test.rs"]
+mod shared_test;

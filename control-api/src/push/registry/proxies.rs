@@ -16,6 +16,8 @@ pub(super) struct Entry {
     pub(super) keys: BTreeSet<ResourceKey>,
     /// The latest revision at which the view that was sent was still the right one; at least `sent`.
     pub(super) covers: u64,
+    /// The latest revision that concerned it.
+    pub(super) concerned: u64,
     /// Something that concerns it was committed, and its stream has not looked yet.
     pub(super) woken: bool,
     pub(super) stream: u64,
@@ -93,12 +95,7 @@ impl Entry {
 
     pub(super) fn now(&self, revision: u64) -> Proxy {
         let mut proxy = self.proxy.clone();
-        let covers = self.covers_now(revision);
-        if proxy.acked >= proxy.sent && proxy.sent > 0 {
-            proxy.acked = proxy.acked.max(covers);
-        } else if proxy.nacked >= proxy.sent && proxy.sent > 0 {
-            proxy.nacked = proxy.nacked.max(covers);
-        }
+        proxy.settle(self.covers_now(revision));
         proxy
     }
 

@@ -67,6 +67,20 @@ impl Proxy {
         Some(Box::new(Refused { holder: holder.machine.clone(), copy }))
     }
 
+    /// What was answered to the last push holds up to this revision.
+    pub(super) fn settle(&mut self, covers: u64) {
+        if self.acked >= self.sent && self.sent > 0 {
+            self.acked = self.acked.max(covers);
+        } else if self.nacked >= self.sent && self.sent > 0 {
+            self.nacked = self.nacked.max(covers);
+        }
+    }
+
+    /// Of two who tell of one workload: who serves it now, else who heard of it last.
+    pub(super) fn is_fresher_than(&self, connected: bool, last_seen_unix_ms: i64) -> bool {
+        (self.connected, self.last_seen_unix_ms) >= (connected, last_seen_unix_ms)
+    }
+
     pub(super) fn progress(&self, revision: u64) -> Progress {
         if self.nacked >= revision && self.acked < self.nacked {
             Progress::Refused(self.last_error.clone())

@@ -4,12 +4,12 @@
 //! Who leads is asked twice: here, against our own clock, and by etcd in the very transaction, which compares in which
 //! etcd revision the leader's key was made ([`Inner::fence`]).
 
-use super::super::{Replicas, StoreError};
+use super::super::{StoreError, Stream, Told};
 use super::client::Failure;
-use super::wire::{self, Compare, KeyValue, TxnRequest};
-use super::{EtcdStore, Inner, OPERATIONS};
+use super::wire::{self, Compare, KeyValue, RequestOp, TxnRequest};
+use super::{Inner, large};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -26,24 +26,33 @@ pub(super) struct Lead {
     pub(super) name: String,
     lease: i64,
     /// By our own clock, counted from before the lease was asked for.
-    until: Option<Instant>,
+    pub(super) until: Option<Instant>,
     /// In which etcd revision our leader's key was made.
     term: Option<i64>,
-    says: Value,
-    here: BTreeSet<String>,
+    pub(super) says: Value,
+    pub(super) here: BTreeMap<String, Stream>,
     /// Not yet in etcd.
-    moves: BTreeMap<String, bool>,
-    said: bool,
+    pub(super) moves: BTreeMap<String, Stream>,
+    pub(super) said: bool,
+    /// What is told in pieces, and of which pieces etcd does not have the present one.
+    pub(super) tells: BTreeMap<String, Arc<Value>>,
+    pub(super) untold: BTreeMap<String, Option<Arc<Value>>>,
 }
 
 /// What the others say.
 #[derive(Debug, Default)]
 pub(super) struct Others {
-    replicas: BTreeMap<String, Value>,
-    /// Workload and who serves it.
-    here: BTreeSet<(String, String)>,
-    leader: Option<String>,
+    pub(super) replicas: BTreeMap<String, Value>,
+    /// Workload and who serves it, and whether it is ready.
+    pub(super) here: BTreeMap<(String, String), bool>,
+    /// By replica and piece; and how often that changed.
+    pub(super) told: Told,
+    pub(super) tellings: u64,
+    pub(super) leader: Option<String>,
 }
+
+/// The value of a stream's key, where its app takes no traffic. One that is ready has none.
+const UNREADY: &[u8] = b"unready";
 
 impl Lead {
     pub(super) fn named(name: String) -> Lead {
@@ -53,14 +62,16 @@ impl Lead {
             until: None,
             term: None,
             says: Value::Null,
-            here: BTreeSet::new(),
+            here: BTreeMap::new(),
             moves: BTreeMap::new(),
             said: false,
+            tells: BTreeMap::new(),
+            untold: BTreeMap::new(),
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -94,9 +105,10 @@ async fn step(inner: &Inner) -> Result<(), StoreError> {
     } else {
         let granted = inner.client.grant(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)).await?;
         let mut lead = lock(&inner.lead);
-        let all: Vec<String> = lead.here.iter().cloned().collect();
         // Everything that hung on the old one is gone.
-        lead.moves.extend(all.into_iter().map(|workload| (workload, true)));
+        let (here, tells) = (lead.here.clone(), lead.tells.clone());
+        lead.moves.extend(here);
+        lead.untold.extend(tells.into_iter().map(|(piece, value)| (piece, Some(value))));
         (lead.lease, lead.until, lead.term, lead.said) = (granted.id, Some(before + ttl - ttl / MARGIN), None, false);
     }
     inner.campaign().await?;
@@ -184,10 +196,10 @@ impl Inner {
 
     /// Writes down what changed since.
     pub(super) async fn speak(&self) -> Result<(), StoreError> {
-        let (lease, name, says, moves) = {
+        let (lease, name, says, moves, untold) = {
             let lead = lock(&self.lead);
             let says = (!lead.said).then(|| lead.says.clone());
-            (lead.lease, lead.name.clone(), says, lead.moves.clone())
+            (lead.lease, lead.name.clone(), says, lead.moves.clone(), lead.untold.clone())
         };
         if lease == 0 {
             return Ok(());
@@ -196,13 +208,23 @@ impl Inner {
         if let Some(says) = &says {
             operations.push(wire::put_leased(self.key(&format!("replica/{name}")), says.to_string(), lease));
         }
-        for (workload, here) in &moves {
+        for (workload, stream) in &moves {
             let key = self.key(&format!("here/{name}/{workload}"));
-            operations.push(if *here { wire::put_leased(key, Vec::new(), lease) } else { wire::delete(key) });
+            operations.push(match stream {
+                Stream::Ready => wire::put_leased(key, Vec::new(), lease),
+                Stream::Unready => wire::put_leased(key, UNREADY, lease),
+                Stream::Gone => wire::delete(key),
+            });
         }
-        for success in operations.chunks(OPERATIONS) {
-            let request = TxnRequest { success: success.to_vec(), ..TxnRequest::default() };
-            match self.client.txn(request).await {
+        // In the order of their names: the last one says what all of them are of.
+        for (piece, value) in &untold {
+            operations.push(self.tell_piece(&name, piece, value.as_deref(), lease)?);
+        }
+        if operations.is_empty() {
+            return Ok(());
+        }
+        for success in large::in_steps(operations) {
+            match self.client.txn(TxnRequest { success, ..TxnRequest::default() }).await {
                 Ok(_) => {}
                 Err(Failure::Refused(status)) => {
                     // The lease has ended: the next step has another one, and says everything again.
@@ -214,12 +236,17 @@ impl Inner {
         }
         let mut lead = lock(&self.lead);
         lead.said |= says.is_some_and(|says| says == lead.says);
-        for (workload, here) in moves {
-            if lead.moves.get(&workload) == Some(&here) {
-                lead.moves.remove(&workload);
-            }
-        }
+        lead.moves.retain(|workload, stream| moves.get(workload) != Some(stream));
+        lead.untold.retain(|piece, value| untold.get(piece) != Some(value));
         Ok(())
+    }
+
+    fn tell_piece(&self, name: &str, piece: &str, value: Option<&Value>, lease: i64) -> Result<RequestOp, StoreError> {
+        let name = format!("tell/{name}/{piece}");
+        match value {
+            Some(value) => Ok(wire::put_leased(self.key(&name), self.codec.write(&name, value)?, lease)),
+            None => Ok(wire::delete(self.key(&name))),
+        }
     }
 
     /// Reads what the others say, all of it.
@@ -232,11 +259,12 @@ impl Inner {
                 self.client.range(request).await.map(|answer| answer.kvs)
             }
         };
-        let (replicas, here) = (all("replica/").await?, all("here/").await?);
+        let (replicas, here, told) = (all("replica/").await?, all("here/").await?, all("tell/").await?);
         let (_, leader) = self.get(&self.key("leader")).await?;
         {
             let mut others = lock(&self.others);
-            *others = Others::default();
+            // The count goes on: whoever asks by it has to see that this is another answer.
+            *others = Others { tellings: others.tellings + 1, ..Others::default() };
         }
         for kv in &replicas {
             let key = String::from_utf8_lossy(&kv.key);
@@ -247,7 +275,13 @@ impl Inner {
         for kv in &here {
             let key = String::from_utf8_lossy(&kv.key);
             if let Some(rest) = key.strip_prefix(&self.key("here/")) {
-                self.stream_moves(rest, true);
+                self.stream_moves(rest, Some(kv));
+            }
+        }
+        for kv in &told {
+            let key = String::from_utf8_lossy(&kv.key);
+            if let Some(rest) = key.strip_prefix(&self.key("tell/")) {
+                self.is_told(rest, Some(kv));
             }
         }
         self.leader_is(leader.as_ref());
@@ -270,62 +304,26 @@ impl Inner {
     }
 
     /// `<replica>/<namespace>/<name>`
-    pub(super) fn stream_moves(&self, rest: &str, here: bool) {
+    pub(super) fn stream_moves(&self, rest: &str, here: Option<&KeyValue>) {
         let Some((replica, workload)) = rest.split_once('/') else { return };
         let entry = (workload.to_string(), replica.to_string());
         let mut others = lock(&self.others);
-        if here {
-            others.here.insert(entry)
-        } else {
-            others.here.remove(&entry)
+        match here {
+            Some(kv) => others.here.insert(entry, kv.value != UNREADY),
+            None => others.here.remove(&entry),
         };
     }
-}
 
-impl Replicas for EtcdStore {
-    fn name(&self) -> String {
-        lock(&self.inner.lead).name.clone()
-    }
-
-    fn all(&self) -> BTreeMap<String, Value> {
-        lock(&self.inner.others).replicas.clone()
-    }
-
-    fn say(&self, of_itself: Value) -> Result<(), StoreError> {
-        {
-            let mut lead = lock(&self.inner.lead);
-            (lead.says, lead.said) = (of_itself, false);
+    /// `<replica>/<piece>`. A piece that cannot be read is as good as none: its replica writes it again.
+    pub(super) fn is_told(&self, rest: &str, put: Option<&KeyValue>) {
+        let Some((replica, piece)) = rest.split_once('/') else { return };
+        let entry = (replica.to_string(), piece.to_string());
+        let value = put.and_then(|kv| self.codec.read::<Value>(&format!("tell/{rest}"), &kv.value).ok());
+        let mut others = lock(&self.others);
+        match value {
+            Some(value) => drop(others.told.insert(entry, Arc::new(value))),
+            None => drop(others.told.remove(&entry)),
         }
-        self.ask(|inner| async move { inner.speak().await })
-    }
-
-    fn hold(&self, workloads: &[(String, bool)]) -> Result<(), StoreError> {
-        {
-            let mut lead = lock(&self.inner.lead);
-            for (workload, here) in workloads {
-                if *here {
-                    lead.here.insert(workload.clone())
-                } else {
-                    lead.here.remove(workload)
-                };
-                lead.moves.insert(workload.clone(), *here);
-            }
-        }
-        self.ask(|inner| async move { inner.speak().await })
-    }
-
-    fn held_elsewhere(&self) -> BTreeSet<String> {
-        let own = self.name();
-        let others = lock(&self.inner.others);
-        others.here.iter().filter(|(_, replica)| *replica != own).map(|(workload, _)| workload.clone()).collect()
-    }
-
-    fn cut_off(&self) -> Option<Duration> {
-        let until = lock(&self.inner.lead).until?;
-        Instant::now().checked_duration_since(until).filter(|since| !since.is_zero())
-    }
-
-    fn leader(&self) -> Option<String> {
-        lock(&self.inner.others).leader.clone()
+        others.tellings += 1;
     }
 }

@@ -5,13 +5,15 @@
 //! valid with one ([`large`]). A [`watch`] tells of the others' commits; a lease ([`lead`]) says who is there and who leads.
 //!
 //! Keys, below the prefix: `format`, `revision`, `commit` (whose the last one is), `trust`, `pending`, `staged/`, `r/`
-//! (resources), `v/` (VIPs), `t/` (tokens), `f/` (facts), `leader`, `replica/`, `here/<replica>/<workload>`.
+//! (resources), `v/` (VIPs), `t/` (tokens), `f/` (facts), `leader`, `replica/`, `here/<replica>/<workload>`,
+//! `tell/<replica>/<piece>`.
 
 mod client;
 mod commit;
 mod large;
 mod lead;
 mod methods;
+mod replicas;
 mod watch;
 mod wire;
 

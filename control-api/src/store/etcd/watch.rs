@@ -131,7 +131,8 @@ async fn take(inner: &Inner, events: &[Event]) -> Result<(), StoreError> {
                 commit.facts.insert(name.to_string(), value);
             }
             (Some(("replica", replica)), put) => inner.replica_says(replica, put),
-            (Some(("here", rest)), put) => inner.stream_moves(rest, put.is_some()),
+            (Some(("here", rest)), put) => inner.stream_moves(rest, put),
+            (Some(("tell", rest)), put) => inner.is_told(rest, put),
             _ => {}
         }
     }
