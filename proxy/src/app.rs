@@ -35,7 +35,7 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{AccessLog, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples};
+use crate::telemetry::{AccessLog, Described, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples};
 
 pub use error::RunError;
 use follower::Follower;
@@ -312,6 +312,8 @@ struct Parts {
     readiness: Arc<Readiness>,
     /// Where apps may be dialled from their callers' addresses.
     source_mark: Option<u32>,
+    /// What spans say of this process.
+    described: Described,
 }
 
 impl Parts {
@@ -339,8 +341,17 @@ impl Parts {
             flows,
             readiness,
             source_mark: None,
+            described: described(),
         }
     }
+}
+
+/// OpenTelemetry's own variable, which an operator or a pod's template may set.
+fn described() -> Described {
+    let asked = std::env::var("OTEL_RESOURCE_ATTRIBUTES").ok();
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Described::of_process(asked.as_deref(), &host, in_pod, rand::random())
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ fn read_defaults(field: &Field) -> Defaults {
 }
 
 fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
-    field.only(&["otlp", "sampling"], &[]);
+    field.only(&["otlp", "sampling", "keep"], &[]);
     if let Some(otlp) = field.get("otlp")
         && let Some(text) = otlp.text()
     {
@@ -149,13 +149,11 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
         }
         mesh.otlp = text.to_string();
     }
-    if let Some(sampling) = field.get("sampling")
-        && let Some(ratio) = sampling.number()
-    {
-        if !(0.0..=1.0).contains(&ratio) {
-            sampling.fault(format!("{ratio} is not between 0 and 1"));
-        }
+    if let Some(ratio) = field.get("sampling").and_then(|f| sampling(&f)) {
         mesh.sampling = ratio;
+    }
+    if let Some(keep) = field.get("keep") {
+        read_keep(&keep, &mut mesh.keep);
     }
 }
 
@@ -223,7 +221,8 @@ pub(super) fn match_labels(field: &Field) -> Labels {
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
-    const OPTIONS: [&str; 6] = ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls"];
+    const OPTIONS: [&str; 7] =
+        ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls", "telemetry"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
     if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
         spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
@@ -244,6 +243,37 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
             .and_then(|f| f.choice(&[("TitleCase", HeaderNames::TitleCase), ("Preserve", HeaderNames::Preserve)])),
         tls: spec.get("tls").map(|f| super::origination::read(&f)),
         request_timeout: spec.get("timeouts").and_then(|f| request_timeout(&f)),
+        sampling_millionths: spec.get("telemetry").and_then(|f| sampling_of_service(&f)),
+        b3: spec.get("telemetry").and_then(|f| {
+            f.get("b3").and_then(|f| f.choice(&[("single", B3Headers::Single), ("multi", B3Headers::Multi)]))
+        }),
+    }
+}
+
+fn sampling_of_service(telemetry: &Field) -> Option<u32> {
+    telemetry.only(&["sampling", "b3"], &[]);
+    let ratio = sampling(&telemetry.get("sampling")?)?;
+    Some((ratio * f64::from(MILLION)).round() as u32)
+}
+
+fn sampling(field: &Field) -> Option<f64> {
+    let ratio = field.number()?;
+    if !(0.0..=1.0).contains(&ratio) {
+        field.fault(format!("{ratio} is not between 0 and 1"));
+        return None;
+    }
+    Some(ratio)
+}
+
+fn read_keep(field: &Field, keep: &mut KeepSpans) {
+    field.only(&["errors", "denied", "slowerThan"], &[]);
+    keep.errors = field.get("errors").and_then(|f| f.flag()).unwrap_or(keep.errors);
+    keep.denied = field.get("denied").and_then(|f| f.flag()).unwrap_or(keep.denied);
+    if let Some(slower) = field.get("slowerThan") {
+        keep.slower_than = slower.duration();
+        if keep.slower_than.is_some_and(|limit| limit.is_zero() || limit > Duration::from_secs(86_400)) {
+            slower.fault("has to be between 1ms and 24h".to_owned());
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
-pub use isthmus_proto::model::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, Probing, ProxyProtocol, SourceAddress};
+pub use isthmus_proto::model::{
+    B3Headers, Connect, HeaderNames, KeepSpans, MAX_REQUEST_TIMEOUT, MILLION, Probing, ProxyProtocol, SourceAddress,
+};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -63,6 +65,8 @@ pub struct MeshConfig {
     pub probe_sources: Vec<IpNet>,
     pub otlp: String,
     pub sampling: f64,
+    /// What is recorded whatever `sampling` is.
+    pub keep: KeepSpans,
     pub flows: Kept,
 }
 
@@ -99,6 +103,7 @@ impl Default for MeshConfig {
             probe_sources: vec![IpNet::from(IpAddr::from([168, 63, 129, 16]))],
             otlp: String::new(),
             sampling: 1.0,
+            keep: KeepSpans { errors: true, denied: true, slower_than: None },
             flows: Kept::default(),
         }
     }
@@ -249,6 +254,8 @@ pub struct TrafficPolicy {
     /// TLS that the callers' proxies begin towards endpoints without sidecar.
     pub tls: Option<TlsOrigination>,
     pub request_timeout: Option<Duration>,
+    pub sampling_millionths: Option<u32>,
+    pub b3: Option<B3Headers>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,7 @@ pub mod mesh;
 mod pin;
 mod probe;
 pub mod request;
+mod spans;
 mod told;
 pub mod tunnel;
 
@@ -55,6 +56,9 @@ mod http_test;
 #[path = "idle_test.rs"]
 mod idle_test;
 #[cfg(test)]
+#[path = "kept_test.rs"]
+mod kept_test;
+#[cfg(test)]
 #[path = "live_test.rs"]
 mod live_test;
 #[cfg(test)]
@@ -72,6 +76,9 @@ mod pair_test;
 #[cfg(test)]
 #[path = "raw_frames_test.rs"]
 mod raw_frames_test;
+#[cfg(test)]
+#[path = "spans_test.rs"]
+mod spans_test;
 #[cfg(test)]
 #[path = "standing_test.rs"]
 mod standing_test;

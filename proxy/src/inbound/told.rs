@@ -9,7 +9,7 @@ use isthmus_certs::SpiffeId;
 use super::Inbound;
 use super::request::{Hop, Outcome};
 use crate::state::policy::Arrived;
-use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, TraceContext, cut};
+use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, TraceContext, cut, micros};
 
 /// Of callers without a certificate: their addresses are as many as there are hosts.
 const UNKNOWN: &str = "unknown";
@@ -18,6 +18,11 @@ const UNKNOWN: &str = "unknown";
 pub(super) type Told = Option<(Method, Uri)>;
 
 impl Inbound {
+    /// Which share of new traces is recorded, where the service on this port says so.
+    pub(super) fn ratio_of(&self, port: u16) -> Option<u32> {
+        self.needs.state.snapshot().inbound().port(port).options.sampling_millionths
+    }
+
     /// Whether anybody is told of requests, beside the counts.
     pub(super) fn tells(&self) -> bool {
         self.needs.tracer.tells() || self.needs.metrics.live().looks()
@@ -103,8 +108,4 @@ fn show(
         .to_owned(),
         ..Passed::default()
     });
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

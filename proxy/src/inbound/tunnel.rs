@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -16,6 +17,7 @@ use super::Inbound;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal};
 use super::mesh::Peer;
+use super::spans;
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{RecvStream, SendResponse, SendStream};
@@ -26,7 +28,7 @@ use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
-use crate::telemetry::Direction;
+use crate::telemetry::{ConnectionSpan, Direction, TraceContext};
 use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
@@ -37,6 +39,7 @@ struct Tunnel {
     from_peer: RecvStream,
     to_peer: SendStream,
     copied: Copied,
+    span: ConnectionSpan,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<RecvStream>, respond: SendResponse) {
@@ -55,18 +58,21 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         may_probe: false,
         signal: Rc::clone(&signal),
     });
+    let copied = tunnel.span.copied(&tunnel.copied);
     tokio::select! {
-        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, &tunnel.copied) => {
+        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, copied) => {
+            tunnel.span.ended(&ended);
             if let Err(error) = ended {
                 tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
             }
         }
-        _ = signal.ended() => {
+        refusal = signal.ended() => {
+            tunnel.span.refused(refusal.reason, refusal.decision.as_deref());
             // Dropping the stream's halves resets it; the app learns by RST as well.
             tcp::mark_reset(&tunnel.stream);
         }
     }
-    inbound.needs.metrics.bytes(Direction::Inbound, tunnel.copied.received.get(), tunnel.copied.sent.get());
+    inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
 }
 
 /// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
@@ -76,18 +82,28 @@ async fn begin(
     request: Request<RecvStream>,
     mut respond: SendResponse,
 ) -> Option<Tunnel> {
+    let context = inbound.needs.tracer.next_hop(request.headers());
+    let began = Instant::now();
+    let open = |context: &TraceContext, app| {
+        spans::connection(inbound, context, (peer.source, app), (Some(peer), Arrived::Mesh), began)
+    };
     let (app, port) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
         Err(refusal) => {
+            spans::refused(inbound, &context, &refusal, |context| open(context, peer.local));
             refuse(&mut respond, peer, &refusal);
             return None;
         }
     };
+    let span = open(&context, app);
     let stream = match super::app::reach(inbound, app, peer.source, &port).await {
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            let refusal = inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail);
+            span.discard();
+            spans::refused(inbound, &context, &refusal, |context| open(context, app));
+            refuse(&mut respond, peer, &refusal);
             return None;
         }
     };
@@ -99,15 +115,24 @@ async fn begin(
         let enforced = inbound.is_enforced(&mesh, &port);
         let gate = Gate { inbound, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
-            Ok(Passed::Settled) => return None,
+            Ok(Passed::Settled) => {
+                span.end("refused by the app's TLS", None);
+                return None;
+            }
             Ok(Passed::Open) => {}
             Err(error) => {
+                span.end("refused", Some(Reason::TlsVersion.word()));
                 tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
                 return None;
             }
         }
     }
-    Some(Tunnel { app, stream, from_peer, to_peer, copied })
+    if span.is_sampled() {
+        let counted = span.copied(&copied);
+        counted.received.set(copied.received.get());
+        counted.sent.set(copied.sent.get());
+    }
+    Some(Tunnel { app, stream, from_peer, to_peer, copied, span })
 }
 
 /// `ip:port` of this workload, and a caller that may go there.
@@ -212,6 +237,8 @@ impl Gate<'_> {
         let rest = client.into_rest();
         match opened {
             Ok(gate) => {
+                add(&copied.received, gate.to_server.len() + rest.len());
+                add(&copied.sent, gate.to_client.len());
                 write_all(app, &gate.to_server).await?;
                 write_all(app, &rest).await?;
                 send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)?;

@@ -9,12 +9,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
+use super::carried;
 use super::connection::copy;
 use super::denied::say;
 use super::departure::count;
@@ -32,8 +33,7 @@ use crate::state::egress::explain::because;
 use crate::state::egress::{Leaving, Verdict, host_of};
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Mesh, Snapshot, TlsVersion};
-use crate::tcp::copy::write_all;
-use crate::tcp::{self, dial};
+use crate::tcp::{self, copy::write_all, dial};
 use crate::tls::gate::{self, GateError};
 
 /// On a port of which nothing is known a silent client is waited for so long. Refusing it earlier would refuse apps that
@@ -210,9 +210,9 @@ impl Outside<'_> {
     async fn opaque(&self, app: TcpStream, held: BytesMut, host: Option<String>) -> io::Result<()> {
         let mesh = self.outbound.needs.state.snapshot();
         let leaving = self.leaving(host.as_deref(), Arrived::Plain);
-        let Ok((_, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let places = match self.ask(&mesh, &leaving).await {
+            Ok((_, places)) => places,
+            Err(denied) => return self.refuse(app, &denied),
         };
         let ends = self.reach(app, &places).await?;
         self.carry(ends, held, BytesMut::new(), host.as_deref(), Arrived::Plain).await
@@ -229,9 +229,9 @@ impl Outside<'_> {
         let arrived = app_tls(hello.newest);
         let leaving = self.leaving(host.as_deref(), arrived);
         let mesh = self.outbound.needs.state.snapshot();
-        let Ok((allowed, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let (allowed, places) = match self.ask(&mesh, &leaving).await {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refuse(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &places).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -251,9 +251,9 @@ impl Outside<'_> {
         let mesh = self.outbound.needs.state.snapshot();
         let arrived = app_tls(WireVersion::TLS1_3);
         let leaving = self.leaving(None, arrived);
-        let Ok(allowed) = self.authorize(&mesh, &leaving) else {
-            tcp::reset(app);
-            return Ok(());
+        let allowed = match self.authorize(&mesh, &leaving) {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refuse(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &[self.to]).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -273,6 +273,12 @@ impl Outside<'_> {
         if !matches!(error, GateError::RefusedByServer) {
             tcp::reset(app);
         }
+        Ok(())
+    }
+
+    fn refuse(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
+        carried::refused(self.outbound, self.to, Instant::now(), (denied.reason, Some(&denied.decision)));
+        tcp::reset(app);
         Ok(())
     }
 
@@ -314,7 +320,7 @@ impl Outside<'_> {
         Err(failed)
     }
 
-    /// Carries bytes until both sides ended, or until a new policy says no.
+    /// Until both sides ended, or a new policy says no.
     async fn carry(
         &self,
         (mut app, mut far): (TcpStream, TcpStream),
@@ -326,10 +332,12 @@ impl Outside<'_> {
         write_all(&app, &to_client).await?;
         drop(to_client);
         let (destination, host) = (self.to, host.map(str::to_owned));
+        let span = carried::outside(self.outbound, destination, host.as_deref());
         let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
-            copied = copy(self.outbound, &mut app, &mut far, &to_server) => copied,
-            _ = refused_later(Rc::clone(self.outbound), going) => {
+            copied = copy(self.outbound, &mut app, &mut far, &to_server, &span) => copied,
+            reason = refused_later(Rc::clone(self.outbound), going) => {
+                span.refused(reason, None);
                 tcp::reset(app);
                 tcp::reset(far);
                 Ok(())

@@ -6,20 +6,22 @@ use std::time::Duration;
 use http::{Method, Response, Uri};
 
 use super::Outbound;
-use super::request::Hop;
+use super::hop::{Hop, Link};
 use crate::http::body::Body;
 use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
-use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, cut};
+use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, cut, micros};
 
 /// What was asked for, kept where somebody is to be told: the request itself is sent on.
 pub(super) type Told = Option<(Method, Uri)>;
 
 /// How it ended.
-pub(super) struct Ended<'a> {
+pub(super) struct Ended {
     pub(super) total: Duration,
-    pub(super) response: &'a Response<Body>,
-    pub(super) reason: Option<&'static str>,
+    pub(super) status: u16,
+    /// Of a refusal by either sidecar.
+    pub(super) reason: Option<Reason>,
+    pub(super) decision: Option<String>,
 }
 
 impl Outbound {
@@ -30,17 +32,25 @@ impl Outbound {
 }
 
 /// Why the callee's sidecar refused it, where it did.
-pub(super) fn word_of(response: &Response<Body>) -> Option<&'static str> {
-    let denied = response.headers().get(DENIED)?.to_str().ok()?;
-    Reason::ALL.iter().map(|reason| reason.word()).find(|word| *word == denied)
+fn reason_of(response: &Response<Body>) -> Option<Reason> {
+    let denied = response.headers().get(DENIED)?.as_bytes();
+    Reason::ALL.iter().copied().find(|reason| reason.word().as_bytes() == denied)
 }
 
-pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended<'_>) {
-    let site = hop.link.as_ref().and_then(|link| link.site.as_deref()).unwrap_or_default();
+/// `wanted`: somebody may be told why.
+pub(super) fn ended(response: &Response<Body>, total: Duration, refused: Option<Reason>, wanted: bool) -> Ended {
+    // The callee's sidecar may have refused it: its word came with the answer.
+    let reason = refused.or_else(|| wanted.then(|| reason_of(response))?);
+    let id = reason.and_then(|_| response.headers().get(DECISION)?.to_str().ok());
+    Ended { total, status: response.status().as_u16(), reason, decision: id.map(str::to_owned) }
+}
+
+pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended) {
+    let site = hop.link.as_ref().and_then(Link::site).unwrap_or_default();
     if let Some(callee) = &hop.callee {
         let (namespace, name, port) = (callee.name.namespace(), callee.name.name(), hop.destination.port());
         let edge = EdgeOf { direction: Direction::Outbound, namespace, name, port, site };
-        outbound.edges.request(edge, ended.response.status().as_u16(), ended.total);
+        outbound.edges.request(edge, ended.status, ended.total);
     }
     let Some((method, uri)) = told else { return };
     log(outbound, hop, (&method, &uri), ended);
@@ -49,19 +59,19 @@ pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended
     }
 }
 
-fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended<'_>) {
+fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended) {
     let link = hop.link.as_ref();
     outbound.needs.tracer.tell(&AccessEntry {
         direction: Direction::Outbound,
         http2: hop.http2,
         method,
         uri,
-        status: ended.response.status().as_u16(),
-        reason: ended.reason,
-        decision: decision(ended.response),
+        status: ended.status,
+        reason: ended.reason.map(Reason::word),
+        decision: ended.decision.as_deref(),
         trace: hop.trace.sampled.then_some(hop.trace.trace_id),
         caller: None,
-        peer: link.and_then(|link| link.peer.clone()),
+        peer: link.and_then(Link::peer),
         destination: hop.destination,
         total: ended.total,
         app: link.map(|link| Duration::from_micros(link.callee.app_us)),
@@ -69,7 +79,7 @@ fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended
     });
 }
 
-fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site: &str, ended: &Ended<'_>) {
+fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site: &str, ended: &Ended) {
     let (link, identity) = (hop.link.as_ref(), &outbound.needs.identity);
     let callee = hop.callee.as_ref().map(|callee| callee.name.to_string());
     outbound.needs.metrics.live().passed(&Passed {
@@ -82,23 +92,15 @@ fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site
         method: method.to_string(),
         host: cut(uri.authority().map_or("", |authority| authority.as_str())),
         path: cut(uri.path()),
-        status: ended.response.status().as_u16().into(),
+        status: ended.status.into(),
         duration_us: micros(ended.total),
         link_us: link.map_or(0, |link| micros(link.elapsed)),
         app_us: link.map_or(0, |link| link.callee.app_us),
-        reason: ended.reason.unwrap_or_default().to_owned(),
-        decision: decision(ended.response).unwrap_or_default().to_owned(),
+        reason: ended.reason.map(Reason::word).unwrap_or_default().to_owned(),
+        decision: ended.decision.clone().unwrap_or_default(),
         trace_id: hop.trace.id_in_words(),
         site: site.to_owned(),
         transport: if link.is_some() { "mesh" } else { "plaintext" }.to_owned(),
         ..Passed::default()
     });
-}
-
-fn decision(response: &Response<Body>) -> Option<&str> {
-    response.headers().get(DECISION).and_then(|id| id.to_str().ok())
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -21,7 +21,7 @@ use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::telemetry::{Direction, MeshSide};
+use crate::telemetry::{ConnectionSpan, Direction, MeshSide};
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.
 const PREFIX: usize = 64 * 1024;
@@ -94,6 +94,7 @@ pub(super) struct Opened {
     slot: Slot,
     response: Answering,
     to_peer: SendStream,
+    span: ConnectionSpan,
 }
 
 /// A tunnel whose far end is connected to the app.
@@ -101,6 +102,9 @@ pub(super) struct Reached {
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
+    span: ConnectionSpan,
+    /// What has gone to the callee and come to the app already.
+    before: (u64, u64),
 }
 
 /// Why a tunnel is not.
@@ -134,6 +138,14 @@ impl TunnelError {
         }
     }
 
+    /// The callee's, where there is one.
+    pub(super) fn decision(&self) -> Option<&str> {
+        match self {
+            TunnelError::Refused { decision, .. } => Some(decision.as_str()).filter(|id| *id != "none"),
+            _ => None,
+        }
+    }
+
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {
             TunnelError::Refused { reason, .. } => Some(*reason),
@@ -149,23 +161,27 @@ pub(super) async fn open(
     outbound: &Outbound,
     (endpoint, place, port): (&Arc<Endpoint>, usize, u16),
     peer: &MeshPeer,
-    prefix: &Prefix,
+    (prefix, span): (&Prefix, &ConnectionSpan),
 ) -> Result<Opened, (Reason, String)> {
     let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
     let broken = |error: StreamError| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
+    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port, span)?, false).map_err(broken)?;
     for bytes in &prefix.sent {
         // Bounded by PREFIX: no need to wait for the window.
         to_peer.send_data(bytes.clone(), false).map_err(broken)?;
     }
-    Ok(Opened { endpoint: Arc::clone(endpoint), place, slot, response, to_peer })
+    let span = span.clone();
+    Ok(Opened { endpoint: Arc::clone(endpoint), place, slot, response, to_peer, span })
 }
 
-fn connect_request(endpoint: &Endpoint, port: u16) -> Result<Request<()>, (Reason, String)> {
+fn connect_request(endpoint: &Endpoint, port: u16, span: &ConnectionSpan) -> Result<Request<()>, (Reason, String)> {
     let authority = SocketAddr::new(endpoint.ip, port).to_string();
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::try_from(authority).map_err(|error| (Reason::NoEndpoint, error.to_string()))?;
+    if let Some(context) = span.context() {
+        context.write(request.headers_mut());
+    }
     Ok(request)
 }
 
@@ -182,7 +198,10 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => Ok(Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }),
+            Ok(Ok(from_peer)) => {
+                let before = (prefix.length as u64, 0);
+                Ok(Reached { _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before })
+            }
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -229,8 +248,10 @@ impl Opened {
         }
     }
 
-    pub(super) fn reached(self, from_peer: RecvStream) -> Reached {
-        Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }
+    /// `came`: bytes that it has given already.
+    pub(super) fn reached(self, from_peer: RecvStream, came: usize) -> Reached {
+        let before = (0, came as u64);
+        Reached { _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before }
     }
 
     /// What the app said after the tunnel was opened.
@@ -243,8 +264,12 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let copied = Copied::default();
-        let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, &copied).await;
+        let own = Copied::default();
+        let copied = self.span.copied(&own);
+        copied.sent.set(self.before.0);
+        copied.received.set(self.before.1);
+        let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, copied).await;
+        self.span.ended(&result);
         outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
         result
     }

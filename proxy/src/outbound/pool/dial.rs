@@ -187,7 +187,7 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
     tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
     let (sender, wire) = mesh::connect(stream, Http2Settings::MESH);
     let (until, successor_at) = ends(pool, &identity);
-    let facts = LinkFacts { protocol, identity, last_read, until, successor_at, watched };
+    let facts = LinkFacts { protocol, identity, negotiated, last_read, until, successor_at, watched };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
 }
 
