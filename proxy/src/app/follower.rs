@@ -151,7 +151,7 @@ fn export_target(mesh: &Mesh, described: &Described) -> ExportTarget {
     });
     let KeepSpans { errors, denied, slower_than } = telemetry.keep;
     let workload = mesh.inbound().workload.as_ref().map(|name| (name.namespace(), name.name()));
-    let resource = described.of_workload(workload, mesh.site().map(AsRef::as_ref));
+    let resource = described.of_workload(workload, mesh.site().map(|site| site.as_str()));
     let keep = Keep { errors, denied, slower_than };
     ExportTarget { endpoint, sampling: telemetry.sampling_ratio, keep, resource }
 }

@@ -112,7 +112,7 @@ fn why_kept(inbound: &Inbound, asked: &Asked<'_>, outcome: &Outcome, answer: &An
 
 /// In the caller's trace, below a span that the caller's sidecar will take for its link: it learns which.
 fn keep(hop: &Hop<'_>, trace: &TraceContext, answer: &mut Answer) -> TraceContext {
-    let kept = trace.kept();
+    let mut kept = trace.kept();
     if hop.peer.is_none() {
         return kept;
     }
@@ -121,7 +121,8 @@ fn keep(hop: &Hop<'_>, trace: &TraceContext, answer: &mut Answer) -> TraceContex
     if let Ok(value) = HeaderValue::from_str(&told.to_string()) {
         answer.response.headers_mut().insert(KEPT, value);
     }
-    TraceContext { parent: Some(link.span_id), ..kept }
+    kept.parent = Some(link.span_id);
+    kept
 }
 
 /// From the request leaving for the app to the head of its answer.

@@ -121,8 +121,8 @@ async fn begin(
             }
             Ok(Passed::Open) => {}
             Err(error) => {
-                span.end("refused", Some(Reason::TlsVersion.word()));
                 tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
+                span.ended(&Err(error));
                 return None;
             }
         }

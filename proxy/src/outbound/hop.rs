@@ -83,7 +83,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn site(&self) -> Option<&str> {
-        self.endpoint.site.as_ref().map(AsRef::as_ref)
+        self.endpoint.site.as_ref().map(|site| site.as_str())
     }
 
     pub(super) fn peer(&self) -> Option<String> {

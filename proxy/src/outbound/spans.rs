@@ -44,10 +44,10 @@ pub(super) fn request(outbound: &Outbound, hop: &Hop<'_>, ending: &Ending<'_>, e
             link(outbound, &trace.child(), tried);
         }
         if let Some(tried) = last {
-            let context = trace.child();
+            let mut context = trace.child();
             // The callee's span has this one as its parent.
-            let callees = hop.kept.map(|callees| callees.span_id);
-            link(outbound, &TraceContext { span_id: callees.unwrap_or(context.span_id), ..context }, &tried);
+            context.span_id = hop.kept.map_or(context.span_id, |callees| callees.span_id);
+            link(outbound, &context, &tried);
         }
     }
     let asked = ending.asked.map(|(method, uri)| AskedFor { method, uri, http2: hop.http2, grpc: ending.grpc });

@@ -73,6 +73,7 @@ impl Exporter {
     async fn deliver(&mut self) {
         let mut backoff = BACKOFF_FIRST;
         let mut message: Option<(Vec<u8>, ExportTarget)> = None;
+        let stop = self.shutdown.clone();
         for attempt in 1..=ATTEMPTS {
             let target = self.queue.target.borrow_and_update().clone();
             if message.as_ref().is_none_or(|(_, of)| of.resource != target.resource) {
@@ -83,7 +84,7 @@ impl Exporter {
             };
             let outcome = tokio::select! {
                 outcome = collector.deliver(bytes) => outcome,
-                () = too_long(&self.shutdown) => {
+                () = too_long(&stop) => {
                     // Whatever it still says would be of this attempt.
                     self.collector = None;
                     Delivery::Later("no answer in time".to_owned(), None)
@@ -170,6 +171,9 @@ async fn too_long(shutdown: &CancellationToken) {
     }
 }
 
+#[cfg(test)]
+#[path = "otlp_peers_test.rs"]
+mod otlp_peers_test;
 #[cfg(test)]
 #[path = "otlp_test.rs"]
 mod otlp_test;

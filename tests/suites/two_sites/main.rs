@@ -19,6 +19,7 @@ mod outside_apps;
 mod plain_callers;
 mod readiness;
 mod secrets;
+mod spans;
 mod transport;
 mod transport_tls;
 mod trust;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     trials.extend(tests(plain_callers::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(readiness::TESTS, mesh));
     trials.extend(tests(secrets::TESTS, mesh));
+    trials.extend(tests(spans::TESTS, mesh));
     trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(trust::TESTS, mesh));
