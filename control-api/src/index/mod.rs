@@ -235,7 +235,13 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         vip_ranges: mesh.vip_ranges.iter().map(ToString::to_string).collect(),
         dns_suffixes: mesh.dns_suffixes.clone(),
         roots_der: trust.roots_der.clone(),
-        telemetry: Some(wire::Telemetry { otlp_endpoint: mesh.otlp.clone(), sampling_ratio: mesh.sampling }),
+        telemetry: Some(wire::Telemetry {
+            otlp_endpoint: mesh.otlp.clone(),
+            sampling_ratio: mesh.sampling,
+            metrics_every_ms: mesh
+                .metrics_every
+                .map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
+        }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
         upkeep: Some(upkeep(mesh, trust)),

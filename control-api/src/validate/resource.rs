@@ -63,6 +63,8 @@ pub struct MeshConfig {
     pub probe_sources: Vec<IpNet>,
     pub otlp: String,
     pub sampling: f64,
+    /// How often proxies push their counters to the same place.
+    pub metrics_every: Option<Duration>,
     pub flows: Kept,
 }
 
@@ -99,6 +101,7 @@ impl Default for MeshConfig {
             probe_sources: vec![IpNet::from(IpAddr::from([168, 63, 129, 16]))],
             otlp: String::new(),
             sampling: 1.0,
+            metrics_every: None,
             flows: Kept::default(),
         }
     }

@@ -84,6 +84,8 @@ pub struct Telemetry {
     pub otlp: Option<OtlpEndpoint>,
     /// 0 to 1.
     pub sampling_ratio: f64,
+    /// How often the counters go there, too.
+    pub metrics_every: Option<Duration>,
 }
 
 /// An OTLP/gRPC receiver.
@@ -308,7 +310,7 @@ impl From<Link> for wire::Link {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: None, sampling_ratio: 0.0 }
+        Self { otlp: None, sampling_ratio: 0.0, metrics_every: None }
     }
 }
 
@@ -331,7 +333,8 @@ impl TryFrom<wire::Telemetry> for Telemetry {
                 }
             },
         };
-        Ok(Self { otlp, sampling_ratio: t.sampling_ratio })
+        let metrics_every = (t.metrics_every_ms > 0).then(|| Duration::from_millis(t.metrics_every_ms.into()));
+        Ok(Self { otlp, sampling_ratio: t.sampling_ratio, metrics_every })
     }
 }
 
@@ -344,6 +347,7 @@ impl From<Telemetry> for wire::Telemetry {
                 Some(OtlpEndpoint::Unix(path)) => format!("unix:{path}"),
             },
             sampling_ratio: t.sampling_ratio,
+            metrics_every_ms: t.metrics_every.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::redirect::CaptureError;
 use crate::state::Mesh;
-use crate::telemetry::ExportTarget;
+use crate::telemetry::{ExportTarget, PushTarget};
 
 use super::captured::Captured;
 use super::{Listening, Parts};
@@ -54,6 +54,7 @@ impl Follower {
         let mesh = state.snapshot();
         let target = export_target(&mesh);
         metrics.describe(&target.resource);
+        metrics.push_to(push_target(&mesh, &target));
         tracer.configure(target);
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
@@ -139,6 +140,12 @@ async fn disturbed(captured: &mut Option<Captured>) {
         Some(captured) => captured.disturbed().await,
         None => std::future::pending().await,
     }
+}
+
+/// To the collector of the spans, where the counters go there too.
+fn push_target(mesh: &Mesh, spans: &ExportTarget) -> Option<PushTarget> {
+    let (every, endpoint) = (mesh.telemetry().metrics_every?, spans.endpoint.clone()?);
+    Some(PushTarget { endpoint, every, resource: spans.resource.clone() })
 }
 
 fn export_target(mesh: &Mesh) -> ExportTarget {

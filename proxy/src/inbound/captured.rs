@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal, Watched};
 use super::tunnel::wire_version;
-use super::{Inbound, probe, request};
+use super::{Inbound, probe, request, told};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
 use crate::http::server::serve_http2;
@@ -147,7 +148,8 @@ impl Captured<'_> {
         if silent && probe::may_connect(self.port, self.source.ip()) && !self.inbound.would_pass(&question) {
             return self.connect_probe(stream).await;
         }
-        if self.inbound.authorize(&question).is_err() {
+        if let Err(refusal) = self.inbound.authorize(&question) {
+            self.refused(Arrived::Plain, &refusal);
             tcp::reset(stream);
             return Ok(());
         }
@@ -181,7 +183,8 @@ impl Captured<'_> {
         let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
         let offered = self.app_tls(newest);
         // Counted at once where nobody looks at what the ServerHello chooses, else when it has chosen.
-        if if open { self.authorize(offered) } else { self.may_become(offered) }.is_err() {
+        if let Err(refusal) = if open { self.authorize(offered) } else { self.may_become(offered) } {
+            self.refused(offered, &refusal);
             tcp::reset(stream);
             return Ok(());
         }
@@ -199,7 +202,8 @@ impl Captured<'_> {
         match gate::open(&mut stream, held, &mut app, minimum).await {
             Ok(gate) => {
                 let arrived = self.app_tls(gate.version);
-                if self.authorize(arrived).is_err() {
+                if let Err(refusal) = self.authorize(arrived) {
+                    self.refused(arrived, &refusal);
                     tcp::reset(app);
                     tcp::reset(stream);
                     return Ok(());
@@ -262,7 +266,8 @@ impl Captured<'_> {
         mut stream: TcpStream,
         mut app: TcpStream,
     ) -> io::Result<()> {
-        if self.authorize(Arrived::Plain).is_err() {
+        if let Err(refusal) = self.authorize(Arrived::Plain) {
+            self.refused(Arrived::Plain, &refusal);
             tcp::reset(app);
             tcp::reset(stream);
             return Ok(());
@@ -280,12 +285,28 @@ impl Captured<'_> {
             GateError::Timeout | GateError::Io(_) => None,
         };
         match (seen, error.reason()) {
-            (Some(seen), Some(_)) => drop(self.authorize(seen)),
-            (None, Some(reason)) => drop(self.inbound.refuse(reason, self.source.ip(), &error.to_string())),
+            (Some(seen), Some(_)) => {
+                if let Err(refusal) = self.authorize(seen) {
+                    self.refused(seen, &refusal);
+                }
+            }
+            (None, Some(reason)) => {
+                let refusal = self.inbound.refuse(reason, self.source.ip(), &error.to_string());
+                self.refused(Arrived::Plain, &refusal);
+            }
             (_, None) => {}
         }
         tcp::reset(stream);
         Err(io::Error::other(error))
+    }
+
+    fn told(&self, arrived: Arrived) -> told::Connection<'_> {
+        told::Connection { peer: None, source: self.source.ip(), app: self.destination, arrived }
+    }
+
+    /// Refused bytes end with RST, and are shown to who looks.
+    fn refused(&self, arrived: Arrived, refusal: &Refusal) {
+        told::refused_connection(self.inbound, &self.told(arrived), refusal);
     }
 
     async fn dial(&self, caller: &TcpStream) -> io::Result<TcpStream> {
@@ -310,7 +331,7 @@ impl Captured<'_> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
         drop((to_app, to_caller));
-        let copied = Copied::default();
+        let (copied, began) = (Copied::default(), Instant::now());
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());
         let _admitted = self.inbound.live.admit_late(Entry {
@@ -323,15 +344,19 @@ impl Captured<'_> {
             signal: Rc::clone(&signal),
         });
         let ended = tokio::select! {
-            result = copy_both(stream, app, &copied) => Some(result),
-            _ = signal.ended() => None,
+            result = copy_both(stream, app, &copied) => Ok(result),
+            refusal = signal.ended() => Err(refusal),
         };
-        let result = ended.unwrap_or_else(|| {
-            tcp::mark_reset(stream);
-            tcp::mark_reset(app);
-            Ok(())
-        });
-        self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
+        let (result, refused) = match ended {
+            Ok(result) => (result, None),
+            Err(refusal) => {
+                tcp::mark_reset(stream);
+                tcp::mark_reset(app);
+                (Ok(()), Some(refusal))
+            }
+        };
+        let bytes = (copied.sent.get(), copied.received.get());
+        told::connection(self.inbound, &self.told(arrived), bytes, began, refused.as_ref());
         result
     }
 }

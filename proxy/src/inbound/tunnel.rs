@@ -7,15 +7,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
-use super::Inbound;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal};
 use super::mesh::Peer;
+use super::{Inbound, told};
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{RecvStream, SendResponse, SendStream};
@@ -45,6 +46,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         return;
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let began = Instant::now();
     let signal = Rc::<Signal>::default();
     let _admitted = inbound.live.admit_late(Entry {
         port: tunnel.app.port(),
@@ -55,18 +57,25 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         may_probe: false,
         signal: Rc::clone(&signal),
     });
-    tokio::select! {
+    let refused = tokio::select! {
         ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, &tunnel.copied) => {
             if let Err(error) = ended {
                 tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
             }
+            None
         }
-        _ = signal.ended() => {
+        refusal = signal.ended() => {
             // Dropping the stream's halves resets it; the app learns by RST as well.
             tcp::mark_reset(&tunnel.stream);
+            Some(refusal)
         }
-    }
-    inbound.needs.metrics.bytes(Direction::Inbound, tunnel.copied.received.get(), tunnel.copied.sent.get());
+    };
+    let bytes = (tunnel.copied.received.get(), tunnel.copied.sent.get());
+    told::connection(inbound, &of(peer, tunnel.app), bytes, began, refused.as_ref());
+}
+
+fn of(peer: &Peer, app: SocketAddr) -> told::Connection<'_> {
+    told::Connection { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh }
 }
 
 /// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
@@ -79,6 +88,9 @@ async fn begin(
     let (app, port) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
         Err(refusal) => {
+            let named = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+            let app = named.unwrap_or_else(|| SocketAddr::new(peer.local.ip(), 0));
+            told::refused_connection(inbound, &of(peer, app), &refusal);
             refuse(&mut respond, peer, &refusal);
             return None;
         }
@@ -87,7 +99,9 @@ async fn begin(
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            let refusal = inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail);
+            told::refused_connection(inbound, &of(peer, app), &refusal);
+            refuse(&mut respond, peer, &refusal);
             return None;
         }
     };
@@ -97,7 +111,7 @@ async fn begin(
     if let Some(minimum) = minimum_tls(&port) {
         let mesh = inbound.needs.state.snapshot();
         let enforced = inbound.is_enforced(&mesh, &port);
-        let gate = Gate { inbound, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
+        let gate = Gate { inbound, app, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
             Ok(Passed::Settled) => return None,
             Ok(Passed::Open) => {}
@@ -176,6 +190,7 @@ pub(crate) fn wire_version(version: TlsVersion) -> WireVersion {
 /// What the app's own TLS inside of a tunnel has to pass.
 struct Gate<'a> {
     inbound: &'a Inbound,
+    app: SocketAddr,
     minimum: WireVersion,
     enforced: bool,
     question: Question<'a>,
@@ -227,7 +242,10 @@ impl Gate<'_> {
 
     fn refuse(&self, app: &TcpStream, error: GateError) -> io::Error {
         if let Some(reason) = error.reason() {
-            self.inbound.refuse_after_all(&self.question, reason);
+            let refusal = self.inbound.refuse_after_all(&self.question, reason);
+            let Caller { peer, address: source, arrived } = self.question.caller;
+            let of = told::Connection { peer, source, app: self.app, arrived };
+            told::refused_connection(self.inbound, &of, &refusal);
         }
         tcp::mark_reset(app);
         io::Error::other(error)

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::balance::{Tried, pick};
 use super::first::{First, detect};
 use super::pin::Pin;
+use super::told::{self, Whom};
 use super::tunnel::Reached;
 use super::{Outbound, egress, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
@@ -241,7 +242,7 @@ async fn pass_through(outbound: &Outbound, mut app: TcpStream, destination: Sock
             return Err(error);
         }
     };
-    copy(outbound, &mut app, &mut far, &[]).await
+    copy(outbound, &mut app, &mut far, &[], Whom::at(destination)).await
 }
 
 /// Copies until both ended; `prefix` was read from the app already.
@@ -250,11 +251,12 @@ pub(super) async fn copy(
     app: &mut TcpStream,
     far: &mut TcpStream,
     prefix: &[u8],
+    to: Whom,
 ) -> io::Result<()> {
+    let (copied, began) = (Copied::default(), Instant::now());
     write_all(far, prefix).await?;
-    let copied = Copied::default();
     let result = copy_both(app, far, &copied).await;
-    outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+    told::connection(outbound, &to, &copied, began.elapsed());
     result
 }
 
@@ -293,6 +295,7 @@ async fn refuse(
         }
         Protocol::Tls | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
             outbound.refuse(reason, destination, detail);
+            told::refused_connection(outbound, Whom::at(destination), reason, None);
             tcp::reset(app);
             Ok(())
         }

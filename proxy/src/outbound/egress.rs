@@ -21,6 +21,7 @@ use super::departure::count;
 use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::wire_version;
+use super::told::{self, Whom};
 use super::{Outbound, postgres, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, WireVersion, peek};
@@ -210,9 +211,9 @@ impl Outside<'_> {
     async fn opaque(&self, app: TcpStream, held: BytesMut, host: Option<String>) -> io::Result<()> {
         let mesh = self.outbound.needs.state.snapshot();
         let leaving = self.leaving(host.as_deref(), Arrived::Plain);
-        let Ok((_, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let places = match self.ask(&mesh, &leaving).await {
+            Ok((_, places)) => places,
+            Err(denied) => return self.refused(app, &denied),
         };
         let ends = self.reach(app, &places).await?;
         self.carry(ends, held, BytesMut::new(), host.as_deref(), Arrived::Plain).await
@@ -229,9 +230,9 @@ impl Outside<'_> {
         let arrived = app_tls(hello.newest);
         let leaving = self.leaving(host.as_deref(), arrived);
         let mesh = self.outbound.needs.state.snapshot();
-        let Ok((allowed, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let (allowed, places) = match self.ask(&mesh, &leaving).await {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &places).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -251,9 +252,9 @@ impl Outside<'_> {
         let mesh = self.outbound.needs.state.snapshot();
         let arrived = app_tls(WireVersion::TLS1_3);
         let leaving = self.leaving(None, arrived);
-        let Ok(allowed) = self.authorize(&mesh, &leaving) else {
-            tcp::reset(app);
-            return Ok(());
+        let allowed = match self.authorize(&mesh, &leaving) {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &[self.to]).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -265,10 +266,18 @@ impl Outside<'_> {
         }
     }
 
+    /// Of what is no HTTP: nobody there would read why.
+    fn refused(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
+        told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
+        tcp::reset(app);
+        Ok(())
+    }
+
     /// The gate stays shut: said if it is our no, RST either way but where both ends settled it by an alert.
     fn shut(&self, app: TcpStream, leaving: &Leaving<'_>, error: &GateError) -> io::Result<()> {
         if let Some(reason) = error.reason() {
-            self.deny(reason, leaving, &error.to_string());
+            let denied = self.deny(reason, leaving, &error.to_string());
+            told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
         }
         if !matches!(error, GateError::RefusedByServer) {
             tcp::reset(app);
@@ -328,7 +337,7 @@ impl Outside<'_> {
         let (destination, host) = (self.to, host.map(str::to_owned));
         let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
-            copied = copy(self.outbound, &mut app, &mut far, &to_server) => copied,
+            copied = copy(self.outbound, &mut app, &mut far, &to_server, Whom::at(self.to)) => copied,
             _ = refused_later(Rc::clone(self.outbound), going) => {
                 tcp::reset(app);
                 tcp::reset(far);

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
+use isthmus_proto::model::SiteName;
 
 use super::connection::Route;
 use super::pin::{Pin, Tie};
 use super::pool::{Slot, is_unprocessed};
 use super::request::{Hop, Link, Unsent};
-use super::{Outbound, spans};
+use super::{Outbound, spans, told};
 use crate::http::Answer;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
@@ -238,11 +239,15 @@ fn note_link(
     took: Duration,
     response: &mut Response<Body>,
 ) {
+    if let Some(callee) = &hop.callee {
+        let site = to.endpoint.site.as_ref().map_or("", SiteName::as_str);
+        hop.edge = Some(outbound.edges.known(told::edge_to(callee, hop.destination.port(), site)));
+    }
     let Some(callee) = Elapsed::take(response.headers_mut()) else {
         return;
     };
     let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
-    outbound.needs.metrics.link_time(elapsed);
+    outbound.needs.metrics.link_time(elapsed, outbound.needs.tracer.exemplar(&hop.trace));
     if !hop.trace.sampled && !outbound.needs.tracer.tells() {
         return;
     }

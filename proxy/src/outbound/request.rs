@@ -29,7 +29,7 @@ use crate::reason::Reason;
 use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
 use crate::state::{Mesh, Service};
-use crate::telemetry::{Direction, TraceContext};
+use crate::telemetry::{Direction, KnownEdge, TraceContext};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
@@ -52,8 +52,9 @@ pub(super) async fn serve(
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let (callee, link, reset, decision) = (None, None, None, None);
-    let mut hop = Hop { destination, callee, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
+    let (callee, edge, link, reset, decision) = (None, None, None, None, None);
+    let mut hop =
+        Hop { destination, callee, edge, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
     let formed = into_mesh_form(&mut request, destination);
     let told = outbound.tells().then(|| (request.method().clone(), request.uri().clone()));
     let answered = match formed {
@@ -73,7 +74,12 @@ pub(super) async fn serve(
         }
     };
     let elapsed = started.elapsed();
-    outbound.needs.metrics.request(Direction::Outbound, answer.response.status().as_u16(), elapsed);
+    outbound.needs.metrics.request(
+        Direction::Outbound,
+        answer.response.status().as_u16(),
+        elapsed,
+        outbound.needs.tracer.exemplar(&hop.trace),
+    );
     // The callee's sidecar may have refused it: its word came with the answer.
     let wanted = told.is_some() || hop.trace.sampled;
     let reason = refused.map(Reason::word).or_else(|| wanted.then(|| told::word_of(&answer.response))?);
@@ -96,6 +102,8 @@ pub(super) struct Hop<'a> {
     pub(super) destination: SocketAddr,
     /// The service that it turned out to be for.
     pub(super) callee: Option<Arc<Service>>,
+    /// Once a sidecar has answered: the callee there.
+    pub(super) edge: Option<KnownEdge>,
     pub(super) http2: bool,
     /// Set where the app's connection is tied to one of the callee's.
     pub(super) pin: Option<&'a Pin>,
@@ -143,7 +151,10 @@ async fn route_and_send(
     if let Some(answered) = to_tied(outbound, hop, &route, &mut unsent).await {
         return answered;
     }
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(true);
+        }
         let Some((endpoint, place, port)) = route.pick(turn, tried) else {
             if route.is_by_name()
                 && let Some((head, body)) = unsent.take()

@@ -18,7 +18,7 @@ use super::connection::{Carried, Route, copy};
 use super::external::{self, Unreached};
 use super::going::{Going, refused_later};
 use super::tunnel::{Opened, Prefix, TunnelError, open};
-use super::{denied, postgres};
+use super::{denied, postgres, told};
 use crate::detect::WireVersion;
 use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
@@ -82,7 +82,10 @@ async fn serve_attempts(
         word: "no endpoint serves this port".to_owned(),
         decision: "none".to_owned(),
     };
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(false);
+        }
         let far = match opened.take() {
             Some(opened) => Ok(Far::Mesh(Box::new(opened))),
             None => match route.pick(turn, tried) {
@@ -119,7 +122,8 @@ async fn serve_attempts(
                 }
             }
             // Counted and said where it was decided.
-            Err(Unreached { decision: Some(_), .. }) => {
+            Err(Unreached { reason, decision: Some(decision), .. }) => {
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
                 tcp::reset(app);
                 return Ok(None);
             }
@@ -139,7 +143,7 @@ async fn reach(
     prefix: &Prefix,
 ) -> Result<Far, Unreached> {
     if let Some(peer) = &to.0.mesh {
-        let opened = open(outbound, to, peer, prefix).await;
+        let opened = open(outbound, route, to, peer, prefix).await;
         let unreached = |(reason, detail)| Unreached { reason, detail, decision: None };
         return opened.map(|opened| Far::Mesh(Box::new(opened))).map_err(unreached);
     }
@@ -193,6 +197,7 @@ fn app_tls(version: WireVersion) -> Arrived {
 async fn end(outbound: &Rc<Outbound>, app: TcpStream, route: &Route, error: &TunnelError) -> io::Result<()> {
     if let Some(reason) = error.reason() {
         outbound.refuse(reason, route.destination, &error.to_string());
+        told::refused_connection(outbound, told::Whom::of(route), reason, error.decision());
         let unreached = matches!(reason, Reason::AppUnreachable | Reason::ConnectFailed | Reason::NoEndpoint);
         if unreached && route.protocol() == AppProtocol::Postgres && route.connect() == Connect::Confirm {
             return Box::pin(postgres::cannot_connect_now(app, reason)).await;
@@ -217,7 +222,8 @@ pub(super) async fn serve_tls(
         Err(gate::GateError::NotTls(_)) if minimum.is_none() => {}
         Err(error) => {
             if let Some(reason) = error.reason() {
-                denied::say_transport(outbound, reason, &route, &error.to_string());
+                let decision = denied::say_transport(outbound, reason, &route, &error.to_string());
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
             }
             tcp::reset(app);
             return Ok(None);
@@ -264,7 +270,7 @@ async fn plain(
     let arrived = newest.map_or(Arrived::Plain, app_tls);
     let going = external::going(route, &[address], arrived, newest);
     let (Some(_), Some(minimum)) = (newest, minimum) else {
-        return carry(outbound, (app, far), &held, going).await;
+        return carry(outbound, (app, far), &held, told::Whom::of(route), going).await;
     };
     let held = BytesMut::from(&held[..]);
     let opened = match route.protocol() {
@@ -275,11 +281,12 @@ async fn plain(
         Ok(gate) => {
             write_all(&app, &gate.to_client).await?;
             let going = Going { arrived: app_tls(gate.version), tls: Some(gate.version), ..going };
-            carry(outbound, (app, far), &gate.to_server, going).await
+            carry(outbound, (app, far), &gate.to_server, told::Whom::of(route), going).await
         }
         Err(error) => {
             if let Some(reason) = error.reason() {
-                denied::say_transport(outbound, reason, route, &error.to_string());
+                let decision = denied::say_transport(outbound, reason, route, &error.to_string());
+                told::refused_connection(outbound, told::Whom::of(route), reason, Some(&decision));
                 tcp::reset(app);
             }
             Ok(())
@@ -292,10 +299,11 @@ async fn carry(
     outbound: &Rc<Outbound>,
     (mut app, mut far): (TcpStream, TcpStream),
     prefix: &[u8],
+    to: told::Whom,
     going: Going,
 ) -> io::Result<()> {
     tokio::select! {
-        copied = copy(outbound, &mut app, &mut far, prefix) => copied,
+        copied = copy(outbound, &mut app, &mut far, prefix, to) => copied,
         _ = refused_later(Rc::clone(outbound), going) => {
             tcp::reset(app);
             tcp::reset(far);

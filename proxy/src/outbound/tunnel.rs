@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderName;
@@ -13,15 +13,16 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
-use super::Outbound;
+use super::connection::Route;
 use super::pool::{Slot, is_unprocessed};
+use super::{Outbound, told};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
 use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::telemetry::{Direction, MeshSide};
+use crate::telemetry::MeshSide;
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.
 const PREFIX: usize = 64 * 1024;
@@ -91,6 +92,7 @@ impl Prefix {
 pub(super) struct Opened {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) place: usize,
+    to: told::Whom,
     slot: Slot,
     response: Answering,
     to_peer: SendStream,
@@ -98,6 +100,7 @@ pub(super) struct Opened {
 
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
+    to: told::Whom,
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
@@ -142,11 +145,20 @@ impl TunnelError {
             TunnelError::Io(_) => None,
         }
     }
+
+    /// Of the callee's sidecar, where it gave one.
+    pub(super) fn decision(&self) -> Option<&str> {
+        match self {
+            TunnelError::Refused { decision, .. } if decision != "none" => Some(decision),
+            _ => None,
+        }
+    }
 }
 
 /// Sends CONNECT and the prefix with it.
 pub(super) async fn open(
     outbound: &Outbound,
+    route: &Route,
     (endpoint, place, port): (&Arc<Endpoint>, usize, u16),
     peer: &MeshPeer,
     prefix: &Prefix,
@@ -158,7 +170,8 @@ pub(super) async fn open(
         // Bounded by PREFIX: no need to wait for the window.
         to_peer.send_data(bytes.clone(), false).map_err(broken)?;
     }
-    Ok(Opened { endpoint: Arc::clone(endpoint), place, slot, response, to_peer })
+    let to = told::Whom::behind(route, endpoint);
+    Ok(Opened { endpoint: Arc::clone(endpoint), place, to, slot, response, to_peer })
 }
 
 fn connect_request(endpoint: &Endpoint, port: u16) -> Result<Request<()>, (Reason, String)> {
@@ -182,7 +195,7 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => Ok(Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }),
+            Ok(Ok(from_peer)) => Ok(self.reached(from_peer)),
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -230,7 +243,7 @@ impl Opened {
     }
 
     pub(super) fn reached(self, from_peer: RecvStream) -> Reached {
-        Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }
+        Reached { to: self.to, _slot: self.slot, to_peer: self.to_peer, from_peer }
     }
 
     /// What the app said after the tunnel was opened.
@@ -243,9 +256,9 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let copied = Copied::default();
+        let (copied, began) = (Copied::default(), Instant::now());
         let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, &copied).await;
-        outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+        told::connection(outbound, &self.to, &copied, began.elapsed());
         result
     }
 }

@@ -239,7 +239,7 @@ async fn export(channel: Channel, target: &ExportTarget, batch: &[Span]) -> Resu
     Ok(answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
 }
 
-fn open(to: Endpoint, options: DialOptions) -> Channel {
+pub(super) fn open(to: Endpoint, options: DialOptions) -> Channel {
     // The URI only fills `:authority`; the connector below decides where the bytes go.
     let authority = match &to {
         Endpoint::Http { .. } => to.to_string(),

@@ -10,6 +10,8 @@ use tokio::sync::{mpsc, watch};
 use super::access_line::Entry as AccessEntry;
 use super::access_log::AccessLog;
 use super::b3;
+use super::exemplar::Exemplar;
+use super::kept::{Keeping, KeptSpans, keeping};
 use super::metrics::Metrics;
 use super::otlp::Endpoint;
 use super::span::{Span, SpanId, TraceId};
@@ -61,11 +63,13 @@ pub struct Tracer {
 
 #[derive(Debug)]
 struct Shared {
-    /// Share of new traces to record, of 2^56; 0 as well while there is no collector.
+    /// Share of new traces to record, of 2^56; without a collector few of them ([`Keeping`]).
     threshold: AtomicU64,
     /// Whether spans of continued traces have anywhere to go.
     exporting: std::sync::atomic::AtomicBool,
     queue: mpsc::Sender<Span>,
+    /// Instead of it, while there is no collector.
+    keeping: Keeping,
     target: watch::Sender<ExportTarget>,
     clock: SpanClock,
 }
@@ -76,6 +80,14 @@ pub struct SpanQueue {
     pub(super) spans: mpsc::Receiver<Span>,
     pub(super) target: watch::Receiver<ExportTarget>,
     pub(super) tracer: Tracer,
+    kept: Option<KeptSpans>,
+}
+
+impl SpanQueue {
+    /// The end for spans that no collector gets; once.
+    pub fn take_kept(&mut self) -> Option<KeptSpans> {
+        self.kept.take()
+    }
 }
 
 impl Tracer {
@@ -87,9 +99,10 @@ impl Tracer {
     pub(super) fn with_capacity(metrics: &Metrics, capacity: usize) -> (Tracer, SpanQueue) {
         let (queue, spans) = mpsc::channel(capacity);
         let (target, target_seen) = watch::channel(ExportTarget::default());
-        let shared = Shared { threshold: 0.into(), exporting: false.into(), queue, target, clock: SpanClock::start() };
+        let ((keeping, kept), clock) = (keeping(), SpanClock::start());
+        let shared = Shared { threshold: 0.into(), exporting: false.into(), queue, keeping, target, clock };
         let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone(), access: AccessLog::default() };
-        (tracer.clone(), SpanQueue { spans, target: target_seen, tracer })
+        (tracer.clone(), SpanQueue { spans, target: target_seen, tracer, kept: Some(kept) })
     }
 
     /// The handle for a worker, which counts drops in that worker's cell.
@@ -115,7 +128,7 @@ impl Tracer {
     /// Takes up a new collector or sampling ratio, from now on.
     pub fn configure(&self, target: ExportTarget) {
         let exporting = target.endpoint.is_some();
-        let ratio = if exporting { target.sampling.clamp(0.0, 1.0) } else { 0.0 };
+        let ratio = target.sampling.clamp(0.0, 1.0);
         // NaN ends as 0 here: `as` saturates.
         self.shared.threshold.store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
         self.shared.exporting.store(exporting, Relaxed);
@@ -141,7 +154,7 @@ impl Tracer {
             Ok(context) => context,
             // Whoever sent this has decided, and has no trace yet.
             Err(Some((false, _))) => TraceContext::none(headers),
-            Err(Some((true, form))) if self.shared.exporting.load(Relaxed) => {
+            Err(Some((true, form))) if self.goes_on() => {
                 TraceContext::with_ids(TraceId::random(), SpanId::random(), true).in_b3(form)
             }
             Err(_) => {
@@ -167,7 +180,7 @@ impl Tracer {
             Came::Nothing => return Err(None),
         };
         let recorded = match decided {
-            true => caller.sampled && self.shared.exporting.load(Relaxed),
+            true => caller.sampled && self.goes_on(),
             false => self.samples(caller.trace_id),
         };
         Ok(match (recorded, decided) {
@@ -182,15 +195,23 @@ impl Tracer {
     fn samples(&self, trace_id: TraceId) -> bool {
         let TraceId([.., a, b, c, d, e, f, g]) = trace_id;
         u64::from_be_bytes([0, a, b, c, d, e, f, g]) < self.shared.threshold.load(Relaxed)
+            && (self.shared.exporting.load(Relaxed) || self.shared.keeping.may_begin())
+    }
+
+    /// Whether a trace that a caller records is recorded here too.
+    fn goes_on(&self) -> bool {
+        self.shared.exporting.load(Relaxed) || self.shared.keeping.may_go_on()
     }
 
     /// Hands a finished span over. Never waits: what does not fit is dropped and counted.
     pub fn record(&self, mut span: Span) {
-        if !self.shared.exporting.load(Relaxed) {
-            return self.metrics.spans_dropped(DropReason::NoCollector, 1);
-        }
         span.end_ns = span.end_ns.max(span.start_ns);
-        if self.shared.queue.try_send(span).is_err() {
+        let taken = match self.shared.exporting.load(Relaxed) {
+            true => self.shared.queue.try_send(span).is_ok(),
+            false if self.shared.keeping.is_wanted() => self.shared.keeping.keep(span),
+            false => return self.metrics.spans_dropped(DropReason::NoCollector, 1),
+        };
+        if !taken {
             self.metrics.spans_dropped(DropReason::QueueFull, 1);
         }
     }
@@ -198,6 +219,11 @@ impl Tracer {
     /// Unix time in nanoseconds for spans: never steps back between two readings unless the wall clock was set.
     pub fn now_ns(&self) -> u64 {
         self.shared.clock.now_ns()
+    }
+
+    /// Where a latency's trace is, for the metrics; nothing where spans of it are not recorded.
+    pub fn exemplar(&self, trace: &TraceContext) -> Option<Exemplar> {
+        trace.sampled.then(|| Exemplar { trace: trace.trace_id, at_ms: self.now_ns() / 1_000_000 })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
