@@ -296,7 +296,7 @@ fn metrics() -> Box<dyn FnMut(u64)> {
     let metrics = Metrics::new(4).for_worker(1);
     Box::new(move |number| {
         let elapsed = Duration::from_micros(black_box(300 + number % 64));
-        metrics.request(Direction::Inbound, black_box(200), elapsed);
+        metrics.request(Direction::Inbound, black_box(200), elapsed, None);
     })
 }
 

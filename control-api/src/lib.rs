@@ -25,7 +25,9 @@ mod process;
 pub mod push;
 pub mod serve;
 pub mod source;
+mod speaks;
 pub mod store;
+pub mod traces;
 pub mod validate;
 pub mod views;
 

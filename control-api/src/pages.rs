@@ -3,6 +3,7 @@
 use crate::authority::Own;
 use crate::ledger::Ledger;
 use crate::push::registry::Registry;
+use crate::traces::store::TraceStore;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -27,6 +28,7 @@ pub(crate) struct Pages {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) own: Arc<Own>,
+    pub(crate) traces: Arc<TraceStore>,
 }
 
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, shutdown: CancellationToken) {
@@ -133,6 +135,11 @@ impl Pages {
                 "isthmus_controlplane_store_failed",
                 "1: the store failed and nothing can be written.",
                 u64::from(self.ledger.has_failed()),
+            ),
+            (
+                "isthmus_controlplane_traces",
+                "Traces that are kept in memory while no collector is configured (isthmus trace).",
+                self.traces.size().0 as u64,
             ),
         ];
         for (name, help, value) in gauges {

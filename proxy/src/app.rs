@@ -35,7 +35,9 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{AccessLog, Described, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples};
+use crate::telemetry::{
+    AccessLog, Described, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples, run_metrics_push,
+};
 
 pub use error::RunError;
 use follower::Follower;
@@ -89,7 +91,8 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let start = Start::prepare(settings(&config, dial).await?, clock)?;
     let (state, demands) = State::new();
     let metrics = Metrics::new(config.workers);
-    let (tracer, spans) = Tracer::new(&metrics);
+    let (tracer, mut spans) = Tracer::new(&metrics);
+    let kept = spans.take_kept();
     let access_log = AccessLog::start(config.access_log.clone(), start.identities().clock().clone(), &metrics)
         .map_err(RunError::AccessLog)?;
     let tracer = tracer.with_access_log(access_log.clone());
@@ -113,6 +116,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
         metrics: parts.metrics.clone(),
         flows: collector,
         decisions: parts.decisions.clone(),
+        kept,
         health,
     };
     let control_stop = stop.child_token();
@@ -161,6 +165,7 @@ impl Aside {
         stop: &CancellationToken,
     ) -> (Aside, watch::Receiver<Option<probe::Health>>) {
         let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
+        tokio::spawn(run_metrics_push(parts.tracer.clone(), dial, stop.child_token()));
         tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
         let (told, health) = watch::channel(None);
         let asking = parts.config.readiness.clone().map(|readiness| {

@@ -243,6 +243,9 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
                 denied: mesh.keep.denied,
                 slower_than_ms: mesh.keep.slower_than.map_or(0, |d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
             }),
+            metrics_every_ms: mesh
+                .metrics_every
+                .map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
         }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),

@@ -139,7 +139,7 @@ fn read_defaults(field: &Field) -> Defaults {
 }
 
 fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
-    field.only(&["otlp", "sampling", "keep"], &[]);
+    field.only(&["otlp", "sampling", "keep", "metricsEvery"], &[]);
     if let Some(otlp) = field.get("otlp")
         && let Some(text) = otlp.text()
     {
@@ -155,6 +155,20 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
     if let Some(keep) = field.get("keep") {
         read_keep(&keep, &mut mesh.keep);
     }
+    mesh.metrics_every = metrics_every(field, mesh);
+}
+
+/// Where the counters go too: to the collector of the spans.
+fn metrics_every(telemetry: &Field, mesh: &MeshConfig) -> Option<Duration> {
+    let field = telemetry.get("metricsEvery")?;
+    let every = field.duration()?;
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&every) {
+        field.fault("has to be between 1s and 24h");
+    }
+    if mesh.otlp.is_empty() {
+        field.fault("says how often, and `otlp` has to say where to");
+    }
+    Some(every)
 }
 
 pub(super) fn site(spec: &Field) -> Site {

@@ -67,6 +67,8 @@ pub struct MeshConfig {
     pub sampling: f64,
     /// What is recorded whatever `sampling` is.
     pub keep: KeepSpans,
+    /// How often proxies push their counters to the same place.
+    pub metrics_every: Option<Duration>,
     pub flows: Kept,
 }
 
@@ -104,6 +106,7 @@ impl Default for MeshConfig {
             otlp: String::new(),
             sampling: 1.0,
             keep: KeepSpans { errors: true, denied: true, slower_than: None },
+            metrics_every: None,
             flows: Kept::default(),
         }
     }

@@ -204,6 +204,7 @@ prop_compose! {
             "/[a-z/]{1,8}".prop_map(OtlpEndpoint::Unix),
         ]),
         (sampling_ratio, keep) in (0.0..=1.0, any::<(bool, bool, Option<u16>)>()),
+        every_ms in option::of(1..u32::MAX),
         leaf in option::of(1u64..100_000),
     ) -> Mesh {
         let link = |(name, (site_a, site_b))| Link { name, site_a, site_b };
@@ -216,7 +217,12 @@ prop_compose! {
             dns_suffixes,
             links: links.into_iter().map(link).collect(),
             roots_der,
-            telemetry: Ok(Telemetry { otlp, sampling_ratio, keep: kept(keep) }),
+            telemetry: Ok(Telemetry {
+                otlp,
+                sampling_ratio,
+                keep: kept(keep),
+                metrics_every: every_ms.map(|ms| Duration::from_millis(ms.into())),
+            }),
             leaf_lifetime: leaf.map(Duration::from_secs),
             revocations: revoked(leaf),
             crypto_profile: if enforce { CryptoProfile::Fips } else { CryptoProfile::Default },

@@ -85,6 +85,8 @@ pub struct Telemetry {
     /// 0 to 1.
     pub sampling_ratio: f64,
     pub keep: KeepSpans,
+    /// How often the counters go there, too.
+    pub metrics_every: Option<Duration>,
 }
 
 /// What is recorded for how it ended, whatever the ratio is.
@@ -317,7 +319,7 @@ impl From<Link> for wire::Link {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: None, sampling_ratio: 0.0, keep: KeepSpans::default() }
+        Self { otlp: None, sampling_ratio: 0.0, keep: KeepSpans::default(), metrics_every: None }
     }
 }
 
@@ -346,7 +348,8 @@ impl TryFrom<wire::Telemetry> for Telemetry {
         let keep = t.keep.unwrap_or_default();
         let slower_than = (keep.slower_than_ms > 0).then(|| Duration::from_millis(keep.slower_than_ms.into()));
         let keep = KeepSpans { errors: keep.errors, denied: keep.denied, slower_than };
-        Ok(Self { otlp, sampling_ratio: t.sampling_ratio, keep })
+        let metrics_every = (t.metrics_every_ms > 0).then(|| Duration::from_millis(t.metrics_every_ms.into()));
+        Ok(Self { otlp, sampling_ratio: t.sampling_ratio, keep, metrics_every })
     }
 }
 
@@ -364,6 +367,7 @@ impl From<Telemetry> for wire::Telemetry {
                 denied: t.keep.denied,
                 slower_than_ms: t.keep.slower_than.map_or(0, |d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
             }),
+            metrics_every_ms: t.metrics_every.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
         }
     }
 }

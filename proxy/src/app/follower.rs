@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::redirect::CaptureError;
 use crate::state::Mesh;
-use crate::telemetry::{Described, ExportTarget, Keep};
+use crate::telemetry::{Described, ExportTarget, Keep, PushTarget};
 
 use super::captured::Captured;
 use super::{Listening, Parts};
@@ -52,8 +52,10 @@ impl Follower {
     pub(super) fn look(&mut self) -> Result<(), CaptureError> {
         let Parts { metrics, tracer, identities, state, .. } = &*self.parts;
         let mesh = state.snapshot();
+        let target = export_target(&mesh, &self.parts.described);
         metrics.describe(&described(&mesh));
-        tracer.configure(export_target(&mesh, &self.parts.described));
+        metrics.push_to(push_target(&mesh, &target));
+        tracer.configure(target);
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
         if let Some(captured) = &mut self.captured {
@@ -138,6 +140,12 @@ async fn disturbed(captured: &mut Option<Captured>) {
         Some(captured) => captured.disturbed().await,
         None => std::future::pending().await,
     }
+}
+
+/// To the collector of the spans, where the counters go there too.
+fn push_target(mesh: &Mesh, spans: &ExportTarget) -> Option<PushTarget> {
+    let (every, endpoint) = (mesh.telemetry().metrics_every?, spans.endpoint.clone()?);
+    Some(PushTarget { endpoint, every, resource: spans.resource.clone() })
 }
 
 fn export_target(mesh: &Mesh, described: &Described) -> ExportTarget {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal, Watched};
 use super::tunnel::wire_version;
-use super::{Inbound, probe, request, spans};
+use super::{Inbound, probe, request, spans, told};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
 use crate::http::server::serve_http2;
@@ -284,13 +284,21 @@ impl Captured<'_> {
                     self.tell_refused(seen, &refusal);
                 }
             }
-            (None, Some(reason)) => drop(self.inbound.refuse(reason, self.source.ip(), &error.to_string())),
+            (None, Some(reason)) => {
+                let refusal = self.inbound.refuse(reason, self.source.ip(), &error.to_string());
+                self.tell_refused(Arrived::Plain, &refusal);
+            }
             (_, None) => {}
         }
         tcp::reset(stream);
         Err(io::Error::other(error))
     }
 
+    fn told(&self, arrived: Arrived) -> told::Connection<'_> {
+        told::Connection { peer: None, source: self.source.ip(), app: self.destination, arrived }
+    }
+
+    /// Refused bytes end with RST, and are shown to who looks.
     fn refuse(&self, arrived: Arrived, refusal: &Refusal, stream: TcpStream) -> io::Result<()> {
         self.tell_refused(arrived, refusal);
         tcp::reset(stream);
@@ -298,6 +306,7 @@ impl Captured<'_> {
     }
 
     fn tell_refused(&self, arrived: Arrived, refusal: &Refusal) {
+        told::refused_connection(self.inbound, &self.told(arrived), refusal);
         spans::refused(self.inbound, &self.context(), refusal, |context| self.span(context, arrived));
     }
 
@@ -353,14 +362,18 @@ impl Captured<'_> {
             result = copy_both(app, stream, copied) => Ok(result),
             refusal = signal.ended() => Err(refusal),
         };
-        let result = ended.unwrap_or_else(|refusal| {
-            span.refused(refusal.reason, refusal.decision.as_deref());
-            tcp::mark_reset(stream);
-            tcp::mark_reset(app);
-            Ok(())
-        });
+        let (result, refused) = match ended {
+            Ok(result) => (result, None),
+            Err(refusal) => {
+                span.refused(refusal.reason, refusal.decision.as_deref());
+                tcp::mark_reset(stream);
+                tcp::mark_reset(app);
+                (Ok(()), Some(refusal))
+            }
+        };
         span.ended(&result);
-        self.inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
+        let bytes = (copied.received.get(), copied.sent.get());
+        told::connection(self.inbound, &self.told(arrived), bytes, self.began, refused.as_ref());
         result
     }
 }

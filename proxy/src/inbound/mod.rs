@@ -86,6 +86,9 @@ mod standing_test;
 #[path = "stream_test.rs"]
 mod stream_test;
 #[cfg(test)]
+#[path = "told_test.rs"]
+mod told_test;
+#[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;
 #[cfg(test)]

@@ -234,13 +234,20 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     // Looked at anew and last: what the span has cost is ours, and not the link's.
     let total = if outcome.refused.is_some() { total } else { hop.came.elapsed() };
     let app_time = outcome.times.map_or(Duration::ZERO, |(_, app)| app);
-    finish(inbound, answer, Elapsed::new(total, app_time), hop.peer.is_some(), total)
+    finish(inbound, &hop, &trace, answer, (Elapsed::new(total, app_time), total))
 }
 
 /// The elapsed times go to sidecars only.
-fn finish(inbound: &Inbound, mut answer: Answer, elapsed: Elapsed, to_mesh: bool, total: Duration) -> Answer {
-    inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total);
-    if to_mesh {
+fn finish(
+    inbound: &Inbound,
+    hop: &Hop<'_>,
+    trace: &TraceContext,
+    mut answer: Answer,
+    (elapsed, total): (Elapsed, Duration),
+) -> Answer {
+    let traced = inbound.needs.tracer.exemplar(trace);
+    inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total, traced);
+    if hop.peer.is_some() {
         if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // HTTP/2 has no 101: success of CONNECT says the same (RFC 8441 §5).
             *answer.response.status_mut() = StatusCode::OK;

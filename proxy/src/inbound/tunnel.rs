@@ -13,11 +13,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
-use super::Inbound;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal};
 use super::mesh::Peer;
-use super::spans;
+use super::{Inbound, spans, told};
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{RecvStream, SendResponse, SendStream};
@@ -48,6 +47,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         return;
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let began = Instant::now();
     let signal = Rc::<Signal>::default();
     let _admitted = inbound.live.admit_late(Entry {
         port: tunnel.app.port(),
@@ -59,20 +59,27 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         signal: Rc::clone(&signal),
     });
     let copied = tunnel.span.copied(&tunnel.copied);
-    tokio::select! {
+    let refused = tokio::select! {
         ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, copied) => {
             tunnel.span.ended(&ended);
             if let Err(error) = ended {
                 tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
             }
+            None
         }
         refusal = signal.ended() => {
             tunnel.span.refused(refusal.reason, refusal.decision.as_deref());
             // Dropping the stream's halves resets it; the app learns by RST as well.
             tcp::mark_reset(&tunnel.stream);
+            Some(refusal)
         }
-    }
-    inbound.needs.metrics.bytes(Direction::Inbound, copied.received.get(), copied.sent.get());
+    };
+    let bytes = (copied.received.get(), copied.sent.get());
+    told::connection(inbound, &of(peer, tunnel.app), bytes, began, refused.as_ref());
+}
+
+fn of(peer: &Peer, app: SocketAddr) -> told::Connection<'_> {
+    told::Connection { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh }
 }
 
 /// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
@@ -90,7 +97,10 @@ async fn begin(
     let (app, port) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
         Err(refusal) => {
-            spans::refused(inbound, &context, &refusal, |context| open(context, peer.local));
+            let named = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+            let app = named.unwrap_or_else(|| SocketAddr::new(peer.local.ip(), 0));
+            told::refused_connection(inbound, &of(peer, app), &refusal);
+            spans::refused(inbound, &context, &refusal, |context| open(context, app));
             refuse(&mut respond, peer, &refusal);
             return None;
         }
@@ -101,6 +111,7 @@ async fn begin(
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
             let refusal = inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail);
+            told::refused_connection(inbound, &of(peer, app), &refusal);
             span.discard();
             spans::refused(inbound, &context, &refusal, |context| open(context, app));
             refuse(&mut respond, peer, &refusal);
@@ -113,7 +124,7 @@ async fn begin(
     if let Some(minimum) = minimum_tls(&port) {
         let mesh = inbound.needs.state.snapshot();
         let enforced = inbound.is_enforced(&mesh, &port);
-        let gate = Gate { inbound, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
+        let gate = Gate { inbound, app, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
             Ok(Passed::Settled) => {
                 span.end("refused by the app's TLS", None);
@@ -201,6 +212,7 @@ pub(crate) fn wire_version(version: TlsVersion) -> WireVersion {
 /// What the app's own TLS inside of a tunnel has to pass.
 struct Gate<'a> {
     inbound: &'a Inbound,
+    app: SocketAddr,
     minimum: WireVersion,
     enforced: bool,
     question: Question<'a>,
@@ -254,7 +266,10 @@ impl Gate<'_> {
 
     fn refuse(&self, app: &TcpStream, error: GateError) -> io::Error {
         if let Some(reason) = error.reason() {
-            self.inbound.refuse_after_all(&self.question, reason);
+            let refusal = self.inbound.refuse_after_all(&self.question, reason);
+            let Caller { peer, address: source, arrived } = self.question.caller;
+            let of = told::Connection { peer, source, app: self.app, arrived };
+            told::refused_connection(self.inbound, &of, &refusal);
         }
         tcp::mark_reset(app);
         io::Error::other(error)

@@ -32,6 +32,7 @@ pub(super) struct World {
     pub(super) orders: Arc<Inbound_>,
     pub(super) web_state: Arc<State>,
     pub(super) outbound: Rc<Outbound>,
+    pub(super) web_metrics: Metrics,
     pub(super) inbound: Rc<Inbound>,
     pub(super) decisions: Arc<Decisions>,
     pub(super) collector: RefCell<Collector>,
@@ -253,7 +254,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     publish_outbound(&web_state, Some(mesh.port()), &id(expected), &spec);
     let decisions = Decisions::new();
     let (flows, collector) = Collector::new(SystemClock.now_ms());
-    let metrics = Metrics::new(1).for_worker(0);
+    let (metrics, web_metrics) = (Metrics::new(1).for_worker(0), Metrics::new(1).for_worker(0));
     let [(web_tracer, web_spans), (orders_tracer, orders_spans)] = [(), ()].map(|()| traced(&metrics, &spec));
     let inbound = Inbound::new(Needs {
         state: Reader::new(Arc::clone(&orders_state)),
@@ -271,7 +272,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         state: Reader::new(Arc::clone(&web_state)),
         identity: Arc::clone(&web),
         peers: Peers::new(&web, &web_state, Limits::default()),
-        metrics: Metrics::new(1).for_worker(0),
+        metrics: web_metrics.clone(),
         tracer: web_tracer,
         decisions: Arc::clone(&decisions),
         flows,
@@ -292,6 +293,7 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         orders,
         web_state,
         outbound,
+        web_metrics,
         inbound,
         decisions,
         collector: RefCell::new(collector),

@@ -15,6 +15,7 @@ use super::balance::{Tried, pick};
 use super::carried::{self, Traced};
 use super::first::{First, detect};
 use super::pin::Pin;
+use super::told::{self, Whom};
 use super::tunnel::Reached;
 use super::{Outbound, egress, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
@@ -263,7 +264,8 @@ async fn pass_through(outbound: &Outbound, mut app: TcpStream, destination: Sock
             return Err(error);
         }
     };
-    copy(outbound, &mut app, &mut far, &[], &carried::outside(outbound, destination, None)).await
+    let span = carried::outside(outbound, destination, None);
+    copy(outbound, &mut app, &mut far, &[], (Whom::at(destination), &span)).await
 }
 
 /// Copies until both ended; `prefix` was read from the app already.
@@ -272,15 +274,15 @@ pub(super) async fn copy(
     app: &mut TcpStream,
     far: &mut TcpStream,
     prefix: &[u8],
-    span: &ConnectionSpan,
+    (to, span): (Whom, &ConnectionSpan),
 ) -> io::Result<()> {
+    let (copied, began) = (Copied::default(), Instant::now());
     write_all(far, prefix).await?;
-    let own = Copied::default();
-    let copied = span.copied(&own);
+    let copied = span.copied(&copied);
     let result = copy_both(app, far, copied).await;
     copied.sent.set(copied.sent.get() + prefix.len() as u64);
     span.ended(&result);
-    outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+    told::connection(outbound, &to, copied, began.elapsed());
     result
 }
 
@@ -319,6 +321,7 @@ async fn refuse(
         }
         Protocol::Tls | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
             outbound.refuse(reason, destination, detail);
+            told::refused_connection(outbound, Whom::at(destination), reason, None);
             carried::refused(outbound, destination, Instant::now(), (reason, None));
             tcp::reset(app);
             Ok(())

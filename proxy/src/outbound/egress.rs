@@ -22,6 +22,7 @@ use super::departure::count;
 use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::wire_version;
+use super::told::{self, Whom};
 use super::{Outbound, postgres, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, WireVersion, peek};
@@ -212,7 +213,7 @@ impl Outside<'_> {
         let leaving = self.leaving(host.as_deref(), Arrived::Plain);
         let places = match self.ask(&mesh, &leaving).await {
             Ok((_, places)) => places,
-            Err(denied) => return self.refuse(app, &denied),
+            Err(denied) => return self.refused(app, &denied),
         };
         let ends = self.reach(app, &places).await?;
         self.carry(ends, held, BytesMut::new(), host.as_deref(), Arrived::Plain).await
@@ -231,7 +232,7 @@ impl Outside<'_> {
         let mesh = self.outbound.needs.state.snapshot();
         let (allowed, places) = match self.ask(&mesh, &leaving).await {
             Ok(allowed) => allowed,
-            Err(denied) => return self.refuse(app, &denied),
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &places).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -253,7 +254,7 @@ impl Outside<'_> {
         let leaving = self.leaving(None, arrived);
         let allowed = match self.authorize(&mesh, &leaving) {
             Ok(allowed) => allowed,
-            Err(denied) => return self.refuse(app, &denied),
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &[self.to]).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -265,10 +266,18 @@ impl Outside<'_> {
         }
     }
 
+    /// Of what is no HTTP: nobody there would read why.
+    fn refused(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
+        told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
+        tcp::reset(app);
+        Ok(())
+    }
+
     /// The gate stays shut: said if it is our no, RST either way but where both ends settled it by an alert.
     fn shut(&self, app: TcpStream, leaving: &Leaving<'_>, error: &GateError) -> io::Result<()> {
         if let Some(reason) = error.reason() {
-            self.deny(reason, leaving, &error.to_string());
+            let denied = self.deny(reason, leaving, &error.to_string());
+            told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
         }
         if !matches!(error, GateError::RefusedByServer) {
             tcp::reset(app);
@@ -335,7 +344,7 @@ impl Outside<'_> {
         let span = carried::outside(self.outbound, destination, host.as_deref());
         let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
-            copied = copy(self.outbound, &mut app, &mut far, &to_server, &span) => copied,
+            copied = copy(self.outbound, &mut app, &mut far, &to_server, (Whom::at(self.to), &span)) => copied,
             reason = refused_later(Rc::clone(self.outbound), going) => {
                 span.refused(reason, None);
                 tcp::reset(app);

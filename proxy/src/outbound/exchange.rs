@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
 use isthmus_certs::Negotiated;
+use isthmus_proto::model::SiteName;
 
 use super::connection::Route;
 use super::hop::{Hop, Link};
@@ -16,7 +17,7 @@ use super::pin::{Pin, Tie};
 use super::pool::{Slot, is_unprocessed};
 use super::request::Unsent;
 use super::tries::{Try, TryFate};
-use super::{Outbound, spans};
+use super::{Outbound, spans, told};
 use crate::http::Answer;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
@@ -302,11 +303,15 @@ fn note_link(
     response: &mut Response<Body>,
 ) {
     hop.kept = response.headers_mut().remove(KEPT).and_then(|value| KeptTrace::parse(value.as_bytes()));
+    if let Some(callee) = &hop.callee {
+        let site = to.endpoint.site.as_ref().map_or("", SiteName::as_str);
+        hop.edge = Some(outbound.edges.known(told::edge_to(callee, hop.destination.port(), site)));
+    }
     let Some(callee) = Elapsed::take(response.headers_mut()) else {
         return;
     };
     let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
-    outbound.needs.metrics.link_time(elapsed);
+    outbound.needs.metrics.link_time(elapsed, outbound.needs.tracer.exemplar(&hop.trace));
     hop.link = Some(Link { elapsed, connect, callee, endpoint: Arc::clone(to.endpoint) });
 }
 

@@ -137,7 +137,7 @@ async fn listen_to_both(outbound: &Outbound, app: &mut TcpStream, route: &Route)
 async fn open_early(outbound: &Outbound, route: &Route) -> Option<tunnel::Opened> {
     let to = route.pick(outbound.next_turn(), Tried::default())?;
     let peer = to.0.mesh.as_ref()?;
-    open(outbound, to, peer, (&Prefix::default(), route.span(outbound))).await.ok()
+    open(outbound, route, to, peer, &Prefix::default()).await.ok()
 }
 
 fn opaque(bytes: BytesMut) -> First {

@@ -11,13 +11,15 @@ use super::pin::Pin;
 use crate::http::Caller;
 use crate::http::internal::Elapsed;
 use crate::state::{Endpoint, Service};
-use crate::telemetry::{B3Headers, KeptTrace, TraceContext};
+use crate::telemetry::{B3Headers, KeptTrace, KnownEdge, TraceContext};
 
 /// What is known of a request on its way.
 pub(super) struct Hop<'a> {
     pub(super) destination: SocketAddr,
     /// The service that it turned out to be for.
     pub(super) callee: Option<Arc<Service>>,
+    /// Once a sidecar has answered: the callee there.
+    pub(super) edge: Option<KnownEdge>,
     pub(super) http2: bool,
     /// Set where the app's connection is tied to one of the callee's.
     pub(super) pin: Option<&'a Pin>,
@@ -49,11 +51,13 @@ impl<'a> Hop<'a> {
         caller: Caller<'a>,
         trace: TraceContext,
     ) -> Hop<'a> {
-        let (callee, pin, upgrade, link, kept, reset, decision) = (None, None, None, None, None, None, None);
+        let (callee, edge, pin, upgrade, link, kept, reset, decision) =
+            (None, None, None, None, None, None, None, None);
         let (number, tries, http2, absolute, b3) = (outbound.next_request(), 0, false, false, None);
         Hop {
             destination,
             callee,
+            edge,
             http2,
             pin,
             absolute,

@@ -72,7 +72,8 @@ pub(super) async fn serve(
         }
     };
     let ended = told::ended(&answer.response, started.elapsed(), refused, told.is_some() || brief.is_some());
-    outbound.needs.metrics.request(Direction::Outbound, ended.status, ended.total);
+    let traced = outbound.needs.tracer.exemplar(&hop.trace);
+    outbound.needs.metrics.request(Direction::Outbound, ended.status, ended.total, traced);
     let asked = told.as_ref().map(|(method, uri)| (method, uri));
     let ending = spans::Ending { started, asked, brief: brief.as_ref(), grpc };
     spans::request(outbound, &hop, &ending, &ended, &mut answer);
@@ -112,7 +113,10 @@ async fn route_and_send(
     if let Some(answered) = to_tied(outbound, hop, &route, &mut unsent).await {
         return answered;
     }
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(true);
+        }
         let Some((endpoint, place, port)) = route.pick(turn, tried) else {
             if route.is_by_name()
                 && let Some((head, body)) = unsent.take()

@@ -19,7 +19,7 @@ use super::connection::{Carried, Route, copy};
 use super::external::{self, Unreached};
 use super::going::{Going, refused_later};
 use super::tunnel::{Opened, Prefix, TunnelError, open};
-use super::{denied, postgres};
+use super::{denied, postgres, told};
 use crate::detect::WireVersion;
 use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
@@ -83,7 +83,10 @@ async fn serve_attempts(
         word: "no endpoint serves this port".to_owned(),
         decision: "none".to_owned(),
     };
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(false);
+        }
         let far = match opened.take() {
             Some(opened) => Ok(Far::Mesh(Box::new(opened))),
             None => match route.pick(turn, tried) {
@@ -125,6 +128,7 @@ async fn serve_attempts(
             // Counted and said where it was decided.
             Err(Unreached { reason, decision: Some(decision), .. }) => {
                 route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
                 tcp::reset(app);
                 return Ok(None);
             }
@@ -144,7 +148,7 @@ async fn reach(
     prefix: &Prefix,
 ) -> Result<Far, Unreached> {
     if let Some(peer) = &to.0.mesh {
-        let opened = open(outbound, to, peer, (prefix, route.span(outbound))).await;
+        let opened = open(outbound, route, to, peer, prefix).await;
         let unreached = |(reason, detail)| Unreached { reason, detail, decision: None };
         return opened.map(|opened| Far::Mesh(Box::new(opened))).map_err(unreached);
     }
@@ -199,6 +203,7 @@ async fn end(outbound: &Rc<Outbound>, app: TcpStream, route: &Route, error: &Tun
     if let Some(reason) = error.reason() {
         outbound.refuse(reason, route.destination, &error.to_string());
         route.refused(outbound, reason, error.decision());
+        told::refused_connection(outbound, told::Whom::of(route), reason, error.decision());
         let unreached = matches!(reason, Reason::AppUnreachable | Reason::ConnectFailed | Reason::NoEndpoint);
         if unreached && route.protocol() == AppProtocol::Postgres && route.connect() == Connect::Confirm {
             return Box::pin(postgres::cannot_connect_now(app, reason)).await;
@@ -229,6 +234,7 @@ pub(super) async fn serve_tls(
             if let Some(reason) = error.reason() {
                 let decision = denied::say_transport(outbound, reason, &route, &error.to_string());
                 route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
             }
             tcp::reset(app);
             return Ok(None);
@@ -292,6 +298,7 @@ async fn plain(
             if let Some(reason) = error.reason() {
                 let decision = denied::say_transport(outbound, reason, route, &error.to_string());
                 route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(route), reason, Some(&decision));
                 tcp::reset(app);
             }
             Ok(())
@@ -305,10 +312,11 @@ async fn carry(
     route: &Route,
     (mut app, mut far): (TcpStream, TcpStream),
     prefix: &[u8],
+    to: told::Whom,
     going: Going,
 ) -> io::Result<()> {
     tokio::select! {
-        copied = copy(outbound, &mut app, &mut far, prefix, route.span(outbound)) => copied,
+        copied = copy(outbound, &mut app, &mut far, prefix, (told::Whom::of(route), route.span(outbound))) => copied,
         reason = refused_later(Rc::clone(outbound), going) => {
             route.span(outbound).refused(reason, None);
             tcp::reset(app);

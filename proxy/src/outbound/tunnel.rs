@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderName;
@@ -13,15 +13,16 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
-use super::Outbound;
+use super::connection::Route;
 use super::pool::{Slot, is_unprocessed};
+use super::{Outbound, told};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
 use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::telemetry::{ConnectionSpan, Direction, MeshSide};
+use crate::telemetry::{ConnectionSpan, MeshSide};
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.
 const PREFIX: usize = 64 * 1024;
@@ -91,6 +92,7 @@ impl Prefix {
 pub(super) struct Opened {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) place: usize,
+    to: told::Whom,
     slot: Slot,
     response: Answering,
     to_peer: SendStream,
@@ -99,6 +101,7 @@ pub(super) struct Opened {
 
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
+    to: told::Whom,
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
@@ -154,24 +157,34 @@ impl TunnelError {
             TunnelError::Io(_) => None,
         }
     }
+
+    /// Of the callee's sidecar, where it gave one.
+    pub(super) fn decision(&self) -> Option<&str> {
+        match self {
+            TunnelError::Refused { decision, .. } if decision != "none" => Some(decision),
+            _ => None,
+        }
+    }
 }
 
 /// Sends CONNECT and the prefix with it.
 pub(super) async fn open(
     outbound: &Outbound,
+    route: &Route,
     (endpoint, place, port): (&Arc<Endpoint>, usize, u16),
     peer: &MeshPeer,
-    (prefix, span): (&Prefix, &ConnectionSpan),
+    prefix: &Prefix,
 ) -> Result<Opened, (Reason, String)> {
     let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
     let broken = |error: StreamError| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port, span)?, false).map_err(broken)?;
+    let (response, mut to_peer) =
+        slot.send_request(connect_request(endpoint, port, route.span(outbound))?, false).map_err(broken)?;
     for bytes in &prefix.sent {
         // Bounded by PREFIX: no need to wait for the window.
         to_peer.send_data(bytes.clone(), false).map_err(broken)?;
     }
-    let span = span.clone();
-    Ok(Opened { endpoint: Arc::clone(endpoint), place, slot, response, to_peer, span })
+    let (to, span) = (told::Whom::behind(route, endpoint), route.span(outbound).clone());
+    Ok(Opened { endpoint: Arc::clone(endpoint), place, to, slot, response, to_peer, span })
 }
 
 fn connect_request(endpoint: &Endpoint, port: u16, span: &ConnectionSpan) -> Result<Request<()>, (Reason, String)> {
@@ -200,7 +213,7 @@ impl Opened {
         match begun {
             Ok(Ok(from_peer)) => {
                 let before = (prefix.length as u64, 0);
-                Ok(Reached { _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before })
+                Ok(Reached { before, ..self.reached(from_peer, 0) })
             }
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
@@ -251,7 +264,7 @@ impl Opened {
     /// `came`: bytes that it has given already.
     pub(super) fn reached(self, from_peer: RecvStream, came: usize) -> Reached {
         let before = (0, came as u64);
-        Reached { _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before }
+        Reached { to: self.to, _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before }
     }
 
     /// What the app said after the tunnel was opened.
@@ -264,13 +277,13 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let own = Copied::default();
+        let (own, began) = (Copied::default(), Instant::now());
         let copied = self.span.copied(&own);
         copied.sent.set(self.before.0);
         copied.received.set(self.before.1);
         let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, copied).await;
         self.span.ended(&result);
-        outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+        told::connection(outbound, &self.to, copied, began.elapsed());
         result
     }
 }

@@ -25,7 +25,6 @@ use crate::tcp::{DialOptions, dial};
 const MAX_ANSWER: usize = 64 * 1024;
 /// What a collector may ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-const GRPC: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -81,10 +80,34 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// What is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Metrics,
+}
+
+impl Signal {
+    const fn grpc(self) -> &'static str {
+        match self {
+            Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        }
+    }
+
+    /// The configured path is that of traces; OTLP's own has one beside it for each signal.
+    fn http(self, path: &str) -> String {
+        match (self, path.strip_suffix("/v1/traces")) {
+            (Signal::Metrics, Some(base)) => format!("{base}/v1/metrics"),
+            _ => path.to_owned(),
+        }
+    }
+}
+
 /// What became of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// It took all but so many spans.
+    /// It took all but so many spans or points.
     Taken(u64),
     /// It will never take these.
     Refused(String),
@@ -95,6 +118,7 @@ pub(super) enum Delivery {
 /// A connection to a collector, made when it is first needed.
 pub(super) struct Collector {
     pub(super) at: Endpoint,
+    signal: Signal,
     options: DialOptions,
     open: Option<Open>,
     /// It has said that it does not read gzip.
@@ -107,8 +131,8 @@ enum Open {
 }
 
 impl Collector {
-    pub(super) fn new(at: Endpoint, options: DialOptions) -> Collector {
-        Collector { at, options, open: None, plain: false }
+    pub(super) fn new(at: Endpoint, signal: Signal, options: DialOptions) -> Collector {
+        Collector { at, signal, options, open: None, plain: false }
     }
 
     /// One attempt. It ends when its future is dropped: the caller bounds its time.
@@ -137,12 +161,13 @@ impl Collector {
             Endpoint::Unix(_) => "localhost".to_owned(),
         };
         let path = match &self.at {
-            Endpoint::Http { path: Some(path), .. } => Some(path.clone()),
+            Endpoint::Http { path: Some(path), .. } => Some(self.signal.http(path)),
             _ => None,
         };
+        let signal = self.signal;
         match self.opened(path.is_some()).await? {
             Open::Grpc(sender) => {
-                let request = grpc_request(&authority, &body, compress)?;
+                let request = grpc_request(&authority, signal.grpc(), &body, compress)?;
                 grpc_answer(sender.send_request(request).await?).await
             }
             Open::Http(sender) => {
@@ -210,14 +235,19 @@ fn gzip(message: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn grpc_request(authority: &str, body: &[u8], compressed: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+fn grpc_request(
+    authority: &str,
+    path: &str,
+    body: &[u8],
+    compressed: bool,
+) -> Result<Request<Full<Bytes>>, http::Error> {
     let mut frame = Vec::with_capacity(body.len() + 5);
     frame.push(u8::from(compressed));
     frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
     frame.extend_from_slice(body);
     let mut request = Request::builder()
         .method(Method::POST)
-        .uri(format!("http://{authority}{GRPC}"))
+        .uri(format!("http://{authority}{path}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers");
     if compressed {
@@ -296,7 +326,7 @@ fn is_retryable(code: u32) -> bool {
     matches!(code, 1 | 4 | 8 | 10 | 11 | 14 | 15)
 }
 
-/// The spans that the collector took no part of.
+/// What the collector took no part of; for each signal the answer has it in the same place.
 fn rejected(answer: &[u8]) -> u64 {
     let answer = ExportTraceServiceResponse::decode(answer).unwrap_or_default();
     answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0))

@@ -5,6 +5,7 @@
 //! cannot hold, the access log has a thread and a bounded queue of its own, and trace headers that do not follow the W3C
 //! rules are replaced, never passed on.
 
+mod accept;
 mod access_line;
 mod access_log;
 mod b3;
@@ -14,9 +15,11 @@ mod collector;
 mod connection_span;
 mod edge_page;
 mod edges;
+mod exemplar;
 mod exposition;
 mod http_span;
 mod keep;
+mod kept;
 mod link_page;
 mod links;
 mod live;
@@ -25,30 +28,37 @@ mod names;
 mod open;
 mod otlp;
 mod otlp_encode;
+mod otlp_metrics;
 mod page;
 mod process_page;
+mod protobuf_form;
 mod refusal_log;
 mod resource;
 mod span;
+mod text_form;
 mod trace_context;
 mod trace_state;
 mod tracer;
 
+pub use accept::Form as PageForm;
 pub use access_line::{Entry as AccessEntry, LineFormat};
 pub use access_log::{AccessLog, AccessMode, AccessSettings};
 pub use body_span::BodySpan;
 pub use collector::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError};
 pub use connection_span::ConnectionSpan;
-pub use edges::{EdgeOf, Edges};
+pub use edges::{EdgeOf, Edges, KnownEdge};
+pub use exemplar::Exemplar;
 pub use http_span::{AskedFor, Brief, answered, grpc_answered, known_method};
 pub use isthmus_proto::model::B3Headers;
 pub use keep::{Fate, Keep, KeptTrace};
+pub use kept::KeptSpans;
 pub use links::{Links, TcpView, WatchedLink, run_link_samples};
 pub use live::{Filter, Live, Looking, Passed, cut};
 pub use metrics::{Direction, MeshSide, Metrics};
 pub use open::{OpenConnection, OpenStream};
 pub use otlp::run_exporter;
 pub use otlp_encode::encode as encode_spans;
+pub use otlp_metrics::{PushTarget, run_metrics_push};
 pub use refusal_log::RefusalLog;
 pub use resource::Described;
 pub use span::{Kind, Span, SpanId, Status, TraceId, Value, micros};

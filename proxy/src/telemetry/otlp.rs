@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tcp::DialOptions;
 
-use super::collector::{Collector, Delivery};
+use super::collector::{Collector, Delivery, Signal};
 use super::otlp_encode::encode;
 use super::span::Span;
 use super::tracer::{DropReason, ExportTarget, SpanQueue};
@@ -153,7 +153,7 @@ impl Exporter {
     fn collector(&mut self, target: &ExportTarget) -> Option<&mut Collector> {
         let at = target.endpoint.as_ref()?;
         if self.collector.as_ref().is_none_or(|known| known.at != *at) {
-            self.collector = Some(Collector::new(at.clone(), self.options));
+            self.collector = Some(Collector::new(at.clone(), Signal::Traces, self.options));
         }
         self.collector.as_mut()
     }

@@ -14,7 +14,9 @@ use super::access_log::AccessLog;
 use super::b3;
 use super::body_span::BodySpan;
 use super::collector::Endpoint;
+use super::exemplar::Exemplar;
 use super::keep::{Fate, Keep, Rules};
+use super::kept::{Keeping, KeptSpans, keeping};
 use super::metrics::Metrics;
 use super::span::{Span, SpanId, TraceId};
 use super::trace_context::{Came, TraceContext};
@@ -71,12 +73,14 @@ pub struct Tracer {
 
 #[derive(Debug)]
 struct Shared {
-    /// Share of new traces to record, of 2^56; 0 as well while there is no collector.
+    /// Share of new traces to record, of 2^56; without a collector few of them ([`Keeping`]).
     threshold: AtomicU64,
     /// Whether spans of continued traces have anywhere to go.
     exporting: std::sync::atomic::AtomicBool,
     keep: Rules,
     queue: mpsc::Sender<Span>,
+    /// Instead of it, while there is no collector.
+    keeping: Keeping,
     target: watch::Sender<ExportTarget>,
     clock: SpanClock,
 }
@@ -87,6 +91,14 @@ pub struct SpanQueue {
     pub(super) spans: mpsc::Receiver<Span>,
     pub(super) target: watch::Receiver<ExportTarget>,
     pub(super) tracer: Tracer,
+    kept: Option<KeptSpans>,
+}
+
+impl SpanQueue {
+    /// The end for spans that no collector gets; once.
+    pub fn take_kept(&mut self) -> Option<KeptSpans> {
+        self.kept.take()
+    }
 }
 
 #[cfg(test)]
@@ -105,16 +117,11 @@ impl Tracer {
     pub(super) fn with_capacity(metrics: &Metrics, capacity: usize) -> (Tracer, SpanQueue) {
         let (queue, spans) = mpsc::channel(capacity);
         let (target, target_seen) = watch::channel(ExportTarget::default());
-        let shared = Shared {
-            threshold: 0.into(),
-            exporting: false.into(),
-            keep: Rules::default(),
-            queue,
-            target,
-            clock: SpanClock::start(),
-        };
+        let ((keeping, kept), clock) = (keeping(), SpanClock::start());
+        let (threshold, exporting, keep) = (0.into(), false.into(), Rules::default());
+        let shared = Shared { threshold, exporting, keep, queue, keeping, target, clock };
         let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone(), access: AccessLog::default() };
-        (tracer.clone(), SpanQueue { spans, target: target_seen, tracer })
+        (tracer.clone(), SpanQueue { spans, target: target_seen, tracer, kept: Some(kept) })
     }
 
     /// The handle for a worker, which counts drops in that worker's cell.
@@ -140,11 +147,11 @@ impl Tracer {
     /// Takes up a new collector or sampling ratio, from now on.
     pub fn configure(&self, target: ExportTarget) {
         let exporting = target.endpoint.is_some();
-        let ratio = if exporting { target.sampling.clamp(0.0, 1.0) } else { 0.0 };
+        let ratio = target.sampling.clamp(0.0, 1.0);
         // NaN ends as 0 here: `as` saturates.
         self.shared.threshold.store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
         self.shared.exporting.store(exporting, Relaxed);
-        self.shared.keep.set(if exporting { target.keep } else { Keep::default() });
+        self.shared.keep.set(target.keep);
         self.shared.target.send_if_modified(|current| {
             let changed = *current != target;
             *current = target;
@@ -165,12 +172,12 @@ impl Tracer {
 
     /// Whether [`Tracer::keeps`] may say yes: else nothing has to be remembered for it.
     pub fn may_keep(&self) -> bool {
-        self.shared.keep.any()
+        self.shared.keep.any() && self.records()
     }
 
     /// Whether what nobody had decided to record is recorded for how it ended, and by which rule.
     pub fn keeps(&self, fate: Fate) -> Option<&'static str> {
-        self.shared.keep.why(fate)
+        self.shared.keep.why(fate).filter(|_| self.records())
     }
 
     /// This hop's own context. Where the caller sent a usable `traceparent` or B3, a child of it if it is recorded here, else
@@ -181,14 +188,13 @@ impl Tracer {
     /// `ratio`: of new traces, in millionths, where the service that is called has one of its own; asked only where a
     /// trace may begin.
     pub fn hop_at(&self, headers: &HeaderMap, ratio: impl FnOnce() -> Option<u32>) -> TraceContext {
-        let exporting = self.shared.exporting.load(Relaxed);
-        let ratio = || if exporting { ratio() } else { None };
+        let ratio = || if self.records() { ratio() } else { None };
         let ratio = LazyCell::new(ratio);
         match self.continued(headers, || *ratio) {
             Ok(context) => context,
             // Whoever sent this has decided, and has no trace yet.
             Err(Some((false, _))) => TraceContext::none(headers),
-            Err(Some((true, form))) if exporting => {
+            Err(Some((true, form))) if self.goes_on() => {
                 TraceContext::with_ids(TraceId::random(), SpanId::random(), true).in_b3(form)
             }
             Err(_) => {
@@ -223,7 +229,7 @@ impl Tracer {
             Came::Nothing => return Err(None),
         };
         let recorded = match decided {
-            true => caller.sampled && self.shared.exporting.load(Relaxed),
+            true => caller.sampled && self.goes_on(),
             false => self.samples(caller.trace_id, ratio()),
         };
         Ok(match (recorded, decided) {
@@ -238,14 +244,22 @@ impl Tracer {
     fn samples(&self, trace_id: TraceId, ratio: Option<u32>) -> bool {
         let TraceId([.., a, b, c, d, e, f, g]) = trace_id;
         let threshold = match ratio {
-            Some(millionths) if self.shared.exporting.load(Relaxed) => {
-                // At most 2^56, for all of them.
-                u64::try_from((u128::from(millionths) << 56) / 1_000_000).unwrap_or(u64::MAX)
-            }
-            Some(_) => 0,
+            // At most 2^56, for all of them.
+            Some(millionths) => u64::try_from((u128::from(millionths) << 56) / 1_000_000).unwrap_or(u64::MAX),
             None => self.shared.threshold.load(Relaxed),
         };
         u64::from_be_bytes([0, a, b, c, d, e, f, g]) < threshold
+            && (self.shared.exporting.load(Relaxed) || self.shared.keeping.may_begin())
+    }
+
+    /// Whether a trace that a caller records is recorded here too.
+    fn goes_on(&self) -> bool {
+        self.shared.exporting.load(Relaxed) || self.shared.keeping.may_go_on()
+    }
+
+    /// Whether anything is recorded at all.
+    fn records(&self) -> bool {
+        self.shared.exporting.load(Relaxed) || self.shared.keeping.is_wanted()
     }
 
     /// A span that ends with the body of its answer.
@@ -255,11 +269,13 @@ impl Tracer {
 
     /// Hands a finished span over. Never waits: what does not fit is dropped and counted.
     pub fn record(&self, mut span: Span) {
-        if !self.shared.exporting.load(Relaxed) {
-            return self.metrics.spans_dropped(DropReason::NoCollector, 1);
-        }
         span.end_ns = span.end_ns.max(span.start_ns);
-        if self.shared.queue.try_send(span).is_err() {
+        let taken = match self.shared.exporting.load(Relaxed) {
+            true => self.shared.queue.try_send(span).is_ok(),
+            false if self.shared.keeping.is_wanted() => self.shared.keeping.keep(span),
+            false => return self.metrics.spans_dropped(DropReason::NoCollector, 1),
+        };
+        if !taken {
             self.metrics.spans_dropped(DropReason::QueueFull, 1);
         }
     }
@@ -272,6 +288,11 @@ impl Tracer {
     /// The same of a moment that was noted before: what is not recorded in the end has read no clock for it.
     pub fn at_ns(&self, moment: Instant) -> u64 {
         self.now_ns().saturating_sub(u64::try_from(moment.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Where a latency's trace is, for the metrics; nothing where spans of it are not recorded.
+    pub fn exemplar(&self, trace: &TraceContext) -> Option<Exemplar> {
+        trace.sampled.then(|| Exemplar { trace: trace.trace_id, at_ms: self.now_ns() / 1_000_000 })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
