@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::io::Read as _;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -12,6 +13,12 @@ use super::super::metrics::{Direction, Metrics};
 use super::super::span::TraceId;
 use super::*;
 
+fn unzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).unwrap();
+    plain
+}
+
 /// A collector that hands over each message.
 async fn collect(listener: UnixListener, got: mpsc::Sender<ExportMetricsServiceRequest>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -19,9 +26,9 @@ async fn collect(listener: UnixListener, got: mpsc::Sender<ExportMetricsServiceR
         let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
             let got = got.clone();
             async move {
-                assert_eq!(request.uri().path(), EXPORT);
+                assert_eq!(request.uri().path(), "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export");
                 let body = request.into_body().collect().await.unwrap().to_bytes();
-                let _ = got.send(ExportMetricsServiceRequest::decode(&body[5..]).unwrap()).await;
+                let _ = got.send(ExportMetricsServiceRequest::decode(&unzipped(&body[5..])[..]).unwrap()).await;
                 let mut trailers = http::HeaderMap::new();
                 trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
                 let frames =
