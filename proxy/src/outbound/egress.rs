@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use super::carried;
 use super::connection::copy;
 use super::denied::say;
-use super::departure::count;
+use super::departure::{count, host_in};
 use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::wire_version;
@@ -269,6 +269,7 @@ impl Outside<'_> {
     /// Of what is no HTTP: nobody there would read why.
     fn refused(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
         told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
+        carried::refused(self.outbound, self.to, Instant::now(), (denied.reason, Some(&denied.decision)));
         tcp::reset(app);
         Ok(())
     }
@@ -282,12 +283,6 @@ impl Outside<'_> {
         if !matches!(error, GateError::RefusedByServer) {
             tcp::reset(app);
         }
-        Ok(())
-    }
-
-    fn refuse(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
-        carried::refused(self.outbound, self.to, Instant::now(), (denied.reason, Some(&denied.decision)));
-        tcp::reset(app);
         Ok(())
     }
 
@@ -379,15 +374,6 @@ impl Outside<'_> {
         count(self.outbound, leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
         Denied { reason, decision: say(self.outbound, reason, &verdict, leaving, true, detail) }
     }
-}
-
-/// The host of a request whose head is all here; nobody depends on it but a record.
-fn host_in(bytes: &[u8]) -> Option<String> {
-    let line = bytes
-        .split(|byte| *byte == b'\n')
-        .skip(1)
-        .find(|line| line.len() > 5 && line[..5].eq_ignore_ascii_case(b"host:"))?;
-    host_of(std::str::from_utf8(&line[5..]).ok()?)
 }
 
 fn is_enforced(mesh: &Mesh) -> bool {

@@ -33,7 +33,7 @@ struct Open {
     copied: Copied,
     /// Up to here a record told of it: when, and the bytes to the server and to the client.
     told: Cell<(u64, u64, u64)>,
-    records: Cell<Option<AbortHandle>>,
+    records: RefCell<Option<AbortHandle>>,
     /// Which directions have ended, where they are told of apart.
     halves: Cell<(bool, bool)>,
 }
@@ -53,12 +53,12 @@ impl ConnectionSpan {
             span: RefCell::new(Some(span)),
             copied: Copied::default(),
             told: Cell::new((start_ns, 0, 0)),
-            records: Cell::new(None),
+            records: RefCell::new(None),
             halves: Cell::new((false, false)),
         });
         // Ends with the span.
         let task = tokio::task::spawn_local(tell_again(Rc::downgrade(&open)));
-        open.records.set(Some(task.abort_handle()));
+        *open.records.borrow_mut() = Some(task.abort_handle());
         ConnectionSpan(Some(open))
     }
 
