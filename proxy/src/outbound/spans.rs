@@ -63,7 +63,7 @@ pub(super) fn request(outbound: &Outbound, hop: &Hop<'_>, ending: &Ending<'_>, e
     times(hop, ended.total, &mut span);
     let response = &answer.response;
     span.set("isthmus.decision", ended.reason.map_or("allowed", |reason| reason.word()));
-    span.set_some("isthmus.decision.id", ended.decision.map(str::to_owned));
+    span.set_some("isthmus.decision.id", ended.decision.clone());
     answered(&mut span, response.status(), ended.reason.map(|reason| reason.word()));
     if let Some(code) = response.headers().get("grpc-status").filter(|_| ending.grpc) {
         grpc_answered(&mut span, code.as_bytes());

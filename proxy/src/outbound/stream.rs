@@ -312,7 +312,6 @@ async fn carry(
     route: &Route,
     (mut app, mut far): (TcpStream, TcpStream),
     prefix: &[u8],
-    to: told::Whom,
     going: Going,
 ) -> io::Result<()> {
     tokio::select! {

@@ -141,14 +141,6 @@ impl TunnelError {
         }
     }
 
-    /// The callee's, where there is one.
-    pub(super) fn decision(&self) -> Option<&str> {
-        match self {
-            TunnelError::Refused { decision, .. } => Some(decision.as_str()).filter(|id| *id != "none"),
-            _ => None,
-        }
-    }
-
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {
             TunnelError::Refused { reason, .. } => Some(*reason),
