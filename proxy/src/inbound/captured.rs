@@ -330,8 +330,8 @@ impl Captured<'_> {
     ) -> io::Result<()> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
+        let (copied, began) = (Copied::after((to_app.len(), to_caller.len())), Instant::now());
         drop((to_app, to_caller));
-        let (copied, began) = (Copied::default(), Instant::now());
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());
         let _admitted = self.inbound.live.admit_late(Entry {

@@ -253,7 +253,7 @@ pub(super) async fn copy(
     prefix: &[u8],
     to: Whom,
 ) -> io::Result<()> {
-    let (copied, began) = (Copied::default(), Instant::now());
+    let (copied, began) = (Copied::after((prefix.len(), 0)), Instant::now());
     write_all(far, prefix).await?;
     let result = copy_both(app, far, &copied).await;
     told::connection(outbound, &to, &copied, began.elapsed());

@@ -101,6 +101,8 @@ pub(super) struct Opened {
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
     to: told::Whom,
+    /// Bytes to and from the callee that have passed already.
+    early: (usize, usize),
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
@@ -195,7 +197,7 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => Ok(self.reached(from_peer)),
+            Ok(Ok(from_peer)) => Ok(self.reached(from_peer, (prefix.length, 0))),
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -242,8 +244,9 @@ impl Opened {
         }
     }
 
-    pub(super) fn reached(self, from_peer: RecvStream) -> Reached {
-        Reached { to: self.to, _slot: self.slot, to_peer: self.to_peer, from_peer }
+    /// `early`: bytes to and from the callee that have passed already.
+    pub(super) fn reached(self, from_peer: RecvStream, early: (usize, usize)) -> Reached {
+        Reached { to: self.to, early, _slot: self.slot, to_peer: self.to_peer, from_peer }
     }
 
     /// What the app said after the tunnel was opened.
@@ -256,7 +259,7 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let (copied, began) = (Copied::default(), Instant::now());
+        let (copied, began) = (Copied::after(self.early), Instant::now());
         let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, &copied).await;
         told::connection(outbound, &self.to, &copied, began.elapsed());
         result
