@@ -341,10 +341,8 @@ impl Captured<'_> {
     ) -> io::Result<()> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
-        let (own, span) = (Copied::default(), self.span(&self.context(), arrived));
-        let copied = span.copied(&own);
-        copied.received.set(to_app.len() as u64);
-        copied.sent.set(to_caller.len() as u64);
+        let (own, span) = (Copied::after((to_caller.len(), to_app.len())), self.span(&self.context(), arrived));
+        let copied = span.counts(&own);
         drop((to_app, to_caller));
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());

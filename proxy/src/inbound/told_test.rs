@@ -146,3 +146,28 @@ async fn a_request_counts_at_the_site_that_answered() {
     })
     .await;
 }
+
+/// Whatever paths, queries and hosts callers think of: not one more line on either page.
+#[tokio::test]
+async fn what_callers_make_up_makes_no_series() {
+    on_worker(async {
+        let (port, _) = app(mirror).await;
+        let world = world(Spec::http(port)).await;
+        let (web, _) = world.capture(VIP).await;
+        let names = |metrics: &Metrics| -> Vec<String> {
+            let text = metrics.render();
+            let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+            series.map(|(name, _)| name.to_owned()).collect()
+        };
+        assert!(get(web, "/first", "").await.unwrap().starts_with("HTTP/1.1 200"));
+        let before = [names(&world.web_metrics), names(&world.orders.metrics)];
+        for number in 0..300 {
+            let answer =
+                get(web, &format!("/p{number}/{number}?q={number}"), &format!("x-{number}: {number}\r\n")).await;
+            assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
+        }
+        assert_eq!([names(&world.web_metrics), names(&world.orders.metrics)], before);
+        has(&world.web_metrics, r#"isthmus_requests_total{direction="outbound",status="2xx"} 301"#);
+    })
+    .await;
+}

@@ -58,7 +58,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         may_probe: false,
         signal: Rc::clone(&signal),
     });
-    let copied = tunnel.span.copied(&tunnel.copied);
+    let copied = tunnel.span.counts(&tunnel.copied);
     let refused = tokio::select! {
         ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, copied) => {
             tunnel.span.ended(&ended);
@@ -137,11 +137,6 @@ async fn begin(
                 return None;
             }
         }
-    }
-    if span.is_sampled() {
-        let counted = span.copied(&copied);
-        counted.received.set(copied.received.get());
-        counted.sent.set(copied.sent.get());
     }
     Some(Tunnel { app, stream, from_peer, to_peer, copied, span })
 }

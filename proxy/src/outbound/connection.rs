@@ -276,11 +276,10 @@ pub(super) async fn copy(
     prefix: &[u8],
     (to, span): (Whom, &ConnectionSpan),
 ) -> io::Result<()> {
-    let (copied, began) = (Copied::default(), Instant::now());
+    let (copied, began) = (Copied::after((prefix.len(), 0)), Instant::now());
     write_all(far, prefix).await?;
-    let copied = span.copied(&copied);
+    let copied = span.counts(&copied);
     let result = copy_both(app, far, copied).await;
-    copied.sent.set(copied.sent.get() + prefix.len() as u64);
     span.ended(&result);
     told::connection(outbound, &to, copied, began.elapsed());
     result

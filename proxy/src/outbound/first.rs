@@ -112,9 +112,9 @@ async fn listen_to_both(outbound: &Outbound, app: &mut TcpStream, route: &Route)
     match spoken {
         Ok(Ok((from_peer, first))) => {
             outbound.verdicts.learn(destination, Speaker::Server);
-            let came = first.len();
             carried::reached(outbound, route.span(outbound), &opened.endpoint);
-            Ok(First::Server(first, Box::new(opened.reached(from_peer, came))))
+            let early = (0, first.len());
+            Ok(First::Server(first, Box::new(opened.reached(from_peer, early))))
         }
         // Refused, or gone: whoever serves the connection finds out why by himself.
         Ok(Err(_)) => Ok(opaque(bytes)),

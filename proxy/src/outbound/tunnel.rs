@@ -102,12 +102,12 @@ pub(super) struct Opened {
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
     to: told::Whom,
+    /// Bytes to and from the callee that have passed already.
+    early: (usize, usize),
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
     span: ConnectionSpan,
-    /// What has gone to the callee and come to the app already.
-    before: (u64, u64),
 }
 
 /// Why a tunnel is not.
@@ -203,10 +203,7 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => {
-                let before = (prefix.length as u64, 0);
-                Ok(Reached { before, ..self.reached(from_peer, 0) })
-            }
+            Ok(Ok(from_peer)) => Ok(self.reached(from_peer, (prefix.length, 0))),
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -253,10 +250,9 @@ impl Opened {
         }
     }
 
-    /// `came`: bytes that it has given already.
-    pub(super) fn reached(self, from_peer: RecvStream, came: usize) -> Reached {
-        let before = (0, came as u64);
-        Reached { to: self.to, _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span, before }
+    /// `early`: bytes to and from the callee that have passed already.
+    pub(super) fn reached(self, from_peer: RecvStream, early: (usize, usize)) -> Reached {
+        Reached { to: self.to, early, _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span }
     }
 
     /// What the app said after the tunnel was opened.
@@ -269,10 +265,8 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let (own, began) = (Copied::default(), Instant::now());
-        let copied = self.span.copied(&own);
-        copied.sent.set(self.before.0);
-        copied.received.set(self.before.1);
+        let (own, began) = (Copied::after(self.early), Instant::now());
+        let copied = self.span.counts(&own);
         let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, copied).await;
         self.span.ended(&result);
         told::connection(outbound, &self.to, copied, began.elapsed());

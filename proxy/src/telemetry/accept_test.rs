@@ -45,7 +45,9 @@ fn what_is_too_long_or_said_twice_is_not_read() {
     let late = "image/png,".repeat(MOST_RANGES) + "application/openmetrics-text";
     assert_eq!(form(&late), Form::Text);
     let mut headers = HeaderMap::new();
-    (0..2).for_each(|_| drop(headers.append(ACCEPT, HeaderValue::from_static("application/openmetrics-text"))));
+    for _ in 0..2 {
+        headers.append(ACCEPT, HeaderValue::from_static("application/openmetrics-text"));
+    }
     assert_eq!(Form::wanted(&headers), Form::Text);
 }
 

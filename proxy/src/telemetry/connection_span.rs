@@ -79,6 +79,14 @@ impl ConnectionSpan {
         self.0.as_ref().map_or(own, |open| &open.copied)
     }
 
+    /// The same for a connection that `own` has begun to count.
+    pub fn counts<'a>(&'a self, own: &'a Copied) -> &'a Copied {
+        let copied = self.copied(own);
+        copied.sent.set(own.sent.get());
+        copied.received.set(own.received.get());
+        copied
+    }
+
     /// For the other sidecar.
     pub fn context(&self) -> Option<&TraceContext> {
         self.0.as_ref().map(|open| &open.context)

@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::super::cells::BUCKETS_US;
 use super::*;
 
 #[test]

@@ -154,16 +154,19 @@ fn metric(sample: &Sample, kind: Kind) -> Metric {
 
 /// Both kinds of buckets: who takes no native ones reads the others.
 fn histogram(of: &Durations) -> Histogram {
-    let mut total = 0;
+    // Both kinds were read while workers counted on: a reader refuses a native histogram whose buckets are not its count.
+    let (mut total, whole) = (0, of.zero + of.fine.iter().sum::<u64>());
     let buckets = of.counts.iter().enumerate().map(|(at, count)| {
         total += count;
-        let upper_bound = BUCKETS_US.get(at).map_or(f64::INFINITY, |us| *us as f64 / 1e6);
-        Bucket { cumulative_count: total, upper_bound, exemplar: of.exemplars[at].map(exemplar) }
+        let bound = BUCKETS_US.get(at).map(|us| *us as f64 / 1e6);
+        let cumulative_count = if bound.is_some() { total.min(whole) } else { whole };
+        let upper_bound = bound.unwrap_or(f64::INFINITY);
+        Bucket { cumulative_count, upper_bound, exemplar: of.exemplars[at].map(exemplar) }
     });
     let buckets: Vec<Bucket> = buckets.collect();
     let (spans, deltas) = sparse(&of.fine);
     Histogram {
-        count: total,
+        count: whole,
         sum: of.sum_seconds(),
         buckets,
         schema: FINE_SCHEMA,
