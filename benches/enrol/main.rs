@@ -1,13 +1,14 @@
-//! A thousand proxies that enrol at once: `cargo bench-enrol`. A control plane of its own (this program once more, as
-//! another process, so that its memory is its own), a Workload and a join token for each, and then all of them together:
-//! TCP, TLS 1.3, and Enroll, each with a key of its own, tried again while the control plane says that it is busy.
+//! A thousand proxies that enrol at once: `cargo build --release -p isthmus && cargo bench-enrol`. A control plane of its own
+//! (the binary that users get, beside this one or named by `ISTHMUS`), a Workload and a join token for each, and then all of
+//! them together: TCP, TLS 1.3, and Enroll, each with a key of its own, tried again while the control plane says that it is
+//! busy.
 //!
 //! Prints one line of JSON: enrolments per second, p50 and p99 and the longest of all tries together, how often somebody
 //! was told to come again, and the control plane's memory before and at its peak.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,20 +30,15 @@ use tonic::transport::{Channel, Endpoint};
 const AT_MOST: Duration = Duration::from_secs(180);
 /// Between tries, as a proxy waits at least.
 const AGAIN: Duration = Duration::from_millis(250);
-const SERVE: &str = "serve";
 
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    // `cargo bench` adds its own `--bench`.
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [SERVE, config] => runtime.block_on(serve(Path::new(config))),
         [] => runtime.block_on(measure(1_000)),
         [count] if count.parse::<usize>().is_ok() => runtime.block_on(measure(count.parse().unwrap_or(1))),
-        // `cargo test --benches` runs it too, without wanting numbers.
-        ["--test", ..] => Ok(()),
         _ => Err("cargo bench-enrol [NUMBER]: how many enrol at once; 1000 unless said otherwise".into()),
     };
     match done {
@@ -52,11 +48,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn serve(config: &Path) -> Result<(), Problem> {
-    let config = isthmus_control::Config::load(config)?;
-    Ok(isthmus_control::run(config, tokio_util::sync::CancellationToken::new()).await?)
 }
 
 /// Ended with the measurement, however that ends.
@@ -134,9 +125,22 @@ fn start(dir: &Path, count: usize) -> Result<ControlPlane, Problem> {
         "trustDomain: shop.example\nstateDir: {at}/state\nadvertise: 127.0.0.1:15012\nresources: {at}/resources\n{listen}\n"
     );
     std::fs::write(dir.join("control.yaml"), config)?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(SERVE).arg(dir.join("control.yaml")).stdin(Stdio::null()).stdout(Stdio::null());
-    Ok(ControlPlane(command.spawn()?))
+    let mut command = Command::new(program()?);
+    command.args(["control", "--config"]).arg(dir.join("control.yaml"));
+    Ok(ControlPlane(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+}
+
+fn program() -> Result<PathBuf, Problem> {
+    if let Some(named) = std::env::var_os("ISTHMUS") {
+        return Ok(named.into());
+    }
+    let beside = std::env::current_exe()?.with_file_name("isthmus");
+    match beside.exists() {
+        true => Ok(beside),
+        false => {
+            Err(format!("{} is not there: `cargo build --release -p isthmus`, or set ISTHMUS", beside.display()).into())
+        }
+    }
 }
 
 #[derive(serde::Deserialize)]

@@ -153,7 +153,10 @@ impl Asked {
 }
 
 /// The words of the log.
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 21] = [
+    "approval-asked",
+    "approval-rejected",
+    "approved",
     "authority",
     "bypass-ended",
     "bypassed",

@@ -10,7 +10,7 @@ fn the_words_are_those_of_the_log_and_a_slip_is_answered_with_what_was_meant() {
         assert_eq!(serde_json::to_value(what(word).unwrap()).unwrap(), word);
     }
     assert!(what("bypased").unwrap_err().contains("did you mean `bypassed`?"));
-    assert!(what("").unwrap_err().contains("there are authority, bypass-ended"));
+    assert!(what("").unwrap_err().contains("there are approval-asked, approval-rejected"));
 }
 
 #[test]

@@ -116,7 +116,7 @@ async fn rotate(step: Step, force: bool, format: Format, operator: &OperatorArgs
     print_state(&answer, format)
 }
 
-fn print_state(answer: &wire::RotateResponse, format: Format) -> Result<(), Failure> {
+pub(crate) fn print_state(answer: &wire::RotateResponse, format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => println!("{}", state_json(answer)),
         Format::Yaml => println!("{:#}", state_json(answer)),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod approve;
 mod asked;
 mod audit;
 mod bypass;
@@ -108,6 +109,7 @@ enum Command {
     Trace(WithOperator<trace::Args>),
     Bypass(WithOperator<bypass::Args>),
     Confirm(WithOperator<confirm::Args>),
+    Approve(WithOperator<approve::Args>),
     Join(join::Args),
     Leave(leave::Args),
     Lint(WithOperator<lint::Args>),
@@ -168,6 +170,7 @@ fn main() -> ExitCode {
         Command::Top(c) => look::top::run(c.args, &c.operator),
         Command::Trace(c) => trace::run(c.args, &c.operator),
         Command::Bypass(c) => bypass::run(c.args, &c.operator),
+        Command::Approve(c) => approve::run(c.args, &c.operator),
         Command::Confirm(c) => confirm::run(c.args, &c.operator),
         Command::Join(args) => join::run(args),
         Command::Leave(args) => leave::run(args),

@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#[path = "operators/second.rs"]
+mod second;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -110,11 +113,15 @@ struct Machine(tempfile::TempDir);
 
 impl World {
     fn start() -> World {
+        Self::start_with("")
+    }
+
+    fn start_with(more: &str) -> World {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().display();
         let text = format!(
             "trustDomain: shop.example\nstateDir: {at}/state\nadvertise: 127.0.0.1:15012\n\
-             listen: {{ proxies: '127.0.0.1:0', operators: '127.0.0.1:0', metrics: '127.0.0.1:0' }}\n"
+             listen: {{ proxies: '127.0.0.1:0', operators: '127.0.0.1:0', metrics: '127.0.0.1:0' }}\n{more}"
         );
         let config = dir.path().join("control.yaml");
         fs::write(&config, text).unwrap();
@@ -128,6 +135,15 @@ impl World {
 
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
+    }
+
+    /// A person with a machine of his own, signed in.
+    fn person(&self, name: &str) -> Machine {
+        let token = self.path(&format!("{name}.token"));
+        self.admin(&["invite", name, "--out", &token]);
+        let machine = Machine::new();
+        ok(&machine.isthmus(&["login", "--token-file", &token], &[]), &["login"]);
+        machine
     }
 
     /// As the first operator, with the file that the control plane made.

@@ -197,6 +197,7 @@ impl Control {
             looks: looks.clone(),
             traces: Arc::new(TraceStore::default()),
             applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
+            second: Arc::new(config.operators.second_approver.clone()),
             tasks: self.tasks.clone(),
             shutdown: self.shutdown.clone(),
         };
@@ -303,7 +304,7 @@ impl Control {
     fn keep(&self, own: Arc<Own>, config: &Config) {
         self.until_shutdown(follow_profile(self.ledger.clone(), own.store.clone()));
         self.until_shutdown(confirm::keep(self.ledger.clone(), own.issuer.audit().clone()));
-        self.until_shutdown(async move { own.keep_young().await });
+        self.until_shutdown(own.keep_young());
         self.until_shutdown(sweep(self.ledger.clone()));
         if self.ledger.store().is_shared() {
             self.until_shutdown(follow(self.ledger.clone()));

@@ -1,5 +1,6 @@
 //! `control.yaml`: one struct, defaults beside docs, every fault with its place.
 
+use crate::approval::SecondApprover;
 use crate::history::Keep;
 use isthmus_certs::TrustDomain;
 use serde::de::Error;
@@ -73,6 +74,8 @@ pub struct SignIn {
     pub certificate_lifetime: Duration,
     /// Where persons sign in. Absent: by invitations alone.
     pub oidc: Option<Oidc>,
+    /// What takes two operators. Absent: nothing does.
+    pub second_approver: SecondApprover,
 }
 
 /// An OpenID Connect provider that does the device flow, as Entra ID.
@@ -107,7 +110,7 @@ fn oidc_groups() -> String {
 
 impl Default for SignIn {
     fn default() -> Self {
-        SignIn { certificate_lifetime: Duration::from_secs(8 * 3600), oidc: None }
+        SignIn { certificate_lifetime: Duration::from_secs(8 * 3600), oidc: None, second_approver: Default::default() }
     }
 }
 
@@ -170,7 +173,7 @@ impl Default for Leases {
 }
 
 /// `500ms`, `10s`, `2m` or `1h`.
-fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(crate) fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let wrong = || D::Error::custom(format!("`{text}` is not a time; write it as 500ms, 10s, 2m or 1h"));
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
@@ -378,6 +381,7 @@ impl Config {
         if !(Duration::from_secs(300)..=Duration::from_secs(86_400)).contains(&lifetime) {
             return Err("operators.certificateLifetime: is not between 5m and 24h".to_string());
         }
+        self.operators.second_approver.check()?;
         let port = self.advertise.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         match port {
             Some(Ok(1..)) => Ok(()),

@@ -25,3 +25,13 @@ fn a_wrong_line_is_named() {
     assert!(reason.starts_with("advertise: `10.10.0.2` is not host:port"), "{reason}");
     assert!(Config::parse(&LEAST.replace("shop.example", "Shop Example")).unwrap_err().starts_with("trustDomain:"));
 }
+
+#[test]
+fn what_takes_two_is_nothing_unless_it_is_named() {
+    assert!(Config::parse(LEAST).unwrap().operators.second_approver.of.is_empty());
+    let with = |more: &str| Config::parse(&format!("{LEAST}operators: {{ secondApprover: {more} }}\n"));
+    let second = with("{ of: [ca, denyRemoval, permissive, roles], within: 2h }").unwrap().operators.second_approver;
+    assert_eq!((second.of.len(), second.within), (4, Duration::from_secs(7200)));
+    assert!(with("{ of: [cas] }").unwrap_err().contains("cas"));
+    assert!(with("{ within: 10s }").unwrap_err().starts_with("operators.secondApprover.within:"));
+}

@@ -38,6 +38,8 @@ mod audit_test;
 mod copies_test;
 #[path = "e2e/enrol_test.rs"]
 mod enrol_test;
+#[path = "e2e/hang_test.rs"]
+mod hang_test;
 #[path = "e2e/history_test.rs"]
 mod history_test;
 #[path = "e2e/login_test.rs"]
@@ -66,6 +68,8 @@ mod traces_test;
 const NOW_MS: i64 = 1_800_000_000_000;
 /// Nothing here takes longer than milliseconds; a hang should be a failure with a name.
 const SOON: Duration = Duration::from_secs(20);
+/// A connection that is not made and a call that is not answered on the busiest machine: the test ends with words.
+const HUNG: Duration = Duration::from_secs(120);
 
 const MESH: &str = r#"
 apiVersion: mesh.isthmus.dev/v1alpha1
@@ -109,6 +113,7 @@ struct World {
 }
 
 async fn start_in(dir: &Path, clock: &ManualClock, shutdown: &CancellationToken) -> Control {
+    hang_test::watch();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         trust_domain: "shop.example".to_string(),
@@ -148,7 +153,8 @@ impl World {
     async fn start_with(dir: tempfile::TempDir) -> World {
         let clock = ManualClock::at_ms(NOW_MS);
         let shutdown = CancellationToken::new();
-        let control = start_in(dir.path(), &clock, &shutdown).await;
+        let started = tokio::time::timeout(HUNG, start_in(dir.path(), &clock, &shutdown)).await;
+        let control = started.expect("a control plane that starts: its disk does not answer");
         let world = World { dir, control, clock, shutdown };
         let applied = apply(&mut world.operator().await, MESH).await;
         assert_eq!(applied.problems, []);
@@ -268,7 +274,7 @@ impl Proxy {
             match self.next().await.unwrap().unwrap().message.unwrap() {
                 disc::control_message::Message::Delta(delta) => return delta,
                 disc::control_message::Message::Welcome(welcome) => assert_eq!(welcome.protocol, PROTOCOL),
-                disc::control_message::Message::Question(_) => {}
+                disc::control_message::Message::Question(_) | disc::control_message::Message::Clock(_) => {}
             }
         }
     }
@@ -293,7 +299,8 @@ async fn connect(config: Arc<rustls::ClientConfig>, to: SocketAddr) -> Result<Ch
             connector.connect(name, tcp).await.map(TokioIo::new)
         }
     });
-    Endpoint::from_static("http://control").connect_with_connector(connector).await
+    let endpoint = Endpoint::from_static("http://control").connect_timeout(HUNG).timeout(HUNG);
+    endpoint.connect_with_connector(connector).await
 }
 
 fn enroll_request(token: &JoinToken, key: &PrivateKey, time_ms: i64) -> idv::EnrollRequest {

@@ -2,12 +2,13 @@
 //!
 //! In the order in which a change travels: [`source`] and [`admin`] (where it comes from) · [`validate`] (is it sound) ·
 //! [`ledger`] (the one writer) · [`store`] (where it rests) · [`index`] (what each proxy should see) · [`push`] (how it
-//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`operators`] (who may do what), [`audit`] (what
+//! gets there). Beside it: [`identity`] (who gets which certificate), [`authority`] (who signs), [`operators`] (who may do what), [`approval`] (what takes two of them), [`audit`] (what
 //! was issued, refused and changed), [`backup`], [`serve`] (sockets and TLS), `app` (wiring).
 #![forbid(unsafe_code)]
 
 pub mod admin;
 mod app;
+pub mod approval;
 pub mod audit;
 pub mod authority;
 pub mod backup;

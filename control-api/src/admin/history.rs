@@ -1,12 +1,14 @@
 //! The Resources service: what was changed, and the way back. Beside [`Operators`], for the same callers; each is told of
 //! what it may see, and takes back what it may change.
 
-use super::{Operators, on_record, operator, record, resources};
+use super::approvals::Asked;
+use super::{Operators, author, on_record, operator, record, resources};
+use crate::approval::{self, Approved, Call};
 use crate::confirm;
 use crate::history::{self, Head};
 use crate::identity::blocking;
 use crate::identity::tokens::unavailable;
-use crate::ledger::{Author, Kind, Outcome, World};
+use crate::ledger::{Kind, Outcome, World};
 use crate::operators::Caller;
 use crate::store::Change as StoreChange;
 use crate::validate::ResourceRef;
@@ -33,7 +35,7 @@ impl Resources for Operators {
         let caller = operator(&request)?;
         let (this, request) = (self.clone(), request.into_inner());
         let (by, dry_run) = (caller.clone(), request.dry_run);
-        let outcome = blocking(move || this.rollback_now(&by, &request)).await?;
+        let outcome = blocking(move || this.rollback_now(&by, &request, None)).await?;
         record(caller.name(), "rollback", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
             revision: outcome.revision,
@@ -138,7 +140,12 @@ impl Operators {
         Ok(found.map(|(_, entry)| (entry.before, entry.after)))
     }
 
-    fn rollback_now(&self, caller: &Caller, request: &RollbackRequest) -> Result<Outcome, Status> {
+    pub(super) fn rollback_now(
+        &self,
+        caller: &Caller,
+        request: &RollbackRequest,
+        approved: Option<&Approved<'_>>,
+    ) -> Result<Outcome, Status> {
         let world = self.ledger.world();
         let store = &**self.ledger.store();
         let only = request.resource.clone().map(resources::read_ref);
@@ -147,16 +154,22 @@ impl Operators {
         }
         let back = history::way_back(store, &world, request.revision, only.as_ref()).map_err(unavailable)?;
         let mut proposal = back.map_err(Status::failed_precondition)?;
-        proposal.author = Author::new(caller.name(), format!("rollback to {}", request.revision));
+        let what = format!("rollback to {}", request.revision);
+        let (by, author) = author(caller, &what, approved);
+        proposal.author = author;
         // What was found holds for this world and no other.
         proposal.if_revision = Some(if request.if_revision == 0 { world.revision } else { request.if_revision });
         let puts = proposal.puts.iter().map(|parsed| &parsed.resource.key);
         caller.may_change(puts.chain(&proposal.deletes), request.dry_run)?;
         let first = |world: &World, change: &mut StoreChange| {
             confirm::nobody_waits(store, world.revision)?;
-            on_record::write(self.issuer.audit(), world, change, caller.name())
+            approval::gate(&self.second.of, world, change, approved)?;
+            on_record::write(self.issuer.audit(), world, change, by)
         };
-        let mut outcome = self.ledger.propose_after(&proposal, request.dry_run, first).map_err(unavailable)?;
+        let proposed = self.ledger.propose_after(&proposal, request.dry_run, first);
+        let keys = proposal.puts.iter().map(|parsed| &parsed.resource.key).chain(&proposal.deletes).cloned().collect();
+        let asked = Asked { call: Call::Rollback, what, request, keys };
+        let mut outcome = proposed.map_err(|error| self.wait_or_fail(error, caller, approved, asked))?;
         outcome.shown = resources::shown(&world, &proposal, &outcome);
         if !outcome.problems.is_empty() {
             outcome.changes.clear();

@@ -1,5 +1,6 @@
 //! The Admin service, for operators and pipelines. Served on a port where TLS admits operators alone.
 
+mod approvals;
 mod certificates;
 mod gather;
 mod history;
@@ -17,11 +18,12 @@ mod watch;
 
 pub use overseer::Overseer;
 
+use crate::approval::{self, Approved, Call, SecondApprover};
 use crate::audit::{Event, What};
 use crate::confirm;
 use crate::flows::store::FlowStore;
+use crate::identity::blocking;
 use crate::identity::issuer::Issuer;
-use crate::identity::{blocking, tokens::unavailable};
 use crate::ledger::{Author, Kind, Ledger, Outcome, Proposal, World, Writer};
 use crate::live::Looks;
 use crate::operators::Caller;
@@ -30,6 +32,7 @@ use crate::serve::Peer;
 use crate::store::Change;
 use crate::traces::store::TraceStore;
 use crate::validate::{self, Problem};
+use approvals::Asked;
 use isthmus_proto::admin::v1::admin_server::Admin;
 use isthmus_proto::admin::v1::*;
 use std::sync::Arc;
@@ -57,6 +60,8 @@ pub struct Operators {
     pub traces: Arc<TraceStore>,
     /// Large applies at once: each holds its documents.
     pub applying: Arc<Semaphore>,
+    /// What takes two operators.
+    pub second: Arc<SecondApprover>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -82,20 +87,9 @@ impl Admin for Operators {
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let caller = operator(&request)?;
-        let DeleteRequest { resources: refs, dry_run } = request.into_inner();
-        let deletes = refs.into_iter().map(resources::read_ref).collect();
-        let author = Author::new(caller.name(), "delete");
-        let proposal = Proposal { deletes, author, ..Proposal::default() };
-        caller.may_change(&proposal.deletes, dry_run)?;
-        let (ledger, audit, by) = (self.ledger.clone(), self.issuer.audit().clone(), caller.name().to_owned());
-        let delete = move || {
-            let first = |world: &World, change: &mut Change| {
-                confirm::nobody_waits(&**ledger.store(), world.revision)?;
-                on_record::write(&audit, world, change, &by)
-            };
-            ledger.propose_after(&proposal, dry_run, first).map_err(unavailable)
-        };
-        let outcome = blocking(delete).await?;
+        let (this, by, request) = (self.clone(), caller.clone(), request.into_inner());
+        let dry_run = request.dry_run;
+        let outcome = blocking(move || this.delete_now(&request, &by, None)).await?;
         record(caller.name(), "delete", dry_run, &outcome);
         Ok(Response::new(DeleteResponse {
             revision: outcome.revision,
@@ -202,12 +196,9 @@ impl Operators {
         if confirm_seconds != 0 && !(10..=86_400).contains(&confirm_seconds) {
             return Err(Status::invalid_argument("the time to confirm is between 10s and 24h"));
         }
-        let until = match (confirm_seconds, dry_run) {
-            (0, _) | (_, true) => None,
-            (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
-        };
+        let until = self.confirm_until(&request);
         let (this, by) = (self.clone(), caller.clone());
-        let outcome = blocking(move || this.apply_now(&request, until, &by)).await?;
+        let outcome = blocking(move || this.apply_now(&request, until, &by, None)).await?;
         let changed = outcome.changes.iter().any(|(_, kind)| *kind != Kind::Unchanged) && outcome.problems.is_empty();
         record(caller.name(), "apply", dry_run, &outcome);
         Ok(Response::new(ApplyResponse {
@@ -219,14 +210,53 @@ impl Operators {
         }))
     }
 
+    fn confirm_until(&self, request: &ApplyRequest) -> Option<i64> {
+        match (request.confirm_seconds, request.dry_run) {
+            (0, _) | (_, true) => None,
+            (seconds, false) => Some(self.ledger.clock().now_ms() + i64::from(seconds) * 1000),
+        }
+    }
+
+    fn delete_now(
+        &self,
+        request: &DeleteRequest,
+        caller: &Caller,
+        approved: Option<&Approved<'_>>,
+    ) -> Result<Outcome, Status> {
+        let deletes: Vec<_> = request.resources.iter().cloned().map(resources::read_ref).collect();
+        caller.may_change(&deletes, request.dry_run)?;
+        let (by, author) = author(caller, "delete", approved);
+        let proposal = Proposal { deletes, author, ..Proposal::default() };
+        let first = |world: &World, change: &mut Change| {
+            confirm::nobody_waits(&**self.ledger.store(), world.revision)?;
+            approval::gate(&self.second.of, world, change, approved)?;
+            on_record::write(self.issuer.audit(), world, change, by)
+        };
+        let proposed = self.ledger.propose_after(&proposal, request.dry_run, first);
+        let keys = proposal.deletes.clone();
+        let asked = Asked { call: Call::Delete, what: "delete".to_owned(), request, keys };
+        let mut outcome = proposed.map_err(|error| self.wait_or_fail(error, caller, approved, asked))?;
+        if request.dry_run {
+            outcome.shown = resources::shown(&self.ledger.world(), &proposal, &outcome);
+        }
+        Ok(outcome)
+    }
+
     /// `until`: it is taken back then, unless it is confirmed.
-    fn apply_now(&self, request: &ApplyRequest, until: Option<i64>, caller: &Caller) -> Result<Outcome, Status> {
+    fn apply_now(
+        &self,
+        request: &ApplyRequest,
+        until: Option<i64>,
+        caller: &Caller,
+        approved: Option<&Approved<'_>>,
+    ) -> Result<Outcome, Status> {
         let ApplyRequest { documents, dry_run, namespace, if_revision, prune, .. } = request;
         let dry_run = *dry_run;
         let (ledger, audit) = (&self.ledger, self.issuer.audit());
         let (mut proposal, mut problems) = documents_in(namespace, documents)?;
         caller.may_change(proposal.puts.iter().map(|parsed| &parsed.resource.key), dry_run)?;
-        proposal.author = Author::new(caller.name(), "apply");
+        let (by, author) = author(caller, "apply", approved);
+        proposal.author = author;
         proposal.if_revision = Some(*if_revision).filter(|revision| *revision != 0);
         if let (Some(prune), true) = (prune, problems.is_empty()) {
             resources::prune(ledger, &mut proposal, prune)?;
@@ -235,13 +265,18 @@ impl Operators {
         // With faults in some documents the rest is still checked, so that everything is told at once.
         let first = |world: &World, change: &mut Change| {
             confirm::nobody_waits(&**ledger.store(), world.revision)?;
-            on_record::write(audit, world, change, caller.name())?;
-            until.map_or(Ok(()), |until| confirm::note(&**ledger.store(), world, change, until, caller.name()))
+            approval::gate(&self.second.of, world, change, approved)?;
+            on_record::write(audit, world, change, by)?;
+            until.map_or(Ok(()), |until| confirm::note(&**ledger.store(), world, change, until, by))
         };
         let proposed = ledger.propose_after(&proposal, dry_run || !problems.is_empty(), first);
-        let mut outcome = proposed.map_err(unavailable)?;
+        let keys = proposal.puts.iter().map(|parsed| &parsed.resource.key).chain(&proposal.deletes).cloned().collect();
+        let asked = Asked { call: Call::Apply, what: "apply".to_owned(), request, keys };
+        let mut outcome = proposed.map_err(|error| self.wait_or_fail(error, caller, approved, asked))?;
         if dry_run {
             outcome.shown = resources::shown(&ledger.world(), &proposal, &outcome);
+            let reasons = self.would_take_two(&proposal, approved);
+            outcome.warnings.extend(reasons.map(|reason| format!("takes a second operator: {reason}")));
         }
         // "There is no Site `a`" is no news where the document of that Site is the faulty one.
         let unread: Vec<String> = problems.iter().map(|problem| format!("`{}`", problem.resource.name)).collect();
@@ -257,10 +292,26 @@ impl Operators {
         Ok(outcome)
     }
 
+    /// Why a proposal would wait for a second operator.
+    fn would_take_two(&self, proposal: &Proposal, approved: Option<&Approved<'_>>) -> impl Iterator<Item = String> {
+        let puts = proposal.puts.iter().map(|parsed| (&parsed.resource.key, Some(&parsed.resource.json)));
+        let all = puts.chain(proposal.deletes.iter().map(|key| (key, None)));
+        let reasons = approval::reasons(&self.second.of, &self.ledger.world(), all);
+        reasons.into_iter().filter(move |_| approved.is_none())
+    }
+
     /// What an operator did to identities, on record before it is answered.
     fn log(&self, what: What, operator: String, event: Event) -> Result<(), Status> {
         let written = self.issuer.audit().append(Event { what, operator, ..event });
         written.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+/// Who is named for a change, and how: whoever asked for it, with whoever approved.
+fn author<'a>(caller: &'a Caller, how: &str, approved: Option<&Approved<'a>>) -> (&'a str, Author) {
+    match approved {
+        Some(approved) => (approved.author, Author::new(approved.author, approved.in_words(how))),
+        None => (caller.name(), Author::new(caller.name(), how)),
     }
 }
 

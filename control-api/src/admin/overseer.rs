@@ -1,6 +1,7 @@
 //! The Authority service: identities from the operator's side. Beside [`super::Operators`], for the same callers.
 
 use super::{Operators, certificates, operator};
+use crate::approval::Call;
 use crate::audit::{Event, Head, ReadError, What, segments};
 use crate::authority::Own;
 use crate::authority::rotation::Rotation;
@@ -133,15 +134,21 @@ impl Authority for Overseer {
 
     async fn rotate(&self, request: Request<RotateRequest>) -> Result<Response<RotateResponse>, Status> {
         let caller = operator(&request)?;
-        let RotateRequest { step, force } = request.into_inner();
+        let request = request.into_inner();
+        let RotateRequest { step, force } = request;
         let step = RotationStep::try_from(step)
             .map_err(|_| Status::invalid_argument(format!("this control plane knows no step {step}")))?;
         if step != RotationStep::Unspecified {
             caller.must_be_admin("change the CA")?;
         }
-        let operator = caller.who.name;
-        let rotation = self.rotation.clone();
-        let done = blocking(move || rotation.step(step, force, &operator).map_err(Status::failed_precondition));
+        let this = self.clone();
+        let done = blocking(move || {
+            if step != RotationStep::Unspecified {
+                let word = step.as_str_name().trim_start_matches("ROTATION_STEP_").to_lowercase();
+                this.ca_takes_two(&caller, Call::Rotate, &format!("ca rotate {word}"), &request)?;
+            }
+            this.rotation.step(step, force, caller.name()).map_err(Status::failed_precondition)
+        });
         done.await.map(Response::new)
     }
 
@@ -159,11 +166,33 @@ impl Authority for Overseer {
         &self,
         request: Request<ImportIntermediateRequest>,
     ) -> Result<Response<RotateResponse>, Status> {
-        let operator = operator(&request)?.who.name;
-        let chain: Vec<_> = request.into_inner().chain_der.into_iter().map(Into::into).collect();
-        let rotation = self.rotation.clone();
-        let done = blocking(move || rotation.import(&chain, &operator).map_err(Status::failed_precondition));
+        let caller = operator(&request)?;
+        let (this, request) = (self.clone(), request.into_inner());
+        let done = blocking(move || {
+            this.ca_takes_two(&caller, Call::Import, "ca import", &request)?;
+            let chain: Vec<_> = request.chain_der.into_iter().map(Into::into).collect();
+            this.rotation.import(&chain, caller.name()).map_err(Status::failed_precondition)
+        });
         done.await.map(Response::new)
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        let (caller, this) = (operator(&request)?, self.operators.clone());
+        blocking(move || this.approvals_now(&caller)).await.map(Response::new)
+    }
+
+    async fn approve(&self, request: Request<ApproveRequest>) -> Result<Response<ApproveResponse>, Status> {
+        let (caller, this) = (operator(&request)?, self.clone());
+        let ApproveRequest { id, dry_run } = request.into_inner();
+        blocking(move || this.approve_now(&caller, &id, dry_run)).await.map(Response::new)
+    }
+
+    async fn reject(&self, request: Request<RejectRequest>) -> Result<Response<RejectResponse>, Status> {
+        let (caller, this) = (operator(&request)?, self.operators.clone());
+        blocking(move || this.reject_now(&caller, &request.into_inner().id)).await.map(Response::new)
     }
 }
 

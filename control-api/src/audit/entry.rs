@@ -51,6 +51,12 @@ pub enum What {
     /// A robot's token, or an invitation.
     AccessCreated,
     AccessRevoked,
+    /// A change that takes two operators waits for the second one.
+    ApprovalAsked,
+    /// He has said yes. Written before it is done.
+    Approved,
+    /// He, or its author, has said no.
+    ApprovalRejected,
 }
 
 /// One line without its place in the chain. Absent is written as nothing at all.

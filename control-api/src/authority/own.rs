@@ -6,6 +6,7 @@ use crate::identity::issuer::Issuer;
 use isthmus_certs::{Clock, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, WorkloadIdentity, rotation};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 
 /// As long as a workload's by default.
 const OWN_LIFETIME: Duration = Duration::from_secs(86_400);
@@ -38,13 +39,15 @@ impl Own {
     }
 
     /// Keeps the leaf and, once in its life, the issuing CA young. Never returns; to be cancelled.
-    pub async fn keep_young(&self) {
+    pub async fn keep_young(self: Arc<Self>) {
         let mut failures = 0;
         loop {
             let wait = self.next(failures);
             tokio::time::sleep(wait).await;
-            let renewed = self.authorities().keep_young().and_then(|()| self.renew());
-            match renewed {
+            let this = self.clone();
+            // The record waits for the disk, and the key may be in a box at the other end of a link.
+            let renewed = spawn_blocking(move || this.authorities().keep_young().and_then(|()| this.renew())).await;
+            match renewed.unwrap_or_else(|error| Err(error.to_string())) {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;

@@ -214,3 +214,30 @@ async fn every_delta_brings_a_signature_over_the_whole_view() {
     web.say(asked(&[], &["shop/orders"])).await;
     assert_eq!(check(&web.delta().await), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_goes_wrong_while_a_stream_is_open_is_trouble_until_it_is_right() {
+    let world = World::start().await;
+    let mut web = world.proxy("shop/web", &[]).await;
+    web.delta().await;
+    let named = "clock skew 17 m 3 s: this machine is behind the control plane".to_string();
+    for (off_ms, troubles) in [(-1_023_000, vec![named]), (0, vec![])] {
+        web.say(Message::Clock(disc::Clock { unix_ms: NOW_MS + off_ms })).await;
+        // It is told what time it is here, and by then it is on record.
+        assert_eq!(web.clock().await, NOW_MS);
+        let request = adm::ListCertificatesRequest {};
+        let listed = world.authority().await.list_certificates(request).await.unwrap().into_inner();
+        let shown = listed.certificates.iter().find(|c| c.workload == "shop/web").unwrap();
+        assert_eq!((shown.clock_skew_ms, &shown.troubles), (off_ms, &troubles));
+    }
+}
+
+impl Proxy {
+    async fn clock(&mut self) -> i64 {
+        loop {
+            if let disc::control_message::Message::Clock(ours) = self.next().await.unwrap().unwrap().message.unwrap() {
+                return ours.unix_ms;
+            }
+        }
+    }
+}

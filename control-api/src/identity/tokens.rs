@@ -113,7 +113,7 @@ pub fn state_word(record: &TokenRecord, now_ms: i64) -> &'static str {
 }
 
 pub fn unavailable(error: StoreError) -> Status {
-    if matches!(error, StoreError::Waiting { .. }) {
+    if matches!(error, StoreError::Waiting { .. } | StoreError::TakesTwo { .. }) {
         return Status::failed_precondition(error.to_string());
     }
     if matches!(error, StoreError::Conflict { .. }) {

@@ -69,6 +69,9 @@ pub const NEEDS: &[(&str, Need)] = &[
     ("/isthmus.admin.v1.Authority/RequestIntermediate", Admin),
     ("/isthmus.admin.v1.Authority/ImportIntermediate", Admin),
     ("/isthmus.admin.v1.Authority/DumpStore", Admin),
+    ("/isthmus.admin.v1.Authority/ListApprovals", View),
+    ("/isthmus.admin.v1.Authority/Approve", Change),
+    ("/isthmus.admin.v1.Authority/Reject", Change),
 ];
 
 /// None: refused, whoever asks.

@@ -18,7 +18,7 @@ use crate::ledger::Ledger;
 use crate::live::Looks;
 use crate::serve::{Peer, required_identity};
 use copies::Machine;
-use isthmus_certs::{IdentityStore, PeerIdentity, skew_in_words};
+use isthmus_certs::{IdentityStore, PeerIdentity};
 use isthmus_proto::PROTOCOL;
 use isthmus_proto::discovery::v1::discovery_server::Discovery;
 use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, proxy_message};
@@ -40,8 +40,6 @@ mod registry_test;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Deltas on their way to a proxy. More would only age: the next one is made from the latest world.
 const OUTGOING: usize = 2;
-/// Certificates bear 5 minutes; well before that an operator should know.
-const SKEW_WORTH_A_WARNING_MS: u64 = 30_000;
 
 /// The service that is registered with tonic.
 #[derive(Clone, Debug)]
@@ -106,11 +104,7 @@ impl Push {
         };
         seat.health(hello.health.as_ref());
         if hello.client_time_unix_ms != 0 {
-            let skew = hello.client_time_unix_ms.saturating_sub(now);
-            seat.clock(skew);
-            if skew.unsigned_abs() > SKEW_WORTH_A_WARNING_MS {
-                tracing::warn!(workload = hello.workload, "{}", skew_in_words(skew));
-            }
+            seat.clock(hello.client_time_unix_ms.saturating_sub(now));
         }
         tracing::info!(workload = hello.workload, build = hello.build_version, "proxy connected");
         let ended = stream::run(self, &seat, &peer, hello, incoming, outgoing).await;

@@ -81,7 +81,7 @@ pub(super) async fn run(
             () = tokio::time::sleep_until(stream.signed + REFRESH), if !asked => asked = true,
             () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
             message = incoming.message() => match message? {
-                Some(message) => asked |= stream.receive(message, push.ledger.clock().now_ms())?,
+                Some(message) => asked |= stream.receive(message, push.ledger.clock().now_ms(), outgoing)?,
                 None => return Ok(()),
             },
             () = seat.wake.notified() => {
@@ -194,7 +194,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes one message in; whether it changes what the proxy should be sent.
-    fn receive(&mut self, message: ProxyMessage, now_ms: i64) -> Result<bool, Status> {
+    fn receive(&mut self, message: ProxyMessage, now_ms: i64, outgoing: &Outgoing) -> Result<bool, Status> {
         match message.message {
             Some(proxy_message::Message::Ack(ack)) => {
                 self.answered(ack.version);
@@ -214,6 +214,13 @@ impl<'a> Stream<'a> {
             }
             Some(proxy_message::Message::Health(health)) => {
                 self.seat.health(Some(&health));
+                Ok(false)
+            }
+            Some(proxy_message::Message::Clock(theirs)) => {
+                self.seat.clock(theirs.unix_ms.saturating_sub(now_ms));
+                let ours = control_message::Message::Clock(wire::Clock { unix_ms: now_ms });
+                // Behind a full queue it would be old; the proxy asks again.
+                let _ = outgoing.try_send(Ok(ControlMessage { message: Some(ours) }));
                 Ok(false)
             }
             Some(proxy_message::Message::Hello(_)) => Err(Status::invalid_argument("a second hello on one stream")),

@@ -217,6 +217,8 @@ pub enum StoreError {
         "revision {revision} of operator {operator} awaits confirmation; run `isthmus confirm` or `isthmus confirm --roll-back`, then try again"
     )]
     Waiting { revision: u64, operator: String },
+    #[error("this takes a second operator: {}", reasons.join("; "))]
+    TakesTwo { reasons: Vec<String> },
     #[error("the store failed: {0}; check the disk under stateDir (space, health), then restart the control plane")]
     Io(String),
     #[error("{0}; nothing was changed")]

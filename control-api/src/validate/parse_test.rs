@@ -92,6 +92,18 @@ fn every_message_names_place_field_and_reason() {
 }
 
 #[test]
+fn certificates_live_for_a_minute_to_a_month() {
+    let said = |life: &str| {
+        let spec = format!("spec: {{ certificates: {{ leafLifetime: {life} }} }}");
+        problems(&format!("apiVersion: {GROUP}\nkind: MeshConfig\nmetadata: {{ name: mesh }}\n{spec}\n")).concat()
+    };
+    assert_eq!([said("60s"), said("24h"), said("30d")], ["", "", ""]);
+    let field = "spec.certificates.leafLifetime: ";
+    assert!(said("59s").contains(&format!("{field}is shorter than 60s")), "{}", said("59s"));
+    assert!(said("31d").contains(&format!("{field}is longer than 30d")), "{}", said("31d"));
+}
+
+#[test]
 fn all_faults_of_all_documents_are_told_at_once() {
     let yaml = format!("{}---\n{}", policy("transport: X\nmode: Y"), policy("allow: []"));
     let found = problems(&yaml);

@@ -148,8 +148,28 @@ async fn serve(tls: TlsAcceptor, wire: DuplexStream, to: mpsc::Sender<Result<Dup
 }
 
 impl Session {
+    /// The next message that does not merely compare clocks: on paused time a minute is over at once.
     pub(super) async fn hear(&mut self) -> proxy_message::Message {
-        self.hear.message().await.unwrap().unwrap().message.unwrap()
+        loop {
+            match self.hear.message().await.unwrap().unwrap().message.unwrap() {
+                proxy_message::Message::Clock(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// What the proxy's clock says, when it next says so.
+    pub(super) async fn hear_clock(&mut self) -> i64 {
+        loop {
+            if let proxy_message::Message::Clock(theirs) = self.hear.message().await.unwrap().unwrap().message.unwrap()
+            {
+                return theirs.unix_ms;
+            }
+        }
+    }
+
+    pub(super) async fn clock(&self, unix_ms: i64) {
+        self.say(control_message::Message::Clock(wire::Clock { unix_ms })).await;
     }
 
     pub(super) async fn hello(&mut self) -> wire::Hello {

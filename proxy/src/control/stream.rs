@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::keeper::Keeper;
 use super::live::Answers;
-use super::skew;
+use super::skew::{self, Comparison};
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
 use crate::probe::Health;
@@ -200,10 +200,14 @@ async fn converse(
     if let Some(keeper) = keeper {
         keeper.begin();
     }
-    let mut answers = Answers::default();
+    let (mut answers, mut clocks) = (Answers::default(), Comparison::new(context.identities.clock()));
     loop {
         let done = tokio::select! {
             message = stream.hear.message() => match message {
+                Ok(Some(RawControlMessage { message: Some(raw_control_message::Message::Clock(theirs)) })) => {
+                    clocks.answered(&context.metrics, theirs.unix_ms);
+                    Ok(())
+                }
                 Ok(Some(RawControlMessage { message: Some(raw_control_message::Message::Question(question)) })) => {
                     answers.begin(context, question);
                     Ok(())
@@ -219,6 +223,9 @@ async fn converse(
             Some(ip) = demands.next() => ask(context, sync, ip, &stream.say),
             Ok(()) = health.changed() => tell(health, &stream.say),
             () = keep(keeper, context) => Ok(()),
+            () = clocks.until_due() => {
+                send(&stream.say, proxy_message::Message::Clock(wire::Clock { unix_ms: clocks.ask() }))
+            }
             () = &mut sync_deadline, if !*synced => Err(ControlError::Timeout(FIRST_SYNC_DEADLINE.as_secs())),
         };
         if let Err(error) = done {

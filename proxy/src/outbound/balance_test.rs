@@ -65,6 +65,30 @@ fn the_callers_family_is_kept_where_an_endpoint_has_both() {
 }
 
 #[test]
+fn another_workload_comes_before_the_same_one_in_the_other_family() {
+    let here: SiteName = "dc1".parse().unwrap();
+    let of = |workload: &str, site: &str, ip: &str| {
+        let (workload, ip) = (Some(workload.parse().unwrap()), ip.parse().unwrap());
+        Arc::new(Endpoint { workload, ip, ..(*endpoint(site, 1, true)).clone() })
+    };
+    let all = [
+        of("shop/near", "dc1", "fd00::1"),
+        of("shop/near", "dc1", "10.0.0.1"),
+        of("shop/far", "azure", "fd00::2"),
+        of("shop/far", "azure", "10.0.0.2"),
+        of("shop/six", "azure", "fd00::3"),
+    ];
+    let order = Order::new(&all, Some(&here));
+    let mut tried = Tried::default();
+    let tries = std::iter::from_fn(|| {
+        let (_, place, _) = pick(&all, &order, 80, FAMILY, 0, tried)?;
+        tried.add(place);
+        Some(place)
+    });
+    assert_eq!(tries.collect::<Vec<_>>(), [1, 3, 4, 0, 2], "its app may listen in one family only");
+}
+
+#[test]
 fn of_ten_thousand_endpoints_each_gets_the_same() {
     let here: SiteName = "dc1".parse().unwrap();
     let far = (0..5_000).map(|_| endpoint("azure", 1, true));

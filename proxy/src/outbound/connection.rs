@@ -106,16 +106,34 @@ impl Route {
     }
 }
 
-/// A connection that became a tunnel: all that is left of its beginning. Everything else has ended by itself.
+/// A connection that became a tunnel; otherwise it has ended.
 pub(super) type Carried = Option<(TcpStream, Reached)>;
+
+/// What is left of a connection's beginning: what may go on for days.
+pub(super) enum Begun {
+    Ended,
+    Tunnel(TcpStream, Reached),
+    /// HTTP/1, with what was read of it.
+    Http1(TcpStream, BytesMut),
+}
+
+impl From<Carried> for Begun {
+    fn from(carried: Carried) -> Self {
+        carried.map_or(Begun::Ended, |(app, reached)| Begun::Tunnel(app, reached))
+    }
+}
 
 pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
     tcp::prepare(&app);
     let _open = outbound.needs.metrics.connection(Direction::Outbound);
-    // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
-    let ended = match Box::pin(begin(outbound, app, destination)).await {
-        Ok(Some((mut app, reached))) => reached.carry(outbound, &mut app).await,
-        Ok(None) => Ok(()),
+    // Each stage in a box of its own: what only the beginning needs is given back, since what follows may idle for days.
+    let mut begun = Box::pin(begin(outbound, app, destination)).await;
+    if let Ok(Begun::Http1(app, bytes)) = begun {
+        begun = Box::pin(serve_http1(outbound, app, bytes, destination)).await.map(Begun::from);
+    }
+    let ended = match begun {
+        Ok(Begun::Tunnel(app, reached)) => Box::pin(reached.carry(outbound, app)).await,
+        Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
@@ -123,19 +141,25 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, source: Socke
     }
 }
 
-async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Carried> {
+pub(super) async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Begun> {
     let route = match way(outbound, destination).await {
-        Way::Outside(mesh) => return Box::pin(egress::serve(outbound, app, destination, mesh)).await.map(|()| None),
-        Way::Passing => return pass_through(outbound, app, destination).await.map(|()| None),
-        Way::Refused(reason) => return refuse(outbound, app, destination, reason).await.map(|()| None),
+        Way::Outside(mesh) => {
+            return Box::pin(egress::serve(outbound, app, destination, mesh)).await.map(|()| Begun::Ended);
+        }
+        Way::Passing => return Box::pin(pass_through(outbound, app, destination)).await.map(|()| Begun::Ended),
+        Way::Refused(reason) => {
+            return Box::pin(refuse(outbound, app, destination, reason)).await.map(|()| Begun::Ended);
+        }
         Way::Route(route) => route,
     };
     match first_bytes(outbound, &mut app, &route).await? {
         First::App(peeked) => serve_mesh(outbound, app, peeked, route).await,
-        First::Opened(bytes, opened) => stream::serve_opened(outbound, app, bytes, route, *opened).await,
+        First::Opened(bytes, opened) => {
+            Box::pin(stream::serve_opened(outbound, app, bytes, route, *opened)).await.map(Begun::from)
+        }
         First::Server(first, reached) => {
             write_all(&app, &first).await?;
-            Ok(Some((app, *reached)))
+            Ok(Begun::Tunnel(app, *reached))
         }
     }
 }
@@ -202,41 +226,73 @@ async fn first_bytes(outbound: &Outbound, app: &mut TcpStream, route: &Route) ->
     Ok(First::App(peeked))
 }
 
-async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<Carried> {
-    let stop = outbound.needs.stop.clone();
-    let destination = route.destination;
-    if peeked.ended && peeked.bytes.is_empty() && route.protocol() != AppProtocol::Detect {
+async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<Begun> {
+    let Peeked { protocol, bytes, ended } = peeked;
+    if ended && bytes.is_empty() && route.protocol() != AppProtocol::Detect {
         // The client was to speak first, and left instead: there is nothing to carry.
-        return Ok(None);
+        return Ok(Begun::Ended);
     }
-    let is_http = matches!(peeked.protocol, Protocol::Http1 | Protocol::Http2);
+    let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
     if is_http && takes_tunnels_only(outbound, &route).await {
-        return stream::serve(outbound, app, peeked.bytes, route).await;
+        return Box::pin(stream::serve(outbound, app, bytes, route)).await.map(Begun::from);
     }
-    if is_http {
+    if is_http && !bytes.starts_with(b"CONNECT ") {
         route.is_no_connection();
     }
-    match peeked.protocol {
+    match protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
-        Protocol::Http1 if !peeked.bytes.starts_with(b"CONNECT ") => {
-            let pin = Pin::default();
-            let handle = async |asked: Asked<'_>| request::serve(outbound, destination, Some(&pin), asked).await;
-            let refused = |reason, error: &h1::HeadError| {
-                outbound.refuse(reason, destination, &error.to_string());
-            };
-            match h1::serve(app, peeked.bytes, stop, refused, handle).await? {
-                h1::Ended::Closed => Ok(None),
-                h1::Ended::Tunnel(app, bytes) => Box::pin(stream::serve(outbound, app, bytes, route)).await,
-            }
-        }
+        Protocol::Http1 if !bytes.starts_with(b"CONNECT ") => Ok(Begun::Http1(app, bytes)),
         Protocol::Http2 => {
+            let (stop, destination) = (outbound.needs.stop.clone(), route.destination);
+            // Each request asks for its own: this one would keep its snapshot for as long as the connection lives.
+            drop(route);
             let outbound = Rc::clone(outbound);
             let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, None, asked).await;
-            serve_http2(Prefixed::new(peeked.bytes, app), stop, handle).await.map(|()| None)
+            let served = Box::pin(serve_http2(Prefixed::new(bytes, app), stop, handle));
+            served.await.map(|()| Begun::Ended)
         }
-        Protocol::Tls => stream::serve_tls(outbound, app, peeked.bytes, route).await,
+        Protocol::Tls => Box::pin(stream::serve_tls(outbound, app, bytes, route)).await.map(Begun::from),
         Protocol::Http1 | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
-            stream::serve(outbound, app, peeked.bytes, route).await
+            Box::pin(stream::serve(outbound, app, bytes, route)).await.map(Begun::from)
+        }
+    }
+}
+
+pub(super) async fn serve_http1(
+    outbound: &Rc<Outbound>,
+    app: TcpStream,
+    bytes: BytesMut,
+    destination: SocketAddr,
+) -> io::Result<Carried> {
+    let pin = Pin::default();
+    let handle = async |asked: Asked<'_>| request::serve(outbound, destination, Some(&pin), asked).await;
+    let refused = |reason, error: &h1::HeadError| {
+        outbound.refuse(reason, destination, &error.to_string());
+    };
+    match h1::serve(app, bytes, outbound.needs.stop.clone(), refused, handle).await? {
+        h1::Ended::Closed => Ok(None),
+        h1::Ended::Tunnel(app, bytes) => Box::pin(tunnel_on(outbound, app, bytes, destination)).await,
+    }
+}
+
+/// CONNECT after requests: from here on it is bytes, to whom the app called, as far as that is still of the mesh.
+async fn tunnel_on(
+    outbound: &Rc<Outbound>,
+    app: TcpStream,
+    bytes: BytesMut,
+    destination: SocketAddr,
+) -> io::Result<Carried> {
+    match way(outbound, destination).await {
+        Way::Route(route) => stream::serve(outbound, app, bytes, route).await,
+        Way::Refused(reason) => {
+            outbound.refuse(reason, destination, "nobody in the mesh answers for this address");
+            tcp::reset(app);
+            Ok(None)
+        }
+        // It was a service's when the connection began.
+        Way::Outside(_) | Way::Passing => {
+            tcp::reset(app);
+            Ok(None)
         }
     }
 }

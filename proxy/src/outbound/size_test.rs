@@ -1,22 +1,32 @@
-//! What an idle L4 connection holds of the heap on the caller's side, in futures: its task's one allocation. The rest of
-//! its 4 KiB (both sides) are two h2 streams and the registrations of two sockets, about 0.25 to 0.5 KiB each.
+//! What an idle connection of the app holds of the heap on the caller's side, in futures: its task, and the box of what it
+//! is in. The rest are the registration of its socket and, for a tunnel, a stream of the mesh connection: about 0.25 to
+//! 0.5 KiB each.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
+use super::tunnel::Reached;
 use super::{Outbound, connection};
 
-type Serve<F> = fn(&'static Rc<Outbound>, TcpStream, SocketAddr, SocketAddr) -> F;
+type Four<A, B, C, D, F> = fn(A, B, C, D) -> F;
 
-fn size<F: Future>(_: Serve<F>) -> usize {
+fn size<A, B, C, D, F: Future>(_: Four<A, B, C, D, F>) -> usize {
     size_of::<F>()
 }
 
 #[test]
 fn the_future_of_an_outbound_connection_stays_in_its_budget() {
-    let whole = size(connection::serve);
-    println!("outbound connection: {whole} B");
-    assert!(whole <= 1_024, "{whole} B");
+    let task = size::<&Rc<Outbound>, TcpStream, SocketAddr, SocketAddr, _>(connection::serve);
+    let http1 = size::<&Rc<Outbound>, TcpStream, BytesMut, SocketAddr, _>(connection::serve_http1);
+    fn carry<'a, F: Future>(_: fn(Reached, &'a Rc<Outbound>, TcpStream) -> F) -> usize {
+        size_of::<F>()
+    }
+    let tunnel = carry(Reached::carry);
+    println!("outbound connection: {task} B, HTTP/1 {http1} B, a tunnel {tunnel} B");
+    assert!(task <= 384, "{task} B");
+    assert!(http1 <= 1_152, "{http1} B");
+    assert!(tunnel <= 768, "{tunnel} B");
 }

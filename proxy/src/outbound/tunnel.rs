@@ -263,11 +263,11 @@ impl Opened {
 
 impl Reached {
     /// Carries bytes until both sides ended.
-    pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, app: &mut TcpStream) -> io::Result<()> {
+    pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
         let (own, began) = (Copied::after(self.early), Instant::now());
         let copied = self.span.counts(&own);
-        let result = copy_tunnel(app, &mut self.to_peer, self.from_peer, copied).await;
+        let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, copied).await;
         self.span.ended(&result);
         told::connection(outbound, &self.to, copied, began.elapsed());
         result

@@ -27,6 +27,11 @@ impl Mesh {
         Ok(done.stdout + &done.stderr)
     }
 
+    /// `/ready` of the sidecar: status and text.
+    pub fn readiness(&self, workload: &str) -> Result<(u16, String), String> {
+        self.sidecar(workload).readiness().map(|answer| (answer.status, answer.body))
+    }
+
     /// A page of the sidecar's admin socket.
     pub fn admin(&self, workload: &str, page: &str) -> Result<String, String> {
         self.sidecar(workload).admin(page).map(|answer| answer.body)
@@ -82,5 +87,31 @@ impl Mesh {
         let open = host.spawn(open.named("open")).map_err(|e| e.to_string())?;
         open.wait_for_line("its user", DEADLINE, |line| line == "up").map_err(|e| e.to_string())?;
         Ok((sidecar, open))
+    }
+
+    /// A control plane of nobody, under another user.
+    pub fn lonely_control(&self, uid: u32) -> Result<Process, String> {
+        let dir = self.dir.path().join("lonely-control");
+        let (state, config) = (dir.join("state"), dir.join("control.yaml"));
+        let io = |e: std::io::Error| e.to_string();
+        std::fs::create_dir_all(&state).map_err(io)?;
+        let any = "\"127.0.0.1:0\"";
+        let text = format!(
+            "trustDomain: lonely.example\nstateDir: {}\nadvertise: \"127.0.0.1:15012\"\n\
+             listen: {{ proxies: {any}, operators: {any}, metrics: {any} }}\n",
+            state.display()
+        );
+        std::fs::write(&config, text).map_err(io)?;
+        for path in [self.dir.path(), &dir, &config] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io)?;
+        }
+        std::os::unix::fs::chown(&state, Some(uid), None).map_err(io)?;
+        let command = Command::new(&self.options.binary).args(["control", "--config"]).arg(&config).user(uid);
+        let host = self.world().host("stranger");
+        let control = host.spawn(command.named("lonely-control")).map_err(|e| e.to_string())?;
+        control
+            .wait_for_line("its readiness", DEADLINE, |line| line.contains("control plane up"))
+            .map_err(|e| e.to_string())?;
+        Ok(control)
     }
 }

@@ -115,12 +115,21 @@ impl Sidecar {
 
     /// The sum of a metric's series that carry all of these labels; 0 where there is none yet.
     pub(super) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64, String> {
-        let answer = self.host.run(|| {
-            let stream = std::net::TcpStream::connect(("127.0.0.1", 15020)).map_err(|e| format!("metrics: {e}"))?;
-            stream.set_read_timeout(Some(ASK)).map_err(|e| e.to_string())?;
-            ask(stream, "GET", "/metrics")
-        })?;
+        let answer = self.get_public(15020, "/metrics")?;
         Ok(answer.body.lines().filter_map(|line| sample(line, name, labels)).sum())
+    }
+
+    /// What whoever decides on traffic is answered.
+    pub(super) fn readiness(&self) -> Result<Answer, String> {
+        self.get_public(15021, "/ready")
+    }
+
+    fn get_public(&self, port: u16, path: &'static str) -> Result<Answer, String> {
+        self.host.run(move || {
+            let stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| format!("{path}: {e}"))?;
+            stream.set_read_timeout(Some(ASK)).map_err(|e| e.to_string())?;
+            ask(stream, "GET", path)
+        })
     }
 
     /// The private key in its state directory.

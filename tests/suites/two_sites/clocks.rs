@@ -11,6 +11,7 @@ use crate::{Test, require};
 
 pub(crate) const TESTS: &[Test] = &[
     ("sidecars_whose_clocks_are_ten_minutes_apart_serve_and_renew", within),
+    ("a_clock_that_jumps_while_its_stream_is_open_is_trouble_that_operators_see", jumped),
     ("a_clock_that_is_a_day_off_is_named_by_both_ends_and_all_is_well_once_it_is_right", beyond),
     ("clocks_that_are_twenty_seconds_apart_change_nothing_in_where_the_time_went", split),
 ];
@@ -98,6 +99,26 @@ fn beyond(mesh: &mut Mesh) -> Result<(), String> {
     refused(mesh, ("web", "peer-without-certificate"), ("orders", "own-certificate-outside-dates"))?;
     orders.set("+0")?;
     mesh.until(SOON, "orders' clock is right again", |mesh| Ok(served(mesh).ok()))
+}
+
+/// Seventeen minutes break no certificate of a day, so the stream goes on: nobody would notice but by being told.
+fn jumped(mesh: &mut Mesh) -> Result<(), String> {
+    let Some(library) = libfaketime()? else { return Ok(()) };
+    let web = Moved::restart(mesh, &library, "web", "+0")?;
+    served(mesh)?;
+    let named = |mesh: &Mesh| -> Result<bool, String> {
+        let listed = mesh.isthmus(&["certs", "--trouble"])?;
+        let of_web = listed.lines().find(|line| line.starts_with("shop/web ")).unwrap_or_default();
+        Ok(of_web.contains("clock skew 17 m ") && of_web.contains("this machine is ahead of the control plane"))
+    };
+    require(!named(mesh)?, || "it is named before it is there".to_owned())?;
+    web.set("+1023s")?;
+    mesh.until(SOON, "`isthmus certs --trouble` names it", |mesh| Ok(named(mesh)?.then_some(())))?;
+    let metric = mesh.metric("web", "isthmus_clock_skew_seconds", &[])?;
+    require((metric - 1023.0).abs() < 5.0, || format!("the metric says {metric}"))?;
+    served(mesh)?;
+    web.set("+0")?;
+    mesh.until(SOON, "it is no trouble any more", |mesh| Ok((!named(mesh)?).then_some(())))
 }
 
 /// Until both ends count a failed handshake for their reason. A mesh connection that was made before goes on.

@@ -80,7 +80,7 @@ fn away_for_long(mesh: &mut Mesh) -> Result<(), String> {
         let failing = |workload: &&str| Ok(mesh.status(workload)?["certificate"]["renewalFailures"] != 0);
         all(WORKLOADS.iter().map(failing)).map(|all| all.then_some(()))
     });
-    let warned = mesh.status("web");
+    let warned = told_alone(mesh);
     let restarted = mesh.restart_control();
     let back = mesh.until(SOON, "every certificate is renewed", |mesh| {
         let renewed = |workload: &&str| {
@@ -93,12 +93,25 @@ fn away_for_long(mesh: &mut Mesh) -> Result<(), String> {
     tried?;
     restarted?;
     back?;
-    let warned = warned?;
-    let warnings = warned["warnings"].to_string();
-    require(warnings.contains("could not be renewed") && warned["status"] == "warning", || warnings.clone())?;
+    warned?;
     require(result.failed == 0 && result.ok > 0, || {
         format!("{} of {} requests failed: {}", result.failed, result.total(), result.first_error())
     })
+}
+
+/// Status, readiness and metric say that it was not renewed, and how long it can go on; readiness is still that.
+fn told_alone(mesh: &Mesh) -> Result<(), String> {
+    const WORDS: &str = "could not be renewed";
+    let status = mesh.status("web")?;
+    let warnings = status["warnings"].to_string();
+    require(warnings.contains(WORDS) && status["status"] == "warning", || warnings.clone())?;
+    let shown = mesh.status_text("web")?;
+    let alone = shown.lines().find(|line| line.starts_with("alone ")).unwrap_or_default();
+    require(alone.contains("can run") && alone.contains("without the control plane"), || shown.clone())?;
+    let (ready, page) = mesh.readiness("web")?;
+    require(ready == 200 && page.contains("warning: ") && page.contains(WORDS), || format!("{ready} {page}"))?;
+    let failing = mesh.metric("web", "isthmus_certificate_renewal_failing_attempts", &[])?;
+    require(failing > 0.0, || "the metric says that all is well".to_owned())
 }
 
 fn seconds_left(status: &Value) -> u64 {

@@ -10,7 +10,7 @@ use crate::{Test, require};
 
 pub(crate) const TESTS: &[Test] = &[
     ("no_secret_is_in_logs_dumps_arguments_or_environments", nowhere),
-    ("a_sidecar_leaves_no_core_and_lets_nobody_look_into_it", protected),
+    ("sidecar_and_control_plane_leave_no_core_and_let_nobody_look_into_them", protected),
 ];
 
 fn nowhere(mesh: &mut Mesh) -> Result<(), String> {
@@ -58,9 +58,9 @@ fn places(mesh: &Mesh) -> Result<Vec<(String, String)>, String> {
 
 fn protected(mesh: &mut Mesh) -> Result<(), String> {
     let (lonely, open) = mesh.lonely_sidecar(1337)?;
-    let proc = format!("/proc/{}", lonely.id());
+    let lonely_control = mesh.lonely_control(1337)?;
     let control = mesh.control().process().ok_or("the control plane is gone")?.id();
-    for process in [lonely.id(), mesh.sidecar("web").process().id(), control] {
+    for process in [lonely.id(), mesh.sidecar("web").process().id(), control, lonely_control.id()] {
         let limits = fs::read_to_string(format!("/proc/{process}/limits")).map_err(|e| e.to_string())?;
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
         let none = core.split_whitespace().filter(|word| *word == "0").count() == 2;
@@ -70,9 +70,12 @@ fn protected(mesh: &mut Mesh) -> Result<(), String> {
     let owner = |of: &str| fs::metadata(format!("{of}/environ")).map(|file| file.uid()).map_err(|e| e.to_string());
     if owner(&format!("/proc/{}", open.id()))? != 1337 {
         // In a user namespace the kernel knows no other user.
-        eprintln!("SKIPPED: who may look into a sidecar: needs real root");
+        eprintln!("SKIPPED: who may look into a process: needs real root");
         return if std::env::var_os("CI").is_some() { Err("CI runs as root".to_owned()) } else { Ok(()) };
     }
-    let owner = owner(&proc)?;
-    require(owner != 1337, || "a process of the same user may read the sidecar's memory".to_owned())
+    for (whose, process) in [("sidecar", lonely.id()), ("control plane", lonely_control.id())] {
+        let owner = owner(&format!("/proc/{process}"))?;
+        require(owner != 1337, || format!("a process of the same user may read the {whose}'s memory"))?;
+    }
+    Ok(())
 }

@@ -94,7 +94,8 @@ fn pods_end(mesh: &mut Mesh) -> Result<(), String> {
     let report = load.stop();
     ended?;
     require(report.failed == 0 && report.ok > 150, || {
-        format!("{} failed, {} did not: {:?}", report.failed, report.ok, report.first_error)
+        let said = ["web", "batch", "orders"].map(|host| (host, mesh.sidecar(host).log()));
+        format!("{} failed, {} did not: {:?}\n{said:#?}", report.failed, report.ok, report.first_error)
     })
 }
 

@@ -20,7 +20,7 @@ pub struct Proxy {
     pub last_seen_unix_ms: i64,
     pub serial: String,
     pub not_after_unix_ms: i64,
-    /// Its clock minus ours, when it last said hello. The time on the way counts as if it were ahead of us.
+    /// Its clock minus ours, when it last said. The time on the way counts as if it were ahead of us.
     pub skew_ms: i64,
     /// Why its app takes no traffic, by the last probe.
     pub unready: Option<String>,

@@ -3,6 +3,7 @@
 
 use super::Registry;
 use super::proxies::Entry;
+use isthmus_certs::skew_in_words;
 use isthmus_proto::discovery::v1::Health;
 use isthmus_proto::model::ResourceKey;
 use std::collections::BTreeSet;
@@ -15,6 +16,11 @@ use tokio_util::sync::CancellationToken;
 const MAX_REASON: usize = 200;
 /// Proxies that went away are remembered up to this many; the longest gone are forgotten first.
 const REMEMBERED: usize = 20_000;
+
+/// Certificates bear 5 minutes; well before that an operator should know.
+const SKEW_WORTH_A_WARNING_MS: u64 = 30_000;
+/// Less is the time on the way, and nobody is woken for it.
+const SKEW_WORTH_NOTING_MS: u64 = 1_000;
 
 /// A proxy's entry while its stream lives. Dropping it marks the proxy as gone.
 #[derive(Debug)]
@@ -60,9 +66,21 @@ impl Seat<'_> {
         self.registry.changed();
     }
 
-    /// What its clock says, minus ours.
+    /// What its clock says, minus ours: at its hello, and each time that it says so again.
     pub fn clock(&self, skew_ms: i64) {
-        self.update(|entry| entry.proxy.skew_ms = skew_ms);
+        let mut proxies = self.registry.proxies();
+        let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) else {
+            return;
+        };
+        if entry.proxy.skew_ms.abs_diff(skew_ms) < SKEW_WORTH_NOTING_MS {
+            return;
+        }
+        entry.proxy.skew_ms = skew_ms;
+        drop(proxies);
+        self.registry.changed();
+        if skew_ms.unsigned_abs() > SKEW_WORTH_A_WARNING_MS {
+            tracing::warn!(workload = &*self.workload, "{}", skew_in_words(skew_ms));
+        }
     }
 
     /// A delta was made of the world at this version and turn. True: look again, since of a commit after it this proxy may not
