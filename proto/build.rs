@@ -4,7 +4,7 @@ use prost::Message;
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
@@ -15,6 +15,8 @@ const FILES: [&str; 10] = [
     "isthmus/admin/v1/live.proto",
     "isthmus/flows/v1/flows.proto",
     "isthmus/live/v1/live.proto",
+    "isthmus/traces/v1/traces.proto",
+    "isthmus/admin/v1/traces.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -19,7 +19,7 @@ use isthmus_proxy::flows::{FlowTable, Observed, Verdict, Way};
 use isthmus_proxy::http::headers::sanitize;
 use isthmus_proxy::state::Mesh;
 use isthmus_proxy::state::policy::{Arrived, CompiledPolicy, Facts, HttpFacts, decide};
-use isthmus_proxy::telemetry::{Direction, Metrics, TraceContext};
+use isthmus_proxy::telemetry::{Direction, EdgeOf, Metrics, TraceContext};
 
 /// One function with its surroundings.
 pub(crate) struct Case {
@@ -55,6 +55,7 @@ pub(crate) const ALL: &[Case] = &[
         what: "header sanitise, 2 of 12 to remove (with their insertion)",
         prepare: sanitise_dirty,
     },
+    Case { name: "edge-known", what: "edge count of one request, known edge", prepare: edge_known },
     Case { name: "metrics-request", what: "metrics record of one request", prepare: metrics },
     Case { name: "flow-known", what: "record of one decision, in a way seen before", prepare: flow_known },
     Case { name: "flow-many", what: "record of one decision, among 1,000 ways and 100 paths", prepare: flow_many },
@@ -298,7 +299,17 @@ fn metrics() -> Box<dyn FnMut(u64)> {
     let metrics = Metrics::new(4).for_worker(1);
     Box::new(move |number| {
         let elapsed = Duration::from_micros(black_box(300 + number % 64));
-        metrics.request(Direction::Inbound, black_box(200), elapsed);
+        metrics.request(Direction::Inbound, black_box(200), elapsed, None);
+    })
+}
+
+/// The lookup by the edge's names and the counts, native histogram included.
+fn edge_known() -> Box<dyn FnMut(u64)> {
+    let edges = Metrics::new(4).for_worker(1).edges();
+    let edge = EdgeOf { direction: Direction::Outbound, namespace: "shop", name: "orders", port: 80, site: "dc1" };
+    Box::new(move |number| {
+        let elapsed = Duration::from_micros(black_box(300 + number % 64));
+        edges.request(black_box(edge), black_box(200), elapsed, None);
     })
 }
 

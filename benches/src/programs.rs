@@ -8,6 +8,9 @@ use isthmus_world::find;
 
 use crate::peers::Peer;
 
+/// One program, told different things.
+const OURS: [Peer; 4] = [Peer::Isthmus, Peer::IsthmusOff, Peer::IsthmusAll, Peer::IsthmusKept];
+
 /// Paths of everything that is started.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
@@ -55,7 +58,7 @@ impl Programs {
                 Err(error) => missing.push(format!("linkerd2-proxy: {error}")),
             }
         }
-        if contenders.contains(&Peer::Isthmus) {
+        if asked(&OURS) {
             programs.isthmus = Some(isthmus()?);
         }
         Ok((programs, missing))
@@ -65,7 +68,7 @@ impl Programs {
     pub(crate) fn of(&self, peer: Peer) -> Option<&Path> {
         match peer {
             Peer::Direct | Peer::NginxH1 | Peer::Nginx => Some(&self.nginx),
-            Peer::Isthmus => self.isthmus.as_deref(),
+            Peer::Isthmus | Peer::IsthmusOff | Peer::IsthmusAll | Peer::IsthmusKept => self.isthmus.as_deref(),
             Peer::HaproxyH2 | Peer::HaproxyH1 | Peer::Haproxy => self.haproxy.as_deref(),
             Peer::EnvoyH2 | Peer::Envoy => self.envoy.as_deref(),
             Peer::Ztunnel => self.ztunnel.as_deref(),

@@ -182,10 +182,15 @@ fn peer_json(workload: &Workload, outcomes: &[Outcome], outcome: &Outcome) -> Va
     Value::Object(all)
 }
 
-/// Ours by theirs, over the rounds that gave both. None for ourselves, and where there is no such round.
-fn ratio(outcomes: &[Outcome], theirs: &Outcome, key: &str) -> Option<Spread> {
-    let ours = outcomes.iter().find(|outcome| outcome.peer == Peer::Isthmus)?;
-    if theirs.peer == Peer::Isthmus {
+/// Ours by theirs, over the rounds that gave both; where ours without telemetry takes part, each of ours by that one. None
+/// for who is compared with, and where there is no such round.
+fn ratio(outcomes: &[Outcome], of: &Outcome, key: &str) -> Option<Spread> {
+    let find = |peer| outcomes.iter().find(|outcome| outcome.peer == peer);
+    let (ours, theirs) = match find(Peer::IsthmusOff) {
+        Some(off) => (of, off),
+        None => (find(Peer::Isthmus)?, of),
+    };
+    if ours.peer == theirs.peer {
         return None;
     }
     let both = ours.turns.iter().zip(&theirs.turns);

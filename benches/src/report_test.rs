@@ -38,6 +38,27 @@ fn the_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_the_medians() {
     assert_eq!(json["machine"]["cores"], 2);
 }
 
+/// What telemetry costs is said over none, each round by itself.
+#[test]
+fn ours_are_compared_with_ours_without_telemetry_where_that_takes_part() {
+    let mut report = report(vec![turn(20.0)], vec![turn(40.0)]);
+    let workload = workloads::ALL.iter().find(|workload| workload.name == "telemetry").expect("there it is");
+    let of = |peer, turns| Outcome { peer, turns };
+    report.add(
+        workload,
+        vec![
+            of(Peer::Isthmus, vec![turn(10.2), turn(30.9)]),
+            of(Peer::IsthmusOff, vec![turn(10.0), turn(30.0)]),
+            of(Peer::IsthmusAll, vec![turn(11.0), turn(33.0)]),
+        ],
+    );
+    let json = json(&report);
+    assert_eq!(json["telemetry"]["isthmus-off"]["ratio"], Value::Null);
+    let ratio = |name: &str| json["telemetry"][name]["ratio"].as_f64().unwrap();
+    assert!((ratio("isthmus") - 1.025).abs() < 1e-9 && (ratio("isthmus-all") - 1.1).abs() < 1e-9, "{json}");
+    assert_eq!(json["w2"]["haproxy-h2"]["ratio"], 0.5, "the others as before");
+}
+
 #[test]
 fn a_round_without_one_of_the_two_gives_no_ratio_and_is_told() {
     let report = report(vec![turn(20.0), Err("refused".to_owned())], vec![turn(40.0), turn(1.0)]);

@@ -18,6 +18,7 @@ use isthmus_proto::admin::v1::authority_client::AuthorityClient;
 use isthmus_proto::admin::v1::live_client::LiveClient;
 use isthmus_proto::admin::v1::policy_client::PolicyClient;
 use isthmus_proto::admin::v1::resources_client::ResourcesClient;
+use isthmus_proto::admin::v1::traces_client::TracesClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -141,6 +142,27 @@ impl Resources {
     pub(crate) async fn call<T>(
         &mut self,
         request: impl AsyncFnOnce(&mut ResourcesClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        within(self.limit, request(&mut self.client)).await
+    }
+}
+
+/// The same port, for the last traces.
+pub(crate) struct Traces {
+    client: TracesClient<Channel>,
+    limit: Duration,
+}
+
+impl Traces {
+    pub(crate) async fn connect(args: &OperatorArgs) -> Result<Self, Failure> {
+        let client = TracesClient::new(operator_channel(args).await?).max_decoding_message_size(MOST_VIEWS);
+        Ok(Self { client, limit: args.request_timeout })
+    }
+
+    /// One request, within the operator's time limit.
+    pub(crate) async fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut TracesClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         within(self.limit, request(&mut self.client)).await
     }

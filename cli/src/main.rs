@@ -51,6 +51,7 @@ mod status;
 mod store;
 mod support;
 mod token;
+mod trace;
 mod version;
 
 use std::process::ExitCode;
@@ -105,6 +106,7 @@ enum Command {
     Tap(WithOperator<look::tap::Args>),
     Stat(WithOperator<look::stat::Args>),
     Top(WithOperator<look::top::Args>),
+    Trace(WithOperator<trace::Args>),
     Bypass(WithOperator<bypass::Args>),
     Confirm(WithOperator<confirm::Args>),
     Approve(WithOperator<approve::Args>),
@@ -166,6 +168,7 @@ fn main() -> ExitCode {
         Command::Tap(c) => look::tap::run(c.args, &c.operator),
         Command::Stat(c) => look::stat::run(c.args, &c.operator),
         Command::Top(c) => look::top::run(c.args, &c.operator),
+        Command::Trace(c) => trace::run(c.args, &c.operator),
         Command::Bypass(c) => bypass::run(c.args, &c.operator),
         Command::Approve(c) => approve::run(c.args, &c.operator),
         Command::Confirm(c) => confirm::run(c.args, &c.operator),

@@ -9,20 +9,21 @@ use crate::flows::Intake;
 use crate::flows::store::FlowStore;
 use crate::identity::attest::Attestors;
 use crate::identity::issuer::Issuer;
-use crate::identity::{ENROLLING_AT_ONCE, Identities, tokens};
+use crate::identity::{ENROLLING_AT_ONCE, Identities};
 use crate::ledger::Ledger;
 use crate::ledger::follow::follow;
 use crate::live::{self, Looks};
 use crate::operators::keys::Keys;
 use crate::operators::login::{AT_A_BROWSER, Door, SIGNING_IN_AT_ONCE};
 use crate::operators::oidc::Provider;
-use crate::operators::{Gatekeeper, access, session, standard};
+use crate::operators::{Gatekeeper, standard};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
 use crate::push::{Push, cut_off, lease, share, wake};
 use crate::serve::{Gate, Peer, connections};
 use crate::source;
-use crate::store::Store;
+use crate::traces;
+use crate::traces::store::TraceStore;
 use isthmus_certs::{ClientAuth, Clock, SystemClock};
 use isthmus_proto::admin::v1::access_server::AccessServer;
 use isthmus_proto::admin::v1::admin_server::AdminServer;
@@ -31,10 +32,12 @@ use isthmus_proto::admin::v1::live_server::LiveServer as LookServer;
 use isthmus_proto::admin::v1::login_server::LoginServer;
 use isthmus_proto::admin::v1::policy_server::PolicyServer;
 use isthmus_proto::admin::v1::resources_server::ResourcesServer;
+use isthmus_proto::admin::v1::traces_server::TracesServer as KeptTracesServer;
 use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
 use isthmus_proto::live::v1::live_server::LiveServer;
+use isthmus_proto::traces::v1::traces_server::TracesServer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,11 +60,12 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Open calls may end; then they are ended.
 const DRAIN: Duration = Duration::from_secs(10);
 const AUDIT_DIR: &str = "audit";
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 mod open;
+mod upkeep;
 
 use open::{open_aside, read_trust};
+use upkeep::{follow_profile, sweep};
 
 /// Why the control plane could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -150,10 +154,12 @@ impl Control {
             control.until_shutdown(share::keep(ledger.clone(), registry.clone()));
         }
         let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows.clone());
-        control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
+        let kept = admin.traces.clone();
+        let spans = traces::Intake { ledger: ledger.clone(), registry: registry.clone(), store: kept.clone() };
+        control.serve_proxies(proxies, (push, intake, spans), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
         control.serve_operators(operators, admin, (&own, door), Arc::new(rotation))?;
-        let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone(), flows });
+        let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone(), flows, traces: kept });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
         tracing::info!(
@@ -190,6 +196,7 @@ impl Control {
             issuer: own.issuer.clone(),
             flows: flows.clone(),
             looks: looks.clone(),
+            traces: Arc::new(TraceStore::default()),
             applying: Arc::new(Semaphore::new(APPLYING_AT_ONCE)),
             second: Arc::new(config.operators.second_approver.clone()),
             tasks: self.tasks.clone(),
@@ -216,7 +223,7 @@ impl Control {
     fn serve_proxies(
         &mut self,
         listener: TcpListener,
-        (push, intake): (Push, Intake),
+        (push, intake, spans): (Push, Intake, traces::Intake),
         own: &Own,
         attestors: Arc<Attestors>,
     ) {
@@ -241,7 +248,8 @@ impl Control {
             .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
             .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20))
             .add_service(FlowsServer::new(intake).max_decoding_message_size(4 << 20))
-            .add_service(LiveServer::new(live).max_decoding_message_size(live::MOST_BATCH));
+            .add_service(LiveServer::new(live).max_decoding_message_size(live::MOST_BATCH))
+            .add_service(TracesServer::new(spans).max_decoding_message_size(traces::MOST_REPORT));
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
         self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
@@ -270,6 +278,7 @@ impl Control {
         let policy = PolicyServer::new(admin.clone()).max_decoding_message_size(most).max_encoding_message_size(most);
         let resources = ResourcesServer::new(admin.clone()).max_encoding_message_size(most);
         let look = LookServer::new(admin.clone());
+        let kept_traces = KeptTracesServer::new(admin.clone());
         let service = AdminServer::new(admin).max_decoding_message_size(most);
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
         let ends = self.shutdown.clone().cancelled_owned();
@@ -281,6 +290,7 @@ impl Control {
             .add_service(service)
             .add_service(policy)
             .add_service(look)
+            .add_service(kept_traces)
             .add_service(resources)
             .add_service(AuthorityServer::new(overseer))
             .add_service(health)
@@ -354,41 +364,6 @@ fn server() -> Server {
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_max_local_error_reset_streams(Some(100))
-}
-
-/// The control plane's own ports use the mesh's algorithms, from before they listen.
-async fn follow_profile(ledger: Arc<Ledger>, store: Arc<isthmus_certs::IdentityStore>) {
-    let mut worlds = ledger.watch();
-    loop {
-        let profile = worlds.borrow_and_update().mesh.crypto_profile;
-        if profile != store.profile() {
-            tracing::info!("{}", profile.in_words());
-            store.set_profile(profile);
-        }
-        if worlds.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn sweep(ledger: Arc<Ledger>) {
-    loop {
-        let store = ledger.store().clone();
-        let now_ms = ledger.clock().now_ms();
-        let swept = move || if store.leads() { forget(&*store, now_ms) } else { Ok(0) };
-        match tokio::task::spawn_blocking(swept).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(swept)) => tracing::info!(swept, "tokens, sign-ins and unapproved changes that ended are forgotten"),
-            Ok(Err(error)) => tracing::error!(%error, "tokens and sign-ins not swept"),
-            Err(error) => tracing::error!(%error, "tokens and sign-ins not swept"),
-        }
-        tokio::time::sleep(SWEEP_EVERY).await;
-    }
-}
-
-fn forget(store: &dyn Store, now_ms: i64) -> Result<usize, crate::store::StoreError> {
-    let signed = access::sweep(store, now_ms)? + session::sweep(store, now_ms)?;
-    Ok(tokens::sweep(store, now_ms)? + signed + crate::approval::sweep(store, now_ms)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

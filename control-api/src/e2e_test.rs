@@ -64,6 +64,8 @@ mod standard_test;
 mod stream_test;
 #[path = "e2e/tenants_test.rs"]
 mod tenants_test;
+#[path = "e2e/traces_test.rs"]
+mod traces_test;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// Nothing here takes longer than milliseconds; a hang should be a failure with a name.

@@ -26,7 +26,9 @@ mod process;
 pub mod push;
 pub mod serve;
 pub mod source;
+mod speaks;
 pub mod store;
+pub mod traces;
 pub mod validate;
 pub mod views;
 

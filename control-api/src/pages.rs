@@ -4,6 +4,7 @@ use crate::authority::Own;
 use crate::flows::store::FlowStore;
 use crate::ledger::Ledger;
 use crate::push::registry::Registry;
+use crate::traces::store::TraceStore;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -29,6 +30,7 @@ pub(crate) struct Pages {
     pub(crate) registry: Arc<Registry>,
     pub(crate) own: Arc<Own>,
     pub(crate) flows: Arc<FlowStore>,
+    pub(crate) traces: Arc<TraceStore>,
 }
 
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, shutdown: CancellationToken) {
@@ -148,6 +150,11 @@ impl Pages {
                 "isthmus_controlplane_flows_dropped",
                 "Decisions that proxies reported to be in no record, since the store was made.",
                 self.flows.dropped().unwrap_or_default(),
+            ),
+            (
+                "isthmus_controlplane_traces",
+                "Traces that are kept in memory while no collector is configured (isthmus trace).",
+                self.traces.size().0 as u64,
             ),
         ];
         for (name, help, value) in gauges {

@@ -1,6 +1,7 @@
 //! What the fuzz targets do with their bytes. Part of two programs: libFuzzer's, one per target (`fuzz_targets`), and a test
 //! of the workspace (`cli/tests/fuzz_targets.rs`), which gives each of them its seeds and mutations of them in every run.
 
+pub mod accept;
 pub mod b3;
 pub mod backup;
 pub mod chain;
@@ -24,6 +25,7 @@ pub mod proxy_protocol;
 pub mod request_head;
 pub mod response_head;
 pub mod signed_document;
+pub mod span_report;
 pub mod spiffe_id;
 pub mod traceparent;
 
@@ -32,6 +34,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("accept", accept::run),
     ("b3", b3::run),
     ("backup", backup::run),
     ("chain", chain::run),
@@ -55,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("request_head", request_head::run),
     ("response_head", response_head::run),
     ("signed_document", signed_document::run),
+    ("span_report", span_report::run),
     ("spiffe_id", spiffe_id::run),
     ("traceparent", traceparent::run),
 ];

@@ -49,6 +49,14 @@ pub mod live {
     }
 }
 
+/// What proxies tell of traces, where no collector is configured.
+pub mod traces {
+    #[allow(unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        tonic::include_proto!("isthmus.traces.v1");
+    }
+}
+
 /// The protos as they were compiled, for reflection: an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

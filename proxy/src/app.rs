@@ -36,7 +36,9 @@ use crate::redirect::source::{SOURCE_MARK, SourceRouting};
 use crate::state::State;
 use crate::state::standing::Standing;
 use crate::tcp::DialOptions;
-use crate::telemetry::{AccessLog, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples};
+use crate::telemetry::{
+    AccessLog, Described, Metrics, SpanQueue, Tracer, run_exporter, run_link_samples, run_metrics_push,
+};
 
 pub use error::RunError;
 use follower::Follower;
@@ -90,7 +92,8 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
     let start = Start::prepare(settings(&config, dial).await?, clock)?;
     let (state, demands) = State::new();
     let metrics = Metrics::new(config.workers);
-    let (tracer, spans) = Tracer::new(&metrics);
+    let (tracer, mut spans) = Tracer::new(&metrics);
+    let kept = spans.take_kept();
     let access_log = AccessLog::start(config.access_log.clone(), start.identities().clock().clone(), &metrics)
         .map_err(RunError::AccessLog)?;
     let tracer = tracer.with_access_log(access_log.clone());
@@ -114,6 +117,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
         metrics: parts.metrics.clone(),
         flows: collector,
         decisions: parts.decisions.clone(),
+        kept,
         health,
     };
     let control_stop = stop.child_token();
@@ -164,6 +168,7 @@ impl Aside {
         stop: &CancellationToken,
     ) -> (Aside, watch::Receiver<Option<probe::Health>>) {
         let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
+        tokio::spawn(run_metrics_push(parts.tracer.clone(), dial, stop.child_token()));
         tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
         let (told, health) = watch::channel(None);
         let asking = parts.config.readiness.clone().map(|readiness| {
@@ -317,6 +322,8 @@ struct Parts {
     readiness: Arc<Readiness>,
     /// Where apps may be dialled from their callers' addresses.
     source_mark: Option<u32>,
+    /// What spans say of this process.
+    described: Described,
 }
 
 impl Parts {
@@ -344,8 +351,17 @@ impl Parts {
             flows,
             readiness,
             source_mark: None,
+            described: described(),
         }
     }
+}
+
+/// OpenTelemetry's own variable, which an operator or a pod's template may set.
+fn described() -> Described {
+    let asked = std::env::var("OTEL_RESOURCE_ATTRIBUTES").ok();
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Described::of_process(asked.as_deref(), &host, in_pod, rand::random())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use clap::ValueEnum;
 use isthmus_world::Process;
 
+use self::isthmus::Traced;
 use crate::certificates::Certificates;
 use crate::mutual_tls::{self, Asked, Proof};
 use crate::programs::Programs;
@@ -31,6 +32,12 @@ pub(crate) enum Peer {
     Direct,
     /// Ours, with capture, a policy of 100 rules, metrics and 1 % of spans.
     Isthmus,
+    /// The same with nothing traced, and nobody to send it to.
+    IsthmusOff,
+    /// The same with every request traced.
+    IsthmusAll,
+    /// The same without a collector: the control plane keeps a few traces a second.
+    IsthmusKept,
     /// HTTP/2 between the two.
     HaproxyH2,
     /// HTTP/1.1 between the two.
@@ -148,6 +155,9 @@ impl Peer {
         match self {
             Self::Direct => "direct",
             Self::Isthmus => "isthmus",
+            Self::IsthmusOff => "isthmus-off",
+            Self::IsthmusAll => "isthmus-all",
+            Self::IsthmusKept => "isthmus-kept",
             Self::HaproxyH2 => "haproxy-h2",
             Self::HaproxyH1 => "haproxy-h1",
             Self::Haproxy => "haproxy",
@@ -172,7 +182,10 @@ impl Peer {
         let plan = self.plan(stage, setting);
         let proxies = match self {
             Self::Direct => return Ok(Running::direct(stage)),
-            Self::Isthmus => return isthmus::start(program, stage, setting),
+            Self::Isthmus => return isthmus::start(program, stage, setting, Traced::Percent),
+            Self::IsthmusOff => return isthmus::start(program, stage, setting, Traced::Nothing),
+            Self::IsthmusAll => return isthmus::start(program, stage, setting, Traced::Everything),
+            Self::IsthmusKept => return isthmus::start(program, stage, setting, Traced::Kept),
             Self::Ztunnel => return ztunnel::start(program, stage, &plan),
             Self::Linkerd2Proxy => return linkerd::start(program, certificates, stage, &plan),
             Self::HaproxyH2 | Self::HaproxyH1 | Self::Haproxy => haproxy::start(program, certificates, stage, &plan)?,

@@ -1,6 +1,7 @@
 //! W1 to W7 of the project's performance document, one file each.
 
 mod balance;
+mod telemetry;
 mod w1;
 mod w2;
 mod w2g;
@@ -37,6 +38,7 @@ pub(crate) static ALL: &[&Workload] = &[
     &w7::W7,
     &w7::W7_MAX,
     &balance::BALANCE,
+    &telemetry::TELEMETRY,
 ];
 
 /// Connections, pools, allocators and snapshots are in place after this.

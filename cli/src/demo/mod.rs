@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use isthmus_world::lines::{LINES, Line};
-use isthmus_world::mesh::{Mesh, Options};
+use isthmus_world::mesh::{Mesh, Options, resources};
 use isthmus_world::privilege::{self, Privilege};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
@@ -152,6 +152,10 @@ fn keep(mesh: &Mesh, files: &Path) {
     let program = std::env::current_exe().map_or_else(|_| "isthmus".to_owned(), |path| path.display().to_string());
     println!("in control:  export ISTHMUS_OPERATOR={}", mesh.control().operator_file().display());
     println!("             {program} get proxies; {program} get all");
+    match mesh.apply(resources::MESH) {
+        Ok(_) => println!("             {program} trace   (after a request; the control plane keeps the last ones)"),
+        Err(why) => println!("             (traces stay with the demo's own collector: {why})"),
+    }
     println!("logs and state are in {}; Ctrl-C ends it", files.display());
     loop {
         std::thread::park();

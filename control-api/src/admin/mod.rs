@@ -12,6 +12,7 @@ mod resources;
 mod services;
 mod standing;
 mod tokens;
+mod traces;
 mod wait;
 mod watch;
 
@@ -29,6 +30,7 @@ use crate::operators::Caller;
 use crate::push::registry::Registry;
 use crate::serve::Peer;
 use crate::store::Change;
+use crate::traces::store::TraceStore;
 use crate::validate::{self, Problem};
 use approvals::Asked;
 use isthmus_proto::admin::v1::admin_server::Admin;
@@ -55,6 +57,7 @@ pub struct Operators {
     pub issuer: Arc<Issuer>,
     pub flows: Arc<FlowStore>,
     pub looks: Arc<Looks>,
+    pub traces: Arc<TraceStore>,
     /// Large applies at once: each holds its documents.
     pub applying: Arc<Semaphore>,
     /// What takes two operators.

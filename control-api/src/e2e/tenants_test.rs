@@ -3,7 +3,7 @@
 use super::*;
 use disc::proxy_message::Message;
 
-const HR: &str = r#"
+pub(super) const HR: &str = r#"
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: Workload
 metadata: { namespace: hr, name: payroll, labels: { app: payroll } }
@@ -15,7 +15,7 @@ metadata: { namespace: hr, name: payroll }
 spec: { selector: { app: payroll }, clusterIP: 10.96.9.9, ports: [{ name: http, port: 80, targetPort: 8080 }] }
 "#;
 
-const TENANTS: &str = r#"
+pub(super) const TENANTS: &str = r#"
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: Tenant
 metadata: { name: red }

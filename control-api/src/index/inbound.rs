@@ -77,4 +77,6 @@ fn merge(said: &mut TrafficOptions, more: TrafficOptions) {
     if said.request_timeout == unsaid.request_timeout {
         said.request_timeout = more.request_timeout;
     }
+    said.sampling_millionths = said.sampling_millionths.or(more.sampling_millionths);
+    said.b3 = said.b3.or(more.b3);
 }

@@ -252,8 +252,11 @@ fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_i
     };
     let more = format!(
         "{}---\n{}",
-        traffic("all", "connect: confirm, headerNames: Preserve, timeouts: { request: 90s }"),
-        traffic("orders", "services: [orders], connect: early, proxyProtocol: v2")
+        traffic(
+            "all",
+            "connect: confirm, headerNames: Preserve, timeouts: { request: 90s }, telemetry: { sampling: 0.25 }"
+        ),
+        traffic("orders", "services: [orders], connect: early, proxyProtocol: v2, telemetry: { b3: single }")
     );
     let index = index(&more);
     let options =
@@ -268,6 +271,8 @@ fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_i
         proxy_protocol: model::ProxyProtocol::V2,
         header_names: model::HeaderNames::Preserve,
         request_timeout: Some(std::time::Duration::from_secs(90)),
+        sampling_millionths: Some(250_000),
+        b3: Some(model::B3Headers::Single),
         ..Default::default()
     };
     assert_eq!((orders.options, orders.protocol), (expected, model::AppProtocol::Tcp), "a PROXY header is for bytes");

@@ -241,7 +241,18 @@ fn wire_mesh(set: &Set, mesh: &MeshConfig, trust: &Trust) -> wire::Mesh {
         vip_ranges: mesh.vip_ranges.iter().map(ToString::to_string).collect(),
         dns_suffixes: mesh.dns_suffixes.clone(),
         roots_der: trust.roots_der.clone(),
-        telemetry: Some(wire::Telemetry { otlp_endpoint: mesh.otlp.clone(), sampling_ratio: mesh.sampling }),
+        telemetry: Some(wire::Telemetry {
+            otlp_endpoint: mesh.otlp.clone(),
+            sampling_ratio: mesh.sampling,
+            keep: Some(wire::KeepSpans {
+                errors: mesh.keep.errors,
+                denied: mesh.keep.denied,
+                slower_than_ms: mesh.keep.slower_than.map_or(0, |d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
+            }),
+            metrics_every_ms: mesh
+                .metrics_every
+                .map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
+        }),
         leaf_lifetime_seconds: u32::try_from(mesh.leaf_lifetime.as_secs()).unwrap_or(u32::MAX),
         revocations: (trust.revocations.epoch > 0).then(|| write_revocations(&trust.revocations)),
         upkeep: Some(upkeep(mesh, trust)),

@@ -30,6 +30,8 @@ impl<'a> Traffic<'a> {
             proxy_protocol: self.said(|policy| policy.proxy_protocol).unwrap_or(base.proxy_protocol),
             header_names: self.said(|policy| policy.header_names).unwrap_or(base.header_names),
             request_timeout: self.said(|policy| policy.request_timeout),
+            sampling_millionths: self.said(|policy| policy.sampling_millionths),
+            b3: self.said(|policy| policy.b3),
         };
         (protocol(port.protocol, options.proxy_protocol), options)
     }

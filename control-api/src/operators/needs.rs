@@ -49,6 +49,8 @@ pub const NEEDS: &[(&str, Need)] = &[
     ("/isthmus.admin.v1.Admin/ListProxies", View),
     ("/isthmus.admin.v1.Admin/ListServices", View),
     ("/isthmus.admin.v1.Live/Look", View),
+    ("/isthmus.admin.v1.Traces/List", View),
+    ("/isthmus.admin.v1.Traces/Get", View),
     ("/isthmus.admin.v1.Policy/ListFlows", View),
     ("/isthmus.admin.v1.Policy/FindRefusal", View),
     ("/isthmus.admin.v1.Policy/CompileViews", View),

@@ -358,6 +358,8 @@ fn set_by_both(a: &TrafficPolicy, b: &TrafficPolicy) -> impl Iterator<Item = &'s
         ("tls", a.tls.is_some() && b.tls.is_some()),
         ("healthCheck", a.health_check.is_some() && b.health_check.is_some()),
         ("timeouts.request", a.request_timeout.is_some() && b.request_timeout.is_some()),
+        ("telemetry.sampling", a.sampling_millionths.is_some() && b.sampling_millionths.is_some()),
+        ("telemetry.b3", a.b3.is_some() && b.b3.is_some()),
     ];
     both.into_iter().filter_map(|(name, both)| both.then_some(name))
 }

@@ -139,7 +139,7 @@ fn read_defaults(field: &Field) -> Defaults {
 }
 
 fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
-    field.only(&["otlp", "sampling"], &[]);
+    field.only(&["otlp", "sampling", "keep", "metricsEvery"], &[]);
     if let Some(otlp) = field.get("otlp")
         && let Some(text) = otlp.text()
     {
@@ -149,14 +149,26 @@ fn read_telemetry(field: &Field, mesh: &mut MeshConfig) {
         }
         mesh.otlp = text.to_string();
     }
-    if let Some(sampling) = field.get("sampling")
-        && let Some(ratio) = sampling.number()
-    {
-        if !(0.0..=1.0).contains(&ratio) {
-            sampling.fault(format!("{ratio} is not between 0 and 1"));
-        }
+    if let Some(ratio) = field.get("sampling").and_then(|f| sampling(&f)) {
         mesh.sampling = ratio;
     }
+    if let Some(keep) = field.get("keep") {
+        read_keep(&keep, &mut mesh.keep);
+    }
+    mesh.metrics_every = metrics_every(field, mesh);
+}
+
+/// Where the counters go too: to the collector of the spans.
+fn metrics_every(telemetry: &Field, mesh: &MeshConfig) -> Option<Duration> {
+    let field = telemetry.get("metricsEvery")?;
+    let every = field.duration()?;
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&every) {
+        field.fault("has to be between 1s and 24h");
+    }
+    if mesh.otlp.is_empty() {
+        field.fault("says how often, and `otlp` has to say where to");
+    }
+    Some(every)
 }
 
 pub(super) fn site(spec: &Field) -> Site {
@@ -224,8 +236,8 @@ pub(super) fn match_labels(field: &Field) -> Labels {
 }
 
 pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
-    const OPTIONS: [&str; 7] =
-        ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls", "healthCheck"];
+    const OPTIONS: [&str; 8] =
+        ["connect", "sourceAddress", "proxyProtocol", "headerNames", "timeouts", "tls", "healthCheck", "telemetry"];
     spec.only(&[&["services"], &OPTIONS[..]].concat(), &[]);
     if OPTIONS.iter().all(|name| spec.get(name).is_none()) {
         spec.fault(format!("says nothing; set one of {}", OPTIONS.join(", ")));
@@ -247,6 +259,37 @@ pub(super) fn traffic_policy(spec: &Field) -> TrafficPolicy {
         tls: spec.get("tls").map(|f| super::origination::read(&f)),
         request_timeout: spec.get("timeouts").and_then(|f| request_timeout(&f)),
         health_check: spec.get("healthCheck").and_then(|f| super::health::read(&f)),
+        sampling_millionths: spec.get("telemetry").and_then(|f| sampling_of_service(&f)),
+        b3: spec.get("telemetry").and_then(|f| {
+            f.get("b3").and_then(|f| f.choice(&[("single", B3Headers::Single), ("multi", B3Headers::Multi)]))
+        }),
+    }
+}
+
+fn sampling_of_service(telemetry: &Field) -> Option<u32> {
+    telemetry.only(&["sampling", "b3"], &[]);
+    let ratio = sampling(&telemetry.get("sampling")?)?;
+    Some((ratio * f64::from(MILLION)).round() as u32)
+}
+
+fn sampling(field: &Field) -> Option<f64> {
+    let ratio = field.number()?;
+    if !(0.0..=1.0).contains(&ratio) {
+        field.fault(format!("{ratio} is not between 0 and 1"));
+        return None;
+    }
+    Some(ratio)
+}
+
+fn read_keep(field: &Field, keep: &mut KeepSpans) {
+    field.only(&["errors", "denied", "slowerThan"], &[]);
+    keep.errors = field.get("errors").and_then(|f| f.flag()).unwrap_or(keep.errors);
+    keep.denied = field.get("denied").and_then(|f| f.flag()).unwrap_or(keep.denied);
+    if let Some(slower) = field.get("slowerThan") {
+        keep.slower_than = slower.duration();
+        if keep.slower_than.is_some_and(|limit| limit.is_zero() || limit > Duration::from_secs(86_400)) {
+            slower.fault("has to be between 1ms and 24h".to_owned());
+        }
     }
 }
 

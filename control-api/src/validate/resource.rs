@@ -12,7 +12,8 @@ use std::time::Duration;
 /// Transport and TlsVersion are ordered by strictness: the greater is the stricter.
 pub use isthmus_proto::model::{AppProtocol, TlsVersion, Transport};
 pub use isthmus_proto::model::{
-    Connect, HeaderNames, HealthCheck, MAX_REQUEST_TIMEOUT, Probing, ProxyProtocol, SourceAddress,
+    B3Headers, Connect, HeaderNames, HealthCheck, KeepSpans, MAX_REQUEST_TIMEOUT, MILLION, Probing, ProxyProtocol,
+    SourceAddress,
 };
 
 pub type Labels = BTreeMap<String, String>;
@@ -65,6 +66,10 @@ pub struct MeshConfig {
     pub probe_sources: Vec<IpNet>,
     pub otlp: String,
     pub sampling: f64,
+    /// What is recorded whatever `sampling` is.
+    pub keep: KeepSpans,
+    /// How often proxies push their counters to the same place.
+    pub metrics_every: Option<Duration>,
     pub flows: Kept,
 }
 
@@ -101,6 +106,8 @@ impl Default for MeshConfig {
             probe_sources: vec![IpNet::from(IpAddr::from([168, 63, 129, 16]))],
             otlp: String::new(),
             sampling: 1.0,
+            keep: KeepSpans { errors: true, denied: true, slower_than: None },
+            metrics_every: None,
             flows: Kept::default(),
         }
     }
@@ -255,6 +262,8 @@ pub struct TrafficPolicy {
     pub request_timeout: Option<Duration>,
     /// How endpoints without sidecar are probed by whoever uses them.
     pub health_check: Option<HealthCheck>,
+    pub sampling_millionths: Option<u32>,
+    pub b3: Option<B3Headers>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

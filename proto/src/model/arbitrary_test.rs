@@ -67,15 +67,19 @@ fn tls_version() -> impl Strategy<Value = TlsVersion> {
 
 fn options() -> impl Strategy<Value = TrafficOptions> {
     let timeout = option::of((1..=86_400_000_u64).prop_map(std::time::Duration::from_millis));
-    (any::<(bool, bool, bool, bool)>(), timeout).prop_map(|((connect, source, proxy, names), request_timeout)| {
-        TrafficOptions {
+    let b3 = option::of(prop_oneof![Just(B3Headers::Single), Just(B3Headers::Multi)]);
+    let told = (option::of(0..=MILLION), b3);
+    (any::<(bool, bool, bool, bool)>(), timeout, told).prop_map(
+        |((connect, source, proxy, names), request_timeout, (sampling_millionths, b3))| TrafficOptions {
             connect: if connect { Connect::Confirm } else { Connect::Early },
             source_address: if source { SourceAddress::Proxy } else { SourceAddress::Preserve },
             proxy_protocol: if proxy { ProxyProtocol::V2 } else { ProxyProtocol::None },
             header_names: if names { HeaderNames::Preserve } else { HeaderNames::TitleCase },
             request_timeout,
-        }
-    })
+            sampling_millionths,
+            b3,
+        },
+    )
 }
 
 fn service_ports() -> impl Strategy<Value = Vec<(u16, Understood<ServicePort>)>> {
@@ -202,6 +206,11 @@ prop_compose! {
     }
 }
 
+fn kept((errors, denied, slower): (bool, bool, Option<u16>)) -> KeepSpans {
+    let slower_than = slower.filter(|ms| *ms > 0).map(|ms| Duration::from_millis(ms.into()));
+    KeepSpans { errors, denied, slower_than }
+}
+
 prop_compose! {
     fn mesh()(
         enforce in any::<bool>(),
@@ -212,10 +221,11 @@ prop_compose! {
         links in vec((name(), site_pair()), 0..2),
         roots_der in vec(vec(any::<u8>(), 0..8), 0..2),
         otlp in option::of(prop_oneof![
-            "http://[a-z]{1,8}:4317".prop_map(OtlpEndpoint::Http),
+            "http://[a-z]{1,8}:4317(/v1/traces)?".prop_map(OtlpEndpoint::Http),
             "/[a-z/]{1,8}".prop_map(OtlpEndpoint::Unix),
         ]),
-        sampling_ratio in 0.0..=1.0,
+        (sampling_ratio, keep) in (0.0..=1.0, any::<(bool, bool, Option<u16>)>()),
+        every_ms in option::of(1..u32::MAX),
         leaf in option::of(1u64..100_000),
     ) -> Mesh {
         let link = |(name, (site_a, site_b))| Link { name, site_a, site_b };
@@ -231,7 +241,12 @@ prop_compose! {
             dns_suffixes,
             links: links.into_iter().map(link).collect(),
             roots_der,
-            telemetry: Ok(Telemetry { otlp, sampling_ratio }),
+            telemetry: Ok(Telemetry {
+                otlp,
+                sampling_ratio,
+                keep: kept(keep),
+                metrics_every: every_ms.map(|ms| Duration::from_millis(ms.into())),
+            }),
             leaf_lifetime: leaf.map(Duration::from_secs),
             revocations: revoked(leaf),
             crypto_profile: if enforce { CryptoProfile::Fips } else { CryptoProfile::Default },

@@ -86,12 +86,23 @@ pub struct Telemetry {
     pub otlp: Option<OtlpEndpoint>,
     /// 0 to 1.
     pub sampling_ratio: f64,
+    pub keep: KeepSpans,
+    /// How often the counters go there, too.
+    pub metrics_every: Option<Duration>,
 }
 
-/// An OTLP/gRPC receiver.
+/// What is recorded for how it ended, whatever the ratio is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeepSpans {
+    pub errors: bool,
+    pub denied: bool,
+    pub slower_than: Option<Duration>,
+}
+
+/// An OTLP receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OtlpEndpoint {
-    /// `http://host:port`
+    /// `http://host:port`, or with a path: then OTLP goes over HTTP.
     Http(String),
     /// An absolute path; `unix:/path` on the wire.
     Unix(String),
@@ -312,7 +323,7 @@ impl From<Link> for wire::Link {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: None, sampling_ratio: 0.0 }
+        Self { otlp: None, sampling_ratio: 0.0, keep: KeepSpans::default(), metrics_every: None }
     }
 }
 
@@ -331,11 +342,18 @@ impl TryFrom<wire::Telemetry> for Telemetry {
             text => match text.strip_prefix("unix:") {
                 Some(path) if path.starts_with('/') => Some(OtlpEndpoint::Unix(path.to_owned())),
                 _ => {
-                    return Err(ModelError::new("otlp_endpoint", "reads `http://host:port` or `unix:/path`"));
+                    return Err(ModelError::new(
+                        "otlp_endpoint",
+                        "reads `http://host:port`, `http://host:port/path` or `unix:/path`",
+                    ));
                 }
             },
         };
-        Ok(Self { otlp, sampling_ratio: t.sampling_ratio })
+        let keep = t.keep.unwrap_or_default();
+        let slower_than = (keep.slower_than_ms > 0).then(|| Duration::from_millis(keep.slower_than_ms.into()));
+        let keep = KeepSpans { errors: keep.errors, denied: keep.denied, slower_than };
+        let metrics_every = (t.metrics_every_ms > 0).then(|| Duration::from_millis(t.metrics_every_ms.into()));
+        Ok(Self { otlp, sampling_ratio: t.sampling_ratio, keep, metrics_every })
     }
 }
 
@@ -348,6 +366,12 @@ impl From<Telemetry> for wire::Telemetry {
                 Some(OtlpEndpoint::Unix(path)) => format!("unix:{path}"),
             },
             sampling_ratio: t.sampling_ratio,
+            keep: (t.keep != KeepSpans::default()).then(|| wire::KeepSpans {
+                errors: t.keep.errors,
+                denied: t.keep.denied,
+                slower_than_ms: t.keep.slower_than.map_or(0, |d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
+            }),
+            metrics_every_ms: t.metrics_every.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
         }
     }
 }

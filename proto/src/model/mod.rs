@@ -30,11 +30,13 @@ pub use external::{External, TlsOrigination};
 pub use health::{Asking, HealthCheck, LONGEST_INTERVAL, MOST_IN_A_ROW, SHORTEST_INTERVAL};
 pub use inbound::{Action, Inbound, InboundPort, PortPolicy, Probe, Probing, Registered, Standing};
 pub use mesh::{
-    Enforcement, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, read_revocations, write_federation, write_profile,
-    write_revocations,
+    Enforcement, KeepSpans, Link, Mesh, OtlpEndpoint, Site, Telemetry, Upkeep, read_revocations, write_federation,
+    write_profile, write_revocations,
 };
 pub use name::{ServiceName, SiteName, WorkloadName};
-pub use options::{Connect, HeaderNames, MAX_REQUEST_TIMEOUT, ProxyProtocol, SourceAddress, TrafficOptions};
+pub use options::{
+    B3Headers, Connect, HeaderNames, MAX_REQUEST_TIMEOUT, MILLION, ProxyProtocol, SourceAddress, TrafficOptions,
+};
 pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template};
 pub use rule::{Conditions, Rule, RuleMode};
 pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};

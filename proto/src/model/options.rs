@@ -15,6 +15,10 @@ pub struct TrafficOptions {
     pub header_names: HeaderNames,
     /// How long an answer's head may take after the request last moved; `None`: the proxy's default.
     pub request_timeout: Option<Duration>,
+    /// Share of new traces of its requests that is recorded; `None`: the mesh's.
+    pub sampling_millionths: Option<u32>,
+    /// Trace headers that its app gets beside W3C's.
+    pub b3: Option<B3Headers>,
 }
 
 /// A longer timeout is none.
@@ -57,6 +61,18 @@ pub enum HeaderNames {
     Preserve,
 }
 
+/// The two ways to write B3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum B3Headers {
+    /// `b3`
+    Single,
+    /// `x-b3-traceid` and the others.
+    Multi,
+}
+
+/// All of them.
+pub const MILLION: u32 = 1_000_000;
+
 impl TrafficOptions {
     /// A value from the future is an error: the port then is not understood.
     pub(super) fn read(message: Option<wire::TrafficOptions>) -> Result<Self, ModelError> {
@@ -86,6 +102,18 @@ impl TrafficOptions {
                 Duration::ZERO => None,
                 timeout if timeout <= MAX_REQUEST_TIMEOUT => Some(timeout),
                 _ => return Err(ModelError::new("options.request_timeout_ms", "more than a day")),
+            },
+            sampling_millionths: match o.sampling_millionths {
+                Some(many) if many > MILLION => {
+                    return Err(ModelError::new("options.sampling_millionths", "more than a million"));
+                }
+                share => share,
+            },
+            b3: match wire::B3Headers::try_from(o.b3_headers) {
+                Ok(wire::B3Headers::Unspecified) => None,
+                Ok(wire::B3Headers::Single) => Some(B3Headers::Single),
+                Ok(wire::B3Headers::Multi) => Some(B3Headers::Multi),
+                Err(_) => return Err(unknown_value("options.b3_headers", o.b3_headers)),
             },
         })
     }
@@ -122,6 +150,13 @@ impl From<TrafficOptions> for wire::TrafficOptions {
             request_timeout_ms: o
                 .request_timeout
                 .map_or(0, |timeout| u32::try_from(timeout.min(MAX_REQUEST_TIMEOUT).as_millis()).unwrap_or(u32::MAX)),
+            sampling_millionths: o.sampling_millionths,
+            b3_headers: match o.b3 {
+                None => wire::B3Headers::Unspecified,
+                Some(B3Headers::Single) => wire::B3Headers::Single,
+                Some(B3Headers::Multi) => wire::B3Headers::Multi,
+            }
+            .into(),
         }
     }
 }

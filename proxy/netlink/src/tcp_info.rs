@@ -40,6 +40,10 @@ pub struct TcpInfo {
     pub delivery_rate: u64,
     /// The path's MTU, in bytes.
     pub path_mtu: u32,
+    /// Bytes that the peer has acknowledged.
+    pub acknowledged: u64,
+    /// Bytes that came.
+    pub received: u64,
 }
 
 /// Asks for connections of the network namespace in which it was opened.
@@ -113,9 +117,15 @@ impl TcpInfo {
             retransmitted: u32_at(value, 100),
             min_rtt: Duration::from_micros(u32_at(value, 148).into()),
             sent: u32_at(value, 156),
-            delivery_rate: value.get(160..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_ne_bytes(*b)),
+            delivery_rate: u64_at(value, 160),
+            acknowledged: u64_at(value, 120),
+            received: u64_at(value, 128),
         }
     }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

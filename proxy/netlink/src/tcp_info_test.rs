@@ -22,6 +22,10 @@ fn the_kernel_tells_of_a_connection_by_its_addresses() {
         let info = kernel.of(local, peer).unwrap().expect("it is open");
         assert!(info.rtt > Duration::ZERO && info.sent >= 1 && info.retransmitted == 0, "{info:?}");
         assert!(info.path_mtu >= 1280, "{info:?}");
+        // The SYN counts as one.
+        assert!((3000..=3001).contains(&info.acknowledged) && info.received == 0, "{info:?}");
+        let theirs = kernel.of(peer, local).unwrap().expect("the other end");
+        assert_eq!(theirs.received, 3000, "{theirs:?}");
     }
 }
 

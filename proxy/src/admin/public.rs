@@ -3,14 +3,17 @@
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, PageForm};
 
 use super::readiness::Readiness;
 use super::serve::{Answer, only, page, text};
 
-/// `/metrics`, and nothing else.
+/// `/metrics`, and nothing else, in the form that the scraper likes best.
 pub fn metrics_page(request: &Request<Incoming>, metrics: &Metrics) -> Answer {
-    only(request, "/metrics", || page(StatusCode::OK, Metrics::CONTENT_TYPE, metrics.render()))
+    only(request, "/metrics", || {
+        let form = PageForm::wanted(request.headers());
+        page(StatusCode::OK, form.content_type(), metrics.render_as(form))
+    })
 }
 
 /// `/ready`, and nothing else: 200, or 503 with the reason's word first.

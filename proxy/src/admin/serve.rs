@@ -35,8 +35,8 @@ pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Answer {
     page(status, "text/plain; charset=utf-8", body.into())
 }
 
-pub(super) fn page(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+pub(super) fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     answer

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_certs::Subscription;
-use isthmus_proto::model::OtlpEndpoint;
+use isthmus_proto::model::{KeepSpans, OtlpEndpoint};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::redirect::CaptureError;
 use crate::state::Mesh;
-use crate::telemetry::ExportTarget;
+use crate::telemetry::{Described, ExportTarget, Keep, PushTarget};
 
 use super::captured::Captured;
 use super::{Listening, Parts};
@@ -52,8 +52,9 @@ impl Follower {
     pub(super) fn look(&mut self) -> Result<(), CaptureError> {
         let Parts { metrics, tracer, identities, state, .. } = &*self.parts;
         let mesh = state.snapshot();
-        let target = export_target(&mesh);
-        metrics.describe(&target.resource);
+        let target = export_target(&mesh, &self.parts.described);
+        metrics.describe(&described(&mesh));
+        metrics.push_to(push_target(&mesh, &target));
         tracer.configure(target);
         let end = identities.current().map_or(0, |identity| identity.not_after.as_secs());
         metrics.certificate_expiry(i64::try_from(end).unwrap_or(i64::MAX));
@@ -141,7 +142,13 @@ async fn disturbed(captured: &mut Option<Captured>) {
     }
 }
 
-fn export_target(mesh: &Mesh) -> ExportTarget {
+/// To the collector of the spans, where the counters go there too.
+fn push_target(mesh: &Mesh, spans: &ExportTarget) -> Option<PushTarget> {
+    let (every, endpoint) = (mesh.telemetry().metrics_every?, spans.endpoint.clone()?);
+    Some(PushTarget { endpoint, every, resource: spans.resource.clone() })
+}
+
+fn export_target(mesh: &Mesh, described: &Described) -> ExportTarget {
     let telemetry = mesh.telemetry();
     let endpoint = telemetry.otlp.as_ref().and_then(|endpoint| {
         let text = match endpoint {
@@ -150,12 +157,16 @@ fn export_target(mesh: &Mesh) -> ExportTarget {
         };
         text.parse().inspect_err(|error| tracing::warn!(%error, "spans are not exported")).ok()
     });
-    let mut resource = Vec::new();
-    if let Some(workload) = &mesh.inbound().workload {
-        resource.push(("service.name", workload.to_string()));
-    }
-    if let Some(site) = mesh.site() {
-        resource.push(("isthmus.site", site.to_string()));
-    }
-    ExportTarget { endpoint, sampling: telemetry.sampling_ratio, resource }
+    let KeepSpans { errors, denied, slower_than } = telemetry.keep;
+    let workload = mesh.inbound().workload.as_ref().map(|name| (name.namespace(), name.name()));
+    let resource = described.of_workload(workload, mesh.site().map(|site| site.as_str()));
+    let keep = Keep { errors, denied, slower_than };
+    ExportTarget { endpoint, sampling: telemetry.sampling_ratio, keep, resource }
+}
+
+/// Of the proxy's metrics.
+fn described(mesh: &Mesh) -> Vec<(&'static str, String)> {
+    let workload = mesh.inbound().workload.as_ref().map(|workload| ("service.name", workload.to_string()));
+    let site = mesh.site().map(|site| ("isthmus.site", site.to_string()));
+    workload.into_iter().chain(site).collect()
 }

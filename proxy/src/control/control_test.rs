@@ -67,6 +67,7 @@ pub(super) fn proxy_by(control: &ControlPlane, settings: Settings, dialer: Diale
         metrics,
         flows,
         decisions: Decisions::new(),
+        kept: None,
         health: tokio::sync::watch::channel(None).1,
     };
     let running = run_with(start, dialer, upward, shutdown.clone());

@@ -24,6 +24,7 @@ mod skew;
 mod start;
 mod stream;
 mod sync;
+mod traces;
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub use start::{Settings, Start};
 use crate::flows::{Collector, Decisions};
 use crate::probe::Health;
 use crate::state::{Demands, State};
-use crate::telemetry::Metrics;
+use crate::telemetry::{KeptSpans, Metrics};
 
 /// What every part of this module needs once the workload is enrolled.
 struct Context {
@@ -69,6 +70,8 @@ pub struct Upward {
     pub metrics: Metrics,
     pub flows: Collector,
     pub decisions: Arc<Decisions>,
+    /// Spans that no collector gets.
+    pub kept: Option<KeptSpans>,
     /// Of the app beside us; none: nobody asks.
     pub health: watch::Receiver<Option<Health>>,
 }
@@ -87,7 +90,7 @@ async fn run_with(
     upward: Upward,
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
-    let Upward { state, demands, metrics, flows, decisions, health } = upward;
+    let Upward { state, demands, metrics, flows, decisions, kept, health } = upward;
     let workload = match start.workload() {
         Some(workload) => workload.to_owned(),
         None => tokio::select! {
@@ -108,6 +111,7 @@ async fn run_with(
             stream::keep_current(&context, (demands, health), used),
             fallback::serve(&context, last_good),
             reporter.keep_reporting(),
+            traces::keep_telling(&context, kept),
         )
     };
     tokio::select! {

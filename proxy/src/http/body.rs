@@ -46,6 +46,32 @@ pub enum Body {
     Again(Box<(VecDeque<Bytes>, Body)>),
     /// A body that breaks off when policy says so.
     Until(Box<(Body, Ending)>),
+    /// A body that somebody looks at as it passes.
+    Watched(Box<(Body, Watch)>),
+}
+
+/// What a [`Watch`] sees.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    Bytes(usize),
+    /// It went to its end.
+    Whole(Option<&'a HeaderMap>),
+    Broken(&'a BodyError),
+}
+
+/// Is told of each piece and of the end; dropped without an end where the receiver left before.
+pub struct Watch(Box<dyn FnMut(Seen<'_>)>);
+
+impl Watch {
+    pub fn new(watch: impl FnMut(Seen<'_>) + 'static) -> Self {
+        Watch(Box::new(watch))
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 /// Resolves when nothing more may be read.
@@ -141,6 +167,7 @@ impl Body {
             Body::Mesh(stream) => stream.is_end_stream(),
             Body::Again(again) => again.0.is_empty() && again.1.is_ended(),
             Body::Until(until) => until.0.is_ended(),
+            Body::Watched(watched) => watched.0.is_ended(),
         }
     }
 
@@ -151,12 +178,22 @@ impl Body {
             Body::Word(word) => Some(word.len() as u64),
             Body::Http1(_) | Body::Http2 { .. } | Body::Mesh(_) | Body::Again(_) => None,
             Body::Until(until) => until.0.length(),
+            Body::Watched(watched) => watched.0.length(),
         }
     }
 
     /// The same body, which breaks off when `ending` resolves. One that is empty has nothing to break off.
     pub fn until(self, ending: Ending) -> Body {
         if self.is_empty() { self } else { Body::Until(Box::new((self, ending))) }
+    }
+
+    /// The same body, looked at as it passes. One that is empty has ended already: the watch is told so at once.
+    pub fn watched(self, mut watch: Watch) -> Body {
+        if self.is_empty() {
+            (watch.0)(Seen::Whole(None));
+            return self;
+        }
+        Body::Watched(Box::new((self, watch)))
     }
 
     /// `None`: the body's end.
@@ -176,8 +213,27 @@ impl Body {
                 Poll::Ready(reason) => Poll::Ready(Some(Err(BodyError::Refused(reason)))),
                 Poll::Pending => until.0.poll_frame(cx),
             },
+            Body::Watched(watched) => poll_watched(watched, cx),
         }
     }
+}
+
+fn poll_watched(watched: &mut (Body, Watch), cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+    let (body, Watch(watch)) = watched;
+    let frame = ready!(body.poll_frame(cx));
+    match &frame {
+        Some(Ok(Frame::Data(bytes))) => {
+            watch(Seen::Bytes(bytes.len()));
+            // Whoever reads may not ask again.
+            if body.is_ended() {
+                watch(Seen::Whole(None));
+            }
+        }
+        Some(Ok(Frame::Trailers(trailers))) => watch(Seen::Whole(Some(trailers))),
+        Some(Err(error)) => watch(Seen::Broken(error)),
+        None => watch(Seen::Whole(None)),
+    }
+    Poll::Ready(frame)
 }
 
 fn poll_http2(

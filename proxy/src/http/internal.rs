@@ -27,6 +27,8 @@ pub const PIN: HeaderName = HeaderName::from_static("isthmus-pin");
 pub const PIN_PROTOCOL: &str = "isthmus-pin";
 /// How long the callee took: `total=<us>;app=<us>`.
 pub const ELAPSED: HeaderName = HeaderName::from_static("isthmus-elapsed");
+/// Where the callee's sidecar has kept spans of a request that nobody had decided to record: trace and span id.
+pub const KEPT: HeaderName = HeaderName::from_static("isthmus-kept");
 /// The word of a refusal. Passed on to the app.
 pub const DENIED: HeaderName = HeaderName::from_static("isthmus-denied");
 /// Which decision it was, for `isthmus explain`. Passed on to the app.

@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal, Watched};
 use super::tunnel::wire_version;
-use super::{Inbound, probe, request};
+use super::{Inbound, probe, request, spans, told};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
 use crate::http::server::serve_http2;
@@ -25,7 +26,7 @@ use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, copy_both, write_all};
-use crate::telemetry::Direction;
+use crate::telemetry::{ConnectionSpan, Direction, TraceContext};
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
 /// One captured connection.
@@ -35,10 +36,12 @@ struct Captured<'a> {
     port: &'a InboundPort,
     source: SocketAddr,
     destination: SocketAddr,
+    began: Instant,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: SocketAddr, destination: SocketAddr) {
     tcp::prepare(&stream);
+    let began = Instant::now();
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
     let mesh = inbound.needs.state.snapshot();
     if !mesh.is_own_address(destination.ip()) {
@@ -47,7 +50,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: 
         return tcp::reset(stream);
     }
     let port = mesh.inbound_port(destination.port());
-    let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination };
+    let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination, began };
     // Of a port that no service declares, its number alone may speak.
     let protocol = if port.declared { port.protocol } else { by_port(destination.port()).protocol };
     let Ok(peeked) = first_bytes(&mut stream, protocol).await else {
@@ -147,9 +150,8 @@ impl Captured<'_> {
         if silent && probe::may_connect(self.port, self.source.ip()) && !self.inbound.would_pass(&question) {
             return self.connect_probe(stream).await;
         }
-        if self.inbound.authorize(&question).is_err() {
-            tcp::reset(stream);
-            return Ok(());
+        if let Err(refusal) = self.inbound.authorize(&question) {
+            return self.refuse(Arrived::Plain, &refusal, stream);
         }
         let mut app = self.dial(&stream).await?;
         self.copy(Arrived::Plain, bytes, BytesMut::new(), &mut stream, &mut app).await
@@ -181,9 +183,8 @@ impl Captured<'_> {
         let open = self.port.policy.transport == Transport::Permissive || !self.enforced();
         let offered = self.app_tls(newest);
         // Counted at once where nobody looks at what the ServerHello chooses, else when it has chosen.
-        if if open { self.authorize(offered) } else { self.may_become(offered) }.is_err() {
-            tcp::reset(stream);
-            return Ok(());
+        if let Err(refusal) = if open { self.authorize(offered) } else { self.may_become(offered) } {
+            return self.refuse(offered, &refusal, stream);
         }
         let mut app = self.dial(&stream).await?;
         if open {
@@ -199,10 +200,9 @@ impl Captured<'_> {
         match gate::open(&mut stream, held, &mut app, minimum).await {
             Ok(gate) => {
                 let arrived = self.app_tls(gate.version);
-                if self.authorize(arrived).is_err() {
+                if let Err(refusal) = self.authorize(arrived) {
                     tcp::reset(app);
-                    tcp::reset(stream);
-                    return Ok(());
+                    return self.refuse(arrived, &refusal, stream);
                 }
                 self.copy(arrived, gate.to_server, gate.to_client, &mut stream, &mut app).await
             }
@@ -262,10 +262,9 @@ impl Captured<'_> {
         mut stream: TcpStream,
         mut app: TcpStream,
     ) -> io::Result<()> {
-        if self.authorize(Arrived::Plain).is_err() {
+        if let Err(refusal) = self.authorize(Arrived::Plain) {
             tcp::reset(app);
-            tcp::reset(stream);
-            return Ok(());
+            return self.refuse(Arrived::Plain, &refusal, stream);
         }
         self.copy(Arrived::Plain, to_app, to_caller, &mut stream, &mut app).await
     }
@@ -280,12 +279,44 @@ impl Captured<'_> {
             GateError::Timeout | GateError::Io(_) => None,
         };
         match (seen, error.reason()) {
-            (Some(seen), Some(_)) => drop(self.authorize(seen)),
-            (None, Some(reason)) => drop(self.inbound.refuse(reason, self.source.ip(), &error.to_string())),
+            (Some(seen), Some(_)) => {
+                if let Err(refusal) = self.authorize(seen) {
+                    self.tell_refused(seen, &refusal);
+                }
+            }
+            (None, Some(reason)) => {
+                let refusal = self.inbound.refuse(reason, self.source.ip(), &error.to_string());
+                self.tell_refused(Arrived::Plain, &refusal);
+            }
             (_, None) => {}
         }
         tcp::reset(stream);
         Err(io::Error::other(error))
+    }
+
+    fn told(&self, arrived: Arrived) -> told::Connection<'_> {
+        told::Connection { peer: None, source: self.source.ip(), app: self.destination, arrived }
+    }
+
+    /// Refused bytes end with RST, and are shown to who looks.
+    fn refuse(&self, arrived: Arrived, refusal: &Refusal, stream: TcpStream) -> io::Result<()> {
+        self.tell_refused(arrived, refusal);
+        tcp::reset(stream);
+        Ok(())
+    }
+
+    fn tell_refused(&self, arrived: Arrived, refusal: &Refusal) {
+        told::refused_connection(self.inbound, &self.told(arrived), refusal);
+        spans::refused(self.inbound, &self.context(), refusal, |context| self.span(context, arrived));
+    }
+
+    /// Nobody says anything of a trace in bytes.
+    fn context(&self) -> TraceContext {
+        self.inbound.needs.tracer.root_at(self.port.options.sampling_millionths)
+    }
+
+    fn span(&self, context: &TraceContext, arrived: Arrived) -> ConnectionSpan {
+        spans::connection(self.inbound, context, (self.source, self.destination), (None, arrived), self.began)
     }
 
     async fn dial(&self, caller: &TcpStream) -> io::Result<TcpStream> {
@@ -294,7 +325,8 @@ impl Captured<'_> {
         if let Err(error) = &dialled {
             tcp::mark_reset(caller);
             let detail = format!("the app at {} cannot be reached: {error}", self.destination);
-            self.inbound.refuse(Reason::AppUnreachable, self.source.ip(), &detail);
+            let refusal = self.inbound.refuse(Reason::AppUnreachable, self.source.ip(), &detail);
+            self.tell_refused(Arrived::Plain, &refusal);
         }
         dialled
     }
@@ -309,8 +341,9 @@ impl Captured<'_> {
     ) -> io::Result<()> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
+        let (own, span) = (Copied::after((to_caller.len(), to_app.len())), self.span(&self.context(), arrived));
+        let copied = span.counts(&own);
         drop((to_app, to_caller));
-        let copied = Copied::default();
         let signal = Rc::<Signal>::default();
         let (port, address) = (self.destination.port(), self.source.ip());
         let _admitted = self.inbound.live.admit_late(Entry {
@@ -323,15 +356,22 @@ impl Captured<'_> {
             signal: Rc::clone(&signal),
         });
         let ended = tokio::select! {
-            result = copy_both(stream, app, &copied) => Some(result),
-            _ = signal.ended() => None,
+            // As in a tunnel: what the app says is what is sent.
+            result = copy_both(app, stream, copied) => Ok(result),
+            refusal = signal.ended() => Err(refusal),
         };
-        let result = ended.unwrap_or_else(|| {
-            tcp::mark_reset(stream);
-            tcp::mark_reset(app);
-            Ok(())
-        });
-        self.inbound.needs.metrics.bytes(Direction::Inbound, copied.sent.get(), copied.received.get());
+        let (result, refused) = match ended {
+            Ok(result) => (result, None),
+            Err(refusal) => {
+                span.refused(refusal.reason, refusal.decision.as_deref());
+                tcp::mark_reset(stream);
+                tcp::mark_reset(app);
+                (Ok(()), Some(refusal))
+            }
+        };
+        span.ended(&result);
+        let bytes = (copied.received.get(), copied.sent.get());
+        told::connection(self.inbound, &self.told(arrived), bytes, self.began, refused.as_ref());
         result
     }
 }

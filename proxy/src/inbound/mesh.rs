@@ -52,6 +52,7 @@ pub(super) struct Peer {
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
+    let began = Instant::now();
     let (stream, identity, protocol) = match tls::accept(stream, inbound.server.now()).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -61,6 +62,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
             return;
         }
     };
+    let took = began.elapsed();
     let (last_read, negotiated) = (stream.get_ref().0.last_read(), Negotiated::of(stream.get_ref().1));
     let forwarded = forwarded_client_cert(inbound, &identity);
     let peer = Rc::new(Peer { identity, source, local, last_read, protocol, forwarded, pins: RefCell::default() });
@@ -69,7 +71,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
     };
-    inbound.needs.metrics.mesh_negotiated(MeshSide::Server, negotiated);
+    inbound.needs.metrics.mesh_negotiated(MeshSide::Server, negotiated, took);
     tracing::debug!(caller = %peer.identity.id, caller_address = %source, %negotiated, "mesh connection accepted");
     let _open = inbound.needs.metrics.mesh_connection(MeshSide::Server);
     serve_streams(inbound, connection, &peer).await;

@@ -14,6 +14,7 @@ pub mod mesh;
 mod pin;
 pub mod probe;
 pub mod request;
+mod spans;
 mod told;
 pub mod tunnel;
 
@@ -55,6 +56,9 @@ mod http_test;
 #[path = "idle_test.rs"]
 mod idle_test;
 #[cfg(test)]
+#[path = "kept_test.rs"]
+mod kept_test;
+#[cfg(test)]
 #[path = "live_test.rs"]
 mod live_test;
 #[cfg(test)]
@@ -73,11 +77,17 @@ mod pair_test;
 #[path = "raw_frames_test.rs"]
 mod raw_frames_test;
 #[cfg(test)]
+#[path = "spans_test.rs"]
+mod spans_test;
+#[cfg(test)]
 #[path = "standing_test.rs"]
 mod standing_test;
 #[cfg(test)]
 #[path = "stream_test.rs"]
 mod stream_test;
+#[cfg(test)]
+#[path = "told_test.rs"]
+mod told_test;
 #[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;

@@ -16,7 +16,7 @@ use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Head, Watched};
 use super::matched;
 use super::mesh::Peer;
-use super::told;
+use super::{spans, told};
 use crate::http::body::Body;
 use crate::http::client::To;
 use crate::http::h1::Names;
@@ -28,7 +28,7 @@ use crate::http::{Answer, Asked, Caller as Asker, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
 use crate::state::{HeaderNames, TrafficOptions};
-use crate::telemetry::{Direction, Kind, Span, Status, TraceContext};
+use crate::telemetry::{AskedFor, Brief, Direction, TraceContext};
 
 /// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
 /// address is our own.
@@ -54,7 +54,7 @@ pub(super) async fn from_mesh(
         let (app, upgrade, own, names) = (app_address(inbound, peer, port)?, upgrade?, own?, names?);
         let (http2, absolute) = (http2?, absolute?);
         let arrived = Arrived::Mesh;
-        let reset = Cell::new(None);
+        let (reset, sent) = (Cell::new(None), Cell::new(None));
         Ok(Hop {
             peer: peer_id,
             forwarded,
@@ -67,6 +67,7 @@ pub(super) async fn from_mesh(
             own,
             names,
             came,
+            sent,
             caller,
             reset,
             watched,
@@ -96,7 +97,7 @@ pub(super) async fn from_plain(
         pin.get_or_init(|| inbound.app.home_of_one());
     }
     let own = pin.get().cloned();
-    let (came, arrived, reset) = (Instant::now(), Arrived::Plain, Cell::new(None));
+    let (came, arrived, reset, sent) = (Instant::now(), Arrived::Plain, Cell::new(None), Cell::new(None));
     let absolute = !http2 && request.uri().authority().is_some();
     let hop = Hop {
         peer: None,
@@ -110,6 +111,7 @@ pub(super) async fn from_plain(
         own,
         names: raw.map(|raw| Names::of(&raw)).unwrap_or_default(),
         came,
+        sent,
         caller,
         reset,
         watched: &watched,
@@ -136,12 +138,14 @@ pub(super) struct Hop<'a> {
     /// The request line shall name the whole URI.
     absolute: bool,
     /// What the caller's app wants to change to.
-    upgrade: Option<Protocol>,
+    pub(super) upgrade: Option<Protocol>,
     /// The app's connections that this request's caller has for itself.
     own: Option<Rc<Home>>,
     /// How the caller's app spelled its header names.
     names: Names,
-    came: Instant,
+    pub(super) came: Instant,
+    /// When the app was asked.
+    sent: Cell<Option<Instant>>,
     caller: Asker<'a>,
     /// What the app reset its stream with.
     reset: Cell<Option<h2::Reason>>,
@@ -181,20 +185,23 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
 async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Answer {
     let grpc = respond::is_grpc(request.headers());
     let tracer = &inbound.needs.tracer;
-    let trace = if hop.peer.is_some() { tracer.next_hop(request.headers()) } else { tracer.hop(request.headers()) };
-    let start_ns = if trace.sampled { inbound.needs.tracer.now_ns() } else { 0 };
+    let trace = match hop.peer {
+        Some(_) => tracer.next_hop(request.headers()),
+        None => tracer.hop_at(request.headers(), || inbound.ratio_of(hop.app.port())),
+    };
     sanitize(request.headers_mut());
     let mut https = None;
-    let told = inbound.tells().then(|| (request.method().clone(), request.uri().clone()));
+    let told = (inbound.tells() || trace.sampled).then(|| (request.method().clone(), request.uri().clone()));
+    let asked_for = AskedFor { method: request.method(), uri: request.uri(), http2: hop.http2, grpc };
+    let brief = (told.is_none() && tracer.may_keep()).then(|| Brief::of(asked_for));
     let answered = match authorize(inbound, &hop, &mut request) {
         Ok(options) => {
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
                 request.extensions_mut().insert(hop.names.clone());
             }
-            let limit = patience::limit(options.request_timeout, request.headers());
             tokio::select! {
                 biased;
-                sent = send(inbound, &hop, request, &trace, limit) => sent,
+                sent = send(inbound, &hop, request, &trace, options) => sent,
                 refusal = hop.watched.signal.ended() => Err(refusal),
             }
         }
@@ -204,33 +211,43 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
         }
     };
     let total = hop.came.elapsed();
-    let (mut answer, app_time) = match answered {
-        Ok((answer, app_time)) => (answer, app_time),
+    let (mut answer, outcome) = match answered {
+        Ok((mut answer, app_time)) => {
+            sanitize(answer.response.headers_mut());
+            let outcome = Outcome::answered(answer.response.status().as_u16(), total, app_time);
+            (answer, outcome)
+        }
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
             let response = https.into_iter().fold(response, respond::sent_to);
             let outcome = Outcome::refused(reason, decision, response.status().as_u16());
-            told::tell(inbound, &hop, &trace, told, total, &outcome);
-            record_span(inbound, &hop, &trace, start_ns, outcome);
             let mut answer = Answer::from(response);
             answer.reset = hop.reset.get();
-            return finish(inbound, answer, Elapsed::new(total, Default::default()), hop.peer.is_some(), total);
+            (answer, outcome)
         }
     };
-    sanitize(answer.response.headers_mut());
-    let status = answer.response.status().as_u16();
-    let outcome = Outcome::answered(status, total, app_time);
+    let outcome = Outcome { sent: hop.sent.get(), ..outcome };
+    let whole = told.as_ref().map(|(method, uri)| (method, uri));
+    let asked = spans::Asked { whole, brief: brief.as_ref(), grpc, total };
+    spans::request(inbound, &hop, &trace, &asked, &outcome, &mut answer);
     told::tell(inbound, &hop, &trace, told, total, &outcome);
-    record_span(inbound, &hop, &trace, start_ns, outcome);
     // Looked at anew and last: what the span has cost is ours, and not the link's.
-    let total = hop.came.elapsed();
-    finish(inbound, answer, Elapsed::new(total, app_time), hop.peer.is_some(), total)
+    let total = if outcome.refused.is_some() { total } else { hop.came.elapsed() };
+    let app_time = outcome.times.map_or(Duration::ZERO, |(_, app)| app);
+    finish(inbound, &hop, &trace, answer, (Elapsed::new(total, app_time), total))
 }
 
 /// The elapsed times go to sidecars only.
-fn finish(inbound: &Inbound, mut answer: Answer, elapsed: Elapsed, to_mesh: bool, total: Duration) -> Answer {
-    inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total);
-    if to_mesh {
+fn finish(
+    inbound: &Inbound,
+    hop: &Hop<'_>,
+    trace: &TraceContext,
+    mut answer: Answer,
+    (elapsed, total): (Elapsed, Duration),
+) -> Answer {
+    let traced = inbound.needs.tracer.exemplar(trace);
+    inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total, traced);
+    if hop.peer.is_some() {
         if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // HTTP/2 has no 101: success of CONNECT says the same (RFC 8441 §5).
             *answer.response.status_mut() = StatusCode::OK;
@@ -288,33 +305,38 @@ async fn send(
     hop: &Hop<'_>,
     mut request: Request<Body>,
     trace: &TraceContext,
-    limit: Duration,
+    options: TrafficOptions,
 ) -> Result<(Answer, Duration), Refusal> {
+    let limit = patience::limit(options.request_timeout, request.headers());
     if let Some(identity) = hop.forwarded {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
     }
-    let app_trace = trace.child();
+    let app_trace = trace.child().with_b3(options.b3);
     app_trace.write(request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute)
             .map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
     }
-    let sampled = trace.sampled.then(|| inbound.needs.tracer.now_ns());
+    let carried = hop.upgrade.as_ref().map(|_| spans::websocket(inbound, hop, trace)).unwrap_or_default();
+    let request = request.map(|body| spans::counted(body, &carried, false));
     let sent = Instant::now();
+    hop.sent.set(Some(sent));
     let to = To { address: hop.app, http2: hop.http2, own: hop.own.as_ref(), limit };
     let result = inbound.app.send(to, request, hop.upgrade.as_ref(), hop.caller).await;
     let app_time = sent.elapsed();
-    if let Some(mut span) = app_trace.span(Kind::Client, "app", sampled.unwrap_or_default()) {
-        span.end_ns = inbound.needs.tracer.now_ns();
-        span.set("isthmus.time.app_us", micros(app_time));
-        match &result {
-            Ok(answer) => span.set("http.response.status_code", answer.response.status().as_u16()),
-            Err(error) => span.status = Status::Error(error.reason().word()),
-        }
-        inbound.needs.tracer.record(span);
+    let outcome = match &result {
+        Ok(answer) => Outcome::answered(answer.response.status().as_u16(), app_time, app_time),
+        Err(error) => Outcome::refused(error.reason(), None, 0),
+    };
+    spans::app(inbound, &app_trace, sent, &outcome);
+    if outcome.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+        carried.discard();
     }
     match result {
-        Ok(answer) => Ok((answer, app_time)),
+        Ok(mut answer) => {
+            answer.response = answer.response.map(|body| spans::counted(body, &carried, true));
+            Ok((answer, app_time))
+        }
         Err(error) => {
             hop.reset.set(error.reset());
             Err(inbound.refuse(error.reason(), hop.source, &error.to_string()))
@@ -326,63 +348,18 @@ async fn send(
 pub(super) struct Outcome {
     pub(super) status: u16,
     pub(super) refused: Option<(Reason, Option<String>)>,
+    /// The whole and the app's part of it, up to the head of its answer.
     pub(super) times: Option<(Duration, Duration)>,
+    /// When the app was asked, if it was.
+    pub(super) sent: Option<Instant>,
 }
 
 impl Outcome {
     fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
-        Outcome { status, refused: Some((reason, decision)), times: None }
+        Outcome { status, refused: Some((reason, decision)), times: None, sent: None }
     }
 
     fn answered(status: u16, total: Duration, app: Duration) -> Self {
-        Outcome { status, refused: None, times: Some((total, app)) }
+        Outcome { status, refused: None, times: Some((total, app)), sent: None }
     }
-}
-
-fn record_span(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, start_ns: u64, outcome: Outcome) {
-    let Some(mut span) = trace.span(Kind::Server, "inbound", start_ns) else {
-        return;
-    };
-    span.end_ns = inbound.needs.tracer.now_ns();
-    describe(inbound, hop, &mut span);
-    span.set("http.response.status_code", outcome.status);
-    if let Some((total, app)) = outcome.times {
-        span.set("isthmus.time.app_us", micros(app));
-        span.set("isthmus.time.proxy_us", micros(total.saturating_sub(app)));
-    }
-    match outcome.refused {
-        Some((reason, decision)) => {
-            span.set("isthmus.decision", reason.word());
-            if let Some(id) = decision {
-                span.set("isthmus.decision.id", id);
-            }
-            span.status = Status::Error(reason.word());
-        }
-        None => span.set("isthmus.decision", "allowed"),
-    }
-    inbound.needs.tracer.record(span);
-}
-
-fn describe(inbound: &Inbound, hop: &Hop<'_>, span: &mut Span) {
-    let mesh = inbound.needs.state.snapshot();
-    if let Some(peer) = hop.peer {
-        span.set("isthmus.peer.identity", peer.to_string());
-    }
-    let source = mesh.site_of(hop.source);
-    if let Some(site) = source {
-        span.set("isthmus.site.source", site.name.to_string());
-    }
-    if let Some(site) = mesh.site() {
-        span.set("isthmus.site.destination", site.to_string());
-    }
-    if let (Some(source), Some(own)) = (source, mesh.site())
-        && let Some(link) = mesh.link_between(&source.name, own)
-    {
-        span.set("isthmus.link", link.clone());
-    }
-    span.set("server.port", hop.app.port());
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

@@ -7,15 +7,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
-use super::Inbound;
 use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Signal};
 use super::mesh::Peer;
+use super::{Inbound, spans, told};
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{RecvStream, SendResponse, SendStream};
@@ -26,7 +27,7 @@ use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
-use crate::telemetry::Direction;
+use crate::telemetry::{ConnectionSpan, Direction, TraceContext};
 use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
@@ -37,6 +38,7 @@ struct Tunnel {
     from_peer: RecvStream,
     to_peer: SendStream,
     copied: Copied,
+    span: ConnectionSpan,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<RecvStream>, respond: SendResponse) {
@@ -45,6 +47,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         return;
     };
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
+    let began = Instant::now();
     let signal = Rc::<Signal>::default();
     let _admitted = inbound.live.admit_late(Entry {
         port: tunnel.app.port(),
@@ -55,18 +58,28 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<R
         may_probe: false,
         signal: Rc::clone(&signal),
     });
-    tokio::select! {
-        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, &tunnel.copied) => {
+    let copied = tunnel.span.counts(&tunnel.copied);
+    let refused = tokio::select! {
+        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, copied) => {
+            tunnel.span.ended(&ended);
             if let Err(error) = ended {
                 tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
             }
+            None
         }
-        _ = signal.ended() => {
+        refusal = signal.ended() => {
+            tunnel.span.refused(refusal.reason, refusal.decision.as_deref());
             // Dropping the stream's halves resets it; the app learns by RST as well.
             tcp::mark_reset(&tunnel.stream);
+            Some(refusal)
         }
-    }
-    inbound.needs.metrics.bytes(Direction::Inbound, tunnel.copied.received.get(), tunnel.copied.sent.get());
+    };
+    let bytes = (copied.received.get(), copied.sent.get());
+    told::connection(inbound, &of(peer, tunnel.app), bytes, began, refused.as_ref());
+}
+
+fn of(peer: &Peer, app: SocketAddr) -> told::Connection<'_> {
+    told::Connection { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh }
 }
 
 /// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
@@ -76,18 +89,32 @@ async fn begin(
     request: Request<RecvStream>,
     mut respond: SendResponse,
 ) -> Option<Tunnel> {
+    let context = inbound.needs.tracer.next_hop(request.headers());
+    let began = Instant::now();
+    let open = |context: &TraceContext, app| {
+        spans::connection(inbound, context, (peer.source, app), (Some(peer), Arrived::Mesh), began)
+    };
     let (app, port) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
         Err(refusal) => {
+            let named = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+            let app = named.unwrap_or_else(|| SocketAddr::new(peer.local.ip(), 0));
+            told::refused_connection(inbound, &of(peer, app), &refusal);
+            spans::refused(inbound, &context, &refusal, |context| open(context, app));
             refuse(&mut respond, peer, &refusal);
             return None;
         }
     };
+    let span = open(&context, app);
     let stream = match super::app::reach(inbound, app, peer.source, &port).await {
         Ok(stream) => stream,
         Err(error) => {
             let detail = format!("the app at {app} cannot be reached: {error}");
-            refuse(&mut respond, peer, &inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail));
+            let refusal = inbound.refuse(Reason::AppUnreachable, peer.source.ip(), &detail);
+            told::refused_connection(inbound, &of(peer, app), &refusal);
+            span.discard();
+            spans::refused(inbound, &context, &refusal, |context| open(context, app));
+            refuse(&mut respond, peer, &refusal);
             return None;
         }
     };
@@ -97,17 +124,21 @@ async fn begin(
     if let Some(minimum) = minimum_tls(&port) {
         let mesh = inbound.needs.state.snapshot();
         let enforced = inbound.is_enforced(&mesh, &port);
-        let gate = Gate { inbound, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
+        let gate = Gate { inbound, app, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
-            Ok(Passed::Settled) => return None,
+            Ok(Passed::Settled) => {
+                span.end("refused by the app's TLS", None);
+                return None;
+            }
             Ok(Passed::Open) => {}
             Err(error) => {
                 tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
+                span.ended(&Err(error));
                 return None;
             }
         }
     }
-    Some(Tunnel { app, stream, from_peer, to_peer, copied })
+    Some(Tunnel { app, stream, from_peer, to_peer, copied, span })
 }
 
 /// `ip:port` of this workload, and a caller that may go there.
@@ -176,6 +207,7 @@ pub(crate) fn wire_version(version: TlsVersion) -> WireVersion {
 /// What the app's own TLS inside of a tunnel has to pass.
 struct Gate<'a> {
     inbound: &'a Inbound,
+    app: SocketAddr,
     minimum: WireVersion,
     enforced: bool,
     question: Question<'a>,
@@ -212,6 +244,8 @@ impl Gate<'_> {
         let rest = client.into_rest();
         match opened {
             Ok(gate) => {
+                add(&copied.received, gate.to_server.len() + rest.len());
+                add(&copied.sent, gate.to_client.len());
                 write_all(app, &gate.to_server).await?;
                 write_all(app, &rest).await?;
                 send_all(to_peer, gate.to_client.freeze()).await.map_err(io::Error::other)?;
@@ -227,7 +261,10 @@ impl Gate<'_> {
 
     fn refuse(&self, app: &TcpStream, error: GateError) -> io::Error {
         if let Some(reason) = error.reason() {
-            self.inbound.refuse_after_all(&self.question, reason);
+            let refusal = self.inbound.refuse_after_all(&self.question, reason);
+            let Caller { peer, address: source, arrived } = self.question.caller;
+            let of = told::Connection { peer, source, app: self.app, arrived };
+            told::refused_connection(self.inbound, &of, &refusal);
         }
         tcp::mark_reset(app);
         io::Error::other(error)

@@ -21,7 +21,7 @@ use crate::flows::{Collector, Decisions};
 use crate::outbound::pool::{Limits, Peers};
 use crate::outbound::{self, Outbound};
 use crate::state::{AppProtocol, Enforcement, Mesh, Reader, State, TlsVersion, Transport};
-use crate::telemetry::{AccessLog, Metrics, Tracer};
+use crate::telemetry::{AccessLog, ExportTarget, Keep, Metrics, Span, SpanQueue, Tracer};
 
 pub(super) const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 pub(super) const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
@@ -32,12 +32,15 @@ pub(super) struct World {
     pub(super) orders: Arc<Inbound_>,
     pub(super) web_state: Arc<State>,
     pub(super) outbound: Rc<Outbound>,
+    pub(super) web_metrics: Metrics,
     pub(super) inbound: Rc<Inbound>,
     pub(super) decisions: Arc<Decisions>,
     pub(super) collector: RefCell<Collector>,
     pub(super) mesh: SocketAddr,
     pub(super) stop: watch::Sender<bool>,
     pub(super) spec: Spec,
+    /// What the caller's proxy and the callee's have recorded.
+    pub(super) spans: RefCell<[SpanQueue; 2]>,
 }
 
 /// The callee's state, to publish new policies to.
@@ -66,6 +69,8 @@ pub(super) struct Spec {
     pub(super) second: Option<u16>,
     /// Of both proxies.
     pub(super) access: AccessLog,
+    /// Share of traces that both record, and what they keep beside them.
+    pub(super) traced: Option<(f64, Keep)>,
 }
 
 impl Spec {
@@ -85,6 +90,7 @@ impl Spec {
             max_stream_age: Duration::from_secs(86_400),
             second: None,
             access: AccessLog::default(),
+            traced: None,
         }
     }
 }
@@ -250,12 +256,13 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
     publish_outbound(&web_state, Some(mesh.port()), &id(expected), &spec);
     let decisions = Decisions::new();
     let (flows, collector) = Collector::new(SystemClock.now_ms());
-    let metrics = Metrics::new(1).for_worker(0);
+    let (metrics, web_metrics) = (Metrics::new(1).for_worker(0), Metrics::new(1).for_worker(0));
+    let [(web_tracer, web_spans), (orders_tracer, orders_spans)] = [(), ()].map(|()| traced(&metrics, &spec));
     let inbound = Inbound::new(Needs {
         state: Reader::new(Arc::clone(&orders_state)),
         identity: orders,
         metrics: metrics.clone(),
-        tracer: Tracer::new(&metrics).0.with_access_log(spec.access.clone()),
+        tracer: orders_tracer,
         decisions: Arc::clone(&decisions),
         flows: flows.clone(),
         mark: None,
@@ -267,8 +274,8 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         state: Reader::new(Arc::clone(&web_state)),
         identity: Arc::clone(&web),
         peers: Peers::new(&web, &web_state, Limits::default()),
-        metrics: Metrics::new(1).for_worker(0),
-        tracer: Tracer::new(&metrics).0.with_access_log(spec.access.clone()),
+        metrics: web_metrics.clone(),
+        tracer: web_tracer,
         decisions: Arc::clone(&decisions),
         flows,
         mark: None,
@@ -288,16 +295,39 @@ pub(super) async fn world_of(spec: Spec, caller: &str, expected: &str) -> World 
         orders,
         web_state,
         outbound,
+        web_metrics,
         inbound,
         decisions,
         collector: RefCell::new(collector),
         mesh,
         stop,
         spec,
+        spans: RefCell::new([web_spans, orders_spans]),
     }
 }
 
+fn traced(metrics: &Metrics, spec: &Spec) -> (Tracer, SpanQueue) {
+    let (tracer, queue) = Tracer::new(metrics);
+    if let Some((sampling, keep)) = spec.traced {
+        let endpoint = Some("unix:/nowhere".parse().unwrap());
+        tracer.configure(ExportTarget { endpoint, sampling, keep, resource: Vec::new() });
+    }
+    (tracer.with_access_log(spec.access.clone()), queue)
+}
+
 impl World {
+    /// The next `count` spans of both proxies.
+    pub(super) async fn spans(&self, count: usize) -> Vec<Span> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            for queue in self.spans.borrow_mut().iter_mut() {
+                all.extend(std::iter::from_fn(|| queue.take()));
+            }
+            tokio::task::yield_now().await;
+        }
+        all
+    }
+
     /// Where the app of `web` connects to, as if it had dialled `destination`.
     pub(super) async fn capture(&self, destination: SocketAddr) -> (SocketAddr, Rc<Cell<usize>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

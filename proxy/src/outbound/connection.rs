@@ -5,15 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
 use super::balance::{Tried, pick, pick_healthy};
+use super::carried::{self, Traced};
 use super::first::{First, detect};
 use super::pin::Pin;
+use super::told::{self, Whom};
 use super::tunnel::Reached;
 use super::{Outbound, egress, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
@@ -27,7 +29,7 @@ use crate::state::{
 };
 use crate::tcp::copy::{Copied, copy_both, write_all};
 use crate::tcp::{self, dial};
-use crate::telemetry::Direction;
+use crate::telemetry::{B3Headers, ConnectionSpan, Direction};
 
 /// An app may connect long before it asks (pools do). On a port where the client speaks first, nobody else waits.
 const FIRST_BYTES: Duration = Duration::from_secs(24 * 3600);
@@ -39,6 +41,7 @@ pub(super) struct Route {
     /// `None`: a workload's port that no service declares.
     pub(super) port: Option<Arc<ServicePort>>,
     pub(super) destination: SocketAddr,
+    pub(super) traced: Traced,
 }
 
 pub(super) enum Callee {
@@ -94,6 +97,11 @@ impl Route {
     /// How long an answer's head may take, where the service says it.
     pub(super) fn request_timeout(&self) -> Option<Duration> {
         self.port.as_ref().and_then(|port| port.options.request_timeout)
+    }
+
+    /// How B3 is written for it, where it asks for that.
+    pub(super) fn b3(&self) -> Option<B3Headers> {
+        self.port.as_ref().and_then(|port| port.options.b3)
     }
 
     /// Whether HTTP/1 apps see header names as their sender spelled them.
@@ -174,10 +182,22 @@ pub(super) async fn way(outbound: &Outbound, destination: SocketAddr) -> Way {
     let refused = match found {
         Destination::Outside => return Way::Outside(mesh),
         Destination::Service { service, port } => {
-            return Way::Route(Route { mesh, to: Callee::Service(service), port: Some(port), destination });
+            return Way::Route(Route {
+                mesh,
+                to: Callee::Service(service),
+                port: Some(port),
+                destination,
+                traced: Traced::new(),
+            });
         }
         Destination::Workload { workload, port } => {
-            return Way::Route(Route { mesh, to: Callee::Workload(workload), port, destination });
+            return Way::Route(Route {
+                mesh,
+                to: Callee::Workload(workload),
+                port,
+                destination,
+                traced: Traced::new(),
+            });
         }
         Destination::Pending if !mesh.is_ready() => Reason::NotReady,
         Destination::Pending | Destination::Absent => Reason::DestinationUnknown,
@@ -219,6 +239,9 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
     let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
     if is_http && takes_tunnels_only(outbound, &route).await {
         return Box::pin(stream::serve(outbound, app, bytes, route)).await.map(Begun::from);
+    }
+    if is_http && !bytes.starts_with(b"CONNECT ") {
+        route.is_no_connection();
     }
     match protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
@@ -301,7 +324,8 @@ async fn pass_through(outbound: &Outbound, mut app: TcpStream, destination: Sock
             return Err(error);
         }
     };
-    copy(outbound, &mut app, &mut far, &[]).await
+    let span = carried::outside(outbound, destination, None);
+    copy(outbound, &mut app, &mut far, &[], (Whom::at(destination), &span)).await
 }
 
 /// Copies until both ended; `prefix` was read from the app already.
@@ -310,11 +334,14 @@ pub(super) async fn copy(
     app: &mut TcpStream,
     far: &mut TcpStream,
     prefix: &[u8],
+    (to, span): (Whom, &ConnectionSpan),
 ) -> io::Result<()> {
+    let (copied, began) = (Copied::after((prefix.len(), 0)), Instant::now());
     write_all(far, prefix).await?;
-    let copied = Copied::default();
-    let result = copy_both(app, far, &copied).await;
-    outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+    let copied = span.counts(&copied);
+    let result = copy_both(app, far, copied).await;
+    span.ended(&result);
+    told::connection(outbound, &to, copied, began.elapsed());
     result
 }
 
@@ -353,6 +380,8 @@ async fn refuse(
         }
         Protocol::Tls | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
             outbound.refuse(reason, destination, detail);
+            told::refused_connection(outbound, Whom::at(destination), reason, None);
+            carried::refused(outbound, destination, Instant::now(), (reason, None));
             tcp::reset(app);
             Ok(())
         }

@@ -4,7 +4,7 @@
 use super::Outbound;
 use crate::flows::{self, Observed, Way};
 use crate::reason::Reason;
-use crate::state::egress::{Leaving, Verdict};
+use crate::state::egress::{Leaving, Verdict, host_of};
 
 /// One decision. `read`: the first bytes were looked at, so that what is not known of a name is known not to be there.
 pub(super) fn count(
@@ -29,4 +29,13 @@ pub(super) fn count(
         rule: verdict.rule,
         audit: verdict.audit.as_ref().map(|(reason, policy)| (*reason, policy.as_deref())),
     });
+}
+
+/// The host of a request whose head is all here; nobody depends on it but a record.
+pub(super) fn host_in(bytes: &[u8]) -> Option<String> {
+    let line = bytes
+        .split(|byte| *byte == b'\n')
+        .skip(1)
+        .find(|line| line.len() > 5 && line[..5].eq_ignore_ascii_case(b"host:"))?;
+    host_of(std::str::from_utf8(&line[5..]).ok()?)
 }

@@ -9,18 +9,20 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use isthmus_proto::model::hint::by_port;
 use tokio::net::TcpStream;
 
+use super::carried;
 use super::connection::copy;
 use super::denied::say;
-use super::departure::count;
+use super::departure::{count, host_in};
 use super::going::{Going, refused_later};
 use super::pin::Pin;
 use super::stream::wire_version;
+use super::told::{self, Whom};
 use super::{Outbound, postgres, request};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, WireVersion, peek};
@@ -32,8 +34,7 @@ use crate::state::egress::explain::because;
 use crate::state::egress::{Leaving, Verdict, host_of};
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Mesh, Snapshot, TlsVersion};
-use crate::tcp::copy::write_all;
-use crate::tcp::{self, dial};
+use crate::tcp::{self, copy::write_all, dial};
 use crate::tls::gate::{self, GateError};
 
 /// On a port of which nothing is known a silent client is waited for so long. Refusing it earlier would refuse apps that
@@ -210,9 +211,9 @@ impl Outside<'_> {
     async fn opaque(&self, app: TcpStream, held: BytesMut, host: Option<String>) -> io::Result<()> {
         let mesh = self.outbound.needs.state.snapshot();
         let leaving = self.leaving(host.as_deref(), Arrived::Plain);
-        let Ok((_, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let places = match self.ask(&mesh, &leaving).await {
+            Ok((_, places)) => places,
+            Err(denied) => return self.refused(app, &denied),
         };
         let ends = self.reach(app, &places).await?;
         self.carry(ends, held, BytesMut::new(), host.as_deref(), Arrived::Plain).await
@@ -229,9 +230,9 @@ impl Outside<'_> {
         let arrived = app_tls(hello.newest);
         let leaving = self.leaving(host.as_deref(), arrived);
         let mesh = self.outbound.needs.state.snapshot();
-        let Ok((allowed, places)) = self.ask(&mesh, &leaving).await else {
-            tcp::reset(app);
-            return Ok(());
+        let (allowed, places) = match self.ask(&mesh, &leaving).await {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &places).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -251,9 +252,9 @@ impl Outside<'_> {
         let mesh = self.outbound.needs.state.snapshot();
         let arrived = app_tls(WireVersion::TLS1_3);
         let leaving = self.leaving(None, arrived);
-        let Ok(allowed) = self.authorize(&mesh, &leaving) else {
-            tcp::reset(app);
-            return Ok(());
+        let allowed = match self.authorize(&mesh, &leaving) {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refused(app, &denied),
         };
         let (mut app, mut far) = self.reach(app, &[self.to]).await?;
         let Some(minimum) = allowed.min_tls.map(wire_version) else {
@@ -265,10 +266,19 @@ impl Outside<'_> {
         }
     }
 
+    /// Of what is no HTTP: nobody there would read why.
+    fn refused(&self, app: TcpStream, denied: &Denied) -> io::Result<()> {
+        told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
+        carried::refused(self.outbound, self.to, Instant::now(), (denied.reason, Some(&denied.decision)));
+        tcp::reset(app);
+        Ok(())
+    }
+
     /// The gate stays shut: said if it is our no, RST either way but where both ends settled it by an alert.
     fn shut(&self, app: TcpStream, leaving: &Leaving<'_>, error: &GateError) -> io::Result<()> {
         if let Some(reason) = error.reason() {
-            self.deny(reason, leaving, &error.to_string());
+            let denied = self.deny(reason, leaving, &error.to_string());
+            told::refused_connection(self.outbound, Whom::at(self.to), denied.reason, Some(&denied.decision));
         }
         if !matches!(error, GateError::RefusedByServer) {
             tcp::reset(app);
@@ -314,7 +324,7 @@ impl Outside<'_> {
         Err(failed)
     }
 
-    /// Carries bytes until both sides ended, or until a new policy says no.
+    /// Until both sides ended, or a new policy says no.
     async fn carry(
         &self,
         (mut app, mut far): (TcpStream, TcpStream),
@@ -326,10 +336,12 @@ impl Outside<'_> {
         write_all(&app, &to_client).await?;
         drop(to_client);
         let (destination, host) = (self.to, host.map(str::to_owned));
+        let span = carried::outside(self.outbound, destination, host.as_deref());
         let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
-            copied = copy(self.outbound, &mut app, &mut far, &to_server) => copied,
-            _ = refused_later(Rc::clone(self.outbound), going) => {
+            copied = copy(self.outbound, &mut app, &mut far, &to_server, (Whom::at(self.to), &span)) => copied,
+            reason = refused_later(Rc::clone(self.outbound), going) => {
+                span.refused(reason, None);
                 tcp::reset(app);
                 tcp::reset(far);
                 Ok(())
@@ -362,15 +374,6 @@ impl Outside<'_> {
         count(self.outbound, leaving, &verdict, (flows::Verdict::Refused, Some(reason)), true);
         Denied { reason, decision: say(self.outbound, reason, &verdict, leaving, true, detail) }
     }
-}
-
-/// The host of a request whose head is all here; nobody depends on it but a record.
-fn host_in(bytes: &[u8]) -> Option<String> {
-    let line = bytes
-        .split(|byte| *byte == b'\n')
-        .skip(1)
-        .find(|line| line.len() > 5 && line[..5].eq_ignore_ascii_case(b"host:"))?;
-    host_of(std::str::from_utf8(&line[5..]).ok()?)
 }
 
 fn is_enforced(mesh: &Mesh) -> bool {

@@ -8,26 +8,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
+use isthmus_certs::Negotiated;
+use isthmus_proto::model::SiteName;
 
 use super::connection::Route;
+use super::hop::{Hop, Link};
 use super::pin::{Pin, Tie};
 use super::pool::{Slot, is_unprocessed};
-use super::request::{Hop, Link, Unsent};
-use super::{Outbound, spans};
+use super::request::Unsent;
+use super::tries::{Try, TryFate};
+use super::{Outbound, spans, told};
 use crate::http::Answer;
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{NoAnswer, Upload, over_http2, upload as upload_into};
 use crate::http::h1::Names;
 use crate::http::headers::sanitize;
 use crate::http::internal::{
-    ABSOLUTE, DECISION, DENIED, Elapsed, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
+    ABSOLUTE, DECISION, DENIED, Elapsed, KEPT, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
 };
 use crate::http::mesh::StreamError;
 use crate::http::patience;
 use crate::http::stream::{Awaited, SendHalf};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
-use crate::telemetry::{MeshSide, TraceContext};
+use crate::telemetry::{KeptTrace, MeshSide, TraceContext};
 
 /// The callee's sidecar knows better what it waited for, and says so first.
 const CALLEE_FIRST: Duration = Duration::from_secs(5);
@@ -55,7 +59,7 @@ pub(super) enum Missed {
 }
 
 /// One try: a stream on a mesh connection. What is certainly unprocessed is back in `unsent` afterwards, as far as its body
-/// was held.
+/// was held. Each is told of by itself.
 pub(super) async fn exchange(
     outbound: &Outbound,
     hop: &mut Hop<'_>,
@@ -63,22 +67,74 @@ pub(super) async fn exchange(
     to: Target<'_>,
     unsent: &mut Unsent,
 ) -> Result<Answer, Missed> {
+    let mut going = Going { trace: hop.trace.child(), began: Instant::now(), sent: None, tcp: None, tls: None };
+    (hop.link, hop.kept) = (None, None);
+    let number = hop.tries;
+    hop.tries = number.saturating_add(1);
+    let result = send(outbound, hop, route, to, unsent, &mut going).await;
+    if hop.trace.sampled || outbound.needs.tracer.may_keep() {
+        let Going { trace, began, sent, tcp, tls } = going;
+        let tried = Try {
+            request: hop.number,
+            number,
+            endpoint: Arc::clone(to.endpoint),
+            began,
+            sent,
+            ended: Instant::now(),
+            link: hop.link.as_ref().map(|link| link.elapsed),
+            tcp,
+            tls,
+            fate: fate(&result),
+            reset: hop.reset,
+        };
+        spans::tried(outbound, &trace, tried);
+    }
+    result
+}
+
+/// What is known of a try while it is made.
+struct Going {
+    trace: TraceContext,
+    began: Instant,
+    sent: Option<Instant>,
+    tcp: Option<(u32, u32, u64)>,
+    tls: Option<Negotiated>,
+}
+
+fn fate(result: &Result<Answer, Missed>) -> TryFate {
+    match result {
+        Ok(answer) => TryFate::Answered(answer.response.status().as_u16()),
+        Err(Missed::Unreachable(reason, _)) => TryFate::Unreachable(*reason),
+        Err(Missed::Unprocessed(_)) => TryFate::Unprocessed,
+        Err(Missed::Lost(_)) => TryFate::Lost,
+        Err(Missed::Late) => TryFate::Late,
+        Err(Missed::Body(error)) => TryFate::Body(error.reason()),
+    }
+}
+
+async fn send(
+    outbound: &Outbound,
+    hop: &mut Hop<'_>,
+    route: &Route,
+    to: Target<'_>,
+    unsent: &mut Unsent,
+    going: &mut Going,
+) -> Result<Answer, Missed> {
     let line = line(outbound, hop, to).await?;
     let slot = line.slot();
-    let link_trace = hop.trace.child();
-    let sent_ns = if link_trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
     let Some((mut head, body)) = unsent.take() else {
         return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
     };
     let limit = patience::limit(route.request_timeout(), &head.headers).saturating_add(CALLEE_FIRST);
     let mut wait = outbound.plain.wait(limit);
-    add_mesh_headers(&mut head, hop, to.port, &link_trace);
+    add_mesh_headers(&mut head, hop, to.port, &going.trace);
     if let Line::Tied(tie) = &line {
         head.headers.insert(PIN, tie.id.clone());
     }
     let ends = body.is_empty();
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
+    (going.sent, going.tls) = (Some(sent), Some(slot.negotiated()));
     let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
         Ok((response, stream)) => (Awaited::Mesh(response), SendHalf::Mesh(stream)),
         Err(error) => {
@@ -103,15 +159,15 @@ pub(super) async fn exchange(
         }
     };
     let took = slot.last_read().saturating_duration_since(sent);
+    going.tcp = slot.tcp();
     if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole(ends)) {
         unsent.body = later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
-    note_link(outbound, hop, route, to, took, &mut response);
-    spans::link(outbound, hop, &link_trace, sent_ns, slot.tcp());
+    note_link(outbound, hop, to, (sent.saturating_duration_since(going.began), took), &mut response);
     let agreed = for_the_app(&mut response, route);
     if let Some((body, stream)) = later {
-        upload = change_protocol(agreed, body, stream, &mut response);
+        upload = change_protocol(outbound, hop, agreed, (body, stream), &mut response);
     }
     // The connection is busy up to the end of the answer. A tie counts for itself.
     let held: Option<Box<dyn Any>> = match line {
@@ -195,10 +251,19 @@ async fn line(outbound: &Outbound, hop: &Hop<'_>, to: Target<'_>) -> Result<Line
 }
 
 /// What the app sends after its head is the new protocol's where the callee `agreed`, and the next request where not.
-fn change_protocol(agreed: bool, body: Body, mut stream: SendHalf, response: &mut Response<Body>) -> Upload {
+fn change_protocol(
+    outbound: &Outbound,
+    hop: &Hop<'_>,
+    agreed: bool,
+    (body, mut stream): (Body, SendHalf),
+    response: &mut Response<Body>,
+) -> Upload {
     if agreed {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        return upload_into(body, stream);
+        let carried = spans::websocket(outbound, hop, &hop.trace.child());
+        let answer = std::mem::take(response.body_mut());
+        *response.body_mut() = spans::counted(answer, &carried, false);
+        return upload_into(spans::counted(body, &carried, true), stream);
     }
     // The answer is on its way already, and its end is the stream's.
     let _ = stream.send_data(Bytes::new(), true);
@@ -233,23 +298,21 @@ fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: 
 fn note_link(
     outbound: &Outbound,
     hop: &mut Hop<'_>,
-    route: &Route,
     to: Target<'_>,
-    took: Duration,
+    (connect, took): (Duration, Duration),
     response: &mut Response<Body>,
 ) {
+    hop.kept = response.headers_mut().remove(KEPT).and_then(|value| KeptTrace::parse(value.as_bytes()));
+    if let Some(callee) = &hop.callee {
+        let site = to.endpoint.site.as_ref().map_or("", SiteName::as_str);
+        hop.edge = Some(outbound.edges.known(told::edge_to(callee, hop.destination.port(), site)));
+    }
     let Some(callee) = Elapsed::take(response.headers_mut()) else {
         return;
     };
     let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
-    outbound.needs.metrics.link_time(elapsed);
-    if !hop.trace.sampled && !outbound.needs.tracer.tells() {
-        return;
-    }
-    let site = to.endpoint.site.as_ref();
-    let name = route.mesh.site().zip(site).and_then(|(own, site)| route.mesh.link_between(own, site)).cloned();
-    let peer = to.peer.identities.first().map(ToString::to_string);
-    hop.link = Some(Link { elapsed, callee, name, site: site.map(ToString::to_string), peer });
+    outbound.needs.metrics.link_time(elapsed, outbound.needs.tracer.exemplar(&hop.trace));
+    hop.link = Some(Link { elapsed, connect, callee, endpoint: Arc::clone(to.endpoint) });
 }
 
 /// What a sidecar says to a sidecar stays between them; the refusal's word and id pass on to the app.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::balance::Tried;
 use super::connection::Route;
 use super::tunnel::{Opened, Prefix, Reached, open};
-use super::{Outbound, tunnel};
+use super::{Outbound, carried, tunnel};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Protocol, Seen, peek_into};
 
@@ -112,7 +112,9 @@ async fn listen_to_both(outbound: &Outbound, app: &mut TcpStream, route: &Route)
     match spoken {
         Ok(Ok((from_peer, first))) => {
             outbound.verdicts.learn(destination, Speaker::Server);
-            Ok(First::Server(first, Box::new(opened.reached(from_peer))))
+            carried::reached(outbound, route.span(outbound), &opened.endpoint);
+            let early = (0, first.len());
+            Ok(First::Server(first, Box::new(opened.reached(from_peer, early))))
         }
         // Refused, or gone: whoever serves the connection finds out why by himself.
         Ok(Err(_)) => Ok(opaque(bytes)),
@@ -135,7 +137,7 @@ async fn listen_to_both(outbound: &Outbound, app: &mut TcpStream, route: &Route)
 async fn open_early(outbound: &Outbound, route: &Route) -> Option<tunnel::Opened> {
     let to = route.pick(outbound, outbound.next_turn(), Tried::default())?;
     let peer = to.0.mesh.as_ref()?;
-    open(outbound, to, peer, &Prefix::default()).await.ok()
+    open(outbound, route, to, peer, &Prefix::default()).await.ok()
 }
 
 fn opaque(bytes: BytesMut) -> First {

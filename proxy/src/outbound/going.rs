@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::carried::Traced;
 use super::connection::{Callee, Route};
 use super::stream::check_plain;
 use super::{Outbound, denied, egress};
@@ -63,7 +64,7 @@ fn refused(outbound: &Rc<Outbound>, going: &Going, seen: Option<&Snapshot>, now:
         return None;
     }
     let (to, destination) = (Callee::Service(service), going.destination);
-    let route = Route { mesh: now.clone(), to, port: Some(port), destination };
+    let route = Route { mesh: now.clone(), to, port: Some(port), destination, traced: Traced::new() };
     let reason = check_plain(outbound, &route, going.tls).err()?;
     denied::say_transport(outbound, reason, &route, "the service's transport no longer takes this connection");
     Some(reason)

@@ -7,6 +7,7 @@
 //! that the callee's transport would refuse, before a byte of it leaves the host.
 
 pub mod balance;
+mod carried;
 pub mod connection;
 mod denied;
 mod departure;
@@ -15,6 +16,7 @@ mod exchange;
 mod external;
 mod first;
 mod going;
+mod hop;
 mod pin;
 pub mod pool;
 mod postgres;
@@ -22,6 +24,7 @@ pub mod request;
 mod spans;
 pub mod stream;
 mod told;
+mod tries;
 mod tunnel;
 
 use std::cell::Cell;
@@ -38,7 +41,7 @@ use crate::dns::Resolver;
 use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
 use crate::reason::Reason;
-use crate::state::Reader;
+use crate::state::{Destination, Reader};
 use crate::tcp::DialOptions;
 use crate::telemetry::{Direction, Edges, Metrics, RefusalLog, Tracer};
 use pool::{Peers, Pool};
@@ -87,6 +90,10 @@ pub struct Outbound {
     dial: DialOptions,
     /// Whose turn it is, for balancing.
     turn: Cell<usize>,
+    /// Requests so far.
+    requests: Cell<u64>,
+    /// Tries of those that may yet be worth keeping.
+    tries: tries::Tries,
     /// Who speaks first where.
     verdicts: first::Verdicts,
     log: RefusalLog,
@@ -108,6 +115,8 @@ impl Outbound {
             plain: AppClient::new(dial),
             dial,
             turn,
+            requests: Cell::new(0),
+            tries: tries::Tries::default(),
             verdicts,
             log,
             flows,
@@ -140,6 +149,20 @@ impl Outbound {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         turn
+    }
+
+    fn next_request(&self) -> u64 {
+        let number = self.requests.get();
+        self.requests.set(number.wrapping_add(1));
+        number
+    }
+
+    /// Which share of new traces is recorded, where the service that is called says so.
+    fn ratio_of(&self, destination: SocketAddr) -> Option<u32> {
+        match self.needs.state.snapshot().destination(destination) {
+            Destination::Service { port, .. } => port.options.sampling_millionths,
+            _ => None,
+        }
     }
 
     /// Whose turn comes next, without taking it.

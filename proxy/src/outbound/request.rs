@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use super::balance::Tried;
 use super::connection::{Route, Way, way};
 use super::exchange::{Missed, Target, exchange};
 use super::going::{Going, refused_later};
+use super::hop::Hop;
 use super::pin::Pin;
 use super::stream::check_plain;
 use super::{Outbound, denied, egress, external, spans, told};
@@ -23,13 +23,12 @@ use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
 use crate::http::h1::head::parse_request;
 use crate::http::headers::{are_connection_bound, sanitize};
-use crate::http::internal::Elapsed;
-use crate::http::{Answer, Asked, Caller, patience, respond, target};
+use crate::http::{Answer, Asked, patience, respond, target};
 use crate::reason::Reason;
+use crate::state::Mesh;
 use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
-use crate::state::{Mesh, Service};
-use crate::telemetry::{Direction, TraceContext};
+use crate::telemetry::{AskedFor, Brief, Direction};
 
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
@@ -44,23 +43,23 @@ pub(super) async fn serve(
     let started = Instant::now();
     let Asked { mut request, raw, upgrade, caller } = asked;
     let grpc = respond::is_grpc(request.headers());
-    let trace = outbound.needs.tracer.hop(request.headers());
-    let start_ns = if trace.sampled { outbound.needs.tracer.now_ns() } else { 0 };
+    let trace = outbound.needs.tracer.hop_at(request.headers(), || outbound.ratio_of(destination));
     let http2 = pin.is_none();
     if let Some(pin) = pin.filter(|_| are_connection_bound(request.headers())) {
         pin.bind();
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let (callee, link, reset, decision) = (None, None, None, None);
-    let mut hop = Hop { destination, callee, http2, pin, absolute, upgrade, caller, trace, link, reset, decision };
+    let mut hop = Hop { http2, pin, absolute, upgrade, ..Hop::new(outbound, destination, caller, trace) };
     let formed = into_mesh_form(&mut request, destination);
-    let told = outbound.tells().then(|| (request.method().clone(), request.uri().clone()));
+    let told = (outbound.tells() || hop.trace.sampled).then(|| (request.method().clone(), request.uri().clone()));
+    let asked_for = AskedFor { method: request.method(), uri: request.uri(), http2, grpc };
+    let brief = (told.is_none() && outbound.needs.tracer.may_keep()).then(|| Brief::of(asked_for));
     let answered = match formed {
         Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
         Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
     };
-    let (answer, refused) = match answered {
+    let (mut answer, refused) = match answered {
         Ok(answer) => (answer, None),
         Err((reason, detail)) => {
             // One with an id was counted and said where it was decided.
@@ -72,13 +71,13 @@ pub(super) async fn serve(
             (answer, Some(reason))
         }
     };
-    let elapsed = started.elapsed();
-    outbound.needs.metrics.request(Direction::Outbound, answer.response.status().as_u16(), elapsed);
-    // The callee's sidecar may have refused it: its word came with the answer.
-    let wanted = told.is_some() || hop.trace.sampled;
-    let reason = refused.map(Reason::word).or_else(|| wanted.then(|| told::word_of(&answer.response))?);
-    told::tell(outbound, &hop, told, &told::Ended { total: elapsed, response: &answer.response, reason });
-    spans::request(outbound, &hop, start_ns, elapsed, answer.response.status(), reason);
+    let ended = told::ended(&answer.response, started.elapsed(), refused, told.is_some() || brief.is_some());
+    let traced = outbound.needs.tracer.exemplar(&hop.trace);
+    outbound.needs.metrics.request(Direction::Outbound, ended.status, ended.total, traced);
+    let asked = told.as_ref().map(|(method, uri)| (method, uri));
+    let ending = spans::Ending { started, asked, brief: brief.as_ref(), grpc };
+    spans::request(outbound, &hop, &ending, &ended, &mut answer);
+    told::tell(outbound, &hop, told, &ended);
     answer
 }
 
@@ -89,36 +88,6 @@ fn into_mesh_form<B>(request: &mut Request<B>, destination: SocketAddr) -> Resul
         return Err(Reason::MalformedRequest);
     }
     target::into_http2(request, destination)
-}
-
-/// What is known of a request on its way.
-pub(super) struct Hop<'a> {
-    pub(super) destination: SocketAddr,
-    /// The service that it turned out to be for.
-    pub(super) callee: Option<Arc<Service>>,
-    pub(super) http2: bool,
-    /// Set where the app's connection is tied to one of the callee's.
-    pub(super) pin: Option<&'a Pin>,
-    /// The request line names the whole URI: the app believes that it speaks to a proxy.
-    pub(super) absolute: bool,
-    /// What the app wants to change to.
-    pub(super) upgrade: Option<Protocol>,
-    pub(super) caller: Caller<'a>,
-    pub(super) trace: TraceContext,
-    pub(super) link: Option<Link>,
-    /// The callee's app reset the stream: a caller in HTTP/2 gets the same.
-    pub(super) reset: Option<h2::Reason>,
-    /// Of a refusal that has an id.
-    pub(super) decision: Option<String>,
-}
-
-/// How long the way between the two sidecars took, and which it was.
-pub(super) struct Link {
-    pub(super) elapsed: Duration,
-    pub(super) callee: Elapsed,
-    pub(super) name: Option<Arc<str>>,
-    pub(super) site: Option<String>,
-    pub(super) peer: Option<String>,
 }
 
 type Failure = (Reason, String);
@@ -136,6 +105,7 @@ async fn route_and_send(
         Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
     hop.callee = route.service().cloned();
+    hop.b3 = route.b3();
     let mut unsent = Unsent::new(request, raw, &route);
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
@@ -143,7 +113,10 @@ async fn route_and_send(
     if let Some(answered) = to_tied(outbound, hop, &route, &mut unsent).await {
         return answered;
     }
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(true);
+        }
         let Some((endpoint, place, port)) = route.pick(outbound, turn, tried) else {
             if route.is_by_name()
                 && let Some((head, body)) = unsent.take()
@@ -339,7 +312,7 @@ async fn plain(
     configured: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let limit = patience::limit(configured, request.headers());
-    hop.trace.child().write(request.headers_mut());
+    hop.trace.child().with_b3(hop.b3).write(request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }

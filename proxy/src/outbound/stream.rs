@@ -14,11 +14,12 @@ use tokio::net::TcpStream;
 
 use super::Outbound;
 use super::balance::Tried;
+use super::carried;
 use super::connection::{Carried, Route, copy};
 use super::external::{self, Unreached};
 use super::going::{Going, refused_later};
 use super::tunnel::{Opened, Prefix, TunnelError, open};
-use super::{denied, postgres};
+use super::{denied, postgres, told};
 use crate::detect::WireVersion;
 use crate::detect::client_hello::{self, Parsed};
 use crate::reason::Reason;
@@ -82,7 +83,10 @@ async fn serve_attempts(
         word: "no endpoint serves this port".to_owned(),
         decision: "none".to_owned(),
     };
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            outbound.needs.metrics.retried(false);
+        }
         let far = match opened.take() {
             Some(opened) => Ok(Far::Mesh(Box::new(opened))),
             None => match route.pick(outbound, turn, tried) {
@@ -107,7 +111,10 @@ async fn serve_attempts(
             Ok(Far::Mesh(opened)) => {
                 let (endpoint, place) = (Arc::clone(&opened.endpoint), opened.place);
                 match opened.begin(&mut app, &mut prefix, route.connect()).await {
-                    Ok(reached) => return Ok(Some((app, reached))),
+                    Ok(reached) => {
+                        carried::reached(outbound, route.span(outbound), &endpoint);
+                        return Ok(Some((app, reached)));
+                    }
                     Err(error) if error.may_try_another() => {
                         match &error {
                             TunnelError::Stream(_) => outbound.pool.forget_closed(&endpoint),
@@ -119,7 +126,9 @@ async fn serve_attempts(
                 }
             }
             // Counted and said where it was decided.
-            Err(Unreached { decision: Some(_), .. }) => {
+            Err(Unreached { reason, decision: Some(decision), .. }) => {
+                route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
                 tcp::reset(app);
                 return Ok(None);
             }
@@ -139,7 +148,7 @@ async fn reach(
     prefix: &Prefix,
 ) -> Result<Far, Unreached> {
     if let Some(peer) = &to.0.mesh {
-        let opened = open(outbound, to, peer, prefix).await;
+        let opened = open(outbound, route, to, peer, prefix).await;
         let unreached = |(reason, detail)| Unreached { reason, detail, decision: None };
         return opened.map(|opened| Far::Mesh(Box::new(opened))).map_err(unreached);
     }
@@ -193,6 +202,8 @@ fn app_tls(version: WireVersion) -> Arrived {
 async fn end(outbound: &Rc<Outbound>, app: TcpStream, route: &Route, error: &TunnelError) -> io::Result<()> {
     if let Some(reason) = error.reason() {
         outbound.refuse(reason, route.destination, &error.to_string());
+        route.refused(outbound, reason, error.decision());
+        told::refused_connection(outbound, told::Whom::of(route), reason, error.decision());
         let unreached = matches!(reason, Reason::AppUnreachable | Reason::ConnectFailed | Reason::NoEndpoint);
         if unreached && route.protocol() == AppProtocol::Postgres && route.connect() == Connect::Confirm {
             return Box::pin(postgres::cannot_connect_now(app, reason)).await;
@@ -212,12 +223,18 @@ pub(super) async fn serve_tls(
     let minimum = minimum_tls(outbound, &route);
     let checked = gate::read_client_hello(&mut app, &mut held, minimum.unwrap_or(WireVersion(0))).await;
     match checked {
-        Ok(_) => {}
+        Ok(hello) => route.span(outbound).with(|span| {
+            span.set("network.protocol.name", "tls");
+            span.set("tls.protocol.name", "tls");
+            span.set_some("tls.client.server_name", hello.server_name);
+        }),
         // Without a minimum it is bytes like any others.
         Err(gate::GateError::NotTls(_)) if minimum.is_none() => {}
         Err(error) => {
             if let Some(reason) = error.reason() {
-                denied::say_transport(outbound, reason, &route, &error.to_string());
+                let decision = denied::say_transport(outbound, reason, &route, &error.to_string());
+                route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(&route), reason, Some(&decision));
             }
             tcp::reset(app);
             return Ok(None);
@@ -264,7 +281,7 @@ async fn plain(
     let arrived = newest.map_or(Arrived::Plain, app_tls);
     let going = external::going(route, &[address], arrived, newest);
     let (Some(_), Some(minimum)) = (newest, minimum) else {
-        return carry(outbound, (app, far), &held, going).await;
+        return carry(outbound, route, (app, far), &held, going).await;
     };
     let held = BytesMut::from(&held[..]);
     let opened = match route.protocol() {
@@ -275,11 +292,13 @@ async fn plain(
         Ok(gate) => {
             write_all(&app, &gate.to_client).await?;
             let going = Going { arrived: app_tls(gate.version), tls: Some(gate.version), ..going };
-            carry(outbound, (app, far), &gate.to_server, going).await
+            carry(outbound, route, (app, far), &gate.to_server, going).await
         }
         Err(error) => {
             if let Some(reason) = error.reason() {
-                denied::say_transport(outbound, reason, route, &error.to_string());
+                let decision = denied::say_transport(outbound, reason, route, &error.to_string());
+                route.refused(outbound, reason, Some(&decision));
+                told::refused_connection(outbound, told::Whom::of(route), reason, Some(&decision));
                 tcp::reset(app);
             }
             Ok(())
@@ -290,13 +309,15 @@ async fn plain(
 /// Until both ended, or until a new policy says no.
 async fn carry(
     outbound: &Rc<Outbound>,
+    route: &Route,
     (mut app, mut far): (TcpStream, TcpStream),
     prefix: &[u8],
     going: Going,
 ) -> io::Result<()> {
     tokio::select! {
-        copied = copy(outbound, &mut app, &mut far, prefix) => copied,
-        _ = refused_later(Rc::clone(outbound), going) => {
+        copied = copy(outbound, &mut app, &mut far, prefix, (told::Whom::of(route), route.span(outbound))) => copied,
+        reason = refused_later(Rc::clone(outbound), going) => {
+            route.span(outbound).refused(reason, None);
             tcp::reset(app);
             tcp::reset(far);
             Ok(())

@@ -1,25 +1,32 @@
-//! What is told of a request that the app sent, once it has its answer: the counts of its edge, a line of the access log,
-//! and whoever looks at what passes now.
+//! What is told of a request that the app sent, once it has its answer, and of a connection of bytes that has ended: the
+//! counts of its edge, a request's line of the access log, and whoever looks at what passes now.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, Response, Uri};
+use isthmus_proto::model::{ServiceName, SiteName};
 
 use super::Outbound;
-use super::request::Hop;
+use super::connection::Route;
+use super::hop::{Hop, Link};
 use crate::http::body::Body;
 use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
-use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, cut};
+use crate::state::{Endpoint, Service};
+use crate::tcp::copy::Copied;
+use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, cut, micros};
 
 /// What was asked for, kept where somebody is to be told: the request itself is sent on.
 pub(super) type Told = Option<(Method, Uri)>;
 
 /// How it ended.
-pub(super) struct Ended<'a> {
+pub(super) struct Ended {
     pub(super) total: Duration,
-    pub(super) response: &'a Response<Body>,
-    pub(super) reason: Option<&'static str>,
+    pub(super) status: u16,
+    /// Of a refusal by either sidecar.
+    pub(super) reason: Option<Reason>,
+    pub(super) decision: Option<String>,
 }
 
 impl Outbound {
@@ -30,17 +37,29 @@ impl Outbound {
 }
 
 /// Why the callee's sidecar refused it, where it did.
-pub(super) fn word_of(response: &Response<Body>) -> Option<&'static str> {
-    let denied = response.headers().get(DENIED)?.to_str().ok()?;
-    Reason::ALL.iter().map(|reason| reason.word()).find(|word| *word == denied)
+fn reason_of(response: &Response<Body>) -> Option<Reason> {
+    let denied = response.headers().get(DENIED)?.as_bytes();
+    Reason::ALL.iter().copied().find(|reason| reason.word().as_bytes() == denied)
 }
 
-pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended<'_>) {
-    let site = hop.link.as_ref().and_then(|link| link.site.as_deref()).unwrap_or_default();
-    if let Some(callee) = &hop.callee {
-        let (namespace, name, port) = (callee.name.namespace(), callee.name.name(), hop.destination.port());
-        let edge = EdgeOf { direction: Direction::Outbound, namespace, name, port, site };
-        outbound.edges.request(edge, ended.response.status().as_u16(), ended.total);
+/// `wanted`: somebody may be told why.
+pub(super) fn ended(response: &Response<Body>, total: Duration, refused: Option<Reason>, wanted: bool) -> Ended {
+    // The callee's sidecar may have refused it: its word came with the answer.
+    let reason = refused.or_else(|| wanted.then(|| reason_of(response))?);
+    let id = reason.and_then(|_| response.headers().get(DECISION)?.to_str().ok());
+    Ended { total, status: response.status().as_u16(), reason, decision: id.map(str::to_owned) }
+}
+
+pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended) {
+    let site = hop.link.as_ref().and_then(Link::site).unwrap_or_default();
+    let traced = outbound.needs.tracer.exemplar(&hop.trace);
+    match (&hop.edge, &hop.callee) {
+        (Some(edge), _) => edge.request(ended.status, ended.total, traced),
+        (None, Some(callee)) => {
+            let edge = edge_to(callee, hop.destination.port(), "");
+            outbound.edges.request(edge, ended.status, ended.total, traced);
+        }
+        (None, None) => {}
     }
     let Some((method, uri)) = told else { return };
     log(outbound, hop, (&method, &uri), ended);
@@ -49,19 +68,25 @@ pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended
     }
 }
 
-fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended<'_>) {
+/// The edge to a service at a site; outside, or where nobody answered, at none.
+pub(super) fn edge_to<'a>(callee: &'a Service, port: u16, site: &'a str) -> EdgeOf<'a> {
+    let (namespace, name) = (callee.name.namespace(), callee.name.name());
+    EdgeOf { direction: Direction::Outbound, namespace, name, port, site }
+}
+
+fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended) {
     let link = hop.link.as_ref();
     outbound.needs.tracer.tell(&AccessEntry {
         direction: Direction::Outbound,
         http2: hop.http2,
         method,
         uri,
-        status: ended.response.status().as_u16(),
-        reason: ended.reason,
-        decision: decision(ended.response),
+        status: ended.status,
+        reason: ended.reason.map(Reason::word),
+        decision: ended.decision.as_deref(),
         trace: hop.trace.sampled.then_some(hop.trace.trace_id),
         caller: None,
-        peer: link.and_then(|link| link.peer.clone()),
+        peer: link.and_then(Link::peer),
         destination: hop.destination,
         total: ended.total,
         app: link.map(|link| Duration::from_micros(link.callee.app_us)),
@@ -69,7 +94,7 @@ fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended
     });
 }
 
-fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site: &str, ended: &Ended<'_>) {
+fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site: &str, ended: &Ended) {
     let (link, identity) = (hop.link.as_ref(), &outbound.needs.identity);
     let callee = hop.callee.as_ref().map(|callee| callee.name.to_string());
     outbound.needs.metrics.live().passed(&Passed {
@@ -82,12 +107,12 @@ fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site
         method: method.to_string(),
         host: cut(uri.authority().map_or("", |authority| authority.as_str())),
         path: cut(uri.path()),
-        status: ended.response.status().as_u16().into(),
+        status: ended.status.into(),
         duration_us: micros(ended.total),
         link_us: link.map_or(0, |link| micros(link.elapsed)),
         app_us: link.map_or(0, |link| link.callee.app_us),
-        reason: ended.reason.unwrap_or_default().to_owned(),
-        decision: decision(ended.response).unwrap_or_default().to_owned(),
+        reason: ended.reason.map(Reason::word).unwrap_or_default().to_owned(),
+        decision: ended.decision.clone().unwrap_or_default(),
         trace_id: hop.trace.id_in_words(),
         site: site.to_owned(),
         transport: if link.is_some() { "mesh" } else { "plaintext" }.to_owned(),
@@ -95,10 +120,70 @@ fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site
     });
 }
 
-fn decision(response: &Response<Body>) -> Option<&str> {
-    response.headers().get(DECISION).and_then(|id| id.to_str().ok())
+/// Whom a connection of bytes is with. Names and no more: it may live for days, and a snapshot must not.
+#[derive(Debug, Clone)]
+pub(super) struct Whom {
+    callee: Option<ServiceName>,
+    site: Option<SiteName>,
+    destination: SocketAddr,
+    /// There is a sidecar in front of it.
+    meshed: bool,
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+impl Whom {
+    /// Where the app wanted to go; nobody that the mesh knows.
+    pub(super) fn at(destination: SocketAddr) -> Whom {
+        Whom { callee: None, site: None, destination, meshed: false }
+    }
+
+    /// No sidecar, or none yet.
+    pub(super) fn of(route: &Route) -> Whom {
+        Whom { callee: route.service().map(|service| service.name.clone()), ..Whom::at(route.destination) }
+    }
+
+    pub(super) fn behind(route: &Route, endpoint: &Endpoint) -> Whom {
+        Whom { site: endpoint.site.clone(), meshed: true, ..Whom::of(route) }
+    }
+}
+
+/// It has ended.
+pub(super) fn connection(outbound: &Outbound, to: &Whom, copied: &Copied, lasted: Duration) {
+    let (to_callee, from_callee) = (copied.sent.get(), copied.received.get());
+    outbound.needs.metrics.bytes(Direction::Outbound, to_callee, from_callee);
+    if let Some(callee) = &to.callee {
+        let (namespace, name, port) = (callee.namespace(), callee.name(), to.destination.port());
+        let site = to.site.as_ref().map_or("", SiteName::as_str);
+        outbound.edges.connection(
+            EdgeOf { direction: Direction::Outbound, namespace, name, port, site },
+            to_callee,
+            from_callee,
+        );
+    }
+    if outbound.needs.metrics.live().looks() {
+        let duration_us = micros(lasted);
+        outbound.needs.metrics.live().passed(&Passed { to_callee, from_callee, duration_us, ..passed(outbound, to) });
+    }
+}
+
+/// There was none: counted and said by whoever decided it, and here shown to who looks.
+pub(super) fn refused_connection(outbound: &Outbound, to: Whom, reason: Reason, decision: Option<&str>) {
+    if outbound.needs.metrics.live().looks() {
+        let (reason, decision) = (reason.word().to_owned(), decision.unwrap_or_default().to_owned());
+        outbound.needs.metrics.live().passed(&Passed { reason, decision, ..passed(outbound, &to) });
+    }
+}
+
+fn passed(outbound: &Outbound, to: &Whom) -> Passed {
+    let (identity, callee) = (&outbound.needs.identity, to.callee.as_ref().map(ToString::to_string));
+    Passed {
+        at_unix_ms: identity.clock().now_ms(),
+        direction: Direction::Outbound.word().to_owned(),
+        caller: identity.current().map(|own| own.id.to_string()).unwrap_or_default(),
+        callee: callee.unwrap_or_else(|| to.destination.ip().to_string()),
+        port: to.destination.port().into(),
+        protocol: "tcp".to_owned(),
+        site: to.site.as_ref().map(ToString::to_string).unwrap_or_default(),
+        transport: if to.meshed { "mesh" } else { "plaintext" }.to_owned(),
+        ..Passed::default()
+    }
 }

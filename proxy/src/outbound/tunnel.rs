@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderName;
@@ -13,15 +13,16 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
-use super::Outbound;
+use super::connection::Route;
 use super::pool::{Slot, is_unprocessed};
+use super::{Outbound, told};
 use crate::http::internal::{DECISION, DENIED};
 use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
 use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
 use crate::tcp::copy::Copied;
-use crate::telemetry::{Direction, MeshSide};
+use crate::telemetry::{ConnectionSpan, MeshSide};
 
 /// What is sent before the answer, at most: it is held for another try. An app that has more waits for the answer.
 const PREFIX: usize = 64 * 1024;
@@ -91,16 +92,22 @@ impl Prefix {
 pub(super) struct Opened {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) place: usize,
+    to: told::Whom,
     slot: Slot,
     response: Answering,
     to_peer: SendStream,
+    span: ConnectionSpan,
 }
 
 /// A tunnel whose far end is connected to the app.
 pub(super) struct Reached {
+    to: told::Whom,
+    /// Bytes to and from the callee that have passed already.
+    early: (usize, usize),
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
+    span: ConnectionSpan,
 }
 
 /// Why a tunnel is not.
@@ -142,30 +149,44 @@ impl TunnelError {
             TunnelError::Io(_) => None,
         }
     }
+
+    /// Of the callee's sidecar, where it gave one.
+    pub(super) fn decision(&self) -> Option<&str> {
+        match self {
+            TunnelError::Refused { decision, .. } if decision != "none" => Some(decision),
+            _ => None,
+        }
+    }
 }
 
 /// Sends CONNECT and the prefix with it.
 pub(super) async fn open(
     outbound: &Outbound,
+    route: &Route,
     (endpoint, place, port): (&Arc<Endpoint>, usize, u16),
     peer: &MeshPeer,
     prefix: &Prefix,
 ) -> Result<Opened, (Reason, String)> {
     let slot = outbound.pool.acquire(endpoint, peer).await.map_err(|error| (error.reason(), error.to_string()))?;
     let broken = |error: StreamError| (Reason::ConnectFailed, error.to_string());
-    let (response, mut to_peer) = slot.send_request(connect_request(endpoint, port)?, false).map_err(broken)?;
+    let (response, mut to_peer) =
+        slot.send_request(connect_request(endpoint, port, route.span(outbound))?, false).map_err(broken)?;
     for bytes in &prefix.sent {
         // Bounded by PREFIX: no need to wait for the window.
         to_peer.send_data(bytes.clone(), false).map_err(broken)?;
     }
-    Ok(Opened { endpoint: Arc::clone(endpoint), place, slot, response, to_peer })
+    let (to, span) = (told::Whom::behind(route, endpoint), route.span(outbound).clone());
+    Ok(Opened { endpoint: Arc::clone(endpoint), place, to, slot, response, to_peer, span })
 }
 
-fn connect_request(endpoint: &Endpoint, port: u16) -> Result<Request<()>, (Reason, String)> {
+fn connect_request(endpoint: &Endpoint, port: u16, span: &ConnectionSpan) -> Result<Request<()>, (Reason, String)> {
     let authority = SocketAddr::new(endpoint.ip, port).to_string();
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::try_from(authority).map_err(|error| (Reason::NoEndpoint, error.to_string()))?;
+    if let Some(context) = span.context() {
+        context.write(request.headers_mut());
+    }
     Ok(request)
 }
 
@@ -182,7 +203,7 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => Ok(Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }),
+            Ok(Ok(from_peer)) => Ok(self.reached(from_peer, (prefix.length, 0))),
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -229,8 +250,9 @@ impl Opened {
         }
     }
 
-    pub(super) fn reached(self, from_peer: RecvStream) -> Reached {
-        Reached { _slot: self.slot, to_peer: self.to_peer, from_peer }
+    /// `early`: bytes to and from the callee that have passed already.
+    pub(super) fn reached(self, from_peer: RecvStream, early: (usize, usize)) -> Reached {
+        Reached { to: self.to, early, _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span }
     }
 
     /// What the app said after the tunnel was opened.
@@ -243,9 +265,11 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let copied = Copied::default();
-        let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, &copied).await;
-        outbound.needs.metrics.bytes(Direction::Outbound, copied.sent.get(), copied.received.get());
+        let (own, began) = (Copied::after(self.early), Instant::now());
+        let copied = self.span.counts(&own);
+        let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, copied).await;
+        self.span.ended(&result);
+        told::connection(outbound, &self.to, copied, began.elapsed());
         result
     }
 }

@@ -32,6 +32,13 @@ pub struct Copied {
     pub received: Cell<u64>,
 }
 
+impl Copied {
+    /// What was passed on before the copy began counts as well.
+    pub fn after((sent, received): (usize, usize)) -> Copied {
+        Copied { sent: Cell::new(sent as u64), received: Cell::new(received as u64) }
+    }
+}
+
 /// Copies both ways. An error of either side ends both with RST.
 pub async fn copy_both(near: &mut TcpStream, far: &mut TcpStream, copied: &Copied) -> io::Result<()> {
     let result = {

@@ -198,22 +198,28 @@ fn value(field: Field, entry: &Entry<'_>, at_ms: u64, hidden: &[String]) -> Valu
 
 /// The path with its query, whose secret values are `-`.
 fn path(uri: &Uri, hidden: &[String]) -> String {
-    let Some(query) = uri.query() else { return uri.path().to_owned() };
     let mut text = uri.path().to_owned();
-    text.push('?');
+    if let Some(query) = uri.query() {
+        text.push('?');
+        push_query(&mut text, query, hidden);
+    }
+    text
+}
+
+/// A query whose secret values are `-`, for whoever is told of a request.
+pub(super) fn push_query(text: &mut String, query: &str, hidden: &[String]) {
     for (place, pair) in query.split('&').enumerate() {
         if place > 0 {
             text.push('&');
         }
         match pair.split_once('=') {
-            Some((name, _)) if is_secret(name, hidden) => push(&mut text, format_args!("{name}=-")),
+            Some((name, _)) if is_secret(name, hidden) => push(text, format_args!("{name}=-")),
             _ => text.push_str(pair),
         }
         if text.len() > MAX_TEXT {
             break;
         }
     }
-    text
 }
 
 /// Names are compared as an app decodes them: `%74oken` is `token`.

@@ -4,6 +4,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use isthmus_proto::model::B3Headers;
+
 use super::span::{SpanId, TraceId};
 use super::trace_context::{read_hex, write_hex};
 
@@ -20,6 +22,12 @@ pub(super) struct Form {
     single: bool,
     /// Sampled, and also beyond what a collector would drop.
     debug: bool,
+}
+
+impl Form {
+    pub(super) fn asked_for(form: B3Headers) -> Form {
+        Form { single: form == B3Headers::Single, debug: false }
+    }
 }
 
 /// What B3 headers say.

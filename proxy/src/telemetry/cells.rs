@@ -5,9 +5,13 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use isthmus_certs::Negotiated;
+use tokio::sync::watch;
 
 use crate::reason::Reason;
 
+use super::exemplar::{Exemplar, Exemplars};
+use super::otlp_metrics::PushTarget;
+use super::page::Durations;
 use super::tracer::DropReason;
 
 /// Status classes: index 0 is "no answer", then 1xx to 5xx.
@@ -20,41 +24,112 @@ pub(super) const BUCKETS_US: [u64; 16] = [
 
 const REASONS: usize = Reason::ALL.len();
 
+/// Native buckets: four to each doubling, so that a quantile is right within 10 %.
+pub(super) const FINE_SCHEMA: i32 = 2;
+/// Seconds, 2^-15: what took less is in the zero bucket.
+pub(super) const FINE_ZERO: f64 = 1.0 / 32_768.0;
+/// The index of the first one, as native histograms count: its upper bound is 2^(-59/4) seconds.
+pub(super) const FINE_FIRST: i32 = -59;
+/// Up to 2^8 seconds; the last one has what took longer as well.
+pub(super) const FINE: usize = 23 * 4;
+const FINE_US: [u64; FINE] = {
+    let quarters = [1.189_207_115_002_721, 1.414_213_562_373_095, 1.681_792_830_507_429, 2.0];
+    let (mut bounds, mut octave, mut at) = ([0; FINE], 1e6 * FINE_ZERO, 0);
+    while at < FINE {
+        // Rounded down: a whole number of microseconds is below the bound itself exactly where it is not above this.
+        bounds[at] = (octave * quarters[at % 4]) as u64;
+        at += 1;
+        if at.is_multiple_of(4) {
+            octave *= 2.0;
+        }
+    }
+    bounds
+};
+const FINE_ZERO_US: u64 = (1e6 * FINE_ZERO) as u64;
+
 /// A distribution of durations; the last bucket is +Inf.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Histogram {
     pub(super) buckets: [AtomicU64; BUCKETS_US.len() + 1],
     pub(super) sum_us: AtomicU64,
+    zero: AtomicU64,
+    fine: [AtomicU64; FINE],
+    /// Made for the first traced request.
+    exemplars: OnceLock<Box<Exemplars>>,
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram {
+            buckets: Default::default(),
+            sum_us: AtomicU64::new(0),
+            zero: AtomicU64::new(0),
+            fine: [const { AtomicU64::new(0) }; FINE],
+            exemplars: OnceLock::new(),
+        }
+    }
 }
 
 impl Histogram {
-    pub(super) fn observe(&self, elapsed: Duration) {
+    pub(super) fn observe(&self, elapsed: Duration, exemplar: Option<Exemplar>) {
         let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[bucket(us)].fetch_add(1, Relaxed);
+        let bucket = bucket(us);
+        self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
+        fine(us).map_or(&self.zero, |at| &self.fine[at]).fetch_add(1, Relaxed);
+        if let Some(exemplar) = exemplar {
+            self.exemplars.get_or_init(Box::default).note(bucket, exemplar, us);
+        }
+    }
+
+    /// Adds this worker's to what others have counted.
+    pub(super) fn add_to(&self, sum: &mut Durations) {
+        let add = |to: &mut [u64], of: &[AtomicU64]| to.iter_mut().zip(of).for_each(|(to, of)| *to += of.load(Relaxed));
+        add(&mut sum.counts, &self.buckets);
+        add(&mut sum.fine, &self.fine);
+        sum.sum_us += self.sum_us.load(Relaxed);
+        sum.zero += self.zero.load(Relaxed);
+        let Some(exemplars) = self.exemplars.get() else { return };
+        for (bucket, latest) in sum.exemplars.iter_mut().enumerate() {
+            let newer = exemplars.read(bucket).filter(|(of, _)| latest.is_none_or(|(known, _)| known.at_ms < of.at_ms));
+            *latest = newer.or(*latest);
+        }
     }
 }
 
 /// By the number of bits of a duration: the first bucket that one of this length can be in.
-const FIRST_BUCKETS: [u8; 65] = {
+const fn firsts(bounds: &[u64]) -> [u8; 65] {
     let mut first = [0; 65];
     let mut bits = 1;
     while bits <= 64 {
         let least = 1 << (bits - 1);
         let mut bucket = 0;
-        while bucket < BUCKETS_US.len() && BUCKETS_US[bucket] < least {
+        while bucket < bounds.len() && bounds[bucket] < least {
             bucket += 1;
         }
         first[bits] = bucket as u8;
         bits += 1;
     }
     first
-};
+}
 
-/// The first whose bound is not below `us`: at most two bounds lie between powers of two, and only they are compared.
+const FIRST_BUCKETS: [u8; 65] = firsts(&BUCKETS_US);
+const FIRST_FINE: [u8; 65] = firsts(&FINE_US);
+
+/// The first whose bound is not below `us`: at most two bounds lie between powers of two (of the native ones four), and
+/// only they are compared.
 pub(super) fn bucket(us: u64) -> usize {
-    let first = usize::from(FIRST_BUCKETS[(u64::BITS - us.leading_zeros()) as usize]);
-    first + BUCKETS_US[first..].iter().take_while(|bound| **bound < us).count()
+    place(&BUCKETS_US, &FIRST_BUCKETS, us)
+}
+
+/// The same among the native ones; none: the zero bucket.
+pub(super) fn fine(us: u64) -> Option<usize> {
+    (us > FINE_ZERO_US).then(|| place(&FINE_US, &FIRST_FINE, us).min(FINE - 1))
+}
+
+fn place(bounds: &[u64], firsts: &[u8; 65], us: u64) -> usize {
+    let first = usize::from(firsts[(u64::BITS - us.leading_zeros()) as usize]);
+    first + bounds[first..].iter().take_while(|bound| **bound < us).count()
 }
 
 /// Counters by a word that another crate owns (TLS failures, accept errors). Slots are claimed once and never freed; a
@@ -101,6 +176,9 @@ pub(super) struct Cell {
     pub(super) mesh_events: Words,
     /// By side, group and cipher.
     pub(super) mesh_negotiated: [[[AtomicU64; Negotiated::CIPHERS.len()]; Negotiated::GROUPS.len()]; 2],
+    pub(super) mesh_handshake: [Histogram; 2],
+    /// Of requests, and of connections of bytes.
+    pub(super) retries: [AtomicU64; 2],
     pub(super) streams_opened: [AtomicU64; 2],
     pub(super) streams_closed: [AtomicU64; 2],
     pub(super) accept_errors: Words,
@@ -131,6 +209,7 @@ pub(super) struct Process {
     pub(super) flows_dropped: AtomicU64,
     pub(super) refusals_dropped: AtomicU64,
     pub(super) resource: Mutex<Vec<(&'static str, String)>>,
+    pub(super) pushed_to: watch::Sender<Option<PushTarget>>,
 }
 
 impl Cell {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::cells::{BUCKETS_US, STATUS_CLASSES};
+use super::cells::STATUS_CLASSES;
 use super::edges::{EdgeCell, EdgeName, EdgeRegistry};
 use super::names::{self, Family};
-use super::page::Page;
+use super::page::{Durations, Page};
 
 type Seen = [(EdgeName, Vec<Arc<EdgeCell>>)];
 
@@ -29,7 +29,7 @@ fn requests(page: &mut Page, family: Family, edges: &Seen) {
         for (class, word) in STATUS_CLASSES.iter().enumerate() {
             let count = sum(cells, |cell| &cell.requests[class]);
             if count > 0 {
-                labelled(name, Some(("status", word)), |labels| page.sample(family, labels, count));
+                labelled(name, Some(("status", word)), |labels| page.sample(labels, count));
             }
         }
     }
@@ -38,10 +38,10 @@ fn requests(page: &mut Page, family: Family, edges: &Seen) {
 fn durations(page: &mut Page, family: Family, edges: &Seen) {
     page.family(family);
     for (name, cells) in edges {
-        let counts: [u64; BUCKETS_US.len() + 1] = std::array::from_fn(|at| sum(cells, |cell| &cell.time.buckets[at]));
-        if counts.iter().any(|count| *count > 0) {
-            let sum_us = sum(cells, |cell| &cell.time.sum_us);
-            labelled(name, None, |labels| page.histogram(family, labels, &counts, sum_us));
+        let mut sum = Durations::default();
+        cells.iter().for_each(|cell| cell.time.add_to(&mut sum));
+        if sum.total() > 0 {
+            labelled(name, None, |labels| page.sample(labels, sum));
         }
     }
 }
@@ -51,7 +51,7 @@ fn connections(page: &mut Page, family: Family, edges: &Seen) {
     for (name, cells) in edges {
         let count = sum(cells, |cell| &cell.connections);
         if count > 0 {
-            labelled(name, None, |labels| page.sample(family, labels, count));
+            labelled(name, None, |labels| page.sample(labels, count));
         }
     }
 }
@@ -62,13 +62,12 @@ fn bytes(page: &mut Page, family: Family, edges: &Seen) {
         for (at, flow) in ["to-callee", "from-callee"].into_iter().enumerate() {
             let count = sum(cells, |cell| &cell.bytes[at]);
             if count > 0 {
-                labelled(name, Some(("flow", flow)), |labels| page.sample(family, labels, count));
+                labelled(name, Some(("flow", flow)), |labels| page.sample(labels, count));
             }
         }
     }
 }
 
-/// Names are of validated services, sites and SPIFFE ids: nothing in them needs escaping.
 fn labelled(name: &EdgeName, more: Option<(&str, &str)>, write: impl FnOnce(&[(&str, &str)])) {
     let port = name.port.to_string();
     if name.inbound {

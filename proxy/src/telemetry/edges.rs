@@ -15,6 +15,7 @@ use hashbrown::HashTable;
 use isthmus_proto::live::v1 as wire;
 
 use super::cells::{BUCKETS_US, Histogram, STATUS_CLASSES};
+use super::exemplar::Exemplar;
 use super::metrics::Direction;
 
 /// By the design size a workload calls some dozens of services, and a shared one is called by some hundreds. Each costs
@@ -71,19 +72,42 @@ pub struct Edges {
     others: RefCell<[Option<Arc<EdgeCell>>; 2]>,
 }
 
+/// An edge that was looked up, to count a request on once it has ended.
+#[derive(Debug)]
+pub struct KnownEdge(Arc<EdgeCell>);
+
+impl KnownEdge {
+    /// As [`Edges::request`].
+    pub fn request(&self, status: u16, elapsed: Duration, traced: Option<Exemplar>) {
+        self.0.request(status, elapsed, traced);
+    }
+}
+
+impl EdgeCell {
+    fn request(&self, status: u16, elapsed: Duration, traced: Option<Exemplar>) {
+        let class = usize::from(status / 100);
+        let class = if class < STATUS_CLASSES.len() { class } else { 0 };
+        self.requests[class].fetch_add(1, Relaxed);
+        self.time.observe(elapsed, traced);
+    }
+}
+
 impl Edges {
     pub(super) fn new(registry: Arc<EdgeRegistry>) -> Edges {
         Edges { registry, known: RefCell::default(), hasher: RandomState::default(), others: RefCell::default() }
     }
 
     /// A request on this edge was answered with `status` (0: the answer never came) after `elapsed`.
-    pub fn request(&self, edge: EdgeOf<'_>, status: u16, elapsed: Duration) {
-        let class = usize::from(status / 100);
-        let class = if class < STATUS_CLASSES.len() { class } else { 0 };
-        self.with(edge, |cell| {
-            cell.requests[class].fetch_add(1, Relaxed);
-            cell.time.observe(elapsed);
-        });
+    pub fn request(&self, edge: EdgeOf<'_>, status: u16, elapsed: Duration, traced: Option<Exemplar>) {
+        self.with(edge, |cell| cell.request(status, elapsed, traced));
+    }
+
+    /// The edge itself, for who knows it before the request has ended. The cell is this worker's own, and so is its count
+    /// of holders.
+    pub fn known(&self, edge: EdgeOf<'_>) -> KnownEdge {
+        let hash = self.hash(edge);
+        let known = self.known.borrow().find(hash, |(name, _)| name.is(edge)).map(|(_, cell)| cell.clone());
+        KnownEdge(known.unwrap_or_else(|| self.meet(edge, hash)))
     }
 
     /// A connection of bytes on this edge has ended, after so many to and from the callee.

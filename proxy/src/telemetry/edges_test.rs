@@ -11,8 +11,8 @@ fn workers_count_apart_and_are_added_up() {
     let orders = EdgeOf { direction: Direction::Outbound, namespace: "shop", name: "orders", port: 80, site: "dc1" };
     for worker in 0..2 {
         let edges = metrics.for_worker(worker).edges();
-        edges.request(orders, 200, Duration::from_micros(300));
-        edges.request(EdgeOf { site: "azure", ..orders }, 503, Duration::from_micros(300));
+        edges.request(orders, 200, Duration::from_micros(300), None);
+        edges.request(EdgeOf { site: "azure", ..orders }, 503, Duration::from_micros(300), None);
         edges.connection(caller("spiffe://a/ns/shop/sa/web"), 10, 20);
     }
     let text = metrics.render();
@@ -37,9 +37,9 @@ fn a_hundred_thousand_peers_make_a_page_of_bounded_size() {
     let workers = [metrics.for_worker(0).edges(), metrics.for_worker(1).edges()];
     for peer in 0..PEERS {
         let name = format!("spiffe://a/ns/n{}/sa/s{peer}", peer % 100);
-        workers[(peer % 2) as usize].request(caller(&name), 200, Duration::from_millis(1));
+        workers[(peer % 2) as usize].request(caller(&name), 200, Duration::from_millis(1), None);
     }
-    workers[0].request(caller("spiffe://a/ns/n0/sa/s0"), 200, Duration::from_millis(1));
+    workers[0].request(caller("spiffe://a/ns/n0/sa/s0"), 200, Duration::from_millis(1), None);
     let text = metrics.render();
     let counts: Vec<(&str, u64)> = text
         .lines()

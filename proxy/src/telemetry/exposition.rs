@@ -1,35 +1,49 @@
-//! All counters as Prometheus text, version 0.0.4.
+//! All counters, added up over the workers: as a page, which is written in the form that its reader wants.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bytes::Bytes;
 use isthmus_certs::Negotiated;
 
 use crate::reason::Reason;
 
-use super::cells::{BUCKETS_US, Cell, Histogram, STATUS_CLASSES, Words};
+use super::accept::Form;
+use super::cells::{Cell, Histogram, STATUS_CLASSES, Words};
 use super::edge_page;
 use super::link_page;
 use super::metrics::{Direction, MeshSide, Metrics};
 use super::names::{self, Family};
-use super::page::Page;
+use super::page::{Durations, Page};
 use super::process_page;
+use super::protobuf_form;
+use super::text_form::{self, Text};
 use super::tracer::DropReason;
 
 impl Metrics {
-    /// The media type of what [`Metrics::render`] returns.
-    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-    /// All counters as Prometheus text. The size is bounded: every label's values are a closed set.
+    /// All counters as Prometheus text. The size is bounded: every label's values are a closed set, or capped.
     pub fn render(&self) -> String {
-        let mut page = Page { text: String::with_capacity(16 * 1024) };
+        text_form::write(&self.page(), Text::Prometheus)
+    }
+
+    /// The same in the form that was asked for.
+    pub fn render_as(&self, form: Form) -> Bytes {
+        match form {
+            Form::Text => self.render().into(),
+            Form::OpenMetrics => text_form::write(&self.page(), Text::OpenMetrics).into(),
+            Form::Protobuf => protobuf_form::write(&self.page()).into(),
+        }
+    }
+
+    pub(super) fn page(&self) -> Page {
+        let mut page = Page::default();
         self.render_traffic(&mut page);
         self.render_refusals(&mut page);
         self.render_mesh(&mut page);
         link_page::render(&self.links, &mut page);
         edge_page::render(&self.edges, &mut page);
         self.render_process(&mut page);
-        page.text
+        page
     }
 
     fn render_traffic(&self, page: &mut Page) {
@@ -38,32 +52,32 @@ impl Metrics {
             for (class, word) in STATUS_CLASSES.iter().enumerate() {
                 let count = self.sum(|cell| &cell.requests[direction as usize][class]);
                 if count > 0 || class == 2 {
-                    page.sample(names::REQUESTS, &[("direction", direction.word()), ("status", word)], count);
+                    page.sample(&[("direction", direction.word()), ("status", word)], count);
                 }
             }
         }
         page.family(names::REQUEST_SECONDS);
         for direction in Direction::ALL {
             let labels = [("direction", direction.word())];
-            self.histogram(page, names::REQUEST_SECONDS, &labels, |cell| &cell.request_time[direction as usize]);
+            self.histogram(page, &labels, |cell| &cell.request_time[direction as usize]);
         }
         page.family(names::LINK_SECONDS);
-        self.histogram(page, names::LINK_SECONDS, &[], |cell| &cell.link_time);
+        self.histogram(page, &[], |cell| &cell.link_time);
         self.by_direction(page, names::CONNECTIONS_OPENED, |cell, at| cell.opened[at].load(Relaxed));
         self.by_direction(page, names::CONNECTIONS_ACTIVE, |cell, at| active(&cell.opened[at], &cell.closed[at]));
         page.family(names::BYTES);
         for direction in Direction::ALL {
             for (flow, word) in ["to-callee", "from-callee"].into_iter().enumerate() {
                 let count = self.sum(|cell| &cell.bytes[direction as usize][flow]);
-                page.sample(names::BYTES, &[("direction", direction.word()), ("flow", word)], count);
+                page.sample(&[("direction", direction.word()), ("flow", word)], count);
             }
         }
         page.family(names::WORKER_CONNECTIONS);
         let workers = self.cells.len() - 1;
         for (worker, cell) in self.cells.iter().take(workers).enumerate() {
-            page.sample(names::WORKER_CONNECTIONS, &[("worker", &worker.to_string())], cell.load());
+            page.sample(&[("worker", &worker.to_string())], cell.load());
         }
-        page.single(names::WORKER_IMBALANCE, format_args!("{:.3}", self.imbalance()));
+        page.single(names::WORKER_IMBALANCE, (self.imbalance() * 1e3).round() / 1e3);
     }
 
     fn render_refusals(&self, page: &mut Page) {
@@ -77,13 +91,13 @@ impl Metrics {
                         let cells = if would { &cell.would_refuse } else { &cell.refused };
                         &cells[direction as usize][reason.index()]
                     });
-                    page.sample(family, &[("direction", direction.word()), ("reason", reason.word())], count);
+                    page.sample(&[("direction", direction.word()), ("reason", reason.word())], count);
                 }
             }
         }
         page.family(names::ACCEPT_ERRORS);
         for (word, count) in self.words(|cell| &cell.accept_errors) {
-            page.sample(names::ACCEPT_ERRORS, &[("cause", word)], count);
+            page.sample(&[("cause", word)], count);
         }
     }
 
@@ -97,13 +111,21 @@ impl Metrics {
         page.family(names::MESH_FAILED);
         for side in MeshSide::ALL {
             for (word, count) in self.words(|cell| &cell.mesh_failed[side as usize]) {
-                page.sample(names::MESH_FAILED, &[("side", side.word()), ("reason", word)], count);
+                page.sample(&[("side", side.word()), ("reason", word)], count);
             }
         }
         self.render_negotiated(page);
+        page.family(names::MESH_HANDSHAKE_SECONDS);
+        for side in MeshSide::ALL {
+            self.histogram(page, &[("side", side.word())], |cell| &cell.mesh_handshake[side as usize]);
+        }
+        page.family(names::RETRIES);
+        for (at, protocol) in ["http", "tcp"].into_iter().enumerate() {
+            page.sample(&[("protocol", protocol)], self.sum(|cell| &cell.retries[at]));
+        }
         page.family(names::MESH_EVENTS);
         for (word, count) in self.words(|cell| &cell.mesh_events) {
-            page.sample(names::MESH_EVENTS, &[("event", word)], count);
+            page.sample(&[("event", word)], count);
         }
     }
 
@@ -119,7 +141,7 @@ impl Metrics {
                 if count > 0 {
                     let (group, cipher) = (Negotiated::GROUPS[group], Negotiated::CIPHERS[cipher]);
                     let labels = [("side", side.word()), ("version", "1.3"), ("group", group), ("cipher", cipher)];
-                    page.sample(names::MESH_NEGOTIATED, &labels, count);
+                    page.sample(&labels, count);
                 }
             }
         }
@@ -127,14 +149,14 @@ impl Metrics {
 
     fn render_process(&self, page: &mut Page) {
         page.family(names::SPANS_EXPORTED);
-        page.sample(names::SPANS_EXPORTED, &[], self.sum(|cell| &cell.spans_exported));
+        page.sample(&[], self.sum(|cell| &cell.spans_exported));
         page.family(names::SPANS_DROPPED);
         for reason in DropReason::ALL {
             let count = self.sum(|cell| &cell.spans_dropped[reason as usize]);
-            page.sample(names::SPANS_DROPPED, &[("reason", reason.word())], count);
+            page.sample(&[("reason", reason.word())], count);
         }
         page.family(names::ACCESS_DROPPED);
-        page.sample(names::ACCESS_DROPPED, &[], self.sum(|cell| &cell.access_dropped));
+        page.sample(&[], self.sum(|cell| &cell.access_dropped));
         let process = &self.process;
         page.family(names::FLOWS_DROPPED);
         page.sample(names::FLOWS_DROPPED, &[], process.flows_dropped.load(Relaxed));
@@ -144,12 +166,12 @@ impl Metrics {
         page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));
         page.single(names::CONTROL_VERSION, process.control_version.load(Relaxed));
         page.family(names::CONTROL_UPDATES);
-        page.sample(names::CONTROL_UPDATES, &[("result", "ack")], process.updates_acked.load(Relaxed));
-        page.sample(names::CONTROL_UPDATES, &[("result", "nack")], process.updates_nacked.load(Relaxed));
+        page.sample(&[("result", "ack")], process.updates_acked.load(Relaxed));
+        page.sample(&[("result", "nack")], process.updates_nacked.load(Relaxed));
         page.single(names::CERTIFICATE_EXPIRY, process.certificate_expiry.load(Relaxed));
         page.family(names::CERTIFICATE_RENEWALS);
-        page.sample(names::CERTIFICATE_RENEWALS, &[("result", "ok")], process.renewals_ok.load(Relaxed));
-        page.sample(names::CERTIFICATE_RENEWALS, &[("result", "failed")], process.renewals_failed.load(Relaxed));
+        page.sample(&[("result", "ok")], process.renewals_ok.load(Relaxed));
+        page.sample(&[("result", "failed")], process.renewals_failed.load(Relaxed));
         page.single(names::RENEWAL_FAILING, process.renewal_failing.load(Relaxed));
         page.single(names::LAST_GOOD, process.last_good.load(Relaxed));
         page.single(names::CAPTURE_RESTORED, process.capture_restored.load(Relaxed));
@@ -162,7 +184,7 @@ impl Metrics {
         process_page::render(page);
         self.render_target(page);
         page.family(names::BUILD);
-        page.sample(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1u64);
     }
 
     /// The same as a span's resource, by the names that OpenTelemetry gives it in Prometheus.
@@ -171,7 +193,7 @@ impl Metrics {
         let named: Vec<_> = resource.iter().map(|(name, value)| (name.replace('.', "_"), value.as_str())).collect();
         let labels: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         page.family(names::TARGET);
-        page.sample(names::TARGET, &labels, 1);
+        page.sample(&labels, 1u64);
     }
 
     fn sum(&self, of: impl Fn(&Cell) -> &AtomicU64) -> u64 {
@@ -190,7 +212,7 @@ impl Metrics {
         page.family(family);
         for direction in Direction::ALL {
             let sum: u64 = self.cells.iter().map(|cell| of(cell, direction as usize)).sum();
-            page.sample(family, &[("direction", direction.word())], sum);
+            page.sample(&[("direction", direction.word())], sum);
         }
     }
 
@@ -198,16 +220,14 @@ impl Metrics {
         page.family(family);
         for side in MeshSide::ALL {
             let sum: u64 = self.cells.iter().map(|cell| of(cell, side as usize)).sum();
-            page.sample(family, &[("side", side.word())], sum);
+            page.sample(&[("side", side.word())], sum);
         }
     }
 
-    fn histogram(&self, page: &mut Page, family: Family, labels: &[(&str, &str)], of: impl Fn(&Cell) -> &Histogram) {
-        let mut counts = [0; BUCKETS_US.len() + 1];
-        for (at, count) in counts.iter_mut().enumerate() {
-            *count = self.sum(|cell| &of(cell).buckets[at]);
-        }
-        page.histogram(family, labels, &counts, self.sum(|cell| &of(cell).sum_us));
+    fn histogram(&self, page: &mut Page, labels: &[(&str, &str)], of: impl Fn(&Cell) -> &Histogram) {
+        let mut sum = Durations::default();
+        self.cells.iter().for_each(|cell| of(cell).add_to(&mut sum));
+        page.sample(labels, sum);
     }
 }
 

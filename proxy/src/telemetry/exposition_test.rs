@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::super::cells::BUCKETS_US;
 use super::*;
 
 #[test]
@@ -8,7 +9,7 @@ fn workers_are_added_up_and_every_sample_has_its_family() {
     let metrics = Metrics::new(2);
     for worker in 0..2 {
         let own = metrics.for_worker(worker);
-        own.request(Direction::Outbound, 204, Duration::from_micros(300));
+        own.request(Direction::Outbound, 204, Duration::from_micros(300), None);
         own.refused(Reason::NotAllowed, Direction::Inbound);
         own.accept_error("too-many-files");
         own.mesh_handshake_failed(MeshSide::Server, "expired");
@@ -66,6 +67,25 @@ fn a_duration_counts_in_the_first_bucket_that_holds_it() {
         let expected = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
         assert_eq!(super::super::cells::bucket(us), expected, "{us}");
     }
+}
+
+/// A native bucket holds what is above the one before it and not above its own bound, 2^(index/4) seconds.
+#[test]
+fn a_duration_counts_in_the_native_bucket_that_holds_it() {
+    use super::super::cells::{FINE, FINE_FIRST, fine};
+    let bound = |at: usize| f64::from(FINE_FIRST + at as i32).mul_add(0.25, 0.0).exp2() * 1e6;
+    let around = (0..FINE).flat_map(|at| (0..3).map(move |more| (bound(at) as u64 + more).saturating_sub(1)));
+    for us in around.chain((0..30).map(|bits| 1 << bits)).chain([0, 30, 31]) {
+        let us_f = us as f64;
+        match fine(us) {
+            None => assert!(us_f <= 1e6 / 32_768.0, "{us}"),
+            Some(at) => {
+                assert!(at == 0 || us_f > bound(at - 1), "{us} in {at}");
+                assert!(at == FINE - 1 || us_f <= bound(at), "{us} in {at}");
+            }
+        }
+    }
+    assert_eq!(fine(u64::MAX), Some(FINE - 1));
 }
 
 /// docs/metrics.md is what operators build on: it has exactly the families of the page, with their types and meaning.

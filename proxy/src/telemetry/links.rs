@@ -61,6 +61,8 @@ struct Connection {
 struct Totals {
     sent: u64,
     retransmitted: u64,
+    /// Sent and acknowledged, and received.
+    bytes: [u64; 2],
 }
 
 /// What a page says of one site.
@@ -69,6 +71,7 @@ pub(super) struct SiteLink {
     pub(super) site: Arc<str>,
     pub(super) sent: u64,
     pub(super) retransmitted: u64,
+    pub(super) bytes: [u64; 2],
     /// The smallest and the mean of the smoothed round trips of what is open; nothing where nothing is.
     pub(super) rtt: Option<(Duration, Duration)>,
     pub(super) delivery_rate: u64,
@@ -168,6 +171,10 @@ impl Open {
         if let Some(totals) = self.sites.get_mut(&connection.site) {
             // The kernel's own counters wrap at 32 bits.
             totals.sent += u64::from(info.sent.wrapping_sub(before.sent));
+            let bytes = [(before.acknowledged, info.acknowledged), (before.received, info.received)];
+            for (total, (before, now)) in totals.bytes.iter_mut().zip(bytes) {
+                *total += now.saturating_sub(before);
+            }
             totals.retransmitted += u64::from(info.retransmitted.wrapping_sub(before.retransmitted));
         }
     }
@@ -182,8 +189,8 @@ impl Open {
             path_mtu = Some(path_mtu.map_or(mtu, |least: u32| least.min(mtu)));
         }
         let rtt = least.map(|least| (least, sum / count));
-        let Totals { sent, retransmitted } = totals;
-        SiteLink { site: site.clone(), sent, retransmitted, rtt, delivery_rate, path_mtu }
+        let Totals { sent, retransmitted, bytes } = totals;
+        SiteLink { site: site.clone(), sent, retransmitted, bytes, rtt, delivery_rate, path_mtu }
     }
 }
 

@@ -29,6 +29,8 @@ fn what_the_kernel_says_of_a_connection_is_on_the_page_and_for_its_spans() {
     };
     assert!(value("isthmus_link_rtt_seconds") > 0.0 && value("isthmus_link_segments_total") >= 1.0);
     assert_eq!(value("isthmus_link_retransmitted_segments_total"), 0.0);
+    let sent = text.lines().find_map(|line| line.strip_prefix("isthmus_link_bytes_total{site=\"dc1\",flow=\"sent\"} "));
+    assert!((9000..=9001).contains(&sent.unwrap().parse::<u64>().unwrap()), "{text}");
     drop(watched);
     let sites = metrics.links().each();
     assert_eq!((sites[0].rtt, sites[0].sent > 0), (None, true), "the past is kept, the present is empty");

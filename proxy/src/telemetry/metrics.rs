@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use isthmus_certs::Negotiated;
 use isthmus_proto::live::v1::Edge;
+use tokio::sync::watch;
 
 use crate::reason::Reason;
 
 use super::cells::{BUCKETS_US, Cell, Process, STATUS_CLASSES};
 use super::edges::{EdgeRegistry, Edges};
+use super::exemplar::Exemplar;
 use super::links::Links;
 use super::live::Live;
 use super::open::{OpenConnection, OpenStream};
+use super::otlp_metrics::PushTarget;
 use super::tracer::DropReason;
 
 /// Which of the two paths something happened on.
@@ -127,17 +130,17 @@ impl Metrics {
         self.own.would_refuse[direction as usize][reason.index()].fetch_add(1, Relaxed);
     }
 
-    /// A request was answered with `status` (0: the answer never came) after `elapsed`.
-    pub fn request(&self, direction: Direction, status: u16, elapsed: Duration) {
+    /// A request was answered with `status` (0: the answer never came) after `elapsed`; `traced`: where its trace is.
+    pub fn request(&self, direction: Direction, status: u16, elapsed: Duration, traced: Option<Exemplar>) {
         let class = usize::from(status / 100);
         let class = if class < STATUS_CLASSES.len() { class } else { 0 };
         self.own.requests[direction as usize][class].fetch_add(1, Relaxed);
-        self.own.request_time[direction as usize].observe(elapsed);
+        self.own.request_time[direction as usize].observe(elapsed, traced);
     }
 
     /// What a request spent on the way between two sidecars.
-    pub fn link_time(&self, elapsed: Duration) {
-        self.own.link_time.observe(elapsed);
+    pub fn link_time(&self, elapsed: Duration, traced: Option<Exemplar>) {
+        self.own.link_time.observe(elapsed, traced);
     }
 
     /// Payload carried: `to_callee` and `from_callee`, in bytes.
@@ -157,8 +160,9 @@ impl Metrics {
         OpenStream::connection(&self.own, side)
     }
 
-    /// What a handshake between sidecars agreed on.
-    pub fn mesh_negotiated(&self, side: MeshSide, agreed: Negotiated) {
+    /// What a handshake between sidecars agreed on, and how long it took.
+    pub fn mesh_negotiated(&self, side: MeshSide, agreed: Negotiated, took: Duration) {
+        self.own.mesh_handshake[side as usize].observe(took, None);
         let place = |names: &[&str], name| names.iter().position(|known| *known == name).unwrap_or(names.len() - 1);
         let (group, cipher) = (place(&Negotiated::GROUPS, agreed.group), place(&Negotiated::CIPHERS, agreed.cipher));
         self.own.mesh_negotiated[side as usize][group][cipher].fetch_add(1, Relaxed);
@@ -172,6 +176,11 @@ impl Metrics {
     /// Something happened to mesh connections that is worth counting and no failure of one; `what` is one word.
     pub fn mesh_event(&self, what: &'static str) {
         self.own.mesh_events.count(what);
+    }
+
+    /// One more try of a request (`true`) or of a connection of bytes.
+    pub fn retried(&self, request: bool) {
+        self.own.retries[usize::from(!request)].fetch_add(1, Relaxed);
     }
 
     /// A request or tunnel began on a mesh connection; it ends when the returned value is dropped.
@@ -290,6 +299,19 @@ impl Metrics {
         if *known != resource {
             *known = resource.to_vec();
         }
+    }
+
+    /// Where the counters are pushed to from now on, if anywhere.
+    pub fn push_to(&self, target: Option<PushTarget>) {
+        self.process.pushed_to.send_if_modified(|current| {
+            let changed = *current != target;
+            *current = target;
+            changed
+        });
+    }
+
+    pub(super) fn pushed_to(&self) -> watch::Receiver<Option<PushTarget>> {
+        self.process.pushed_to.subscribe()
     }
 
     /// What readiness answers.

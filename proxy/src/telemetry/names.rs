@@ -53,6 +53,14 @@ pub(super) const MESH_NEGOTIATED: Family = counter(
     "isthmus_mesh_tls_total",
     "Handshakes between sidecars that succeeded, by side, TLS version, key exchange group and cipher suite.",
 );
+pub(super) const MESH_HANDSHAKE_SECONDS: Family = histogram(
+    "isthmus_mesh_handshake_duration_seconds",
+    "Time of a handshake between sidecars that succeeded, by side, in seconds; TCP's own is not in it.",
+);
+pub(super) const RETRIES: Family = counter(
+    "isthmus_retries_total",
+    "Tries of a request or connection after the first, on another endpoint or connection, by protocol (http, tcp).",
+);
 pub(super) const MESH_EVENTS: Family = counter(
     "isthmus_mesh_events_total",
     "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, kept, handed, handed-back.",
@@ -69,8 +77,10 @@ pub(super) const WORKER_IMBALANCE: Family = gauge(
     "isthmus_worker_imbalance_ratio",
     "The busiest worker's open connections and streams over the mean of all; 1: even.",
 );
-pub(super) const SPANS_EXPORTED: Family =
-    counter("isthmus_spans_exported_total", "Spans that an OTLP collector acknowledged.");
+pub(super) const SPANS_EXPORTED: Family = counter(
+    "isthmus_spans_exported_total",
+    "Spans that an OTLP collector acknowledged; without one, the control plane.",
+);
 pub(super) const SPANS_DROPPED: Family =
     counter("isthmus_spans_dropped_total", "Spans that were given up, by reason. Requests never wait for spans.");
 pub(super) const ACCESS_DROPPED: Family = counter(
@@ -180,6 +190,10 @@ pub(super) const LINK_SEGMENTS: Family =
 pub(super) const LINK_RETRANSMITTED: Family = counter(
     "isthmus_link_retransmitted_segments_total",
     "TCP segments sent again on mesh connections to a site: over segments_total, the loss that the kernel saw.",
+);
+pub(super) const LINK_BYTES: Family = counter(
+    "isthmus_link_bytes_total",
+    "Bytes on mesh connections to a site, TLS included, by flow (sent and acknowledged, or received). Asked for every 5 s.",
 );
 pub(super) const LINK_DELIVERY: Family = gauge(
     "isthmus_link_delivery_bytes_per_second",

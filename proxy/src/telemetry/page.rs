@@ -1,66 +1,116 @@
-//! Prometheus text, written: `# HELP`, `# TYPE`, then the samples of that family and no other.
+//! What is counted, as families of samples: no form yet. [`super::text_form`] and [`super::protobuf_form`] write it for
+//! Prometheus, [`super::otlp_metrics`] pushes it.
 
-use std::fmt::Write as _;
-
-use super::cells::BUCKETS_US;
+use super::cells::{BUCKETS_US, FINE};
+use super::exemplar::Exemplar;
 use super::names::Family;
 
-/// A page that grows by samples.
+/// Every family once, with its samples.
+#[derive(Debug, Default)]
 pub(super) struct Page {
-    pub(super) text: String,
+    pub(super) families: Vec<Samples>,
+}
+
+/// Of one family.
+#[derive(Debug)]
+pub(super) struct Samples {
+    pub(super) family: Family,
+    pub(super) samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sample {
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) value: Number,
+}
+
+#[derive(Debug)]
+pub(super) enum Number {
+    Whole(u64),
+    Real(f64),
+    Durations(Box<Durations>),
+}
+
+/// A histogram of all workers together.
+#[derive(Debug, Clone)]
+pub(super) struct Durations {
+    /// The last one is +Inf.
+    pub(super) counts: [u64; BUCKETS_US.len() + 1],
+    pub(super) sum_us: u64,
+    /// Below the first of [`FINE`].
+    pub(super) zero: u64,
+    pub(super) fine: [u64; FINE],
+    /// One for each of `counts`, where a request of it was traced.
+    pub(super) exemplars: [Option<(Exemplar, u64)>; BUCKETS_US.len() + 1],
+}
+
+impl Default for Durations {
+    fn default() -> Durations {
+        let exemplars = [None; BUCKETS_US.len() + 1];
+        Durations { counts: [0; BUCKETS_US.len() + 1], sum_us: 0, zero: 0, fine: [0; FINE], exemplars }
+    }
+}
+
+impl Durations {
+    pub(super) fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(super) fn sum_seconds(&self) -> f64 {
+        self.sum_us as f64 / 1e6
+    }
+}
+
+impl From<u64> for Number {
+    fn from(count: u64) -> Number {
+        Number::Whole(count)
+    }
+}
+
+impl From<u32> for Number {
+    fn from(count: u32) -> Number {
+        Number::Whole(count.into())
+    }
+}
+
+impl From<usize> for Number {
+    fn from(count: usize) -> Number {
+        Number::Whole(count as u64)
+    }
+}
+
+impl From<i64> for Number {
+    fn from(number: i64) -> Number {
+        u64::try_from(number).map_or(Number::Real(number as f64), Number::Whole)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(number: f64) -> Number {
+        Number::Real(number)
+    }
+}
+
+impl From<Durations> for Number {
+    fn from(durations: Durations) -> Number {
+        Number::Durations(Box::new(durations))
+    }
 }
 
 impl Page {
     pub(super) fn family(&mut self, family: Family) {
-        let Family { name, kind, help } = family;
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.families.push(Samples { family, samples: Vec::new() });
     }
 
-    pub(super) fn single(&mut self, family: Family, value: impl std::fmt::Display) {
+    pub(super) fn single(&mut self, family: Family, value: impl Into<Number>) {
         self.family(family);
-        self.sample(family, &[], value);
+        self.sample(&[], value);
     }
 
-    pub(super) fn sample(&mut self, family: Family, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.suffixed(family, "", labels, value);
+    /// Of the family that was begun last.
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl Into<Number>) {
+        let Some(of) = self.families.last_mut() else { return };
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        of.samples.push(Sample { labels, value: value.into() });
     }
-
-    // Label values are words of ours or numbers: nothing in them needs escaping.
-    pub(super) fn suffixed(
-        &mut self,
-        family: Family,
-        suffix: &str,
-        labels: &[(&str, &str)],
-        value: impl std::fmt::Display,
-    ) {
-        self.text.push_str(family.name);
-        self.text.push_str(suffix);
-        for (at, (name, label)) in labels.iter().enumerate() {
-            let before = if at == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{before}{name}=\"{label}\"");
-        }
-        if !labels.is_empty() {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
-
-    /// A histogram of microseconds: how many are in each bucket (the last one is +Inf), and their sum.
-    pub(super) fn histogram(&mut self, family: Family, labels: &[(&str, &str)], counts: &[u64], sum_us: u64) {
-        let mut total = 0;
-        for (at, count) in counts.iter().enumerate() {
-            total += count;
-            let bound = BUCKETS_US.get(at).map_or_else(|| "+Inf".to_owned(), |us| seconds(*us));
-            let mut with_bound = labels.to_vec();
-            with_bound.push(("le", &bound));
-            self.suffixed(family, "_bucket", &with_bound, total);
-        }
-        self.suffixed(family, "_sum", labels, seconds(sum_us));
-        self.suffixed(family, "_count", labels, total);
-    }
-}
-
-fn seconds(us: u64) -> String {
-    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -11,9 +11,9 @@ use super::page::Page;
 
 pub(super) fn render(page: &mut Page) {
     if let Some(times) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Times::read) {
-        page.single(names::PROCESS_CPU, format_args!("{:.2}", times.cpu));
+        page.single(names::PROCESS_CPU, hundredths(times.cpu));
         if let Some(boot) = fs::read_to_string("/proc/stat").ok().as_deref().and_then(boot_time) {
-            page.single(names::PROCESS_START, format_args!("{:.2}", boot + times.started));
+            page.single(names::PROCESS_START, hundredths(boot + times.started));
         }
     }
     if let Some(pages) = fs::read_to_string("/proc/self/statm").ok().as_deref().and_then(resident) {
@@ -26,6 +26,11 @@ pub(super) fn render(page: &mut Page) {
     if let Some(most) = getrlimit(Resource::Nofile).current {
         page.single(names::PROCESS_MAX_FDS, most);
     }
+}
+
+/// The kernel counts in no smaller ones.
+fn hundredths(seconds: f64) -> f64 {
+    (seconds * 100.0).round() / 100.0
 }
 
 /// In seconds; the start is counted from boot.

@@ -1,3 +1,4 @@
+use super::super::text_form::{self, Text};
 use super::*;
 
 #[test]
@@ -11,11 +12,12 @@ fn a_name_with_parentheses_and_blanks_hides_no_field() {
 
 #[test]
 fn this_process_is_on_the_page() {
-    let mut page = Page { text: String::new() };
+    let mut page = Page::default();
     render(&mut page);
+    let text = text_form::write(&page, Text::Prometheus);
     let value = |name: &str| {
-        let line = page.text.lines().find(|line| line.starts_with(name) && line.as_bytes()[name.len()] == b' ');
-        line.unwrap_or_else(|| panic!("{name}\n{}", page.text))[name.len() + 1..].parse::<f64>().unwrap()
+        let line = text.lines().find(|line| line.starts_with(name) && line.as_bytes()[name.len()] == b' ');
+        line.unwrap_or_else(|| panic!("{name}\n{text}"))[name.len() + 1..].parse::<f64>().unwrap()
     };
     assert!(value("process_resident_memory_bytes") > 100_000.0);
     assert!(value("process_open_fds") >= 3.0 && value("process_open_fds") <= value("process_max_fds"));

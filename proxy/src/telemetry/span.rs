@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use rand::RngExt as _;
@@ -10,7 +11,7 @@ use rand::RngExt as _;
 use super::trace_context::{TraceContext, write_hex};
 
 /// Attributes beyond this are dropped: a span in the queue has a known size.
-const MAX_ATTRIBUTES: usize = 24;
+const MAX_ATTRIBUTES: usize = 40;
 /// A text attribute is cut to this many bytes, for the same reason.
 const MAX_TEXT: usize = 256;
 
@@ -77,6 +78,11 @@ pub enum Kind {
     Client,
 }
 
+/// Whole microseconds, as attributes and lines have them.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// How the hop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
@@ -120,6 +126,21 @@ impl From<u16> for Value {
         Value::Int(number.into())
     }
 }
+impl From<u32> for Value {
+    fn from(number: u32) -> Value {
+        Value::Int(number.into())
+    }
+}
+impl From<u64> for Value {
+    fn from(number: u64) -> Value {
+        Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+impl From<Cow<'static, str>> for Value {
+    fn from(text: Cow<'static, str>) -> Value {
+        Value::Text(text)
+    }
+}
 impl From<bool> for Value {
     fn from(flag: bool) -> Value {
         Value::Bool(flag)
@@ -127,6 +148,16 @@ impl From<bool> for Value {
 }
 
 impl Value {
+    /// As text, for those who read it.
+    pub fn to_text(&self) -> Cow<'_, str> {
+        match self {
+            Value::Text(text) => Cow::Borrowed(text),
+            Value::Shared(text) => Cow::Borrowed(text),
+            Value::Int(number) => Cow::Owned(number.to_string()),
+            Value::Bool(flag) => Cow::Owned(flag.to_string()),
+        }
+    }
+
     /// Text of outside origin is cut, at a character, so that no request makes a large span.
     fn bounded(self) -> Value {
         match self {
@@ -148,7 +179,7 @@ pub struct Span {
     pub span_id: SpanId,
     pub parent: Option<SpanId>,
     pub kind: Kind,
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Unix time in nanoseconds, from [`super::Tracer::now_ns`].
     pub start_ns: u64,
     /// As `start_ns`; never before it once recorded.
@@ -159,7 +190,7 @@ pub struct Span {
 }
 
 impl Span {
-    pub(super) fn new(context: &TraceContext, kind: Kind, name: &'static str, start_ns: u64) -> Span {
+    pub(super) fn new(context: &TraceContext, kind: Kind, name: Cow<'static, str>, start_ns: u64) -> Span {
         Span {
             trace_id: context.trace_id,
             span_id: context.span_id,
@@ -168,16 +199,36 @@ impl Span {
             name,
             start_ns,
             end_ns: start_ns,
-            attributes: Vec::with_capacity(8),
+            attributes: Vec::with_capacity(24),
             status: Status::Unset,
             tracestate: context.tracestate.clone(),
         }
     }
 
-    /// Adds an attribute; beyond 24 they are left out, text beyond 256 bytes is cut.
+    /// Adds an attribute; beyond 40 they are left out, text beyond 256 bytes is cut.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if self.attributes.len() < MAX_ATTRIBUTES {
             self.attributes.push((name, value.into().bounded()));
         }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.attributes.iter().any(|(known, _)| *known == name)
+    }
+
+    /// The same, where there is a value.
+    pub fn set_some(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.set(name, value);
+        }
+    }
+
+    /// What went wrong, in one word of a list that is finite: `error.type`, and the span's status.
+    pub fn fail(&mut self, word: &'static str) {
+        match self.attributes.iter_mut().find(|(name, _)| *name == "error.type") {
+            Some((_, known)) => *known = word.into(),
+            None => self.set("error.type", word),
+        }
+        self.status = Status::Error(word);
     }
 }

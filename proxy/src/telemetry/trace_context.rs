@@ -4,7 +4,10 @@
 //! Of a trace that nobody records here, headers that are well-formed stay as they are: the caller's span remains the
 //! parent that the next one names, and nothing is read from the random numbers, formatted or allocated.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_proto::model::B3Headers;
 
 use super::b3::{self, Said};
 use super::span::{Kind, Span, SpanId, TraceId};
@@ -198,8 +201,33 @@ impl TraceContext {
 
     /// This hop's span, begun at `start_ns` (see [`super::Tracer::now_ns`]), or `None` where the trace is not sampled:
     /// then nothing was allocated for it.
-    pub fn span(&self, kind: Kind, name: &'static str, start_ns: u64) -> Option<Span> {
-        self.sampled.then(|| Span::new(self, kind, name, start_ns))
+    pub fn span(&self, kind: Kind, name: impl Into<Cow<'static, str>>, start_ns: u64) -> Option<Span> {
+        self.sampled.then(|| Span::new(self, kind, name.into(), start_ns))
+    }
+
+    /// For a hop that turned out to be worth keeping although nobody had decided to record it: a span in the trace that
+    /// the caller named, below the caller's span, else in a trace of its own.
+    pub fn kept(&self) -> TraceContext {
+        if self.trace_id == TraceId([0; 16]) {
+            return TraceContext::root(true);
+        }
+        let parent = (self.span_id != SpanId([0; 8])).then_some(self.span_id);
+        let kept = TraceContext::with_ids(self.trace_id, SpanId::random(), true);
+        TraceContext { parent, tracestate: self.tracestate.clone(), ..kept }
+    }
+
+    /// The same hop, as the other sidecar has it: it kept its own part of the trace, and chose the ids.
+    pub fn of_kept(&self, trace_id: TraceId) -> TraceContext {
+        TraceContext { trace_id, ..self.kept() }
+    }
+
+    /// Writes B3 in this form as well, where there is a trace and the service asks for it.
+    pub fn with_b3(mut self, form: Option<B3Headers>) -> TraceContext {
+        if let Some(form) = form.filter(|_| self.b3.is_none() && self.trace_id != TraceId([0; 16])) {
+            self.b3 = Some(b3::Form::asked_for(form));
+            self.headers = Headers::Replace;
+        }
+        self
     }
 
     fn traceparent(&self) -> [u8; 55] {

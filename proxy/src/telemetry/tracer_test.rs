@@ -2,7 +2,7 @@ use super::super::span::Kind;
 use super::*;
 
 fn target(sampling: f64) -> ExportTarget {
-    ExportTarget { endpoint: Some(Endpoint::Unix("/nowhere".into())), sampling, resource: Vec::new() }
+    ExportTarget { endpoint: Some(Endpoint::Unix("/nowhere".into())), sampling, ..ExportTarget::default() }
 }
 
 fn dropped(metrics: &Metrics, reason: DropReason) -> u64 {

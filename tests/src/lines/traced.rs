@@ -104,12 +104,17 @@ fn trace_id(number: usize) -> String {
 }
 
 fn trace(mesh: &Mesh, number: usize) -> Result<Vec<Span>, String> {
-    let complete = |spans: &[Span]| HOPS.iter().all(|name| spans.iter().any(|span| span.name == *name));
+    let complete = |spans: &[Span]| HOPS.iter().all(|name| spans.iter().any(|span| is_hop(span, name)));
     mesh.collector().wait_for_trace(&trace_id(number), DEADLINE, complete).map_err(|e| e.to_string())
 }
 
+/// What OpenTelemetry calls a span is the method; which hop it is stands in an attribute.
+fn is_hop(span: &Span, name: &str) -> bool {
+    span.attribute("isthmus.hop") == Some(name)
+}
+
 fn hop<'a>(spans: &'a [Span], name: &str) -> Result<&'a Span, String> {
-    spans.iter().find(|span| span.name == name).ok_or_else(|| format!("the trace has no {name} span"))
+    spans.iter().find(|span| is_hop(span, name)).ok_or_else(|| format!("the trace has no {name} span"))
 }
 
 /// Microseconds that a span's attribute tells of one part.

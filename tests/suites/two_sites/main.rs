@@ -20,9 +20,11 @@ mod outside_apps;
 mod plain_callers;
 mod readiness;
 mod secrets;
+mod spans;
 mod transport;
 mod transport_tls;
 mod trust;
+mod watched;
 mod ways;
 
 use std::process::ExitCode;
@@ -65,9 +67,12 @@ fn main() -> ExitCode {
     trials.extend(tests(plain_callers::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(readiness::TESTS, mesh));
     trials.extend(tests(secrets::TESTS, mesh));
+    trials.extend(tests(spans::TESTS, mesh));
     trials.extend(tests(transport::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(transport_tls::TESTS, mesh).filter(|_| transport::can_run()));
     trials.extend(tests(trust::TESTS, mesh));
+    trials.extend(tests(watched::OWN, mesh));
+    trials.extend(tests(watched::TESTS, mesh).filter(|_| watched::can_run()));
     trials.extend(tests(ways::TESTS, echoing_mesh).filter(|_| ways::can_run()));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
 
 use isthmus_world::Host;
 
@@ -20,11 +19,11 @@ const BALLAST: usize = 10;
 const BALLAST_VIPS: Ipv4Addr = Ipv4Addr::new(10, 113, 0, 0);
 
 /// Everything for a start.
-pub(super) fn of(stage: &Stage, setting: Setting, collector: &Path) -> String {
+pub(super) fn of(stage: &Stage, setting: Setting, telemetry: &str) -> String {
     let (caller, callee) = (&stage.hosts.client, &stage.hosts.server);
     // Without a sidecar there is nobody to speak mTLS with.
     let transport = if setting.hops == Hops::Pair { "MeshOnly" } else { "Permissive" };
-    let mut text = mesh(transport, collector) + &site("caller", caller) + &site("callee", callee);
+    let mut text = mesh(transport, telemetry) + &site("caller", caller) + &site("callee", callee);
     text += &workload("caller", &caller.address().to_string());
     match setting.hops {
         Hops::Pair => {
@@ -40,8 +39,7 @@ pub(super) fn of(stage: &Stage, setting: Setting, collector: &Path) -> String {
     text
 }
 
-fn mesh(transport: &str, collector: &Path) -> String {
-    let collector = collector.display();
+fn mesh(transport: &str, telemetry: &str) -> String {
     format!(
         r#"apiVersion: mesh.isthmus.dev/v1alpha1
 kind: MeshConfig
@@ -52,7 +50,7 @@ spec:
   vipRanges: [10.112.0.0/12]
   dnsSuffixes: [svc.cluster.local]
   defaults: {{ transport: {transport}, minTlsVersion: "1.2", action: Deny }}
-  telemetry: {{ otlp: "unix:{collector}", sampling: 0.01 }}
+  telemetry: {telemetry}
 ---
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: Link

@@ -177,17 +177,18 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         Hello::Hybrid => pool.peers.identity.client_config(PROTOCOLS, expected),
         Hello::Small => pool.peers.identity.client_config_small_hello(PROTOCOLS, expected),
     };
+    let began = Instant::now();
     let first_answer = HELLO_ANSWER.max(round_trip * HELLO_ROUND_TRIPS);
     let (stream, identity, protocol) = tls::connect(stream, address.ip(), config, first_answer)
         .await
         .map_err(|error| ConnectError::Handshake(address, Arc::new(error)))?;
     let last_read = stream.get_ref().0.last_read();
     let negotiated = Negotiated::of(stream.get_ref().1);
-    pool.metrics.mesh_negotiated(MeshSide::Client, negotiated);
+    pool.metrics.mesh_negotiated(MeshSide::Client, negotiated, began.elapsed());
     tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
     let (sender, wire) = mesh::connect(stream, Http2Settings::MESH);
     let (until, successor_at) = ends(pool, &identity);
-    let facts = LinkFacts { protocol, identity, last_read, until, successor_at, watched };
+    let facts = LinkFacts { protocol, identity, negotiated, last_read, until, successor_at, watched };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::Request;
+use isthmus_certs::Negotiated;
 
 use super::peers::{Connection, Link, Peer};
 use super::{Pool, dial};
@@ -175,6 +176,11 @@ impl Slot {
     /// The kernel's view of the connection, once it was asked for: see [`crate::telemetry::TcpView::read`].
     pub fn tcp(&self) -> Option<(u32, u32, u64)> {
         self.line.link.watched.as_ref()?.view.read()
+    }
+
+    /// What the connection's handshake agreed on.
+    pub fn negotiated(&self) -> Negotiated {
+        self.line.link.negotiated
     }
 
     /// Whether the peer takes requests, and not only tunnels (ALPN `h2`).

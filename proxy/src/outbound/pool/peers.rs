@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
-use isthmus_certs::{CryptoProfile, IdentityStore, PeerIdentity, RootFingerprint, SpiffeId, Subscription};
+use isthmus_certs::{CryptoProfile, IdentityStore, Negotiated, PeerIdentity, RootFingerprint, SpiffeId, Subscription};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -102,6 +102,8 @@ pub(super) struct Link {
     pub(super) generation: u64,
     pub(super) protocol: MeshProtocol,
     pub(super) identity: PeerIdentity,
+    /// What the handshake agreed on.
+    pub(super) negotiated: Negotiated,
     pub(super) last_read: LastRead,
     /// The link was seen to hold much at once.
     long: AtomicBool,
@@ -118,9 +120,22 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(worker: usize, generation: u64, of: LinkFacts) -> Link {
-        let LinkFacts { protocol, identity, last_read, until, successor_at, watched } = of;
+        let LinkFacts { protocol, identity, negotiated, last_read, until, successor_at, watched } = of;
         let (busy, closed, long) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Link { worker, generation, protocol, identity, last_read, until, successor_at, watched, long, busy, closed }
+        Link {
+            worker,
+            generation,
+            protocol,
+            identity,
+            negotiated,
+            last_read,
+            until,
+            successor_at,
+            watched,
+            long,
+            busy,
+            closed,
+        }
     }
 
     /// It takes no new streams.
@@ -145,6 +160,8 @@ impl Link {
 pub(super) struct LinkFacts {
     pub(super) protocol: MeshProtocol,
     pub(super) identity: PeerIdentity,
+    /// What the handshake agreed on.
+    pub(super) negotiated: Negotiated,
     pub(super) last_read: LastRead,
     pub(super) until: u64,
     pub(super) successor_at: u64,

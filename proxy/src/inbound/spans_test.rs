@@ -1,0 +1,458 @@
+//! Span trees, whole: names, kinds, parents, status and attributes of what both proxies record of one exchange. Values that
+//! differ from run to run are written as `*`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use isthmus_proto::model::{B3Headers, TrafficOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::world_test::{OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, world};
+use crate::state::{AppProtocol, Transport};
+use crate::telemetry::{Keep, Kind, Span, Status};
+
+pub(super) fn all(spec: Spec) -> Spec {
+    Spec { traced: Some((1.0, Keep::default())), ..spec }
+}
+
+/// Depth first, the children of one span in the order of their beginning.
+pub(super) fn tree(spans: &[Span]) -> String {
+    let mut text = String::new();
+    let known = |id| spans.iter().any(|span| Some(span.span_id) == id);
+    for root in spans.iter().filter(|span| !known(span.parent)) {
+        assert!(spans.iter().all(|span| span.trace_id == root.trace_id), "one trace: {spans:#?}");
+        branch(spans, root, 0, &mut text);
+    }
+    text
+}
+
+fn branch(spans: &[Span], span: &Span, depth: usize, text: &mut String) {
+    let (kind, status) = match span.kind {
+        Kind::Client => ("client", &span.status),
+        Kind::Server => ("server", &span.status),
+        Kind::Internal => ("internal", &span.status),
+    };
+    let status = match status {
+        Status::Unset | Status::Ok => String::new(),
+        Status::Error(word) => format!(" error({word})"),
+    };
+    assert!(span.end_ns >= span.start_ns && span.start_ns > 1_700_000_000_000_000_000, "{span:?}");
+    text.push_str(&format!("{}{} {kind}{status}:", "  ".repeat(depth), span.name));
+    for (name, value) in &span.attributes {
+        let varies = name.starts_with("isthmus.time.") || name.starts_with("isthmus.tcp.") || name.ends_with(".port");
+        let varies = varies || ["isthmus.decision.id", "tls.cipher", "tls.curve"].contains(name);
+        let value = if varies { "*".into() } else { value.to_text() };
+        text.push_str(&format!(" {name}={value}"));
+    }
+    text.push('\n');
+    let mut below: Vec<&Span> = spans.iter().filter(|other| other.parent == Some(span.span_id)).collect();
+    below.sort_by_key(|span| span.start_ns);
+    for other in below {
+        branch(spans, other, depth + 1, text);
+    }
+}
+
+/// What the link span of a try says that was answered with `status`.
+fn link(status: u16) -> String {
+    format!(
+        "link internal: isthmus.hop=link network.peer.address=127.0.0.2 network.peer.port=* network.transport=tcp \
+         isthmus.site.source=dc1 isthmus.site.destination=dc1 isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/orders \
+         tls.protocol.name=tls tls.protocol.version=1.3 tls.cipher=* tls.curve=* tls.established=true \
+         isthmus.time.connect_us=* isthmus.time.link_us=* http.response.status_code={status}"
+    )
+}
+
+fn same(got: &str, expected: &[&str]) {
+    let expected: String = expected.iter().map(|line| format!("{line}\n")).collect();
+    assert!(got == expected, "got:\n{got}\nexpected:\n{expected}");
+}
+
+async fn collected(world: &World, count: usize) -> String {
+    let spans = world.spans(count).await;
+    assert_eq!(spans.len(), count, "{}", tree(&spans));
+    tree(&spans)
+}
+
+const OUT: &str = "isthmus.route=shop/orders:80 network.peer.address=127.0.0.2 network.peer.port=* isthmus.site.source=dc1 \
+     isthmus.site.destination=dc1 isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/orders isthmus.time.app_us=* \
+     isthmus.time.link_us=* isthmus.time.inbound_us=* isthmus.time.outbound_us=* isthmus.time.connect_us=* \
+     isthmus.time.proxy_us=*";
+const IN: &str = "client.address=127.0.0.1 network.peer.address=127.0.0.1";
+const IN_MESH: &str = "server.port=* isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/web isthmus.arrived=mesh \
+     isthmus.site.destination=dc1";
+const TIMES: &str = "isthmus.time.app_us=* isthmus.time.inbound_us=* isthmus.time.proxy_us=*";
+
+#[tokio::test]
+async fn a_request_of_http1() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let world = world(all(Spec::http(port))).await;
+        let (web, _) = world.capture(VIP).await;
+        let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+        let answer = get(web, "/a?token=secret&x=1", parent).await.unwrap();
+        assert!(answer.contains("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{answer}");
+        let spans = world.spans(4).await;
+        assert!(spans.iter().all(|span| span.trace_id.to_string() == "4bf92f3577b34da6a3ce929d0e0e4736"));
+        let client = spans.iter().find(|span| span.name == "GET" && span.kind == Kind::Client).unwrap();
+        assert_eq!(client.parent.unwrap().to_string(), "00f067aa0ba902b7", "the app's own span");
+        let length = answer.split_once("\r\n\r\n").unwrap().1.len();
+        let http =
+            "http.request.method=GET network.protocol.name=http network.protocol.version=1.1 network.transport=tcp";
+        same(
+            &tree(&spans),
+            &[
+                &format!(
+                    "GET client: isthmus.hop=outbound {http} url.full=http://orders.shop/a?token=-&x=1 \
+                     server.address=orders.shop server.port=* {OUT} isthmus.decision=allowed \
+                     http.response.status_code=200 http.response.body.size={length}"
+                ),
+                &format!("  {}", link(200)),
+                &format!(
+                    "    GET server: isthmus.hop=inbound {http} url.scheme=http url.path=/a url.query=token=-&x=1 \
+                     server.address=orders.shop {IN} {IN_MESH} {TIMES} isthmus.decision=allowed \
+                     http.response.status_code=200 http.response.body.size={length}"
+                ),
+                "      app client: isthmus.hop=app isthmus.time.app_us=* http.response.status_code=200",
+            ],
+        );
+    }))
+    .await;
+}
+
+/// An app in HTTP/2 that answers each request by `answer`.
+async fn http2_app<F: Future<Output = ()> + 'static>(
+    answer: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F + 'static,
+) -> u16 {
+    let answer = Rc::new(answer);
+    let (port, _) = app(move |stream| {
+        let answer = Rc::clone(&answer);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::task::spawn_local(answer(request, respond));
+            }
+        }
+    })
+    .await;
+    port
+}
+
+async fn client(world: &World) -> h2::client::SendRequest<Bytes> {
+    let (captured, _) = world.capture(VIP).await;
+    let stream = TcpStream::connect(captured).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::task::spawn_local(connection);
+    sender.ready().await.unwrap()
+}
+
+fn http2(port: u16) -> Spec {
+    all(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) })
+}
+
+#[tokio::test]
+async fn a_grpc_stream_ends_with_its_trailers() {
+    for (code, name, client_status, server_status) in [
+        ("0", "OK", "", ""),
+        ("5", "NOT_FOUND", " error(NOT_FOUND)", ""),
+        ("13", "INTERNAL", " error(INTERNAL)", " error(INTERNAL)"),
+    ] {
+        on_worker(Box::pin(async move {
+            let port = http2_app(move |_, mut respond| async move {
+                let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let mut body = respond.send_response(response, false).unwrap();
+                body.send_data("one".into(), false).unwrap();
+                tokio::task::yield_now().await;
+                body.send_data("two".into(), false).unwrap();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", code.parse().unwrap());
+                body.send_trailers(trailers).unwrap();
+            })
+            .await;
+            let world = world(http2(port)).await;
+            let request =
+                Request::post("http://orders.shop/shop.Orders/Watch").header("content-type", "application/grpc");
+            let sent = client(&world).await.send_request(request.body(()).unwrap(), true).unwrap().0;
+            let mut body = sent.await.unwrap().into_body();
+            while body.data().await.is_some() {}
+            assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], code);
+            let http = "http.request.method=POST rpc.system.name=grpc rpc.method=shop.Orders/Watch \
+                        network.protocol.name=http network.protocol.version=2 network.transport=tcp";
+            let failed = |status: &str| if status.is_empty() { String::new() } else { format!(" error.type={name}") };
+            same(
+                &collected(&world, 4).await,
+                &[
+                    &format!(
+                        "shop.Orders/Watch client{client_status}: isthmus.hop=outbound {http} \
+                         url.full=http://orders.shop/shop.Orders/Watch server.address=orders.shop server.port=* {OUT} \
+                         isthmus.decision=allowed http.response.status_code=200 http.response.body.size=6 \
+                         rpc.response.status_code={name}{}",
+                        failed(client_status)
+                    ),
+                    &format!("  {}", link(200)),
+                    &format!(
+                        "    shop.Orders/Watch server{server_status}: isthmus.hop=inbound {http} url.scheme=http \
+                         url.path=/shop.Orders/Watch server.address=orders.shop {IN} {IN_MESH} {TIMES} \
+                         isthmus.decision=allowed http.response.status_code=200 http.response.body.size=6 \
+                         rpc.response.status_code={name}{}",
+                        failed(server_status)
+                    ),
+                    "      app client: isthmus.hop=app isthmus.time.app_us=* http.response.status_code=200",
+                ],
+            );
+        }))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_the_app_resets() {
+    on_worker(Box::pin(async {
+        let port = http2_app(|_, mut respond| async move { respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM) }).await;
+        let world = world(http2(port)).await;
+        let request = Request::get("http://orders.shop/").body(()).unwrap();
+        client(&world).await.send_request(request, true).unwrap().0.await.unwrap_err();
+        let got = collected(&world, 4).await;
+        let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!(
+            heads,
+            [
+                "GET client error(reset)",
+                "  link internal error(reset)",
+                "    GET server error(reset)",
+                "      app client error(app-unreachable)"
+            ],
+            "{got}"
+        );
+        assert_eq!(got.matches("isthmus.reset=ENHANCE_YOUR_CALM").count(), 3, "{got}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_denied() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let world = world(all(Spec { allow: Some(vec!["batch"]), ..Spec::http(port) })).await;
+        let (web, _) = world.capture(VIP).await;
+        assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 403"));
+        let got = collected(&world, 3).await;
+        let lines: Vec<&str> = got.lines().collect();
+        let denied = "isthmus.decision=not-allowed isthmus.decision.id=* http.response.status_code=403 \
+                      isthmus.reason=not-allowed";
+        assert!(lines[0].starts_with("GET client error(not-allowed):"), "{got}");
+        assert!(lines[0].contains(&format!("{denied} error.type=not-allowed")), "{got}");
+        assert!(lines[1].starts_with("  link internal: "), "{got}");
+        assert!(lines[2].starts_with("    GET server: ") && lines[2].contains(denied), "the caller's fault: {got}");
+        assert!(!lines[2].contains("error.type"), "{got}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn each_try_is_a_span_of_its_own() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let world = world(all(Spec::http(port))).await;
+        let nobody = TcpListener::bind((OWN, 0)).await.unwrap().local_addr().unwrap().port();
+        let ports = [Some(nobody), Some(world.mesh.port())];
+        publish_endpoints(&world.web_state, &ports, &id("orders"), &world.spec);
+        let (web, _) = world.capture(VIP).await;
+        let mut retried = String::new();
+        for _ in 0..2 {
+            // Whose turn it is decides whether the first try fails.
+            assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
+            let mut spans = world.spans(4).await;
+            tokio::task::yield_now().await;
+            if spans.iter().filter(|span| span.name == "link").count() == 2 && spans.len() == 4 {
+                spans.extend(world.spans(1).await);
+            }
+            let text = tree(&spans);
+            if text.matches("link internal").count() == 2 {
+                retried = text;
+            }
+        }
+        let lines: Vec<&str> = retried.lines().collect();
+        assert!(lines[0].starts_with("GET client: ") && lines[0].contains(" isthmus.retries=1 "), "{retried}");
+        assert!(lines[1].starts_with("  link internal error(connect-failed): "), "{retried}");
+        assert!(lines[1].ends_with(" error.type=connect-failed") && !lines[1].contains("resend_count"), "{retried}");
+        assert!(
+            lines[2].starts_with("  link internal: ")
+                && lines[2].contains(" http.request.resend_count=1 isthmus.retry=1 ")
+        );
+        assert!(lines[3].starts_with("    GET server: ") && lines[4].starts_with("      app client: "), "{retried}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_answers_in_time() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|stream| async move {
+            let _open = stream;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let options = TrafficOptions { request_timeout: Some(Duration::from_secs(1)), ..TrafficOptions::default() };
+        let world = world(all(Spec { options, ..Spec::http(port) })).await;
+        let (web, _) = world.capture(VIP).await;
+        assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 504"));
+        let got = collected(&world, 4).await;
+        let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
+        let expected = [
+            "GET client error(timeout)",
+            "  link internal",
+            "    GET server error(timeout)",
+            "      app client error(timeout)",
+        ];
+        assert_eq!(heads, expected, "{got}");
+    }))
+    .await;
+}
+
+const TCP: &str = "network.transport=tcp network.type=ipv4";
+
+#[tokio::test]
+async fn bytes_one_side_of_which_ends_first() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|mut stream: TcpStream| async move {
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.unwrap();
+            // The caller has ended its side; the answer comes after.
+            stream.write_all(&heard.repeat(2)).await.unwrap();
+        })
+        .await;
+        let world = world(all(Spec { protocol: AppProtocol::Tcp, ..Spec::http(port) })).await;
+        let (web, _) = world.capture(VIP).await;
+        let mut stream = TcpStream::connect(web).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"hellohello");
+        let bytes = "isthmus.bytes.to_server=5 isthmus.bytes.to_client=10 isthmus.end=closed";
+        same(
+            &collected(&world, 2).await,
+            &[
+                &format!(
+                    "TCP client: isthmus.hop=outbound {TCP} server.address=10.96.0.1 server.port=* \
+                     isthmus.route=shop/orders:80 network.peer.address=127.0.0.2 network.peer.port=* \
+                     isthmus.site.source=dc1 isthmus.site.destination=dc1 \
+                     isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/orders {bytes}"
+                ),
+                &format!(
+                    "  TCP server: isthmus.hop=inbound {TCP} client.address=127.0.0.1 network.peer.address=127.0.0.1 \
+                     network.peer.port=* server.address=127.0.0.2 server.port=* \
+                     isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/web isthmus.arrived=mesh \
+                     isthmus.site.destination=dc1 {bytes}"
+                ),
+            ],
+        );
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_reset_and_bytes_that_are_denied() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|mut stream: TcpStream| async move {
+            let mut first = [0; 1];
+            stream.read_exact(&mut first).await.unwrap();
+            crate::tcp::reset(stream);
+        })
+        .await;
+        for (allow, word) in [(None, "reset"), (Some(vec!["batch"]), "not-allowed")] {
+            let spec = Spec { protocol: AppProtocol::Tcp, allow, ..Spec::http(port) };
+            let world = world(all(spec)).await;
+            let (web, _) = world.capture(VIP).await;
+            let mut stream = TcpStream::connect(web).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+            let got = collected(&world, 2).await;
+            let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
+            assert!(heads[1].starts_with("  TCP server error("), "{got}");
+            assert!(heads[0].starts_with("TCP client error("), "{got}");
+            if word == "not-allowed" {
+                assert_eq!(got.matches("isthmus.reason=not-allowed").count(), 2, "{got}");
+                assert_eq!(got.matches("isthmus.decision.id=*").count(), 2, "{got}");
+            }
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_connection_below_its_request() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(|mut stream: TcpStream| async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream
+                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                .await
+                .unwrap();
+            let mut said = [0; 4];
+            stream.read_exact(&mut said).await.unwrap();
+            stream.write_all(b"and back").await.unwrap();
+            assert_eq!(stream.read(&mut said).await.unwrap(), 0);
+        })
+        .await;
+        let world = world(all(Spec::http(port))).await;
+        let (web, _) = world.capture(VIP).await;
+        let mut stream = TcpStream::connect(web).await.unwrap();
+        stream
+            .write_all(b"GET /chat HTTP/1.1\r\nHost: o\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await
+            .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"));
+        stream.write_all(b"ping").await.unwrap();
+        let mut back = [0; 8];
+        stream.read_exact(&mut back).await.unwrap();
+        stream.shutdown().await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+        let got = collected(&world, 6).await;
+        let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!(heads.iter().filter(|head| head.trim() == "WebSocket client").count(), 1, "{got}");
+        assert_eq!(heads.iter().filter(|head| head.trim() == "WebSocket server").count(), 1, "{got}");
+        assert!(heads.contains(&"  WebSocket client") && heads.contains(&"      WebSocket server"), "{got}");
+        let bytes = "isthmus.bytes.to_server=4 isthmus.bytes.to_client=8 isthmus.end=closed";
+        assert_eq!(got.matches(bytes).count(), 2, "{got}");
+        assert_eq!(got.matches("network.protocol.name=websocket").count(), 2, "{got}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn plain_callers_and_b3_for_those_who_ask() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let options = TrafficOptions { b3: Some(B3Headers::Multi), ..TrafficOptions::default() };
+        let spec = Spec { transport: Transport::Permissive, options, ..Spec::http(port) };
+        let world = world(all(spec)).await;
+        let direct = world.capture_inbound((OWN, port).into()).await;
+        let answer = get(direct, "/", "").await.unwrap();
+        let spans = world.spans(2).await;
+        let root = spans.iter().find(|span| span.kind == Kind::Server).unwrap();
+        let below = spans.iter().find(|span| span.kind == Kind::Client).unwrap();
+        assert_eq!((root.parent, below.parent), (None, Some(root.span_id)));
+        for line in [
+            format!("x-b3-traceid: {}", root.trace_id),
+            format!("x-b3-spanid: {}", below.span_id),
+            format!("x-b3-parentspanid: {}", root.span_id),
+            "x-b3-sampled: 1".to_owned(),
+            format!("traceparent: 00-{}-{}-03", root.trace_id, below.span_id),
+        ] {
+            assert!(answer.contains(&line), "{line} in {answer}");
+        }
+        assert!(tree(&spans).contains(" isthmus.arrived=plaintext "), "{}", tree(&spans));
+    }))
+    .await;
+}

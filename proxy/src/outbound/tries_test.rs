@@ -1,0 +1,42 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn tried(request: u64, number: u8, endpoint: &Arc<Endpoint>) -> Try {
+    let now = Instant::now();
+    Try {
+        request,
+        number,
+        endpoint: Arc::clone(endpoint),
+        began: now,
+        sent: None,
+        ended: now,
+        link: None,
+        tcp: None,
+        tls: None,
+        fate: TryFate::Unprocessed,
+        reset: None,
+    }
+}
+
+#[test]
+fn the_ring_is_bounded_and_forgets_the_oldest() {
+    let ip = "10.20.0.1".parse().unwrap();
+    let endpoint = Arc::new(Endpoint { ip, site: None, target_ports: BTreeMap::new(), workload: None, mesh: None });
+    let tries = Tries::default();
+    assert_eq!(tries.0.borrow().capacity(), 0, "nothing, where nothing is kept");
+    for number in 0..2 {
+        tries.put(tried(7, number, &endpoint));
+    }
+    let room = tries.0.borrow().capacity();
+    for request in 100..100 + KEPT as u64 - 1 {
+        tries.put(tried(request, 0, &endpoint));
+    }
+    assert_eq!(tries.of(7).iter().map(|tried| tried.number).collect::<Vec<_>>(), [1]);
+    for request in 1000..3000 {
+        tries.put(tried(request, 0, &endpoint));
+    }
+    let ring = tries.0.borrow();
+    assert_eq!((ring.len(), ring.capacity()), (KEPT, room));
+    assert!(room * size_of::<Try>() <= 64 * 1024, "{} B each", size_of::<Try>());
+}

@@ -1,0 +1,114 @@
+//! Held against the messages that opentelemetry-proto generates: the same bytes.
+
+use http::HeaderValue;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{self as wire, ResourceSpans, ScopeSpans};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::super::span::{SpanId, TraceId};
+use super::*;
+
+fn message(resource: &[(Cow<'static, str>, String)], spans: &[Span]) -> ExportTraceServiceRequest {
+    let attributes =
+        resource.iter().map(|(name, text)| attribute(name, any_value::Value::StringValue(text.clone()))).collect();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let scope = InstrumentationScope { name: SCOPE.to_owned(), version, ..InstrumentationScope::default() };
+    let scope_spans =
+        ScopeSpans { scope: Some(scope), spans: spans.iter().map(one).collect(), ..ScopeSpans::default() };
+    let resource_spans = ResourceSpans {
+        resource: Some(Resource { attributes, ..Resource::default() }),
+        scope_spans: vec![scope_spans],
+        ..ResourceSpans::default()
+    };
+    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
+}
+
+fn one(span: &Span) -> wire::Span {
+    let status = match span.status {
+        Status::Unset => None,
+        Status::Ok => Some(wire::Status { code: 1, message: String::new() }),
+        Status::Error(word) => Some(wire::Status { code: 2, message: word.to_owned() }),
+    };
+    wire::Span {
+        trace_id: span.trace_id.0.to_vec(),
+        span_id: span.span_id.0.to_vec(),
+        trace_state: span.tracestate.as_ref().map(|state| state.to_str().unwrap().to_owned()).unwrap_or_default(),
+        parent_span_id: span.parent.map(|parent| parent.0.to_vec()).unwrap_or_default(),
+        flags: 1,
+        name: span.name.to_string(),
+        kind: kind(span.kind) as i32,
+        start_time_unix_nano: span.start_ns,
+        end_time_unix_nano: span.end_ns,
+        attributes: span.attributes.iter().map(|(name, of)| attribute(name, value(of))).collect(),
+        status,
+        ..wire::Span::default()
+    }
+}
+
+fn value(of: &Value) -> any_value::Value {
+    match of {
+        Value::Text(text) => any_value::Value::StringValue(text.to_string()),
+        Value::Shared(text) => any_value::Value::StringValue(text.to_string()),
+        Value::Int(number) => any_value::Value::IntValue(*number),
+        Value::Bool(flag) => any_value::Value::BoolValue(*flag),
+    }
+}
+
+fn attribute(name: &str, value: any_value::Value) -> KeyValue {
+    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+fn any_attribute() -> impl Strategy<Value = (&'static str, Value)> {
+    let name = proptest::sample::select(&["http.request.method", "url.path", "isthmus.time.app_us"][..]);
+    let value = prop_oneof![
+        "\\PC{0,200}".prop_map(Value::from),
+        any::<i64>().prop_map(Value::Int),
+        any::<bool>().prop_map(Value::Bool),
+    ];
+    (name, value)
+}
+
+fn any_span() -> impl Strategy<Value = Span> {
+    let ids = (any::<[u8; 16]>(), any::<[u8; 8]>(), option::of(any::<[u8; 8]>()));
+    let kind = prop_oneof![Just(Kind::Internal), Just(Kind::Server), Just(Kind::Client)];
+    let status =
+        prop_oneof![Just(Status::Unset), Just(Status::Ok), Just(Status::Error("")), Just(Status::Error("reset"))];
+    let state = option::of("[a-z]{1,8}=[a-z]{1,200}");
+    let what = ("\\PC{1,20}", kind, status, state);
+    (ids, what, (1u64.., 1u64..), vec(any_attribute(), 0..30)).prop_map(
+        |((trace, span, parent), (name, kind, status, state), (start_ns, end_ns), attributes)| Span {
+            trace_id: TraceId(trace),
+            span_id: SpanId(span),
+            parent: parent.map(SpanId),
+            kind,
+            name: name.into(),
+            start_ns,
+            end_ns,
+            attributes,
+            status,
+            tracestate: state.map(|state| HeaderValue::from_str(&state).unwrap()),
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_bytes_are_those_of_the_generated_messages(
+        spans in vec(any_span(), 0..4),
+        resource in vec(("[a-z.]{1,10}", "\\PC{0,300}"), 0..5),
+    ) {
+        let resource: Vec<(Cow<'static, str>, String)> =
+            resource.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let ours = encode(&resource, &spans);
+        let theirs = message(&resource, &spans);
+        prop_assert_eq!(ExportTraceServiceRequest::decode(&ours[..]).unwrap(), theirs.clone());
+        prop_assert_eq!(ours.len(), theirs.encoded_len());
+    }
+}
