@@ -108,8 +108,6 @@ impl Pages {
         let now_ms = self.ledger.clock().now_ms();
         let copies = proxies.iter().filter(|p| p.copy.as_ref().is_some_and(|copy| copy.is_trouble(now_ms))).count();
         let expiry = self.own.store.current().map_or(0, |current| current.not_after.as_secs());
-        // What cannot be read is in the log of whoever writes it.
-        let (flows, _, evicted) = self.flows.size().unwrap_or_default();
         let mut text = String::new();
         let gauges = [
             ("isthmus_controlplane_revision", "The store's revision.", world.revision),
@@ -140,6 +138,23 @@ impl Pages {
                 "1: the store failed and nothing can be written.",
                 u64::from(self.ledger.has_failed()),
             ),
+        ];
+        for (name, help, value) in gauges.into_iter().chain(self.kept()) {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+        }
+        let name = "isthmus_controlplane_resources";
+        let _ = writeln!(text, "# HELP {name} Resources by kind.\n# TYPE {name} gauge");
+        for (kind, count) in kinds {
+            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
+        }
+        text
+    }
+
+    /// What of the mesh's traffic is kept here.
+    fn kept(&self) -> [(&'static str, &'static str, u64); 4] {
+        // What cannot be read is in the log of whoever writes it.
+        let (flows, _, evicted) = self.flows.size().unwrap_or_default();
+        [
             ("isthmus_controlplane_flow_records", "Flow records that are kept.", flows),
             (
                 "isthmus_controlplane_flow_records_evicted",
@@ -156,15 +171,6 @@ impl Pages {
                 "Traces that are kept in memory while no collector is configured (isthmus trace).",
                 self.traces.size().0 as u64,
             ),
-        ];
-        for (name, help, value) in gauges {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-        }
-        let name = "isthmus_controlplane_resources";
-        let _ = writeln!(text, "# HELP {name} Resources by kind.\n# TYPE {name} gauge");
-        for (kind, count) in kinds {
-            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
-        }
-        text
+        ]
     }
 }

@@ -32,7 +32,7 @@ async fn synced(control: &mut ControlPlane) -> (Session, Arc<Set>, Metrics) {
     let ((state, demands), metrics) = (State::new(), Metrics::new(1));
     let (flows, decisions) = (Collector::new(0).1, Decisions::new());
     let health = tokio::sync::watch::channel(None).1;
-    let upward = Upward { state, demands, metrics: metrics.clone(), flows, decisions, health };
+    let upward = Upward { state, demands, metrics: metrics.clone(), flows, decisions, kept: None, health };
     tokio::spawn(run_with(start, control.dialer(), upward, CancellationToken::new()));
     let mut session = control.session().await;
     session.hello().await;
