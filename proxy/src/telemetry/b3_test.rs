@@ -1,7 +1,7 @@
 use http::HeaderMap;
 
+use super::super::collector::Endpoint;
 use super::super::metrics::Metrics;
-use super::super::otlp::Endpoint;
 use super::super::{ExportTarget, TraceContext, Tracer};
 use super::*;
 
@@ -20,7 +20,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 fn tracer(sampling: f64, exporting: bool) -> Tracer {
     let tracer = Tracer::new(&Metrics::new(1)).0;
     let endpoint = exporting.then(|| Endpoint::Unix("/nowhere".into()));
-    tracer.configure(ExportTarget { endpoint, sampling, resource: Vec::new() });
+    tracer.configure(ExportTarget { endpoint, sampling, ..ExportTarget::default() });
     tracer
 }
 

@@ -1,7 +1,7 @@
 use http::{HeaderMap, HeaderValue};
 
+use super::super::collector::Endpoint;
 use super::super::metrics::Metrics;
-use super::super::otlp::Endpoint;
 use super::super::span::Kind;
 use super::super::trace_context::TraceContext;
 use super::super::tracer::{ExportTarget, SpanQueue, Tracer};
@@ -58,7 +58,7 @@ fn what_is_recorded_is_taken_by_who_tells_it_and_by_a_collector_once_there_is_on
     tracer.configure(ExportTarget {
         endpoint: Some(Endpoint::Unix("/nowhere".into())),
         sampling: 1.0,
-        resource: vec![],
+        ..ExportTarget::default()
     });
     kept.allow(0, 0);
     tracer.record(span(&tracer).unwrap());
