@@ -148,11 +148,11 @@ impl Control {
         if ledger.store().is_shared() {
             control.until_shutdown(cut_off::keep(ledger.clone(), registry.clone()));
         }
-        let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows);
+        let (intake, writer) = Intake::new(ledger.clone(), registry.clone(), flows.clone());
         control.serve_proxies(proxies, (push, intake), &own, Arc::new(attestors));
         control.tasks.spawn(writer);
         control.serve_operators(operators, admin, (&own, door), Arc::new(rotation))?;
-        let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone() });
+        let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone(), flows });
         control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
         control.keep(own, &config);
         tracing::info!(

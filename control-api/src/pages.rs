@@ -1,6 +1,7 @@
 //! `/metrics` and `/ready` on 15014: plain HTTP, read-only, without secrets, bounded.
 
 use crate::authority::Own;
+use crate::flows::store::FlowStore;
 use crate::ledger::Ledger;
 use crate::push::registry::Registry;
 use http_body_util::Full;
@@ -27,6 +28,7 @@ pub(crate) struct Pages {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) own: Arc<Own>,
+    pub(crate) flows: Arc<FlowStore>,
 }
 
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, shutdown: CancellationToken) {
@@ -104,6 +106,8 @@ impl Pages {
         let now_ms = self.ledger.clock().now_ms();
         let copies = proxies.iter().filter(|p| p.copy.as_ref().is_some_and(|copy| copy.is_trouble(now_ms))).count();
         let expiry = self.own.store.current().map_or(0, |current| current.not_after.as_secs());
+        // What cannot be read is in the log of whoever writes it.
+        let (flows, _, evicted) = self.flows.size().unwrap_or_default();
         let mut text = String::new();
         let gauges = [
             ("isthmus_controlplane_revision", "The store's revision.", world.revision),
@@ -133,6 +137,17 @@ impl Pages {
                 "isthmus_controlplane_store_failed",
                 "1: the store failed and nothing can be written.",
                 u64::from(self.ledger.has_failed()),
+            ),
+            ("isthmus_controlplane_flow_records", "Flow records that are kept.", flows),
+            (
+                "isthmus_controlplane_flow_records_evicted",
+                "Flow records that were given up for room (MeshConfig spec.flows), since the store was made.",
+                evicted,
+            ),
+            (
+                "isthmus_controlplane_flows_dropped",
+                "Decisions that proxies reported to be in no record, since the store was made.",
+                self.flows.dropped().unwrap_or_default(),
             ),
         ];
         for (name, help, value) in gauges {

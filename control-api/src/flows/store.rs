@@ -109,6 +109,7 @@ impl FlowStore {
                 }
             }
             add(&transaction, "bytes", grown)?;
+            add(&transaction, "dropped", i64::try_from(taken.dropped).unwrap_or(i64::MAX))?;
             write_refusals(&transaction, taken)?;
         }
         make_room(&transaction, kept)?;
@@ -152,6 +153,13 @@ impl FlowStore {
         let table = transaction.open_table(REPORTS).map_err(io)?;
         let found = table.get(workload).map_err(io)?.map(|row| row.value());
         Ok(found.map(|(_, _, last, dropped)| Reported { last_ms: i64::try_from(last).unwrap_or(0), dropped }))
+    }
+
+    /// Decisions that proxies have reported to be in no record.
+    pub fn dropped(&self) -> Result<u64, StoreError> {
+        let transaction = self.0.begin_read().map_err(io)?;
+        let meta = transaction.open_table(META).map_err(io)?;
+        Ok(meta.get("dropped").map_err(io)?.map_or(0, |row| row.value()))
     }
 
     /// How many records there are, of how many bytes, and how many were given up for room.

@@ -50,6 +50,7 @@ fn a_report_that_is_sent_again_counts_once_and_a_new_life_counts_anew() {
     store.write(&[first(), taken(2, vec![flow("GET", NOW + 1)], vec![])], &kept).unwrap();
     assert_eq!(all(&store, 0), [("GET".to_owned(), 2)]);
     assert_eq!(store.reported("shop/orders").unwrap(), Some(Reported { last_ms: NOW + 1, dropped: 4 }));
+    assert_eq!(store.dropped().unwrap(), 4, "on the control plane's own metrics");
     store.write(&[Taken { life: 8, ..first() }], &kept).unwrap();
     assert_eq!(all(&store, 0), [("GET".to_owned(), 3)]);
     assert_eq!(store.refusal("a").unwrap().unwrap().workload, "shop/orders");

@@ -56,7 +56,7 @@ impl<'a> Reporter<'a> {
         loop {
             // A fleet that started together does not report together.
             tokio::time::sleep(LOOK.mul_f64(0.5 + rand::random::<f64>())).await;
-            self.flows.merge(self.context.identities.clock().now_ms());
+            self.merge();
             while let Some(channel) = self.channel() {
                 if !self.report(channel, false, ANSWER_DEADLINE).await {
                     break;
@@ -67,7 +67,7 @@ impl<'a> Reporter<'a> {
 
     /// What was counted up to the end.
     pub(super) async fn report_last(&mut self) {
-        self.flows.merge(self.context.identities.clock().now_ms());
+        self.merge();
         let all = async {
             while let Some(channel) = self.channel() {
                 if !self.report(channel, true, LAST_DEADLINE).await {
@@ -77,6 +77,12 @@ impl<'a> Reporter<'a> {
         };
         // A control plane that cannot be reached now misses it.
         let _ = timeout(LAST_DEADLINE, all).await;
+    }
+
+    /// What found no place is counted here, whether or not anybody can be told.
+    fn merge(&mut self) {
+        self.flows.merge(self.context.identities.clock().now_ms());
+        self.context.metrics.flows_dropped(self.flows.dropped_in_all());
     }
 
     fn channel(&self) -> Option<Channel> {
@@ -114,6 +120,7 @@ impl<'a> Reporter<'a> {
         let now = Instant::now();
         let fresh = self.decisions.since(self.refusals_seen, MOST_REFUSALS);
         self.refusals_seen = fresh.next;
+        self.context.metrics.refusals_dropped(fresh.missed);
         let mut counted = Collected::default();
         if (all || now >= self.due) && !self.flows.is_empty() {
             counted = self.flows.take(MOST_FLOWS);

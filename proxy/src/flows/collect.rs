@@ -47,6 +47,7 @@ pub struct Collector {
     incoming: mpsc::Receiver<Drained>,
     held: HashMap<Arc<FlowKey>, Counted, RandomState>,
     dropped: u64,
+    dropped_in_all: u64,
     /// When the last hand-over came: what a worker counted, it counted since.
     since_ms: i64,
 }
@@ -61,18 +62,28 @@ pub struct Collected {
 impl Collector {
     pub fn new(now_ms: i64) -> (Shipper, Collector) {
         let (sender, incoming) = mpsc::channel(QUEUE);
-        (Shipper(sender), Collector { incoming, held: HashMap::default(), dropped: 0, since_ms: now_ms })
+        (
+            Shipper(sender),
+            Collector { incoming, held: HashMap::default(), dropped: 0, dropped_in_all: 0, since_ms: now_ms },
+        )
     }
 
     /// Merges what has come so far.
     pub fn merge(&mut self, now_ms: i64) {
         let since = std::mem::replace(&mut self.since_ms, now_ms).min(now_ms);
+        let dropped_before = self.dropped;
         while let Ok(drained) = self.incoming.try_recv() {
             self.dropped += drained.dropped;
             for (key, count) in drained.counts {
                 self.add(key, Counted { count, first_ms: since, last_ms: now_ms });
             }
         }
+        self.dropped_in_all += self.dropped - dropped_before;
+    }
+
+    /// Decisions that are in no record, of all workers and since the start.
+    pub fn dropped_in_all(&self) -> u64 {
+        self.dropped_in_all
     }
 
     fn add(&mut self, key: Arc<FlowKey>, more: Counted) {

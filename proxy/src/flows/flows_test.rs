@@ -79,4 +79,5 @@ fn a_control_plane_that_is_away_for_long_costs_bounded_memory_and_what_is_lost_i
     }
     let taken = collector.take(usize::MAX);
     assert_eq!((taken.flows.len(), taken.dropped), (collect::MOST_HELD, 20_000 - collect::MOST_HELD as u64));
+    assert_eq!(collector.dropped_in_all(), taken.dropped, "which the metric says, whoever can be told");
 }

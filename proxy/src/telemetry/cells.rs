@@ -128,6 +128,8 @@ pub(super) struct Process {
     pub(super) capture_udp_dropped: AtomicU64,
     pub(super) source_preserved: AtomicI64,
     pub(super) clock_skew_ms: AtomicI64,
+    pub(super) flows_dropped: AtomicU64,
+    pub(super) refusals_dropped: AtomicU64,
     pub(super) resource: Mutex<Vec<(&'static str, String)>>,
 }
 

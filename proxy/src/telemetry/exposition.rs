@@ -136,6 +136,10 @@ impl Metrics {
         page.family(names::ACCESS_DROPPED);
         page.sample(names::ACCESS_DROPPED, &[], self.sum(|cell| &cell.access_dropped));
         let process = &self.process;
+        page.family(names::FLOWS_DROPPED);
+        page.sample(names::FLOWS_DROPPED, &[], process.flows_dropped.load(Relaxed));
+        page.family(names::REFUSALS_DROPPED);
+        page.sample(names::REFUSALS_DROPPED, &[], process.refusals_dropped.load(Relaxed));
         page.single(names::CONTROL_CONNECTED, process.control_connected.load(Relaxed));
         page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));
         page.single(names::CONTROL_VERSION, process.control_version.load(Relaxed));

@@ -274,6 +274,16 @@ impl Metrics {
         self.process.clock_skew_ms.store(milliseconds, Relaxed);
     }
 
+    /// So many decisions found no place in the flow records, in all.
+    pub fn flows_dropped(&self, in_all: u64) {
+        self.process.flows_dropped.store(in_all, Relaxed);
+    }
+
+    /// So many more records of refusals were gone before they were reported.
+    pub fn refusals_dropped(&self, more: u64) {
+        self.process.refusals_dropped.fetch_add(more, Relaxed);
+    }
+
     /// What this proxy is, as spans say it too.
     pub fn describe(&self, resource: &[(&'static str, String)]) {
         let mut known = self.process.resource.lock().unwrap_or_else(PoisonError::into_inner);

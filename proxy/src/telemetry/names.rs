@@ -77,6 +77,14 @@ pub(super) const ACCESS_DROPPED: Family = counter(
     "isthmus_access_log_dropped_total",
     "Lines of the access log that the disk did not take in time. Requests never wait for it.",
 );
+pub(super) const FLOWS_DROPPED: Family = counter(
+    "isthmus_flows_dropped_total",
+    "Decisions that are in no flow record, because there were too many different ones. Decisions never wait for it.",
+);
+pub(super) const REFUSALS_DROPPED: Family = counter(
+    "isthmus_refusal_records_dropped_total",
+    "Refusals whose record was written over before it was reported: isthmus explain does not find their ids.",
+);
 pub(super) const CONTROL_CONNECTED: Family =
     gauge("isthmus_control_connected", "1 while the stream to the control plane is up, else 0.");
 pub(super) const CONTROL_CONNECTS: Family =

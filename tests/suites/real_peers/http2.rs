@@ -14,6 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     ("http2_heads_of_60_kib_pass", &["curl", "nginx"], large_heads),
     ("http2_nghttp_sends_and_gets_trailers", &["nghttp", "nghttpd"], trailers),
     ("http2_nghttp_streams_both_ways_at_once", &["nghttp", "nghttpd"], echo),
+    ("http1_and_http2_callers_are_refused_with_a_word_and_an_id_and_nothing_else", &["curl", "nginx"], refused),
     ("http2_h2load_has_no_failed_request", &["h2load", "nghttpd"], load),
 ];
 
@@ -28,6 +29,23 @@ fn nginx(shop: &Shop) -> Result<(), String> {
     require(none.status == 204 && none.body.is_empty(), || format!("{none:?}"))?;
     let head = shop.crossing(1, || curl(shop, "web", &[PRIOR, "--head"], &[url(8182, "/")]))?;
     require(head.status == 200 && head.field("content-length") == Some("15"), || format!("{head:?}"))
+}
+
+fn refused(shop: &Shop) -> Result<(), String> {
+    shop.nginx()?;
+    for (version, arguments, port) in [("1.1", &[][..], 8180), ("2", &[PRIOR][..], 8182)] {
+        let secret = url(port, "/secret");
+        let got = shop.refusing(|| curl(shop, "batch", arguments, std::slice::from_ref(&secret)))?;
+        require(got.status == 403 && got.version == version && got.text() == "not-allowed", || format!("{got:?}"))?;
+        let mut names: Vec<String> =
+            got.head.lines().filter_map(|line| Some(line.split_once(':')?.0.to_ascii_lowercase())).collect();
+        names.sort();
+        let usual = ["content-length", "content-type", "isthmus-decision", "isthmus-denied"];
+        require(names.iter().filter(|name| *name != "date").eq(usual.iter()), || format!("{names:?}: {got:?}"))?;
+        require(got.field("isthmus-denied") == Some("not-allowed"), || format!("{got:?}"))?;
+        require(got.field("isthmus-decision").is_some_and(|id| id.len() == 16), || format!("{got:?}"))?;
+    }
+    Ok(())
 }
 
 fn haproxy(shop: &Shop) -> Result<(), String> {

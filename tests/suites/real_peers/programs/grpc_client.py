@@ -119,7 +119,19 @@ def large():
 def refused():
     error = failure(lambda: method("unary_unary", "Echo")(b"", timeout=TIME))
     assert error.code() == grpc.StatusCode.PERMISSION_DENIED, error
-    assert "not-allowed" in error.details(), error.details()
+    assert error.details() == "not-allowed", error.details()
+    # The word and an id, in fields of our own and as google.rpc.Status, and nothing else.
+    trailers = dict(error.trailing_metadata())
+    assert set(trailers) == {"isthmus-denied", "isthmus-decision", "grpc-status-details-bin"}, trailers
+    word, decision = trailers["isthmus-denied"].encode(), trailers["isthmus-decision"].encode()
+    assert word == b"not-allowed" and len(decision) == 16, trailers
+
+    def field(number, content):
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    info = field(1, word) + field(2, b"mesh.isthmus.dev") + field(3, field(1, b"decision") + field(2, decision))
+    detail = field(1, b"type.googleapis.com/google.rpc.ErrorInfo") + field(2, info)
+    assert trailers["grpc-status-details-bin"] == b"\x08\x07" + field(2, word) + field(3, detail), trailers
 
 
 globals()[scene]()
