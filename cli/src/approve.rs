@@ -119,3 +119,7 @@ fn approval_json(approval: &wire::Approval) -> Value {
             "askedUnixMs": approval.asked_unix_ms, "untilUnixMs": approval.until_unix_ms,
             "resources": approval.resources.iter().map(resource_json).collect::<Vec<_>>() })
 }
+
+#[cfg(test)]
+#[path = "approve_test.rs"]
+mod approve_test;
