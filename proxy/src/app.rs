@@ -120,8 +120,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
         kept,
         health,
     };
-    let control_stop = stop.child_token();
-    let mut control = tokio::spawn(control::run(start, upward, control_stop));
+    let mut control = tokio::spawn(control::run(start, upward, stop.child_token()));
     let mut follower = Follower::new(parts.clone(), listening)?;
     follower.look()?;
     tracing::info!(?listening, workers = parts.config.workers, "listening");

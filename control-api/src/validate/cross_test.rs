@@ -44,6 +44,7 @@ fn a_sound_set_has_no_findings() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_misfit_is_told_on_the_resource_that_can_mend_it() {
     let shop = "namespace: shop, name: x";
     let table = [

@@ -200,6 +200,7 @@ status: { loadBalancer: {} }
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_traffic_policy_says_something_and_in_known_words() {
     let traffic = |spec: &str| {
         format!(

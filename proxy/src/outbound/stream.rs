@@ -78,11 +78,7 @@ async fn serve_attempts(
 ) -> io::Result<Carried> {
     let mut tried = Tried::default();
     let turn = outbound.next_turn();
-    let mut failed = TunnelError::Refused {
-        reason: Reason::NoEndpoint,
-        word: "no endpoint serves this port".to_owned(),
-        decision: "none".to_owned(),
-    };
+    let mut failed = undecided(Reason::NoEndpoint, "no endpoint serves this port".to_owned());
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             outbound.needs.metrics.retried(false);
@@ -133,11 +129,16 @@ async fn serve_attempts(
                 return Ok(None);
             }
             Err(Unreached { reason, detail, .. }) => {
-                failed = TunnelError::Refused { reason, word: detail, decision: "none".to_owned() };
+                failed = undecided(reason, detail);
             }
         }
     }
     end(outbound, app, &route, &failed).await.map(|()| None)
+}
+
+/// A refusal of our own that has no id.
+fn undecided(reason: Reason, word: String) -> TunnelError {
+    TunnelError::Refused { reason, word, decision: "none".to_owned() }
 }
 
 /// A tunnel that was asked for, or a connection to an endpoint without sidecar.

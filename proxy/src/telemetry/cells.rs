@@ -33,7 +33,7 @@ pub(super) const FINE_FIRST: i32 = -59;
 /// Up to 2^8 seconds; the last one has what took longer as well.
 pub(super) const FINE: usize = 23 * 4;
 const FINE_US: [u64; FINE] = {
-    let quarters = [1.189_207_115_002_721, 1.414_213_562_373_095, 1.681_792_830_507_429, 2.0];
+    let quarters = [1.189_207_115_002_721, std::f64::consts::SQRT_2, 1.681_792_830_507_429, 2.0];
     let (mut bounds, mut octave, mut at) = ([0; FINE], 1e6 * FINE_ZERO, 0);
     while at < FINE {
         // Rounded down: a whole number of microseconds is below the bound itself exactly where it is not above this.

@@ -31,7 +31,7 @@ impl Exemplars {
         let place = &self.0[bucket];
         let version = place.version.load(Ordering::Relaxed);
         // Handles that share a cell could write at once: then one of them is as good as the other.
-        let begun = version % 2 == 0
+        let begun = version.is_multiple_of(2)
             && place.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !begun {
             return;
@@ -54,7 +54,7 @@ impl Exemplars {
         let [high, low] = [&place.trace[0], &place.trace[1]].map(|half| half.load(Ordering::Relaxed));
         let (at_ms, us) = (place.at_ms.load(Ordering::Relaxed), place.us.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        let whole = version > 0 && version % 2 == 0 && place.version.load(Ordering::Relaxed) == version;
+        let whole = version > 0 && version.is_multiple_of(2) && place.version.load(Ordering::Relaxed) == version;
         let trace = TraceId((u128::from(high) << 64 | u128::from(low)).to_be_bytes());
         whole.then_some((Exemplar { trace, at_ms }, us))
     }
