@@ -26,6 +26,7 @@ mod process;
 pub mod push;
 pub mod serve;
 pub mod source;
+mod speaks;
 pub mod store;
 pub mod validate;
 pub mod views;

@@ -10,6 +10,7 @@ pub mod store;
 use crate::ledger::{Ledger, World};
 use crate::push::registry::Registry;
 use crate::serve::{Peer, required_identity};
+use crate::speaks::speaks_for;
 use crate::validate::resource::{Kept, Spec};
 use isthmus_proto::flows::v1 as wire;
 use isthmus_proto::flows::v1::flows_server::Flows;
@@ -81,14 +82,8 @@ impl Flows for Intake {
     async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportResponse>, Status> {
         let peer = required_identity(request.extensions().get::<Peer>())?;
         let request = request.into_inner();
-        if self.ledger.trust().revocations.cover(&peer) {
-            return Err(Status::permission_denied(format!("the certificate of {} was revoked", peer.id)));
-        }
+        speaks_for(&self.ledger, &peer, &request.workload)?;
         let world = self.ledger.world();
-        if world.index.identity_of(&request.workload) != Some(&peer.id) {
-            let reason = format!("{} is not the identity of Workload {}", peer.id, request.workload);
-            return Err(Status::permission_denied(reason));
-        }
         let mut report = Report::read(&request).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now_ms = self.ledger.clock().now_ms();
         let keep_ms = i64::try_from(world.mesh.flows.keep.as_millis()).unwrap_or(i64::MAX);

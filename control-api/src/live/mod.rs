@@ -6,6 +6,7 @@
 
 use crate::ledger::Ledger;
 use crate::serve::{Peer, required_identity};
+use crate::speaks::speaks_for;
 use isthmus_proto::live::v1 as wire;
 use isthmus_proto::live::v1::live_server::Live;
 use std::collections::BTreeMap;
@@ -171,13 +172,7 @@ impl Live for Intake {
                 () = self.shutdown.cancelled() => None,
             };
             let Some(batch) = batch else { break };
-            if self.ledger.trust().revocations.cover(&peer) {
-                return Err(Status::permission_denied(format!("the certificate of {} was revoked", peer.id)));
-            }
-            if self.ledger.world().index.identity_of(&batch.workload) != Some(&peer.id) {
-                let reason = format!("{} is not the identity of Workload {}", peer.id, batch.workload);
-                return Err(Status::permission_denied(reason));
-            }
+            speaks_for(&self.ledger, &peer, &batch.workload)?;
             let Some(question) = self.looks.find(batch.question) else { break };
             if !(question.concerns)(&batch.workload) {
                 return Err(Status::permission_denied("this proxy was not asked"));
