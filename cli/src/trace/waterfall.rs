@@ -184,8 +184,12 @@ fn length(span: &Span) -> i128 {
 fn rows(placed: Vec<Placed<'_>>) -> Waterfall<'_> {
     let start = placed.iter().map(|of| of.start).min().unwrap_or(0);
     let end = placed.iter().map(|of| of.start + length(of.span)).max().unwrap_or(0);
-    let us = |ns: i128| u64::try_from(ns / 1_000).unwrap_or(0);
-    let row = |of: Placed<'_>| Row {
+    let rows = placed.into_iter().map(|of| row(of, start)).collect();
+    Waterfall { rows, start_ns: u64::try_from(start).unwrap_or(0), length_us: us(end - start) }
+}
+
+fn row(of: Placed<'_>, start: i128) -> Row<'_> {
+    Row {
         span: of.span,
         workload: &of.kept.workload,
         site: &of.kept.site,
@@ -193,9 +197,11 @@ fn rows(placed: Vec<Placed<'_>>) -> Waterfall<'_> {
         start_us: us(of.start - start),
         length_us: us(length(of.span)),
         moved_us: i64::try_from(of.moved / 1_000).unwrap_or(0),
-    };
-    let rows = placed.into_iter().map(row).collect();
-    Waterfall { rows, start_ns: u64::try_from(start).unwrap_or(0), length_us: us(end - start) }
+    }
+}
+
+fn us(ns: i128) -> u64 {
+    u64::try_from(ns / 1_000).unwrap_or(0)
 }
 
 fn name(row: &Row<'_>) -> String {

@@ -112,7 +112,7 @@ fn scraped(mesh: &mut Mesh) -> Result<(), String> {
     requests(mesh, 1_000)?;
     prometheus.until(mesh, rate, |rate| rate > 0.0)?;
     let p99 = r#"histogram_quantile(0.99, sum by (le) (rate(isthmus_request_duration_seconds_bucket{job="web",direction="outbound"}[30s])))"#;
-    prometheus.until(mesh, p99, |p99| p99 > 0.000_1 && p99 < 10.0)?;
+    prometheus.until(mesh, p99, |p99| (0.000_1..10.0).contains(&p99))?;
     prometheus.until(mesh, "isthmus_controlplane_proxies_connected", |count| count == 3.0)?;
     let lag = r#"max(isthmus_controlplane_revision) - max(isthmus_control_version{job="web"})"#;
     prometheus.until(mesh, lag, |lag| lag == 0.0)?;
