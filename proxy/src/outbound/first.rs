@@ -113,7 +113,7 @@ async fn listen_to_both(outbound: &Outbound, app: &mut TcpStream, route: &Route)
         Ok(Ok((from_peer, first))) => {
             outbound.verdicts.learn(destination, Speaker::Server);
             carried::reached(outbound, route.span(outbound), &opened.endpoint);
-            let early = (0, first.len());
+            let early = (0, u32::try_from(first.len()).unwrap_or(u32::MAX));
             Ok(First::Server(first, Box::new(opened.reached(from_peer, early))))
         }
         // Refused, or gone: whoever serves the connection finds out why by himself.

@@ -1,7 +1,7 @@
 //! What is told of a request that the app sent, once it has its answer, and of a connection of bytes that has ended: the
 //! counts of its edge, a request's line of the access log, and whoever looks at what passes now.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Response, Uri};
@@ -125,7 +125,8 @@ fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site
 pub(super) struct Whom {
     callee: Option<ServiceName>,
     site: Option<SiteName>,
-    destination: SocketAddr,
+    ip: IpAddr,
+    port: u16,
     /// There is a sidecar in front of it.
     meshed: bool,
 }
@@ -133,7 +134,7 @@ pub(super) struct Whom {
 impl Whom {
     /// Where the app wanted to go; nobody that the mesh knows.
     pub(super) fn at(destination: SocketAddr) -> Whom {
-        Whom { callee: None, site: None, destination, meshed: false }
+        Whom { callee: None, site: None, ip: destination.ip(), port: destination.port(), meshed: false }
     }
 
     /// No sidecar, or none yet.
@@ -151,7 +152,7 @@ pub(super) fn connection(outbound: &Outbound, to: &Whom, copied: &Copied, lasted
     let (to_callee, from_callee) = (copied.sent.get(), copied.received.get());
     outbound.needs.metrics.bytes(Direction::Outbound, to_callee, from_callee);
     if let Some(callee) = &to.callee {
-        let (namespace, name, port) = (callee.namespace(), callee.name(), to.destination.port());
+        let (namespace, name, port) = (callee.namespace(), callee.name(), to.port);
         let site = to.site.as_ref().map_or("", SiteName::as_str);
         outbound.edges.connection(
             EdgeOf { direction: Direction::Outbound, namespace, name, port, site },
@@ -179,8 +180,8 @@ fn passed(outbound: &Outbound, to: &Whom) -> Passed {
         at_unix_ms: identity.clock().now_ms(),
         direction: Direction::Outbound.word().to_owned(),
         caller: identity.current().map(|own| own.id.to_string()).unwrap_or_default(),
-        callee: callee.unwrap_or_else(|| to.destination.ip().to_string()),
-        port: to.destination.port().into(),
+        callee: callee.unwrap_or_else(|| to.ip.to_string()),
+        port: to.port.into(),
         protocol: "tcp".to_owned(),
         site: to.site.as_ref().map(ToString::to_string).unwrap_or_default(),
         transport: if to.meshed { "mesh" } else { "plaintext" }.to_owned(),

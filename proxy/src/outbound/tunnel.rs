@@ -103,7 +103,7 @@ pub(super) struct Opened {
 pub(super) struct Reached {
     to: told::Whom,
     /// Bytes to and from the callee that have passed already.
-    early: (usize, usize),
+    early: (u32, u32),
     _slot: Slot,
     to_peer: SendStream,
     pub(super) from_peer: RecvStream,
@@ -203,7 +203,7 @@ impl Opened {
             Connect::Confirm => tokio::time::timeout(ANSWER_DEADLINE, self.answer_confirmed(app)).await,
         };
         match begun {
-            Ok(Ok(from_peer)) => Ok(self.reached(from_peer, (prefix.length, 0))),
+            Ok(Ok(from_peer)) => Ok(self.reached(from_peer, (prefix.length as u32, 0))),
             // Dropping the stream resets it.
             Ok(Err(error)) => Err(error),
             Err(_) => Err(TunnelError::NoAnswer),
@@ -251,7 +251,7 @@ impl Opened {
     }
 
     /// `early`: bytes to and from the callee that have passed already.
-    pub(super) fn reached(self, from_peer: RecvStream, early: (usize, usize)) -> Reached {
+    pub(super) fn reached(self, from_peer: RecvStream, early: (u32, u32)) -> Reached {
         Reached { to: self.to, early, _slot: self.slot, to_peer: self.to_peer, from_peer, span: self.span }
     }
 
@@ -265,7 +265,7 @@ impl Reached {
     /// Carries bytes until both sides ended.
     pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> io::Result<()> {
         let _open = outbound.needs.metrics.stream(MeshSide::Client);
-        let (own, began) = (Copied::after(self.early), Instant::now());
+        let (own, began) = (Copied::after((self.early.0 as usize, self.early.1 as usize)), Instant::now());
         let copied = self.span.counts(&own);
         let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, copied).await;
         self.span.ended(&result);
