@@ -94,11 +94,11 @@ impl ControlPlane {
     }
 
     /// A command of the operator, run where the control plane is.
-    pub(super) fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         Command::new(&self.binary).args(args).env("ISTHMUS_OPERATOR", self.operator_file()).named("isthmus")
     }
 
-    pub(super) fn host(&self) -> &Host {
+    pub fn host(&self) -> &Host {
         &self.host
     }
 }
