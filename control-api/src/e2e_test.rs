@@ -248,7 +248,7 @@ impl World {
         };
         send.send(disc::ProxyMessage { message: Some(disc::proxy_message::Message::Hello(hello)) }).await.unwrap();
         let answer = DiscoveryClient::new(channel).stream(ReceiverStream::new(messages)).await.unwrap();
-        Proxy { send, receive: answer.into_inner() }
+        Proxy { send, receive: answer.into_inner(), parts: Vec::new(), synced: false }
     }
 }
 
@@ -256,6 +256,9 @@ impl World {
 struct Proxy {
     send: mpsc::Sender<disc::ProxyMessage>,
     receive: Streaming<disc::ControlMessage>,
+    /// Of a first sync that is not complete yet.
+    parts: Vec<disc::Resource>,
+    synced: bool,
 }
 
 impl Proxy {
@@ -271,10 +274,17 @@ impl Proxy {
         tokio::time::timeout(SOON, self.receive.message()).await.expect("a message within 20 s")
     }
 
+    /// The next change; a first sync whole, however many parts it comes in.
     async fn delta(&mut self) -> disc::Delta {
         loop {
             match self.next().await.unwrap().unwrap().message.unwrap() {
-                disc::control_message::Message::Delta(delta) => return delta,
+                disc::control_message::Message::Delta(mut delta) if self.synced || delta.first_sync_complete => {
+                    self.synced = true;
+                    self.parts.append(&mut delta.upserts);
+                    delta.upserts = std::mem::take(&mut self.parts);
+                    return delta;
+                }
+                disc::control_message::Message::Delta(part) => self.parts.extend(part.upserts),
                 disc::control_message::Message::Welcome(welcome) => assert_eq!(welcome.protocol, PROTOCOL),
                 disc::control_message::Message::Question(_) | disc::control_message::Message::Clock(_) => {}
             }

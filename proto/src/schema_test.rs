@@ -10,7 +10,7 @@ use std::path::Path;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "isthmus/identity/v1/identity.proto",
     "isthmus/discovery/v1/discovery.proto",
     "isthmus/admin/v1/admin.proto",
@@ -21,6 +21,8 @@ const FILES: [&str; 10] = [
     "isthmus/admin/v1/live.proto",
     "isthmus/flows/v1/flows.proto",
     "isthmus/live/v1/live.proto",
+    "isthmus/traces/v1/traces.proto",
+    "isthmus/admin/v1/traces.proto",
 ];
 
 fn lines(files: &[FileDescriptorProto]) -> BTreeSet<String> {

@@ -14,7 +14,7 @@ impl World {
             disc::Hello { protocol: PROTOCOL, workload: "shop/web".to_string(), machine, ..disc::Hello::default() };
         send.send(disc::ProxyMessage { message: Some(disc::proxy_message::Message::Hello(hello)) }).await.unwrap();
         let answer = DiscoveryClient::new(channel).stream(ReceiverStream::new(messages)).await.unwrap();
-        Proxy { send, receive: answer.into_inner() }
+        Proxy { send, receive: answer.into_inner(), parts: Vec::new(), synced: false }
     }
 
     async fn renew_from(&self, identity: WorkloadIdentity, machine: Option<idv::Machine>) -> Result<(), Status> {

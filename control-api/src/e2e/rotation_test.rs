@@ -214,7 +214,7 @@ impl World {
         let hello = disc::Hello { protocol: PROTOCOL, workload, revocations, ..disc::Hello::default() };
         send.send(disc::ProxyMessage { message: Some(disc::proxy_message::Message::Hello(hello)) }).await.unwrap();
         let answer = DiscoveryClient::new(channel).stream(ReceiverStream::new(messages)).await.unwrap();
-        Proxy { send, receive: answer.into_inner() }
+        Proxy { send, receive: answer.into_inner(), parts: Vec::new(), synced: false }
     }
 }
 

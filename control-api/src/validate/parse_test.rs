@@ -212,7 +212,7 @@ fn a_traffic_policy_says_something_and_in_known_words() {
         (
             "services: [orders]",
             format!(
-                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts, tls, healthCheck"
+                "f.yaml:4:7: {at}spec: says nothing; set one of connect, sourceAddress, proxyProtocol, headerNames, timeouts, tls, healthCheck, telemetry"
             ),
         ),
         (

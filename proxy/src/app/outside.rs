@@ -42,7 +42,7 @@ pub(super) async fn keep(state: Arc<State>, options: DialOptions, stop: Cancella
             });
         }
     };
-    let told = |fails: &BTreeMap<Place, String>| state.failing().publish(by_service(fails));
+    let told = |fails: &BTreeMap<Place, String>| state.failing().replace(by_service(fails));
     tokio::select! {
         () = follow => {}
         () = keep_others(wanted, options, told, stop) => {}

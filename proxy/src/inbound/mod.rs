@@ -77,6 +77,9 @@ mod pair_test;
 #[path = "raw_frames_test.rs"]
 mod raw_frames_test;
 #[cfg(test)]
+#[path = "spans_bytes_test.rs"]
+mod spans_bytes_test;
+#[cfg(test)]
 #[path = "spans_test.rs"]
 mod spans_test;
 #[cfg(test)]
@@ -91,6 +94,9 @@ mod told_test;
 #[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;
+#[cfg(test)]
+#[path = "world_apps_test.rs"]
+mod world_apps_test;
 #[cfg(test)]
 #[path = "world_test.rs"]
 mod world_test;

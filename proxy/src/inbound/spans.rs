@@ -81,6 +81,9 @@ pub(super) fn request(
     if let Some(reset) = answer.reset {
         span.set("isthmus.reset", format!("{reset:?}"));
         span.fail("reset");
+        // There is no body to wait for.
+        span.end_ns = tracer.now_ns();
+        return tracer.record(span);
     }
     if answer.response.status().as_u16() == 101 {
         // What follows is a connection of its own.

@@ -26,7 +26,7 @@ fn the_future_of_an_outbound_connection_stays_in_its_budget() {
     }
     let tunnel = carry(Reached::carry);
     println!("outbound connection: {task} B, HTTP/1 {http1} B, a tunnel {tunnel} B");
-    assert!(task <= 384, "{task} B");
+    assert!(task <= 448, "{task} B");
     assert!(http1 <= 1_152, "{http1} B");
     assert!(tunnel <= 768, "{tunnel} B");
 }

@@ -19,7 +19,7 @@ pub struct Failing(ArcSwapOption<Fails>);
 
 impl Failing {
     /// Only the one that probes calls this.
-    pub fn publish(&self, fails: Fails) {
+    pub fn replace(&self, fails: Fails) {
         self.0.store((!fails.is_empty()).then(|| Arc::new(fails)));
     }
 

@@ -109,7 +109,8 @@ async fn another_ones_receiver_reads_every_span() {
             let exporting = export(how, receiver.port);
             let trace = exporting.record("GET");
             let got = receiver.next().await;
-            assert_eq!(got["encoding"], "gzip", "{how}");
+            // grpcio takes it off without a word.
+            assert!(how == "grpc" || got["encoding"] == "gzip", "{got}");
             assert_eq!(got["resource"]["service.name"], "web");
             let span = &got["spans"][0];
             assert_eq!((&span["trace"], &span["name"]), (&Json::from(trace), &Json::from("GET")));

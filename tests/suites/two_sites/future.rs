@@ -127,6 +127,7 @@ fn delta(control: &Future, version: u64, inbound: wire::resource::Body, future: 
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 pub(crate) fn refused_and_nacked() -> Result<(), String> {
     let mut world = World::two_sites().stranger().build().map_err(|e| e.to_string())?;
     let outside = Ipv4Addr::new(203, 0, 113, 10);
