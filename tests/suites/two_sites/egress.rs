@@ -270,6 +270,7 @@ fn udp_at_first(mesh: &mut Mesh) -> Result<(), String> {
         })
     };
     require(send(mesh, 9999)?.is_ok(), || "the control arm: UDP does not pass while nothing restricts it".to_owned())?;
+    std::fs::remove_file(mesh.file("batch.token")).map_err(|e| e.to_string())?;
     mesh.token("shop/batch", "1h", "batch.token")?;
     mesh.kill_sidecar("batch")?;
     std::fs::remove_dir_all(mesh.file("batch").join("state")).map_err(|e| e.to_string())?;

@@ -66,6 +66,10 @@ impl<'a> Prometheus<'a> {
         }
         let command = command.arg(format!("http://127.0.0.1:9090{path}"));
         let done = self.host.output(command, Duration::from_secs(20)).map_err(|e| e.to_string())?;
+        // It has only begun.
+        if done.stdout.trim() == "Service Unavailable" {
+            return Ok(Value::Null);
+        }
         let value: Value = serde_json::from_str(&done.stdout).map_err(|e| format!("{path}: {e}: {done:?}"))?;
         require(value["status"] == "success", || format!("{path} {parameters:?}: {value}"))?;
         Ok(value["data"].clone())
