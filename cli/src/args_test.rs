@@ -12,6 +12,15 @@ fn the_command_line_is_sound() {
 }
 
 #[test]
+fn every_command_is_in_the_readmes_table() {
+    let readme = include_str!("../../README.md");
+    let command = Cli::command();
+    let missing = command.get_subcommands().filter(|one| !one.is_hide_set()).map(clap::Command::get_name);
+    let missing: Vec<&str> = missing.filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "not in README.md, Commands: {missing:?}");
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn what_the_documents_show_parses() {
     for line in [
