@@ -6,6 +6,7 @@
 
 use super::cross_addresses::{addresses, check_addresses, check_own, check_ranges, claimants, cluster_ip_field};
 use super::cross_egress;
+use super::names::camel_case;
 use super::problem::ResourceRef;
 use super::resource::*;
 use crate::index::{Tenancy, compile_rule};
@@ -388,16 +389,4 @@ fn check_rule(found: &mut Findings, resource: &Resource, at: &str, rule: &Rule, 
         _ => field,
     };
     found.fault(resource, format!("{at}.{part}.{}", camel_case(&field)), error.reason);
-}
-
-/// `not_trust_domains[1]` as it is written in YAML.
-fn camel_case(field: &str) -> String {
-    let mut parts = field.split('_');
-    let mut out = parts.next().unwrap_or_default().to_string();
-    for part in parts {
-        let mut letters = part.chars();
-        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        out.push_str(letters.as_str());
-    }
-    out
 }

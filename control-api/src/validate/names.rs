@@ -29,3 +29,15 @@ pub(super) fn check_host(field: &Field) {
         field.fault(format!("`{text}` is not a host name, nor `*.` before one"));
     }
 }
+
+/// `not_trust_domains[1]`, as the wire has it, as it is written in YAML.
+pub(super) fn camel_case(field: &str) -> String {
+    let mut parts = field.split('_');
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let mut letters = part.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
+    }
+    out
+}
