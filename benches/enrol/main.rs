@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -125,22 +125,9 @@ fn start(dir: &Path, count: usize) -> Result<ControlPlane, Problem> {
         "trustDomain: shop.example\nstateDir: {at}/state\nadvertise: 127.0.0.1:15012\nresources: {at}/resources\n{listen}\n"
     );
     std::fs::write(dir.join("control.yaml"), config)?;
-    let mut command = Command::new(program()?);
+    let mut command = Command::new(isthmus_world::find::isthmus()?);
     command.args(["control", "--config"]).arg(dir.join("control.yaml"));
     Ok(ControlPlane(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
-}
-
-fn program() -> Result<PathBuf, Problem> {
-    if let Some(named) = std::env::var_os("ISTHMUS") {
-        return Ok(named.into());
-    }
-    let beside = std::env::current_exe()?.with_file_name("isthmus");
-    match beside.exists() {
-        true => Ok(beside),
-        false => {
-            Err(format!("{} is not there: `cargo build --release -p isthmus`, or set ISTHMUS", beside.display()).into())
-        }
-    }
 }
 
 #[derive(serde::Deserialize)]

@@ -265,7 +265,7 @@ fn detect(bytes: &'static [u8]) -> Box<dyn FnMut(u64)> {
     })
 }
 
-fn typical_headers() -> HeaderMap {
+pub(crate) fn typical_headers() -> HeaderMap {
     let pairs = [
         ("host", "orders.shop"),
         ("user-agent", "curl/8.5.0"),

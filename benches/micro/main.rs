@@ -9,6 +9,7 @@
 mod cases;
 mod mesh;
 mod policy;
+mod spans;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    ALL.iter().chain(policy::ALL)
+    ALL.iter().chain(policy::ALL).chain(spans::ALL)
 }
 
 fn run(words: &[String]) -> Result<(), String> {

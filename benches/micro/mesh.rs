@@ -7,8 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use isthmus_proxy::http::mesh::{self, RecvStream, SendStream};
-use isthmus_proxy::http::server::Http2Settings;
+use isthmus_http2::{Http2Settings, RecvStream, SendStream};
 use tokio::io::{BufReader, DuplexStream, duplex};
 
 const BULK: usize = 256 * 1024;
@@ -61,13 +60,13 @@ fn drive<T>(mut ours: impl FnMut(&mut Context<'_>) -> Poll<T>, mut others: impl 
     panic!("it does not move");
 }
 
-type Wire = mesh::Connection<BufReader<DuplexStream>>;
+type Wire = isthmus_http2::Connection<BufReader<DuplexStream>>;
 
-fn pair() -> (mesh::SendRequest, Wire, Wire) {
+fn pair() -> (isthmus_http2::SendRequest, Wire, Wire) {
     let (near, far) = duplex(PIPE);
     let reader = |io| BufReader::with_capacity(16 * 1024, io);
-    let (sender, mut client) = mesh::connect(reader(near), Http2Settings::MESH);
-    let mut accepting = pin!(mesh::accept(reader(far), Http2Settings::MESH));
+    let (sender, mut client) = isthmus_http2::connect(reader(near), Http2Settings::MESH);
+    let mut accepting = pin!(isthmus_http2::accept(reader(far), Http2Settings::MESH));
     let server = drive(|cx| accepting.as_mut().poll(cx), |cx| assert!(client.poll(cx).is_pending()));
     (sender, client, server.expect("a connection"))
 }
@@ -95,7 +94,7 @@ pub(crate) fn exchange() -> Box<dyn FnMut(u64)> {
 }
 
 /// A stream of the caller's, open both ways, and its other end.
-fn tunnel(sender: &mesh::SendRequest, client: &mut Wire, server: &mut Wire) -> (SendStream, RecvStream) {
+fn tunnel(sender: &isthmus_http2::SendRequest, client: &mut Wire, server: &mut Wire) -> (SendStream, RecvStream) {
     let mut request = Request::new(());
     *request.method_mut() = http::Method::CONNECT;
     *request.uri_mut() = "10.0.0.1:80".parse().expect("an address");

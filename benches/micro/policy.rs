@@ -65,7 +65,7 @@ fn exact_path(other: Option<u32>) -> Conditions {
 }
 
 fn template(other: Option<u32>) -> Conditions {
-    let path = other.map_or("/shop.v1.Orders/{call}".to_owned(), |n| format!("/shop.v{n}.Orders/{{call}}"));
+    let path = other.map_or("/shop.v1.Orders/{call}".to_owned(), |n| format!("/shop.n{n}.Orders/{{call}}"));
     Conditions { paths: some(&path), ..Conditions::default() }
 }
 

@@ -1,6 +1,5 @@
 //! The control plane as a user runs it: its own process, with its own directory.
 
-use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,7 +22,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn start() -> Result<Self, String> {
-        let program = program()?;
+        let program = isthmus_world::find::isthmus()?;
         let dir = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
         let [proxies, operators, metrics] = free_ports()?;
         let config = format!(
@@ -114,22 +113,6 @@ fn spawn(program: &Path, dir: &Path) -> Result<Child, String> {
     command.args(["control", "--config"]).arg(dir.join("control.yaml"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
     command.spawn().map_err(|error| format!("{}: {error}", program.display()))
-}
-
-/// Ours: beside this program, where the same build puts it.
-fn program() -> Result<PathBuf, String> {
-    if let Some(named) = env::var_os("ISTHMUS").filter(|value| !value.is_empty()) {
-        return Ok(named.into());
-    }
-    let own = env::current_exe().map_err(|error| format!("looking for our own executable: {error}"))?;
-    let beside = own.with_file_name("isthmus");
-    match beside.is_file() {
-        true => Ok(beside),
-        false => Err(format!(
-            "{} is not there: run `cargo build --release -p isthmus` first, or set ISTHMUS to its path",
-            beside.display()
-        )),
-    }
 }
 
 /// Ports that were free a moment ago; the control plane's are written into its configuration.

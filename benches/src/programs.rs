@@ -100,14 +100,7 @@ fn isthmus() -> Result<PathBuf, String> {
     if env::var_os("ISTHMUS").is_some_and(|value| !value.is_empty()) {
         return tool("ISTHMUS", "isthmus");
     }
-    let own = env::current_exe().map_err(|error| format!("looking for our own executable: {error}"))?;
-    let beside = own.with_file_name("isthmus");
-    if !beside.is_file() {
-        return Err(format!(
-            "{} is not there: run `cargo build --release -p isthmus` first, or set ISTHMUS to its path",
-            beside.display()
-        ));
-    }
+    let beside = find::isthmus()?;
     if cfg!(debug_assertions) {
         eprintln!("warning: {} is an unoptimised build; its numbers mean nothing", beside.display());
     }

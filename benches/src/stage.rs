@@ -64,6 +64,7 @@ impl Stage {
             // Children inherit it from the host's thread. Only root may; then all contenders have it or none.
             host.run(|| setpriority_process(None, NICENESS).ok());
             host.block_on(async { setpriority_process(None, NICENESS).ok() });
+            host.run(let_ports_be_used_again)?;
         }
         let command = match traffic {
             Traffic::Http => {
@@ -119,6 +120,16 @@ impl Stage {
 }
 
 /// Looks at the kernel's table instead of connecting: a connection would warm what W6 wants to see cold.
+/// A load of thousands of short connections a second leaves as many in TIME_WAIT at one address, which in life are spread
+/// over as many callers: without this a proxy's cost would be the kernel's search for a port that is left.
+fn let_ports_be_used_again() -> Result<(), String> {
+    for (file, text) in [("ip_local_port_range", "20000 65535"), ("tcp_tw_reuse", "1")] {
+        let path = Path::new("/proc/sys/net/ipv4").join(file);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
 fn wait_for_port(host: &Host, address: SocketAddr, process: &mut Process) -> Result<(), String> {
     let until = Instant::now() + START;
     while !host.run(move || listens(address.port())) {

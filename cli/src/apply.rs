@@ -123,6 +123,10 @@ async fn apply(args: Args, operator: &OperatorArgs) -> Result<(), Failure> {
     if !answer.problems.is_empty() {
         return Err(Failure::invalid(answer.problems.into_iter().map(Problem::from).collect()));
     }
+    // What wrote the input has failed, as a pipe does not tell; nobody means this.
+    if answer.changes.is_empty() {
+        return Err(Failure::new("there is no document in the input; nothing was changed", "look at what wrote it"));
+    }
     answer.warnings.extend(cut_off);
     tell(&answer, args.dry_run, format);
     let mut report = json!({

@@ -58,7 +58,7 @@ struct Seen {
     rotation: wire::RotateResponse,
     audit: wire::VerifyAuditResponse,
     revision: u64,
-    /// Why nothing can be written.
+    /// Why it cannot be read.
     store: Option<String>,
 }
 
@@ -135,9 +135,10 @@ fn control_plane(seen: &Seen) -> Finding {
 }
 
 fn store(seen: &Seen) -> Finding {
-    match &seen.store {
-        None => ok("store", "reads"),
-        Some(why) => broken("store", why.trim()),
+    match (&seen.store, seen.audit.unwritable.as_str()) {
+        (Some(why), _) => broken("store", why.trim()),
+        (None, "") => ok("store", "reads, and nothing failed to be written"),
+        (None, why) => broken("store", format!("reads, and cannot be written: {why}")),
     }
 }
 

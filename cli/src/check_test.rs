@@ -99,6 +99,16 @@ fn each_trouble_is_named_with_who() {
 }
 
 #[test]
+fn a_disk_that_is_full_is_broken_though_everything_can_be_read() {
+    let mut seen = well();
+    assert_eq!(said(&seen, "store"), (Mark::Ok, "reads, and nothing failed to be written".to_owned()));
+    seen.audit.unwritable = "the audit log cannot be written: No space left on device".to_owned();
+    let (mark, why) = said(&seen, "store");
+    assert!(mark == Mark::Broken && why.contains("cannot be written: the audit log"), "{why}");
+    assert_eq!(said(&seen, "audit log").0, Mark::Ok);
+}
+
+#[test]
 fn many_are_counted() {
     let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
     assert!(some_of(&many).ends_with("7; and 4 more"));

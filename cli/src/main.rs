@@ -137,6 +137,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     // A child of the demo on its way to become a program; must come before any thread starts.
     isthmus_world::child_entry();
+    output::end_with_its_reader();
     match Cli::parse().command {
         Command::Apply(c) => apply::run(c.args, &c.operator),
         Command::Get(c) => get::run(c.args, &c.operator),

@@ -59,6 +59,19 @@ pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
+/// `isthmus get all | head`: the reader has what it wanted and is gone. The library panics where it cannot print; this ends
+/// as other programs do then, with what a shell shows of SIGPIPE.
+pub(crate) fn end_with_its_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>();
+        if said.is_some_and(|said| said.starts_with("failed printing to stdout") && said.contains("Broken pipe")) {
+            std::process::exit(128 + 13);
+        }
+        otherwise(panic);
+    }));
+}
+
 #[cfg(test)]
 #[path = "output_test.rs"]
 mod output_test;

@@ -9,7 +9,7 @@ use crate::bypass;
 use crate::connect::{self, Admin, Policy};
 use crate::failure::{Failure, finish};
 use crate::operator::OperatorArgs;
-use crate::output::{Format, OutputArgs, or_dash, table};
+use crate::output::{Format, OutputArgs, or_dash, table, when};
 
 /// Show services as their callers see them: addresses, endpoints, and how many proxies use them.
 #[derive(clap::Args, Debug)]
@@ -22,7 +22,8 @@ pub(crate) struct Args {
     output: OutputArgs,
 }
 
-/// Show the endpoints of a service, also those that are withdrawn since their proxy is gone.
+/// Show the endpoints of a service, also those that are withdrawn since their proxy is gone; and of those without a sidecar
+/// how the proxies that use them find them.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "EXAMPLES:\n  isthmus endpoints shop/orders\n  isthmus endpoints shop/orders --json")]
 pub(crate) struct EndpointsArgs {
@@ -110,17 +111,44 @@ fn services_table(services: &[wire::ServiceView]) -> String {
 }
 
 fn endpoints_table(endpoints: &[&wire::EndpointView]) -> String {
+    // Where nobody probes, there is nothing to say.
+    let probed = endpoints.iter().any(|endpoint| !endpoint.health.is_empty());
     let row = |endpoint: &&wire::EndpointView| {
-        vec![
+        let mut row = vec![
             endpoint.ip.clone(),
             or_dash(&endpoint.site),
             or_dash(&endpoint.workload),
             endpoint.state.clone(),
             or_dash(&endpoint.ports.join(",")),
-        ]
+        ];
+        let health: Vec<String> = endpoint.health.iter().map(in_words).collect();
+        row.extend(probed.then(|| or_dash(&health.join("; "))));
+        row
     };
     let rows: Vec<_> = endpoints.iter().map(row).collect();
-    table(&["ADDRESS", "SITE", "WORKLOAD", "STATE", "PORTS"], &rows)
+    let mut head = vec!["ADDRESS", "SITE", "WORKLOAD", "STATE", "PORTS"];
+    head.extend(probed.then_some("HEALTH"));
+    table(&head, &rows)
+}
+
+/// One port, as the proxies that use it find it.
+fn in_words(health: &wire::PortHealth) -> String {
+    let (port, since, asked) = (health.port, when(health.since_unix_ms), health.up + health.down);
+    if health.down == 0 {
+        return format!("{port} up for {asked} {} since {since}", proxies(asked));
+    }
+    let by = health.down_by.iter().map(|down| format!("{} ({})", down.workload, or_dash(&down.reason)));
+    let mut by = by.collect::<Vec<_>>().join(", ");
+    let unnamed = (health.down as usize).saturating_sub(health.down_by.len());
+    if unnamed > 0 && !by.is_empty() {
+        by = format!("{by} and {unnamed} more");
+    }
+    let by = if by.is_empty() { by } else { format!(": {by}") };
+    format!("{port} down for {} of {asked} {} since {since}{by}", health.down, proxies(asked))
+}
+
+fn proxies(count: u32) -> &'static str {
+    if count == 1 { "proxy" } else { "proxies" }
 }
 
 pub(crate) fn service_json(service: &wire::ServiceView) -> Value {
@@ -143,5 +171,21 @@ fn endpoint_json(endpoint: &wire::EndpointView) -> Value {
         "workload": endpoint.workload,
         "state": endpoint.state,
         "ports": endpoint.ports,
+        "health": endpoint.health.iter().map(health_json).collect::<Vec<_>>(),
     })
 }
+
+fn health_json(health: &wire::PortHealth) -> Value {
+    let by = |down: &wire::DownBy| json!({ "workload": down.workload, "sinceUnixMs": down.since_unix_ms, "reason": down.reason });
+    json!({
+        "port": health.port,
+        "up": health.up,
+        "down": health.down,
+        "sinceUnixMs": health.since_unix_ms,
+        "downBy": health.down_by.iter().map(by).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+#[path = "services_test.rs"]
+mod services_test;

@@ -47,6 +47,17 @@ fn an_error_goes_to_stderr_and_with_json_to_stdout() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+    let child = command.args(["version"]).env_clear().stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let done = child.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(141), String::new()));
+}
+
+#[test]
 fn a_token_that_is_refused_is_repeated_nowhere() {
     let secret = "isthmus1.c2VjcmV0LXNlY3JldC1zZWNyZXQ";
     let answer = isthmus(&["join", "--token-file", "-", "--dry-run"], secret);

@@ -95,6 +95,13 @@ impl Daemon {
             }
         }
     }
+
+    /// A line that holds this, since the beginning.
+    fn has_said(&mut self, text: &str) {
+        if !self.seen.iter().any(|line| line.contains(text)) {
+            self.says(&[text]);
+        }
+    }
 }
 
 impl Drop for Daemon {

@@ -28,6 +28,25 @@ impl Drop for Running {
     }
 }
 
+/// Prints the ends of all logs below a directory where the test fails.
+struct Logs<'a>(&'a Path);
+
+impl Drop for Logs<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let entries = fs::read_dir(self.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        for log in entries.map(|path| if path.is_dir() { path.join("log") } else { path }) {
+            if log.ends_with("log") || log.extension().is_some_and(|extension| extension == "log") {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("---- {}\n{}", log.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+    }
+}
+
 fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_isthmus"))
 }
@@ -258,6 +277,7 @@ fn three_control_planes_on_one_etcd_lose_nothing_when_one_dies_one_is_cut_off_an
         return;
     }
     let dir = tempfile::tempdir().unwrap();
+    let _logs = Logs(dir.path());
     let mut etcd = Etcd::start(3).unwrap();
     let key = dir.path().join("store.key");
     fs::write(&key, "correct horse battery").unwrap();

@@ -186,6 +186,12 @@ fn an_apply_is_shown_recorded_and_taken_back() {
 #[test]
 fn pruning_shows_what_would_go_and_asks() {
     let control = Control::start();
+    // A pipe whose writer has failed looks like this.
+    let nothing = control.write("nothing.yaml", "# nothing\n---\n");
+    for input in ["-", &nothing] {
+        assert!(control.refused(&["apply", "-f", input]).contains("no document in the input"));
+        control.refused(&["apply", "-f", input, "--prune", "--set", "a", "--yes"]);
+    }
     let other = POLICY.replace("name: orders", "name: other");
     control.write("team/a.yaml", POLICY);
     control.write("team/b.yaml", &other);

@@ -19,8 +19,9 @@ use crate::operators::oidc::Provider;
 use crate::operators::{Gatekeeper, standard};
 use crate::pages::{self, Pages};
 use crate::push::registry::Registry;
+use crate::push::server::Server as Discovery;
 use crate::push::{Push, cut_off, lease, share, wake};
-use crate::serve::{Gate, Peer, connections};
+use crate::serve::{Gate, Peer, connections, wire};
 use crate::source;
 use crate::traces;
 use crate::traces::store::TraceStore;
@@ -33,7 +34,6 @@ use isthmus_proto::admin::v1::login_server::LoginServer;
 use isthmus_proto::admin::v1::policy_server::PolicyServer;
 use isthmus_proto::admin::v1::resources_server::ResourcesServer;
 use isthmus_proto::admin::v1::traces_server::TracesServer as KeptTracesServer;
-use isthmus_proto::discovery::v1::discovery_server::DiscoveryServer;
 use isthmus_proto::flows::v1::flows_server::FlowsServer;
 use isthmus_proto::identity::v1::identity_server::IdentityServer;
 use isthmus_proto::live::v1::live_server::LiveServer;
@@ -45,6 +45,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 /// Each proxy holds one; the design size is 10,000.
@@ -52,18 +53,20 @@ const PROXY_CONNECTIONS: usize = 20_000;
 const OPERATOR_CONNECTIONS: usize = 512;
 /// Of them, for those who come to sign in.
 const SIGNING_IN: usize = 64;
-/// A proxy uses one stream and a call now and then; an operator's tools a few more.
+/// Of an operator's tools, each a call.
 const STREAMS: u32 = 64;
-/// A peer that answers no ping for this long is gone: its host died, or the link did.
+/// As proxies have it ([`wire`]).
 const PING_EVERY: Duration = Duration::from_secs(15);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Open calls may end; then they are ended.
 const DRAIN: Duration = Duration::from_secs(10);
 const AUDIT_DIR: &str = "audit";
 
+mod apart;
 mod open;
 mod upkeep;
 
+use apart::Apart;
 use open::{open_aside, read_trust};
 use upkeep::{follow_profile, sweep};
 
@@ -88,6 +91,8 @@ pub enum ControlError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("trustDomain: {0}")]
     TrustDomain(#[from] isthmus_certs::IdError),
+    #[error("no threads for operators: {0}")]
+    Threads(std::io::Error),
     #[error("the gRPC server stopped: {0}")]
     Serve(#[from] tonic::transport::Error),
 }
@@ -108,6 +113,7 @@ pub struct Control {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     servers: tokio::task::JoinSet<Result<(), tonic::transport::Error>>,
+    apart: Apart,
 }
 
 impl Control {
@@ -136,6 +142,7 @@ impl Control {
             issuer: own.issuer.clone(),
             tasks: TaskTracker::new(),
             servers: tokio::task::JoinSet::new(),
+            apart: Apart::start().map_err(ControlError::Threads)?,
             shutdown,
         };
         let address = config.at_port(control.operators.port());
@@ -160,7 +167,8 @@ impl Control {
         control.tasks.spawn(writer);
         control.serve_operators(operators, admin, (&own, door), Arc::new(rotation))?;
         let page = Arc::new(Pages { ledger: ledger.clone(), registry, own: own.clone(), flows, traces: kept });
-        control.tasks.spawn(pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone()));
+        let serve = pages::serve(metrics, page, control.tasks.clone(), control.shutdown.clone());
+        control.tasks.spawn_on(serve, &control.apart.handle());
         control.keep(own, &config);
         tracing::info!(
             revision = ledger.world().revision,
@@ -185,6 +193,8 @@ impl Control {
             issuer: own.issuer.clone(),
             registry: registry.clone(),
             looks: looks.clone(),
+            encoded: Arc::default(),
+            turned_away: Arc::default(),
             own: own.store.clone(),
             tasks: self.tasks.clone(),
             shutdown: self.shutdown.clone(),
@@ -244,15 +254,18 @@ impl Control {
         };
         let live =
             live::Intake { ledger: self.ledger.clone(), looks: push.looks.clone(), shutdown: self.shutdown.clone() };
-        let router = server()
-            .add_service(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
-            .add_service(DiscoveryServer::new(push).max_decoding_message_size(4 << 20))
+        let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(64 << 10))
+            .add_service(Discovery(push))
             .add_service(FlowsServer::new(intake).max_decoding_message_size(4 << 20))
             .add_service(LiveServer::new(live).max_decoding_message_size(live::MOST_BATCH))
-            .add_service(TracesServer::new(spans).max_decoding_message_size(traces::MOST_REPORT));
+            .add_service(TracesServer::new(spans).max_decoding_message_size(traces::MOST_REPORT))
+            .prepare();
         let incoming = connections(gate, &self.tasks, self.shutdown.clone());
-        let ends = self.shutdown.clone().cancelled_owned();
-        self.servers.spawn(router.serve_with_incoming_shutdown(incoming, ends));
+        let serving = wire::serve(incoming, routes, self.tasks.clone(), self.shutdown.clone());
+        self.servers.spawn(async move {
+            serving.await;
+            Ok(())
+        });
     }
 
     fn serve_operators(
@@ -262,6 +275,9 @@ impl Control {
         (own, door): (&Arc<Own>, Door),
         rotation: Arc<Rotation>,
     ) -> Result<(), ControlError> {
+        // What is spawned from here on, and by it, is.
+        let apart = self.apart.handle();
+        let _apart = apart.enter();
         let reflection = standard::reflection().map_err(ControlError::SignIn)?;
         let keys = Keys { ledger: door.ledger.clone(), issuer: door.issuer.clone(), address: door.address.clone() };
         let gate = Gate {

@@ -111,7 +111,11 @@ impl Pages {
         let mut text = String::new();
         let gauges = [
             ("isthmus_controlplane_revision", "The store's revision.", world.revision),
-            ("isthmus_controlplane_proxies_connected", "Proxies with a discovery stream.", connected.count() as u64),
+            (
+                "isthmus_controlplane_proxies_connected",
+                "Proxies with a discovery stream.",
+                connected.clone().count() as u64,
+            ),
             (
                 "isthmus_controlplane_proxies_behind",
                 "Connected proxies that have not answered their latest push.",
@@ -135,13 +139,18 @@ impl Pages {
             ("isthmus_controlplane_certificate_expiry_seconds", "When the own certificate ends, Unix time.", expiry),
             (
                 "isthmus_controlplane_store_failed",
-                "1: the store failed and nothing can be written.",
-                u64::from(self.ledger.has_failed()),
+                "1: the store or the audit log failed, and nothing can be written.",
+                u64::from(self.ledger.has_failed() || self.own.issuer.audit().unwritable().is_some()),
             ),
         ];
         for (name, help, value) in gauges.into_iter().chain(self.kept()) {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }
+        let name = "isthmus_controlplane_lag_seconds";
+        let behind = connected.filter_map(|proxy| Some(proxy.behind_since?.elapsed().as_secs_f64()));
+        let (longest, help) =
+            (behind.fold(0.0, f64::max), "For how long the connected proxy that is most behind has been so.");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {longest:.3}");
         let name = "isthmus_controlplane_resources";
         let _ = writeln!(text, "# HELP {name} Resources by kind.\n# TYPE {name} gauge");
         for (kind, count) in kinds {

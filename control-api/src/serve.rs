@@ -1,16 +1,16 @@
-//! Listening: TLS first, then gRPC. What a service learns of its caller is the identity that TLS has proved.
+//! Listening: TLS first, then gRPC: for proxies by [`wire`], for operators by tonic's server. What a service learns of its caller is the identity that TLS has proved.
 //!
 //! Refused here: a handshake that fails or takes longer than 10 s, more connections than the limit (they wait in the
 //! kernel's queue), and on the operators' port everybody who is not an operator.
 
 use isthmus_certs::{PeerIdentity, ServerConfigs, peer_identity};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::transport::server::Connected;
+
+mod call;
+pub(crate) mod wire;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// After accept() failed (no descriptors left): retrying at once would only burn the CPU.
@@ -54,7 +57,7 @@ pub fn required_identity(peer: Option<&Peer>) -> Result<PeerIdentity, Status> {
     })
 }
 
-/// Accepts until `shutdown`; finished handshakes come out as a stream for tonic.
+/// Accepts until `shutdown`; finished handshakes come out as a stream for a server.
 pub fn connections(
     gate: Gate,
     tasks: &TaskTracker,
@@ -153,20 +156,52 @@ impl Connected for Connection {
     }
 }
 
+impl Connection {
+    /// Whether a stranger has stayed too long.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready())
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(ends) = &mut self.ends
-            && ends.as_mut().poll(cx).is_ready()
-        {
+        if self.is_over(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
 
+/// From the buffer that TLS has anyway.
+impl AsyncBufRead for Connection {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.tls).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        Pin::new(&mut self.tls).consume(count);
+    }
+}
+
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

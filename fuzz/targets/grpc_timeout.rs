@@ -1,6 +1,6 @@
 //! A call's deadline: read in one way only, and never longer than its digits can say.
 
-use isthmus_proxy::http::patience::grpc_timeout;
+use isthmus_http2::grpc_timeout;
 
 pub fn run(bytes: &[u8]) {
     let Some(timeout) = grpc_timeout(bytes) else { return };

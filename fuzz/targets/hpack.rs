@@ -1,6 +1,6 @@
 //! A block of HPACK: what is read is written, and read back the same.
 
-use isthmus_proxy::http::mesh::hpack::{Decoder, Encoder, Field};
+use isthmus_http2::hpack::{Decoder, Encoder, Field};
 
 pub fn run(bytes: &[u8]) {
     let mut fields = Vec::new();

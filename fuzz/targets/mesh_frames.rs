@@ -3,8 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use http::Request;
-use isthmus_proxy::http::mesh::{Connection, accept, connect};
-use isthmus_proxy::http::server::Http2Settings;
+use isthmus_http2::{Connection, Http2Settings, accept, connect};
 use tokio::io::{AsyncBufRead, AsyncWrite, BufReader, join, sink};
 
 /// How the connection ended; it ends with the bytes at the latest.

@@ -53,13 +53,13 @@ fn passes_only_admin(path: &str) -> bool {
     decides(vec![], vec![rule("/admin*")], Action::Deny, path)
 }
 
-/// What careless apps make of a path: each may decode once or twice, take `\` for `/`, cut parameters and query off,
-/// collapse and resolve segments, and fold letters.
+/// What careless apps make of a path: each may decode once or twice, overlong UTF-8 included, take `\` for `/`, cut
+/// parameters and query off, collapse and resolve segments, and fold letters.
 fn app_readings(path: &str) -> Vec<String> {
     let path = path.split(['?', '#']).next().unwrap_or_default().as_bytes().to_vec();
     let once = decoded(&path);
     let mut readings = Vec::new();
-    for bytes in [path, decoded(&once), once] {
+    for bytes in [path, decoded(&once), overlong(&once), once] {
         let text = String::from_utf8_lossy(&bytes).to_lowercase().replace('\\', "/");
         let cut = text.split('\0').next().unwrap_or_default().to_owned();
         for text in [text, cut] {
@@ -69,6 +69,25 @@ fn app_readings(path: &str) -> Vec<String> {
         }
     }
     readings
+}
+
+/// `c0 ae` read as `.`, as decoders once did that do not count bits.
+fn overlong(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (0xc0 | 0xc1, [second @ 0x80..=0xbf, after @ ..]) => {
+                out.push((first & 1) << 6 | second & 0x3f);
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 fn decoded(bytes: &[u8]) -> Vec<u8> {

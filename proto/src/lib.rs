@@ -77,10 +77,14 @@ pub const FEATURES: &[&str] = &[
     "crypto-profile/v1",
     "seen-as/v1",
     LIVE,
+    PROBED,
 ];
 
 /// Of a proxy that answers [`live::v1::Question`]s. One that does not would take the question for an error.
 pub const LIVE: &str = "live/v1";
+
+/// Of a control plane that takes [`discovery::v1::Probed`].
+pub const PROBED: &str = "probed/v1";
 
 /// The first of `requires` that this build does not understand.
 pub fn missing_feature(requires: &[String]) -> Option<&str> {

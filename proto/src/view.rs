@@ -30,6 +30,20 @@ pub fn digest(resource: &[u8]) -> [u8; 32] {
 
 /// The text of the statement; discovery.proto describes it.
 pub fn text(of: ViewOf<'_>, resources: &BTreeMap<Key, [u8; 32]>) -> Vec<u8> {
+    let all = resources.iter().map(|((kind, name), digest)| ((*kind, name.as_str()), *digest));
+    text_of_ordered(of, all)
+}
+
+/// The same of resources in any order, each with its key once.
+pub fn text_of(of: ViewOf<'_>, mut resources: Vec<((i32, &str), [u8; 32])>) -> Vec<u8> {
+    resources.sort_unstable_by_key(|(key, _)| *key);
+    text_of_ordered(of, resources.into_iter())
+}
+
+fn text_of_ordered<'a>(
+    of: ViewOf<'_>,
+    resources: impl ExactSizeIterator<Item = ((i32, &'a str), [u8; 32])>,
+) -> Vec<u8> {
     let mut text = Vec::with_capacity(64 + resources.len() * 80);
     text.extend_from_slice(b"isthmus view, v1\0");
     put(&mut text, of.workload.as_bytes());
@@ -37,9 +51,9 @@ pub fn text(of: ViewOf<'_>, resources: &BTreeMap<Key, [u8; 32]>) -> Vec<u8> {
     text.extend_from_slice(&of.signed_unix_ms.to_be_bytes());
     text.extend_from_slice(&(resources.len() as u64).to_be_bytes());
     for ((kind, name), digest) in resources {
-        text.extend_from_slice(&i64::from(*kind).to_be_bytes());
+        text.extend_from_slice(&i64::from(kind).to_be_bytes());
         put(&mut text, name.as_bytes());
-        text.extend_from_slice(digest);
+        text.extend_from_slice(&digest);
     }
     text
 }

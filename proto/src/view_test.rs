@@ -35,3 +35,16 @@ fn a_raw_message_is_the_same_bytes() {
     assert_eq!(read.upserts, [resource.encode_to_vec()]);
     assert_eq!(raw.encode_to_vec(), message.encode_to_vec());
 }
+
+#[test]
+fn the_text_does_not_depend_on_the_order_in_which_resources_come() {
+    let names = ["10.0.0.10", "10.0.0.9", "a/b", "a-1/b", ""];
+    let keys = names.iter().flat_map(|name| (1..=5).map(move |kind| (kind, *name)));
+    let all: Vec<((i32, &str), [u8; 32])> = keys.map(|(kind, name)| ((kind, name), digest(name.as_bytes()))).collect();
+    let ordered = all.iter().map(|((kind, name), digest)| ((*kind, (*name).to_owned()), *digest)).collect();
+    for by in 0..all.len() {
+        let mut turned = all.clone();
+        turned.rotate_left(by);
+        assert_eq!(text_of(OF, turned), text(OF, &ordered));
+    }
+}

@@ -110,7 +110,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
 
     let mut workers = Workers::start(&parts, ports.traffic, listening)?;
     let pages = Pages::open(&parts, ports.metrics, ports.readiness, embedding.set_log_level, &stop)?;
-    let (aside, health) = Aside::start(&parts, spans, dial, &stop);
+    let (aside, told) = Aside::start(&parts, spans, dial, &stop);
     let upward = Upward {
         state: parts.state.clone(),
         demands,
@@ -118,7 +118,7 @@ pub async fn run_embedded(config: Config, shutdown: CancellationToken, embedding
         flows: collector,
         decisions: parts.decisions.clone(),
         kept,
-        health,
+        told,
     };
     let mut control = tokio::spawn(control::run(start, upward, stop.child_token()));
     let mut follower = Follower::new(parts.clone(), listening)?;
@@ -160,12 +160,7 @@ struct Aside {
 }
 
 impl Aside {
-    fn start(
-        parts: &Parts,
-        spans: SpanQueue,
-        dial: DialOptions,
-        stop: &CancellationToken,
-    ) -> (Aside, watch::Receiver<Option<probe::Health>>) {
+    fn start(parts: &Parts, spans: SpanQueue, dial: DialOptions, stop: &CancellationToken) -> (Aside, control::Told) {
         let exporter = tokio::spawn(run_exporter(spans, dial, stop.child_token()));
         tokio::spawn(run_metrics_push(parts.tracer.clone(), dial, stop.child_token()));
         tokio::spawn(run_link_samples(parts.metrics.links().clone(), stop.child_token()));
@@ -174,8 +169,9 @@ impl Aside {
             let ends = stop.child_token();
             tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
         });
-        let outside = tokio::spawn(outside::keep(parts.state.clone(), dial, stop.child_token()));
-        (Aside { exporter, asking, outside }, health)
+        let (tell, probed) = watch::channel(Arc::default());
+        let outside = tokio::spawn(outside::keep(parts.state.clone(), dial, tell, stop.child_token()));
+        (Aside { exporter, asking, outside }, control::Told { health, probed })
     }
 
     async fn ended(self) {

@@ -70,6 +70,7 @@ fn main() -> Outcome {
         unprotected_rules_come_back_at_once,
         ping_is_left_alone,
         an_app_sees_its_callers_address_and_its_answers_come_back,
+        the_ports_of_a_callers_address_serve_every_app,
         iptables_legacy_captures,
         iptables_nft_captures,
         rules_stay_after_an_orderly_stop,

@@ -24,6 +24,25 @@ pub fn required(name: &str) -> Result<PathBuf, Error> {
     })
 }
 
+/// The mesh's own program, for those that measure it: named by `ISTHMUS`, else beside this program, where the same build
+/// puts it.
+///
+/// # Errors
+/// What to do where it is at neither place.
+pub fn isthmus() -> Result<PathBuf, String> {
+    if let Some(named) = env::var_os("ISTHMUS").filter(|value| !value.is_empty()) {
+        // Absolute: children may have another working directory.
+        return Path::new(&named).canonicalize().map_err(|error| format!("ISTHMUS={}: {error}", named.display()));
+    }
+    let own = env::current_exe().map_err(|error| format!("looking for our own executable: {error}"))?;
+    let beside = own.with_file_name("isthmus");
+    if !beside.is_file() {
+        let what = "is not there: run `cargo build --release -p isthmus` first, or set ISTHMUS to its path";
+        return Err(format!("{} {what}", beside.display()));
+    }
+    Ok(beside)
+}
+
 /// For a suite: `Some` when all are there. Otherwise says on stderr which is missing and what is skipped for it, or
 /// panics when the environment variable `CI` is set, because a skipped test proves nothing.
 pub fn or_skip(names: &[&str], what: &str) -> Option<Vec<PathBuf>> {

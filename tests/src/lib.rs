@@ -40,6 +40,7 @@ mod world;
 
 pub use awake::Awake;
 pub use child::child_entry;
+pub use clock::monotonic_ns;
 pub use command::Command;
 pub use error::Error;
 pub use host::{Host, Task};

@@ -90,7 +90,8 @@ fn add_resident(turn: &mut Turn, proxies: &[Process], keys: [&'static str; 2]) -
 /// Fails a turn of ours that was carried with tracing off.
 fn add_spans(turn: &mut Turn, running: &Running) -> Result<(), String> {
     if let Some(beside) = &running.beside {
-        turn.facts.insert("spans", beside.spans()?.to_string());
+        let (spans, bytes) = beside.spans()?;
+        turn.facts.extend([("spans", spans.to_string()), ("span bytes", bytes.to_string())]);
     }
     Ok(())
 }

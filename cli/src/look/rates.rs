@@ -33,8 +33,11 @@ pub(crate) struct Rates {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) requests: f64,
-    /// Of the requests; those that no answer came for, and 5xx, are failures. None without requests.
+    /// Of the answers, those that are not 5xx. None without answers.
     pub(crate) success: Option<f64>,
+    /// Of the requests, those whose caller did not wait for the answer: nobody knows what that would have been. None
+    /// without requests.
+    pub(crate) left: Option<f64>,
     pub(crate) connections: f64,
     pub(crate) bytes: f64,
     /// p50, p95, p99 in microseconds.
@@ -45,6 +48,7 @@ pub(crate) struct Row {
 struct Sum {
     requests: f64,
     failed: f64,
+    left: f64,
     connections: f64,
     bytes: f64,
     buckets: Vec<f64>,
@@ -119,8 +123,11 @@ impl Sum {
         for (class, after) in after.requests.iter().enumerate() {
             let rate = rate(before.requests.get(class).copied().unwrap_or(0), *after);
             self.requests += rate;
-            // Class 0: no answer.
-            self.failed += if class == 0 || class == 5 { rate } else { 0.0 };
+            match class {
+                0 => self.left += rate,
+                5 => self.failed += rate,
+                _ => {}
+            }
         }
         self.buckets.resize(self.buckets.len().max(after.buckets.len()), 0.0);
         for (at, (sum, after)) in self.buckets.iter_mut().zip(&after.buckets).enumerate() {
@@ -131,11 +138,13 @@ impl Sum {
     }
 
     fn row(self, name: String, bounds_us: &[u64]) -> Row {
-        let Sum { requests, failed, connections, bytes, buckets } = self;
+        let Sum { requests, failed, left, connections, bytes, buckets } = self;
+        let answered = requests - left;
         Row {
             name,
             requests,
-            success: (requests > 0.0).then(|| 1.0 - failed / requests),
+            success: (answered > 0.0).then(|| 1.0 - failed / answered),
+            left: (requests > 0.0).then(|| left / requests),
             connections,
             bytes,
             latency_us: (requests > 0.0).then(|| [0.5, 0.95, 0.99].map(|part| quantile(&buckets, bounds_us, part))),

@@ -27,6 +27,23 @@ fn a_rate_is_the_difference_over_the_time_summed_over_proxies() {
     assert!(names(By::Caller).is_empty());
 }
 
+/// Whoever hangs up gets no answer, which is nobody's failure that we know of, and no success either.
+#[test]
+fn callers_that_left_are_told_apart() {
+    let (mut rates, start) = (Rates::new(Duration::from_secs(60)), Instant::now());
+    let counted = |name: &str, left, ok, failed| {
+        let requests = vec![left, 0, ok, 0, 0, failed];
+        Edge { name: name.into(), requests, buckets: vec![left + ok + failed, 0, 0], ..Edge::default() }
+    };
+    rates.take(batch("w", vec![]), start);
+    rates.take(
+        batch("w", vec![counted("busy", 20, 72, 8), counted("hangs", 10, 0, 0)]),
+        start + Duration::from_secs(10),
+    );
+    let seen: Vec<_> = rates.rows(By::Service).into_iter().map(|row| (row.requests, row.success, row.left)).collect();
+    assert_eq!(seen, [(10.0, Some(0.9), Some(0.2)), (1.0, None, Some(1.0))]);
+}
+
 #[test]
 fn one_look_is_no_rate_and_a_restart_is_no_loss() {
     let (mut rates, start) = (Rates::new(Duration::from_secs(60)), Instant::now());

@@ -22,7 +22,9 @@ use crate::span;
     isthmus stat shop --by edge       who calls whom from a namespace\n  \
     isthmus stat --by site --for 30s  what each site answers\n  \
     isthmus stat --json\n\n\
-    SUCCESS counts answers other than 5xx. Latencies end with the answer's head, as the callers' sidecars saw it.")]
+    SUCCESS: of the answers, those other than 5xx. LEFT: of the requests, those whose caller\n\
+    did not wait for the answer; many of them are how a service looks that hangs.\n\
+    Latencies end with the answer's head, or with the caller, as the callers' sidecars saw it.")]
 pub(crate) struct Args {
     /// NAMESPACE/WORKLOAD, or NAMESPACE: whose proxies measure; by default all that you may see.
     of: Option<String>,
@@ -75,7 +77,7 @@ async fn stat(args: Args, format: Format, operator: &OperatorArgs) -> Result<(),
     Ok(())
 }
 
-pub(super) const HEAD: [&str; 8] = ["", "REQ/S", "SUCCESS", "P50", "P95", "P99", "CONN/S", "BYTES/S"];
+pub(super) const HEAD: [&str; 9] = ["", "REQ/S", "SUCCESS", "LEFT", "P50", "P95", "P99", "CONN/S", "BYTES/S"];
 
 pub(super) fn cells(row: &Row) -> Vec<String> {
     let [p50, p95, p99] = match row.latency_us {
@@ -85,7 +87,8 @@ pub(super) fn cells(row: &Row) -> Vec<String> {
     vec![
         row.name.clone(),
         format!("{:.1}", row.requests),
-        row.success.map_or_else(|| "-".to_owned(), |success| format!("{:.2} %", success * 100.0)),
+        percent(row.success),
+        percent(row.left),
         p50,
         p95,
         p99,
@@ -96,6 +99,10 @@ pub(super) fn cells(row: &Row) -> Vec<String> {
 
 fn in_table(rows: &[Row]) -> String {
     table(&HEAD, &rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 
 fn milliseconds(us: u64) -> String {
@@ -117,6 +124,7 @@ fn in_json(row: &Row) -> Value {
         "name": row.name,
         "requestsPerSecond": row.requests,
         "success": row.success,
+        "left": row.left,
         "p50Us": row.latency_us.map(|[p50, ..]| p50),
         "p95Us": row.latency_us.map(|[_, p95, _]| p95),
         "p99Us": row.latency_us.map(|[.., p99]| p99),

@@ -119,11 +119,13 @@ fn draw(terminal: &mut DefaultTerminal, rows: &[Row], by: By, title: &str) -> Re
         let colour = match row.success {
             Some(success) if success < 0.95 => Color::Red,
             Some(success) if success < 0.999 => Color::Yellow,
+            // Nobody waits for its answers.
+            _ if row.left.is_some_and(|left| left > 0.05) => Color::Yellow,
             _ => Color::Reset,
         };
         Line::new(cells(row).into_iter().map(Cell::from)).style(Style::new().fg(colour))
     });
-    let widths = [Constraint::Fill(1)].into_iter().chain([10, 10, 10, 10, 10, 8, 9].map(Constraint::Length));
+    let widths = [Constraint::Fill(1)].into_iter().chain([10, 10, 9, 10, 10, 10, 8, 9].map(Constraint::Length));
     let head = Line::new(HEAD).style(Style::new().add_modifier(Modifier::BOLD));
     let by = format!("{by:?}").to_lowercase();
     let frame = Block::bordered().title(format!(" isthmus top, by {by}: {title} ")).title_bottom(" s e l c  q ");

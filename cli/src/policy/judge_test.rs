@@ -88,6 +88,21 @@ fn what_is_not_known_matters_only_where_a_rule_asks_for_it() {
     }
 }
 
+/// It may have been `//orders`, which a rule on paths brings into its normal form, or what has none.
+#[test]
+fn a_path_that_was_recorded_as_unclear_is_a_risk_where_a_rule_looks_at_paths() {
+    let unclear = |asked: &mut Asked| asked.http.as_mut().unwrap().path = Some("unclear".into());
+    for (rules, expected) in [
+        ("  allow: [{ to: { paths: [\"*\"] } }]", "path"),
+        ("  allow: [{ to: { paths: [/orders] } }]", "path"),
+        ("  deny: [{ to: { paths: [/admin] } }]", "path"),
+        ("  allow: [{ to: { methods: [GET] } }]", "allowed"),
+        ("  allow: [{ from: { serviceAccounts: [batch] } }]", "not-allowed"),
+    ] {
+        assert_eq!(word(&judged(rules, unclear)), expected, "{rules}");
+    }
+}
+
 #[test]
 fn an_address_that_was_not_kept_matters_to_cidrs_alone() {
     let unknown = |asked: &mut Asked| asked.ip = None;

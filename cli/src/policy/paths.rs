@@ -7,20 +7,19 @@ pub(super) const OTHER: &str = "other";
 const UNCLEAR: &str = "unclear";
 /// Stands for any id; no rule names it.
 const SOME_ID: &str = "0not1recorded2";
-/// The engine reads it as unknown, as it read what was recorded so.
-const UNCLEAR_PATH: &str = "/not//clear";
+/// It has no normal form. What was recorded so may have been the like, or one that the new rules bring into a normal form
+/// (`//orders`) and the old ones did not look at.
+const UNCLEAR_PATH: &str = "/not%2Fclear";
 
 /// One path for each way in which rules can tell them apart.
 pub(super) fn instances(recorded: &str, conditions: &[&Conditions]) -> Vec<String> {
-    if recorded == UNCLEAR {
-        return vec![UNCLEAR_PATH.to_owned()];
-    }
+    let unclear = recorded == UNCLEAR;
     let patterns = conditions.iter().flat_map(|c| c.paths.iter().chain(&c.not_paths)).flatten();
     let grpc = conditions.iter().flat_map(|c| c.grpc.iter().chain(&c.not_grpc)).flatten();
-    if recorded != OTHER && !recorded.contains('{') {
+    let any = recorded == OTHER || unclear;
+    if !any && !recorded.contains('{') {
         return vec![recorded.to_owned()];
     }
-    let any = recorded == OTHER;
     let mut found = vec![if any { format!("/{SOME_ID}") } else { fill(recorded, &[]) }];
     for pattern in patterns {
         let like = sample(pattern);
@@ -32,6 +31,9 @@ pub(super) fn instances(recorded: &str, conditions: &[&Conditions]) -> Vec<Strin
             let text = pattern.to_string();
             add(&mut found, if text.contains('/') { format!("/{text}") } else { format!("/{text}/{SOME_ID}") });
         }
+    }
+    if unclear {
+        found.push(UNCLEAR_PATH.to_owned());
     }
     found
 }

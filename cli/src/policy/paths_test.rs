@@ -19,5 +19,7 @@ fn only_what_rules_can_tell_apart_is_tried() {
     assert_eq!(of("/orders/{id}", &["/orders/1*"])[1], format!("/orders/1{SOME_ID}"));
     assert_eq!(of("/orders/{id}/items", &["/orders/7/admin"])[1], "/orders/7/items");
     assert_eq!(of("other", &["/a", "/b/*"]), [format!("/{SOME_ID}"), "/a".to_owned(), format!("/b/{SOME_ID}")]);
-    assert_eq!(of("unclear", &["/a"]), [UNCLEAR_PATH]);
+    let unclear = of("unclear", &["/a"]);
+    assert_eq!(unclear, [format!("/{SOME_ID}"), "/a".to_owned(), UNCLEAR_PATH.to_owned()]);
+    assert_eq!(isthmus_proxy::state::policy::path::normalise(UNCLEAR_PATH), None, "no rule can say what it is");
 }

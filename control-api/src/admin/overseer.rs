@@ -23,6 +23,7 @@ const LINES: usize = 256;
 const MESSAGES: usize = 4;
 /// Below the size of a gRPC message that every client takes.
 const DUMP_PART: usize = 1 << 20;
+const STORE_FAILED: &str = "the store failed; see the log, make room, and restart the control plane";
 
 /// The service that is registered with tonic.
 #[derive(Clone)]
@@ -49,7 +50,10 @@ impl Authority for Overseer {
             text => Some(text.parse::<Head>().map_err(Status::invalid_argument)?),
         };
         let audit = self.operators.issuer.audit().clone();
-        blocking(move || verify(audit.dir(), known.unwrap_or_else(|| audit.head()))).await.map(Response::new)
+        let failed = self.operators.ledger.has_failed().then(|| STORE_FAILED.to_string());
+        let unwritable = audit.unwritable().or(failed).unwrap_or_default();
+        let verified = blocking(move || verify(audit.dir(), known.unwrap_or_else(|| audit.head()))).await?;
+        Ok(Response::new(VerifyAuditResponse { unwritable, ..verified }))
     }
 
     async fn export_audit(
@@ -251,9 +255,9 @@ fn not_revoked(error: RevokeError) -> Status {
 fn verify(dir: &Path, known: Head) -> Result<VerifyAuditResponse, Status> {
     let mut lines = 0;
     match segments::read_all(dir, Some(known), |_| lines += 1) {
-        Ok(head) => Ok(VerifyAuditResponse { lines, head: head.to_string(), fault: String::new() }),
+        Ok(head) => Ok(VerifyAuditResponse { lines, head: head.to_string(), ..VerifyAuditResponse::default() }),
         Err(ReadError::Io { file, source }) => Err(Status::unavailable(format!("{file}: {source}"))),
-        Err(fault) => Ok(VerifyAuditResponse { lines, head: String::new(), fault: fault.to_string() }),
+        Err(fault) => Ok(VerifyAuditResponse { lines, fault: fault.to_string(), ..VerifyAuditResponse::default() }),
     }
 }
 

@@ -3,12 +3,13 @@
 use super::Operators;
 use crate::ledger::World;
 use crate::operators::Caller;
-use crate::push::registry::Registry;
+use crate::push::registry::{DownBy, Found, Registry};
 use crate::validate::resource::{Resource, Spec};
-use isthmus_proto::admin::v1::{EndpointView, ListServicesRequest, ListServicesResponse, ServiceView};
+use isthmus_proto::admin::v1::{self as wire, EndpointView, ListServicesRequest, ListServicesResponse, ServiceView};
 use isthmus_proto::discovery::v1 as discovery;
-use isthmus_proto::model::{ResourceKey, ServiceName};
+use isthmus_proto::model::ServiceName;
 use std::collections::HashSet;
+use std::net::IpAddr;
 use tonic::Status;
 
 pub(super) fn list(
@@ -29,6 +30,7 @@ pub(super) fn list(
         let mut view = view(service, seen, &world, &this.registry);
         if by_name {
             view.each = each(service, seen, &world, &connected, &this.registry);
+            health(&mut view, &this.registry, caller);
         }
         services.push(view);
     }
@@ -40,7 +42,7 @@ pub(super) fn list(
 
 fn view(service: &Resource, seen: &discovery::Service, world: &World, registry: &Registry) -> ServiceView {
     let name = ServiceName::new(&service.key.namespace, &service.key.name).ok();
-    let users = name.map_or(0, |name| registry.users(&ResourceKey::Service(name)));
+    let users = name.map_or(0, |name| registry.users(&name));
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     ServiceView {
         namespace: seen.namespace.clone(),
@@ -83,6 +85,7 @@ fn each(
         }
         .to_string(),
         ports: endpoint.target_ports.iter().map(|(from, to)| format!("{from}→{to}")).collect(),
+        health: Vec::new(),
     });
     let mut views: Vec<EndpointView> = present.collect();
     let unready = registry.unready_anywhere();
@@ -94,8 +97,39 @@ fn each(
             workload: workload.key.qualified(),
             state: if unready.contains(&workload.key.qualified()) { "unready" } else { "away" }.to_string(),
             ports: Vec::new(),
+            health: Vec::new(),
         }));
     }
     views.iter_mut().for_each(|view| view.ports.sort());
     views
+}
+
+/// What the proxies that use it find, at its endpoints without sidecar. Names are those that the caller sees; the numbers
+/// are of all.
+fn health(view: &mut ServiceView, registry: &Registry, caller: &Caller) {
+    let Ok(name) = ServiceName::new(&view.namespace, &view.name) else { return };
+    let found = registry.use_of(&name).found;
+    for endpoint in view.each.iter_mut().filter(|endpoint| endpoint.workload.is_empty()) {
+        let ip: Option<IpAddr> = endpoint.ip.parse().ok();
+        let here = found.iter().filter(|found| Some(found.at.ip()) == ip);
+        endpoint.health = here.map(|found| port_health(found, caller)).collect();
+    }
+}
+
+fn port_health(found: &Found, caller: &Caller) -> wire::PortHealth {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let first_down = found.down_by.first().map(|down| down.since_unix_ms);
+    let named = found.down_by.iter().filter(|down| caller.sees_workload(&down.workload));
+    let down_by = |down: &DownBy| wire::DownBy {
+        workload: down.workload.clone(),
+        since_unix_ms: down.since_unix_ms,
+        reason: down.reason.clone(),
+    };
+    wire::PortHealth {
+        port: found.at.port().into(),
+        up: count(found.up),
+        down: count(found.down),
+        since_unix_ms: first_down.unwrap_or(found.up_since_unix_ms),
+        down_by: named.map(down_by).collect(),
+    }
 }

@@ -175,6 +175,7 @@ fn on_a_full_disk_nothing_is_logged_and_that_is_an_error() {
         "{refused}"
     );
     assert_eq!(log.head(), Head::default());
+    assert_eq!(log.unwritable(), Some(refused.to_string()));
 }
 
 #[test]

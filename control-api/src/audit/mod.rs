@@ -60,6 +60,8 @@ pub struct AuditLog {
     /// The last line that is known to be on disk. Whoever holds it syncs for all who wait.
     synced: Mutex<Synced>,
     refusals: Mutex<Refusals>,
+    /// Why the last line was not written, until one is.
+    unwritable: Mutex<Option<String>>,
 }
 
 struct End {
@@ -98,8 +100,8 @@ impl AuditLog {
         let known = kept.as_ref().and_then(|value| value.as_str()?.parse::<Head>().ok());
         let end = open_end(dir, known)?;
         let synced = Mutex::new(Synced { head: end.head, kept });
-        let (end, refusals) = (Mutex::new(end), Mutex::default());
-        Ok(AuditLog { dir: dir.to_path_buf(), clock, store, head_fact, end, synced, refusals })
+        let (end, refusals, unwritable) = (Mutex::new(end), Mutex::default(), Mutex::default());
+        Ok(AuditLog { dir: dir.to_path_buf(), clock, store, head_fact, end, synced, refusals, unwritable })
     }
 
     pub fn dir(&self) -> &Path {
@@ -121,6 +123,17 @@ impl AuditLog {
 
     /// The same for several that belong together: one wait for the disk, and the last one's number.
     pub fn append_all(&self, events: impl IntoIterator<Item = Event>) -> Result<u64, AuditError> {
+        let written = self.write_all(events);
+        *lock(&self.unwritable) = written.as_ref().err().map(AuditError::to_string);
+        written
+    }
+
+    /// Why nothing can be logged now; for whoever asks how the control plane is.
+    pub fn unwritable(&self) -> Option<String> {
+        lock(&self.unwritable).clone()
+    }
+
+    fn write_all(&self, events: impl IntoIterator<Item = Event>) -> Result<u64, AuditError> {
         let mut end = lock(&self.end);
         for event in events {
             let entry = Entry { seq: end.head.seq + 1, at: At(self.clock.now_ms()), event };

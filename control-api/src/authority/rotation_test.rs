@@ -37,7 +37,7 @@ fn whoever_has_not_acknowledged_the_new_root_is_named() {
     let peer = peer();
     let seats: Vec<_> = ["shop/web", "shop/db", "shop/jobs"].map(|name| registry.arrive(name, "test", &peer, 0)).into();
     for seat in &seats {
-        seat.sent(7, 7, Default::default());
+        seat.sent(7, 7, crate::index::View::default());
     }
     seats[0].acked(7, 1);
     seats[1].acked(6, 1);

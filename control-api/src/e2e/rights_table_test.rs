@@ -2,6 +2,7 @@
 //! policy-editor of another tenant; and as those do whom it is for. A call that is new fails here until it is in the table.
 
 use super::policy_test::report;
+use super::tenants_test::{HR, TENANTS};
 use super::*;
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
@@ -13,36 +14,12 @@ use tonic::codegen::http::uri::PathAndQuery;
 const SECRET: &str = "payroll";
 const QUIET: Duration = Duration::from_millis(300);
 
-const HR: &str = r#"
-apiVersion: mesh.isthmus.dev/v1alpha1
-kind: Workload
-metadata: { namespace: hr, name: payroll, labels: { app: payroll } }
-spec: { site: dc1, addresses: [10.20.2.10], serviceAccount: payroll }
----
-apiVersion: v1
-kind: Service
-metadata: { namespace: hr, name: payroll }
-spec: { selector: { app: payroll }, ports: [{ name: http, port: 80, targetPort: 8080 }] }
----
-apiVersion: mesh.isthmus.dev/v1alpha1
-kind: Tenant
-metadata: { name: red }
-spec: { namespaces: [shop] }
----
-apiVersion: mesh.isthmus.dev/v1alpha1
-kind: Tenant
-metadata: { name: blue }
-spec: { namespaces: [hr] }
----
+/// Beside rita, who edits the policies of tenant red.
+const ROLES: &str = r#"
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: OperatorRole
 metadata: { name: vera }
 spec: { role: viewer, tenants: [red], operators: [vera] }
----
-apiVersion: mesh.isthmus.dev/v1alpha1
-kind: OperatorRole
-metadata: { name: rita }
-spec: { role: policy-editor, tenants: [red], operators: [rita] }
 ---
 apiVersion: mesh.isthmus.dev/v1alpha1
 kind: OperatorRole
@@ -323,7 +300,8 @@ fn check(row: &Row, who: &str, is: Is, answer: &Result<Vec<u8>, Status>) -> Resu
 async fn every_call_is_refused_or_blind_for_whom_it_is_not() {
     let world = World::start().await;
     let first = world.control.ledger.world().revision;
-    assert_eq!(apply(&mut world.operator().await, HR).await.problems, []);
+    let all = [HR, TENANTS, ROLES].join("---");
+    assert_eq!(apply(&mut world.operator().await, &all).await.problems, []);
     let request = adm::ApplyRequest { documents: policy(80), ..Default::default() };
     assert_eq!(world.operator().await.apply(request).await.unwrap().into_inner().problems, []);
     // It is connected, has acknowledged nothing, and has reported a refusal.

@@ -241,3 +241,60 @@ impl Proxy {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_proxies_find_of_endpoints_without_sidecar_is_told_by_endpoint_and_only_of_what_they_use() {
+    let world = World::start().await;
+    let mut operator = world.operator().await;
+    let outside = "apiVersion: v1\nkind: Service\nmetadata: { namespace: shop, name: ledger }\n\
+                   spec: { ports: [{ name: http, port: 80, targetPort: 8080 }] }\n---\n\
+                   apiVersion: v1\nkind: Endpoints\nmetadata: { namespace: shop, name: ledger }\n\
+                   subsets: [{ addresses: [{ ip: 192.0.2.7 }], ports: [{ name: http, port: 8080 }] }]\n";
+    assert_eq!(apply(&mut operator, outside).await.problems, []);
+    let mut web = world.proxy("shop/web", &["shop/ledger"]).await;
+    web.delta().await;
+    let mut orders = world.proxy("shop/orders", &[]).await;
+    orders.delta().await;
+    let found = |passes, for_ms, reason: &str| disc::ProbedEndpoint {
+        service: "shop/ledger".to_string(),
+        ip: "192.0.2.7".to_string(),
+        port: 8080,
+        passes,
+        for_ms,
+        reason: reason.to_string(),
+    };
+    let nonsense = [("", "192.0.2.7", 1), ("shop/ledger", "nowhere", 1), ("shop/ledger", "192.0.2.7", 70_000)];
+    let nonsense = nonsense.map(|(service, ip, port)| disc::ProbedEndpoint {
+        service: service.to_string(),
+        ip: ip.to_string(),
+        port,
+        ..found(false, 0, "")
+    });
+    let mut endpoints = vec![found(false, 40_000, &format!("refused\u{1b}[2J{}", "x".repeat(1_000)))];
+    endpoints.extend(nonsense);
+    web.say(Message::Probed(disc::Probed { endpoints })).await;
+    // Of a service that it does not use, a proxy has nothing to say.
+    orders.say(Message::Probed(disc::Probed { endpoints: vec![found(false, 1, "mine")] })).await;
+    let ask = adm::ListServicesRequest { namespace: "shop".to_string(), name: "ledger".to_string() };
+    let health = async |operator: &mut AdminClient<Channel>, is: (u32, u32)| {
+        tokio::time::timeout(SOON, async {
+            loop {
+                let service = operator.list_services(ask.clone()).await.unwrap().into_inner().services.remove(0);
+                assert_eq!(service.users, 1);
+                if let Some(health) = service.each[0].health.first().filter(|health| (health.up, health.down) == is) {
+                    return health.clone();
+                }
+            }
+        })
+        .await
+        .unwrap()
+    };
+    let down = health(&mut operator, (0, 1)).await;
+    assert_eq!((down.port, down.since_unix_ms), (8080, NOW_MS - 40_000));
+    let by = &down.down_by[0];
+    assert_eq!((by.workload.as_str(), down.down_by.len()), ("shop/web", 1));
+    assert!(by.reason.starts_with("refused[2Jx") && by.reason.len() == 200, "{}", by.reason);
+    web.say(Message::Probed(disc::Probed { endpoints: vec![found(true, 5_000, "")] })).await;
+    let up = health(&mut operator, (1, 0)).await;
+    assert_eq!((up.since_unix_ms, up.down_by), (NOW_MS - 5_000, vec![]));
+}

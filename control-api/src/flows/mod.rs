@@ -4,6 +4,7 @@
 //! came together into one transaction and answers when it is on disk → [`store`]. [`query`] reads. What is kept is bounded
 //! by age, count and bytes, and lives in a file of its own: a damaged one is put aside and costs the past, not the policy.
 
+mod open;
 pub mod query;
 pub mod store;
 

@@ -1,7 +1,7 @@
 //! Flow records and refusals on disk: one redb file. What is counted together within an hour is one record; after two days,
 //! within a day. The oldest goes first, when it is too old or when there is too much.
 
-use super::Taken;
+use super::{Taken, open};
 use crate::store::StoreError;
 use crate::validate::resource::Kept;
 use isthmus_proto::admin::v1::{FindRefusalResponse, RecordedFlow};
@@ -9,8 +9,6 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -21,15 +19,14 @@ const FINE: u64 = 48;
 const AT_ONCE: usize = 5_000;
 /// Refusals with all their words; the counts of all are in the flows.
 const MOST_REFUSALS: u64 = 100_000;
-const FORMAT: u64 = 1;
 
 /// Hour since 1970, and what is counted together: SHA-256 of it, cut to 16 bytes.
-const FLOWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("flows");
-const REFUSALS: TableDefinition<&str, &[u8]> = TableDefinition::new("refusals");
-const REFUSAL_AGES: TableDefinition<(u64, &str), ()> = TableDefinition::new("refusal-ages");
+pub(super) const FLOWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("flows");
+pub(super) const REFUSALS: TableDefinition<&str, &[u8]> = TableDefinition::new("refusals");
+pub(super) const REFUSAL_AGES: TableDefinition<(u64, &str), ()> = TableDefinition::new("refusal-ages");
 /// Life, sequence, time and decisions dropped, by workload.
-const REPORTS: TableDefinition<&str, (u64, u64, u64, u64)> = TableDefinition::new("reports");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(super) const REPORTS: TableDefinition<&str, (u64, u64, u64, u64)> = TableDefinition::new("reports");
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// What is known of one workload's reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,53 +38,14 @@ pub struct Reported {
 pub struct FlowStore(Database);
 
 impl FlowStore {
-    /// Opens the file, or makes it with mode 0600. One that cannot be read is put aside: what is in it is the past.
+    /// See [`open::file`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        match Self::open_as_it_is(path) {
-            Err(StoreError::Damaged { why, .. }) => {
-                let aside = path.with_extension("redb.damaged");
-                tracing::error!(file = %path.display(), aside = %aside.display(), why, "the flow records cannot be read; \
-                    they are put aside, and recording starts anew");
-                fs::rename(path, &aside).map_err(|error| StoreError::Io(format!("{}: {error}", aside.display())))?;
-                Self::open_as_it_is(path)
-            }
-            opened => opened,
-        }
+        open::file(path).map(FlowStore)
     }
 
-    fn open_as_it_is(path: &Path) -> Result<Self, StoreError> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        drop(file.map_err(|error| StoreError::Io(format!("{}: {error}", path.display())))?);
-        let opened = Database::builder().set_cache_size(32 << 20).create(path);
-        let database = opened.map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Io(format!("{}: in use", path.display())),
-            error => StoreError::Damaged { what: path.display().to_string(), why: error.to_string() },
-        })?;
-        Self::prepare(database)
-    }
-
-    /// Dies with the process: for tests.
+    /// Dies with the process.
     pub fn in_memory() -> Result<Self, StoreError> {
-        let database = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new());
-        Self::prepare(database.map_err(io)?)
-    }
-
-    fn prepare(database: Database) -> Result<Self, StoreError> {
-        let transaction = database.begin_write().map_err(io)?;
-        {
-            let mut meta = transaction.open_table(META).map_err(io)?;
-            let found = meta.get("format").map_err(io)?.map(|found| found.value());
-            if let Some(found) = found.filter(|found| *found > FORMAT) {
-                return Err(StoreError::Format { found, known: FORMAT });
-            }
-            meta.insert("format", FORMAT).map_err(io)?;
-            transaction.open_table(FLOWS).map_err(io)?;
-            transaction.open_table(REFUSALS).map_err(io)?;
-            transaction.open_table(REFUSAL_AGES).map_err(io)?;
-            transaction.open_table(REPORTS).map_err(io)?;
-        }
-        transaction.commit().map_err(io)?;
-        Ok(FlowStore(database))
+        open::in_memory().map(FlowStore)
     }
 
     /// One transaction. A report that was written before is left out.

@@ -3,6 +3,7 @@
 use super::*;
 use isthmus_proto::flows::v1 as wire;
 use isthmus_proto::model::flow::Report;
+use std::fs;
 use std::time::Duration;
 
 const DAY_MS: i64 = 24 * HOUR_MS;

@@ -120,5 +120,9 @@ pub fn unavailable(error: StoreError) -> Status {
         return Status::aborted(error.to_string());
     }
     tracing::error!(%error, "store");
+    if matches!(error, StoreError::Unrecorded(_)) {
+        // Asking again does not help: somebody has to make room.
+        return Status::failed_precondition(error.to_string());
+    }
     Status::unavailable(error.to_string())
 }

@@ -43,7 +43,7 @@ fn index(documents: &[String]) -> Index {
 
 fn egress(index: &Index, workload: &str) -> model::Egress {
     let view = index.view(workload, &BTreeSet::new()).unwrap();
-    let wire = wire::Resource::clone(view.0[&ResourceKey::Egress].as_deref().unwrap());
+    let wire = wire::Resource::clone(view.get(&ResourceKey::Egress).unwrap());
     let delta = wire::Delta { version: 1, upserts: vec![wire], ..Default::default() };
     let (delta, problems) = model::Delta::read(delta);
     assert_eq!(problems, []);

@@ -190,8 +190,9 @@ fn a_policy_concerns_the_selected_workload_and_nobody_else() {
     let difference = Difference { before: &before, keys: &keys_put, vips: &vips, given: &Given::new(), trust: false };
     let (_, changed) = old.apply(Wanted { set: &after, vips: &vips, trust: &trust }, difference);
     assert_eq!(changed, Changed { inbound: ["shop/orders".to_string()].into(), ..Changed::default() });
-    assert!(changed.concerns("shop/orders", &keys(&[])));
-    assert!(!changed.concerns("shop/web", &keys(&["10.96.0.10", "shop/orders"])));
+    let used: View = keys(&["10.96.0.10", "shop/orders"]).into_iter().map(|key| (key, None)).collect();
+    assert!(changed.concerns("shop/orders", &View::default()));
+    assert!(!changed.concerns("shop/web", &used));
 }
 
 #[test]
@@ -278,7 +279,7 @@ fn a_traffic_policy_reaches_callers_and_callee_and_the_named_service_wins_over_i
     assert_eq!((orders.options, orders.protocol), (expected, model::AppProtocol::Tcp), "a PROXY header is for bytes");
     assert_eq!(ledger.options.connect, model::Connect::Confirm);
     assert_eq!(inbound(&index, "shop/orders").ports[0].options, expected);
-    let wire = index.view("shop/orders", &BTreeSet::new()).unwrap().0[&ResourceKey::Inbound].clone().unwrap();
+    let wire = index.view("shop/orders", &BTreeSet::new()).unwrap().get(&ResourceKey::Inbound).cloned().unwrap();
     let Some(wire::resource::Body::Inbound(wire)) = &wire.body else { panic!() };
     assert!(wire.ports[0].policy.as_ref().unwrap().requires.contains(&"proxy-protocol/v2".to_string()));
 }

@@ -151,10 +151,16 @@ impl Changed {
     }
 
     /// Whether a proxy of this workload, which uses these keys, has anything to be told.
-    pub fn concerns(&self, workload: &str, used: &BTreeSet<ResourceKey>) -> bool {
+    pub fn concerns(&self, workload: &str, used: &View) -> bool {
+        self.mesh || self.inbound.contains(workload) || self.touches(used)
+    }
+
+    fn touches(&self, used: &View) -> bool {
         // By the shorter of the two: a change may be of the whole mesh, or a proxy use a lot.
-        let (few, many) = if used.len() < self.keys.len() { (used, &self.keys) } else { (&self.keys, used) };
-        self.mesh || self.inbound.contains(workload) || few.iter().any(|key| many.contains(key))
+        match used.len() < self.keys.len() {
+            true => used.keys().any(|key| self.keys.contains(key)),
+            false => self.keys.iter().any(|key| used.has(key)),
+        }
     }
 }
 

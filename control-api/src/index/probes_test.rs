@@ -31,7 +31,7 @@ fn ports(mesh: &str, policy: &str) -> Vec<InboundPort> {
     let set = set(&documents);
     let index = Index::build(Wanted { set: &set, vips: &Vips::default(), trust: &trust() });
     let view = index.view("shop/orders", &BTreeSet::new()).unwrap();
-    let inbound = wire::Resource::clone(view.0[&ResourceKey::Inbound].as_deref().unwrap());
+    let inbound = wire::Resource::clone(view.get(&ResourceKey::Inbound).unwrap());
     let (delta, problems) =
         model::Delta::read(wire::Delta { version: 1, upserts: vec![inbound], ..Default::default() });
     assert_eq!(problems, []);

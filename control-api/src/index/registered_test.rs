@@ -46,7 +46,7 @@ fn built(documents: &str) -> (Set, Index) {
 
 fn inbound(index: &Index) -> wire::Inbound {
     let view = index.view("shop/orders", &BTreeSet::new()).unwrap();
-    match &view.0[&ResourceKey::Inbound].as_deref().unwrap().body {
+    match &view.get(&ResourceKey::Inbound).unwrap().body {
         Some(wire::resource::Body::Inbound(inbound)) => inbound.clone(),
         other => panic!("{other:?}"),
     }

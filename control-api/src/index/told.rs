@@ -14,9 +14,14 @@ pub struct Told {
 }
 
 impl Told {
-    /// Of the very bytes that are sent: maps are ordered, so that they are the same each time.
+    /// As it is sent: maps are ordered, so that it is the same each time.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.resource.encode_to_vec()
+    }
+
+    /// Of the very bytes that are sent.
     pub fn digest(&self) -> [u8; 32] {
-        *self.digest.get_or_init(|| view::digest(&self.resource.encode_to_vec()))
+        *self.digest.get_or_init(|| view::digest(&self.bytes()))
     }
 }
 

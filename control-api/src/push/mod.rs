@@ -5,8 +5,10 @@
 
 pub mod copies;
 pub mod cut_off;
+pub mod encoded;
 pub mod lease;
 pub mod registry;
+pub mod server;
 pub mod share;
 mod signed;
 mod stream;
@@ -19,14 +21,17 @@ use crate::ledger::Ledger;
 use crate::live::Looks;
 use crate::serve::{Peer, required_identity};
 use copies::Machine;
+use cut_off::TurnedAway;
+use encoded::Encoded;
 use isthmus_certs::{IdentityStore, PeerIdentity};
 use isthmus_proto::PROTOCOL;
-use isthmus_proto::discovery::v1::discovery_server::Discovery;
-use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, proxy_message};
+use isthmus_proto::discovery::v1::{Hello, ProxyMessage, proxy_message};
 use isthmus_proto::model::read_revocations;
-use registry::{Arrival, Refused, Registry};
+use registry::{Arrival, Refused, Registry, Seat};
+use server::Message;
 use std::sync::Arc;
 use std::time::Duration;
+use stream::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -36,30 +41,35 @@ use tonic::{Request, Response, Status, Streaming};
 #[cfg(test)]
 #[path = "registry_test.rs"]
 mod registry_test;
+#[cfg(test)]
+#[path = "size_test.rs"]
+mod size_test;
 
 /// A hello is one small message; a peer that does not send it holds a stream for nothing.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Deltas on their way to a proxy. More would only age: the next one is made from the latest world.
 const OUTGOING: usize = 2;
 
-/// The service that is registered with tonic.
+/// What every stream works with.
 #[derive(Clone, Debug)]
 pub struct Push {
     pub ledger: Arc<Ledger>,
     pub issuer: Arc<Issuer>,
     pub registry: Arc<Registry>,
     pub looks: Arc<Looks>,
+    pub encoded: Arc<Encoded>,
+    pub turned_away: Arc<TurnedAway>,
     /// Whose certificate signs what proxies keep.
     pub own: Arc<IdentityStore>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
 
-#[tonic::async_trait]
-impl Discovery for Push {
-    type StreamStream = ReceiverStream<Result<ControlMessage, Status>>;
+type Outgoing = mpsc::Sender<Result<Message, Status>>;
+type Answer = ReceiverStream<Result<Message, Status>>;
 
-    async fn stream(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Self::StreamStream>, Status> {
+impl Push {
+    fn stream(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Answer>, Status> {
         let peer = required_identity(request.extensions().get::<Peer>())?;
         let from = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let mut incoming = request.into_inner();
@@ -76,16 +86,28 @@ impl Discovery for Push {
         });
         Ok(Response::new(ReceiverStream::new(answer)))
     }
-}
 
-impl Push {
     async fn serve(
         &self,
         peer: &PeerIdentity,
         from: &str,
         incoming: &mut Streaming<ProxyMessage>,
-        outgoing: &mpsc::Sender<Result<ControlMessage, Status>>,
+        outgoing: &Outgoing,
     ) -> Result<(), Status> {
+        // Boxed: for as long as the proxy is there, nobody needs this again.
+        let (seat, hello) = Box::pin(self.admit(peer, from, incoming)).await?;
+        // The box is given: one that is emptied here would be there as long as the stream.
+        let mut stream = Stream::new(&seat, peer, hello, self.ledger.clock().now_ms())?;
+        stream::run(self, &mut stream, incoming, outgoing).await
+    }
+
+    /// From the hello to a seat.
+    async fn admit(
+        &self,
+        peer: &PeerIdentity,
+        from: &str,
+        incoming: &mut Streaming<ProxyMessage>,
+    ) -> Result<(Seat<'_>, Box<Hello>), Status> {
         let hello = tokio::select! {
             hello = tokio::time::timeout(HELLO_WITHIN, read_hello(incoming)) => hello,
             () = self.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
@@ -109,9 +131,7 @@ impl Push {
             seat.clock(hello.client_time_unix_ms.saturating_sub(now));
         }
         tracing::info!(workload = hello.workload, build = hello.build_version, "proxy connected");
-        let ended = stream::run(self, &seat, peer, hello, incoming, outgoing).await;
-        drop(seat);
-        ended
+        Ok((seat, Box::new(hello)))
     }
 
     /// What this proxy knows and we do not, if our state was put back from a backup.
@@ -182,9 +202,6 @@ impl Push {
                 hello.protocol
             )));
         }
-        if cut_off::turns_away(&self.ledger) {
-            return Err(Status::unavailable("this control plane has lost its store; connect to another one"));
-        }
         let world = self.ledger.world();
         match world.index.identity_of(&hello.workload) {
             None => Err(Status::not_found(format!(
@@ -195,6 +212,9 @@ impl Push {
                 "the certificate is of {}, but Workload {} is {id}; enrol again with a join token for it",
                 peer.id, hello.workload
             ))),
+            Some(_) if self.turned_away.turns(&self.ledger, &hello.workload) => {
+                Err(Status::unavailable("this control plane has lost its store; connect to another one"))
+            }
             Some(_) => Ok(()),
         }
     }

@@ -1,11 +1,11 @@
 //! Who is connected, how far each has got, and who uses what: a commit wakes those whom it concerns and nobody else.
 //! Written by the stream tasks and by [`super::wake`], read by the admin API.
 
+use crate::index::View;
 use crate::ledger::Committed;
 use isthmus_certs::PeerIdentity;
-use isthmus_proto::model::ResourceKey;
 use proxies::{Entry, Proxies};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -15,10 +15,13 @@ mod everywhere;
 mod proxies;
 mod proxy;
 mod seat;
+mod uses;
 
 pub use everywhere::{Elsewhere, Moment, Row, Share};
 pub use proxy::{Arrival, Progress, Proxy, Refused};
 pub use seat::Seat;
+pub(super) use uses::read_uses;
+pub use uses::{DownBy, Found, Use};
 
 #[derive(Debug)]
 pub struct Registry {
@@ -96,11 +99,12 @@ impl Registry {
         };
         let entry = Entry {
             proxy,
-            keys: BTreeSet::new(),
+            view: View::default(),
             covers: 0,
             concerned: 0,
             // Until it was sent its first view, everything concerns it.
             woken: true,
+            probed: Box::default(),
             stream,
             replaced: replaced.clone(),
             wake: wake.clone(),
@@ -109,7 +113,7 @@ impl Registry {
         proxies.moves.insert(workload.clone(), true);
         self.moved.notify_one();
         if let Some(old) = old {
-            proxies.uses(&workload, old.keys);
+            proxies.uses(&workload, old.view);
         }
         drop(proxies);
         self.changed();
@@ -181,13 +185,6 @@ impl Registry {
         self.proxies().all.values().filter(|entry| entry.proxy.connected).count()
     }
 
-    /// Connected proxies that use it.
-    pub fn users(&self, key: &ResourceKey) -> usize {
-        let proxies = self.proxies();
-        let users = proxies.users.get(key).into_iter().flatten();
-        users.filter(|workload| proxies.all.get(*workload).is_some_and(|entry| entry.proxy.connected)).count()
-    }
-
     /// At any of the control planes.
     pub fn connected_workloads(&self) -> HashSet<String> {
         let all = self.everywhere(0).into_iter();
@@ -202,7 +199,7 @@ impl Registry {
     /// How far a commit has got with every proxy that it concerns.
     pub fn progress(&self, commit: &Committed) -> Vec<(String, Progress)> {
         let proxies = self.proxies();
-        let concerned = proxies.all.iter().filter(|(workload, entry)| commit.changed.concerns(workload, &entry.keys));
+        let concerned = proxies.all.iter().filter(|(workload, entry)| commit.changed.concerns(workload, &entry.view));
         let progress = |entry: &Entry| entry.now(proxies.revision).progress(commit.revision);
         concerned.map(|(workload, entry)| (workload.to_string(), progress(entry))).collect()
     }

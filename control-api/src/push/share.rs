@@ -2,7 +2,7 @@
 //! connected, and what is in force where. In pieces below the replica's lease, written when they change and at most twice
 //! a second; what cannot be written is what the others do not know yet, and nobody waits for it.
 
-use super::registry::{Elsewhere, Moment, Registry, Row, Share};
+use super::registry::{Elsewhere, Moment, Registry, Row, Share, Use, read_uses};
 use crate::ledger::Ledger;
 use crate::store::{StoreError, Told};
 use serde_json::Value;
@@ -16,6 +16,9 @@ use tokio::time::Instant;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Pieces of a share. 20,000 proxies are about 100 KiB in each.
 const PIECES: u64 = 64;
+/// What is used, in pieces of their own: few of them, since services are fewer than proxies and change more rarely.
+const USES: &str = "uses-";
+const PIECES_OF_USES: u64 = 16;
 /// The last piece by name: it says up to which revision all the others hold.
 const REVISION: &str = "~revision";
 
@@ -56,14 +59,25 @@ pub async fn keep(ledger: Arc<Ledger>, registry: Arc<Registry>) {
 fn pieces(share: Share) -> Pieces {
     let mut pieces: BTreeMap<String, Vec<Row>> = BTreeMap::new();
     for row in share.rows {
-        let mut hasher = DefaultHasher::new();
-        row.workload.hash(&mut hasher);
-        pieces.entry(format!("{:02}", hasher.finish() % PIECES)).or_default().push(row);
+        pieces.entry(format!("{:02}", place(&row.workload, PIECES))).or_default().push(row);
+    }
+    let mut uses: BTreeMap<u64, BTreeMap<String, Use>> = BTreeMap::new();
+    for (service, used) in share.uses {
+        uses.entry(place(&service, PIECES_OF_USES)).or_default().insert(service, used);
     }
     let value = |rows: Vec<Row>| serde_json::to_value(rows).unwrap_or_default();
     let mut pieces: Pieces = pieces.into_iter().map(|(piece, rows)| (piece, value(rows))).collect();
+    for (n, used) in uses {
+        pieces.insert(format!("{USES}{n:02}"), serde_json::to_value(used).unwrap_or_default());
+    }
     pieces.insert(REVISION.to_string(), share.revision.into());
     pieces
+}
+
+fn place(name: &str, of: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish() % of
 }
 
 fn differing(told: &Pieces, present: &Pieces) -> Vec<(String, Option<Value>)> {
@@ -80,6 +94,7 @@ fn heard(told: &Told) -> Elsewhere {
         let share = shares.entry(replica.clone()).or_default();
         match piece.as_str() {
             REVISION => share.revision = value.as_u64().unwrap_or(0),
+            piece if piece.starts_with(USES) => share.uses.extend(read_uses(value)),
             _ => share.rows.extend(rows(value)),
         }
     }

@@ -96,6 +96,48 @@ async fn who_moved_from_one_to_the_other_is_told_once_and_where_it_is() {
     assert!(here.connected_workloads().is_empty() && here.everywhere(0).len() == 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_uses_what_and_how_it_is_found_is_added_up_over_all() {
+    let (here, there) = (Registry::default(), Registry::default());
+    let name: ServiceName = "shop/orders".parse().unwrap();
+    let found = |ip: &str, passes, for_ms| isthmus_proto::discovery::v1::ProbedEndpoint {
+        service: name.to_string(),
+        ip: ip.to_string(),
+        port: 80,
+        passes,
+        for_ms,
+        reason: if passes { String::new() } else { "refused".to_string() },
+    };
+    let probed = |endpoints| isthmus_proto::discovery::v1::Probed { endpoints };
+    let mine = here.arrive("shop/a", "1.0", &peer(), 10);
+    let theirs = there.arrive("shop/b", "1.0", &peer(), 10);
+    for seat in [&mine, &theirs] {
+        seat.sent(5, 1, orders());
+    }
+    mine.probed(&probed(vec![found("10.0.0.1", true, 10), found("10.0.0.2", false, 10)]), 1_000);
+    theirs.probed(&probed(vec![found("10.0.0.2", false, 500), found("10.0.0.3", true, 0)]), 1_000);
+    assert_eq!((here.users(&name), here.use_of(&name).found.len()), (1, 2));
+    tell(&there, &here, "c2");
+    let all = here.use_of(&name);
+    assert_eq!((here.users(&name), all.users), (2, 2));
+    let seen: Vec<_> = all.found.iter().map(|found| (found.at.to_string(), found.up, found.down)).collect();
+    assert_eq!(
+        seen,
+        [("10.0.0.1:80".to_string(), 1, 0), ("10.0.0.2:80".to_string(), 0, 2), ("10.0.0.3:80".to_string(), 1, 0)]
+    );
+    let by: Vec<_> = all.found[1].down_by.iter().map(|by| (by.workload.as_str(), by.since_unix_ms)).collect();
+    assert_eq!(by, [("shop/b", 500), ("shop/a", 990)], "the first one first");
+    // Nothing has changed: nothing is told again. And an older control plane reads no proxies in what it does not know.
+    let told = pieces(there.share(moment()));
+    assert!(differing(&told, &pieces(there.share(moment()))).is_empty());
+    let (_, uses) = told.iter().find(|(piece, _)| piece.starts_with(USES)).unwrap();
+    assert_eq!(rows(uses).count(), 0);
+    assert!(read_uses(&serde_json::json!({ "shop/x": 7, "shop/y": { "users": 3, "later": {} } })).len() == 1);
+    drop(theirs);
+    tell(&there, &here, "c2");
+    assert_eq!((here.users(&name), here.use_of(&name).found.len()), (1, 2), "who is gone says nothing any more");
+}
+
 #[test]
 fn what_cannot_be_read_is_left_out_alone() {
     let piece =

@@ -21,8 +21,9 @@ pub(super) fn sign(
     signed_unix_ms: i64,
 ) -> Option<wire::ViewSignature> {
     let signer = own.current()?;
-    let held = held.0.values().flatten().filter_map(|told| Some((view::key(told.key.as_ref()?), told.digest())));
-    let text = view::text(ViewOf { workload, version, signed_unix_ms }, &held.collect());
+    let held = held.iter().filter_map(|(_, told)| told);
+    let held = held.filter_map(|told| told.key.as_ref().map(|key| ((key.kind, key.name.as_str()), told.digest())));
+    let text = view::text_of(ViewOf { workload, version, signed_unix_ms }, held.collect());
     let signature = statement::sign(&signer, &text)?;
     let chain_der = signer.chain.iter().map(|der| der.to_vec()).collect();
     Some(wire::ViewSignature { signed_unix_ms, chain_der, signature })

@@ -2,25 +2,29 @@
 //!
 //! It sleeps until the [`super::registry`] wakes it for a commit that concerns it, or its proxy asks for something. At most
 //! [`UNANSWERED`] deltas are on their way, and after one for a commit comes a [`PAUSE`]; while a proxy is slow or commits
-//! come in a burst, changes pile up nowhere: the next delta is the difference to the latest world. A proxy that stops answering is let go, and so is one whose certificate has
-//! ended, whose workload is gone, or that was replaced by a newer stream of the same workload.
+//! come in a burst, changes pile up nowhere: the next delta is the difference to the latest world. A proxy that stops
+//! answering is let go, and so is one whose certificate has ended, whose workload is gone, or that was replaced by a newer
+//! stream of the same workload.
+//!
+//! A stream is idle nearly all of the time, and there are thousands: what is needed only now and then is boxed.
 
-use super::Push;
+use super::encoded::{self, Encoded};
 use super::registry::Seat;
+use super::server::Message;
 use super::signed::{self, REFRESH};
-use crate::index::{View, diff};
+use super::{Outgoing, Push};
+use crate::index::{Told, View, diff};
 use crate::ledger::World;
 use crate::live::Questions;
 use isthmus_certs::PeerIdentity;
 use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::discovery::v1::{ControlMessage, Hello, ProxyMessage, control_message, proxy_message};
+use isthmus_proto::discovery::v1::{Hello, ProxyMessage, control_message, proxy_message};
 use isthmus_proto::live::v1::Question;
 use isthmus_proto::model::ResourceKey;
 use isthmus_proto::{FEATURES, LIVE, PROTOCOL};
-use prost::Message as _;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -36,116 +40,104 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that one proxy may subscribe to: an app that scans must not make the control plane hold its whole range.
 const MAX_SUBSCRIPTIONS: usize = 16_384;
 
-type Outgoing = mpsc::Sender<Result<ControlMessage, Status>>;
-
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     seat: &'a Seat<'a>,
     peer: &'a PeerIdentity,
     workload: String,
+    can_answer: bool,
     subscriptions: BTreeSet<ResourceKey>,
     /// What the proxy holds once it has applied all that was sent.
     sent: View,
+    /// Keys that it has asked for again: as if they had never been answered.
+    again: BTreeSet<ResourceKey>,
     signed: Instant,
     synced: bool,
     unanswered: VecDeque<(u64, Instant)>,
     /// Operators' questions that it was asked, or was not concerned by.
     looked: BTreeSet<u64>,
+    /// The proxy has asked for something; something was committed; how long commits wait, so that a burst is one push.
+    asked: bool,
+    woken: bool,
+    pause: Instant,
+    /// Of the certificate.
+    ends: Instant,
 }
 
 pub(super) async fn run(
     push: &Push,
-    seat: &Seat<'_>,
-    peer: &PeerIdentity,
-    hello: Hello,
+    stream: &mut Stream<'_>,
     incoming: &mut Streaming<ProxyMessage>,
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
-    let now_ms = push.ledger.clock().now_ms();
-    let can_answer = hello.features.iter().any(|feature| feature == LIVE);
-    let mut stream = Stream::new(seat, peer, hello)?;
     let mut looks = push.looks.subscribe();
-    send(outgoing, control_message::Message::Welcome(welcome(now_ms))).await?;
-    let ends = Instant::now() + until_ms(i64::try_from(peer.not_after.as_secs()).unwrap_or(0) * 1000 - now_ms);
-    // What the proxy has asked for, and what was committed meanwhile.
-    let (mut asked, mut woken, mut pause) = (true, false, Instant::now());
+    send(outgoing, encoded::message(control_message::Message::Welcome(welcome(push.ledger.clock().now_ms())))).await?;
     loop {
-        let free = stream.unanswered.len() < UNANSWERED;
-        let paused = woken && !asked && pause > Instant::now();
-        let hung = stream.unanswered.front().map_or_else(far, |(_, since)| *since + ANSWER_WITHIN);
         tokio::select! {
             // Proxy first: its answers make room.
             biased;
             () = push.shutdown.cancelled() => return Err(Status::unavailable("the control plane is stopping; reconnect")),
-            () = seat.replaced.cancelled() => return Err(Status::aborted("this stream was taken over or let go; reconnect")),
-            () = tokio::time::sleep_until(ends) => return Err(Status::unauthenticated("the certificate has ended; renew it")),
-            () = tokio::time::sleep_until(stream.signed + REFRESH), if !asked => asked = true,
-            () = tokio::time::sleep_until(hung) => return Err(Status::deadline_exceeded("no answer to a delta for 60 s")),
+            () = stream.seat.replaced.cancelled() => return Err(Status::aborted("this stream was taken over or let go; reconnect")),
+            () = tokio::time::sleep_until(stream.due()) => stream.time()?,
             message = incoming.message() => match message? {
-                Some(message) => asked |= stream.receive(message, push.ledger.clock().now_ms(), outgoing)?,
+                Some(message) => stream.receive(message, push.ledger.clock().now_ms(), outgoing)?,
                 None => return Ok(()),
             },
-            () = seat.wake.notified() => {
-                woken = true;
-                if push.ledger.trust().revocations.cover(peer) {
-                    return Err(Status::permission_denied(format!("certificate {} was revoked", peer.serial)));
+            () = stream.seat.wake.notified() => {
+                stream.woken = true;
+                if push.ledger.trust().revocations.cover(stream.peer) {
+                    return Err(Status::permission_denied(format!("certificate {} was revoked", stream.peer.serial)));
                 }
             }
-            () = tokio::time::sleep_until(pause), if paused => {}
             Ok(()) = looks.changed() => {
                 let questions = looks.borrow_and_update().clone();
-                for question in stream.asked(&questions, can_answer) {
-                    send(outgoing, control_message::Message::Question(question)).await?;
-                }
+                let asked = stream.asked(&questions).into_iter().map(control_message::Message::Question);
+                Box::pin(send_all(outgoing, asked.map(encoded::message))).await?;
             }
-            permit = outgoing.reserve(), if (asked || woken) && free && !paused => {
+            permit = outgoing.reserve(), if stream.has_work() => {
                 let Ok(permit) = permit else { return Ok(()) };
-                let by_commit = woken;
-                (asked, woken) = (false, false);
-                let (delta, again) = stream.next_delta(push, &push.ledger.world())?;
-                woken |= again;
-                let Some(delta) = delta else { continue };
-                let (last, parts) = in_parts(delta);
-                drop(permit);
-                let all = async {
-                    for delta in parts.into_iter().chain([last]) {
-                        send(outgoing, control_message::Message::Delta(delta)).await?;
-                    }
-                    Ok::<(), Status>(())
-                };
-                let taken = tokio::time::timeout(ANSWER_WITHIN, all).await;
-                taken.map_err(|_| Status::deadline_exceeded("a delta was not read for 60 s"))??;
-                if by_commit {
-                    pause = Instant::now() + PAUSE;
+                let mut parts = stream.next_delta(push, &push.ledger.world())?;
+                if let Some(first) = parts.next() {
+                    permit.send(Ok(first));
+                }
+                if parts.more {
+                    Box::pin(send_all(outgoing, parts)).await?;
                 }
             }
         }
     }
 }
 
-/// A delta as messages of bearable size: the last one, and those before it. Only a first sync is ever split: a proxy
-/// builds it aside until it is complete, and answers once.
-fn in_parts(mut delta: wire::Delta) -> (wire::Delta, Vec<wire::Delta>) {
-    let mut parts = Vec::new();
-    let mut size = 0;
-    let mut rest = Vec::new();
-    for resource in std::mem::take(&mut delta.upserts) {
-        size += resource.encoded_len();
-        rest.push(resource);
-        if size > MAX_DELTA && delta.first_sync_complete {
-            parts.push(wire::Delta {
-                version: delta.version,
-                upserts: std::mem::take(&mut rest),
-                ..Default::default()
-            });
-            size = 0;
-        }
-    }
-    delta.upserts = rest;
-    (delta, parts)
+/// A delta as messages of bearable size, each written when it is asked for. Only a first sync is ever split: a proxy builds
+/// it aside until it is complete, and answers once.
+struct Parts<'a> {
+    upserts: std::vec::IntoIter<Arc<Told>>,
+    /// All but the upserts; comes with the last of them.
+    rest: wire::Delta,
+    encoded: &'a Encoded,
+    more: bool,
 }
 
-fn far() -> Instant {
-    Instant::now() + Duration::from_secs(86_400)
+impl Iterator for Parts<'_> {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        if !self.more {
+            return None;
+        }
+        let (mut part, mut size) = (Vec::new(), 0);
+        let is_split = self.rest.first_sync_complete;
+        while size <= MAX_DELTA || !is_split {
+            let Some(told) = self.upserts.next() else {
+                self.more = false;
+                return Some(encoded::delta(&self.rest, &part));
+            };
+            // What many are told at once is remembered; a first sync would only push it out.
+            let bytes = if is_split { told.bytes().into() } else { self.encoded.of(&told) };
+            size += bytes.len();
+            part.push(bytes);
+        }
+        Some(encoded::delta(&wire::Delta { version: self.rest.version, ..wire::Delta::default() }, &part))
+    }
 }
 
 fn until_ms(ms: i64) -> Duration {
@@ -161,71 +153,133 @@ fn welcome(now_ms: i64) -> wire::Welcome {
     }
 }
 
-async fn send(outgoing: &Outgoing, message: control_message::Message) -> Result<(), Status> {
-    let gone = |_| Status::cancelled("the proxy is gone");
-    outgoing.send(Ok(ControlMessage { message: Some(message) })).await.map_err(gone)
+async fn send(outgoing: &Outgoing, message: Message) -> Result<(), Status> {
+    outgoing.send(Ok(message)).await.map_err(|_| Status::cancelled("the proxy is gone"))
+}
+
+async fn send_all(outgoing: &Outgoing, messages: impl Iterator<Item = Message>) -> Result<(), Status> {
+    let all = async {
+        for message in messages {
+            send(outgoing, message).await?;
+        }
+        Ok(())
+    };
+    let taken = tokio::time::timeout(ANSWER_WITHIN, all).await;
+    taken.map_err(|_| Status::deadline_exceeded("a delta was not read for 60 s"))?
 }
 
 impl<'a> Stream<'a> {
     /// Nothing was sent yet.
-    fn new(seat: &'a Seat<'a>, peer: &'a PeerIdentity, hello: Hello) -> Result<Self, Status> {
+    pub(super) fn new(
+        seat: &'a Seat<'a>,
+        peer: &'a PeerIdentity,
+        hello: Box<Hello>,
+        now_ms: i64,
+    ) -> Result<Self, Status> {
+        let hello = *hello;
+        let not_after_ms = i64::try_from(peer.not_after.as_secs()).unwrap_or(0).saturating_mul(1000);
+        let now = Instant::now();
         let mut stream = Stream {
             seat,
             peer,
             workload: hello.workload,
+            can_answer: hello.features.iter().any(|feature| feature == LIVE),
             subscriptions: BTreeSet::new(),
             sent: View::default(),
-            signed: Instant::now(),
+            again: BTreeSet::new(),
+            signed: now,
             synced: false,
             unanswered: VecDeque::new(),
             looked: BTreeSet::new(),
+            asked: true,
+            woken: false,
+            pause: now,
+            ends: now + until_ms(not_after_ms.saturating_sub(now_ms)),
         };
         stream.subscribe(hello.subscriptions, Vec::new())?;
         Ok(stream)
     }
 
+    fn has_room(&self) -> bool {
+        self.unanswered.len() < UNANSWERED
+    }
+
+    /// Commits alone wait a moment after each other.
+    fn is_paused(&self) -> bool {
+        self.woken && !self.asked && self.pause > Instant::now()
+    }
+
+    fn has_work(&self) -> bool {
+        (self.asked || self.woken) && self.has_room() && !self.is_paused()
+    }
+
+    fn hung(&self) -> Option<Instant> {
+        self.unanswered.front().map(|(_, since)| *since + ANSWER_WITHIN)
+    }
+
+    /// When something comes to its end.
+    fn due(&self) -> Instant {
+        let refresh = (!self.asked).then(|| self.signed + REFRESH);
+        let pause = self.is_paused().then_some(self.pause);
+        let all = [self.hung(), refresh, pause].into_iter().flatten();
+        all.fold(self.ends, Instant::min)
+    }
+
+    /// What has come to its end.
+    fn time(&mut self) -> Result<(), Status> {
+        let now = Instant::now();
+        if now >= self.ends {
+            return Err(Status::unauthenticated("the certificate has ended; renew it"));
+        }
+        if self.hung().is_some_and(|hung| now >= hung) {
+            return Err(Status::deadline_exceeded("no answer to a delta for 60 s"));
+        }
+        self.asked |= now >= self.signed + REFRESH;
+        Ok(())
+    }
+
     /// What operators ask that it was not asked yet.
-    fn asked(&mut self, questions: &Questions, can_answer: bool) -> Vec<Question> {
+    fn asked(&mut self, questions: &Questions) -> Vec<Question> {
         self.looked.retain(|id| questions.contains_key(id));
         let fresh = questions.iter().filter(|(id, _)| self.looked.insert(**id)).map(|(_, question)| question);
-        let concerned = fresh.filter(|question| question.asks(&self.workload, can_answer));
+        let concerned = fresh.filter(|question| question.asks(&self.workload, self.can_answer));
         concerned.map(|question| question.wire.clone()).collect()
     }
 
-    /// Takes one message in; whether it changes what the proxy should be sent.
-    fn receive(&mut self, message: ProxyMessage, now_ms: i64, outgoing: &Outgoing) -> Result<bool, Status> {
+    /// Takes one message in. An answer changes nothing of what is to be sent: what waits for room is noted.
+    fn receive(&mut self, message: ProxyMessage, now_ms: i64, outgoing: &Outgoing) -> Result<(), Status> {
         match message.message {
             Some(proxy_message::Message::Ack(ack)) => {
                 self.answered(ack.version);
                 self.seat.acked(ack.version, now_ms);
-                Ok(true)
             }
             Some(proxy_message::Message::Nack(nack)) => {
                 let reason = first_reason(&nack);
                 tracing::warn!(workload = self.workload, version = nack.version, reason, "proxy refused a push");
                 self.answered(nack.version);
                 self.seat.nacked(nack.version, reason, now_ms);
-                Ok(true)
             }
             Some(proxy_message::Message::Subscribe(change)) => {
                 self.subscribe(change.add, change.drop)?;
-                Ok(true)
+                self.asked = true;
             }
             Some(proxy_message::Message::Health(health)) => {
                 self.seat.health(Some(&health));
-                Ok(false)
             }
+            Some(proxy_message::Message::Probed(probed)) => self.seat.probed(&probed, now_ms),
             Some(proxy_message::Message::Clock(theirs)) => {
                 self.seat.clock(theirs.unix_ms.saturating_sub(now_ms));
                 let ours = control_message::Message::Clock(wire::Clock { unix_ms: now_ms });
                 // Behind a full queue it would be old; the proxy asks again.
-                let _ = outgoing.try_send(Ok(ControlMessage { message: Some(ours) }));
-                Ok(false)
+                let _ = outgoing.try_send(Ok(encoded::message(ours)));
             }
-            Some(proxy_message::Message::Hello(_)) => Err(Status::invalid_argument("a second hello on one stream")),
+            Some(proxy_message::Message::Hello(_)) => {
+                return Err(Status::invalid_argument("a second hello on one stream"));
+            }
             // From a newer proxy: it knows from our welcome that we may not understand.
-            None => Ok(false),
+            None => {}
         }
+        Ok(())
     }
 
     /// Versions may repeat (two look-ups at one revision), so an answer frees the oldest delta that it can speak of.
@@ -248,7 +302,7 @@ impl<'a> Stream<'a> {
         for key in add.into_iter().filter_map(known) {
             // Asked again: the proxy wants the answer again, so it is sent as if it had never been.
             if !self.subscriptions.insert(key.clone()) {
-                self.sent.0.remove(&key);
+                self.again.insert(key);
             }
         }
         if self.subscriptions.len() > MAX_SUBSCRIPTIONS {
@@ -260,8 +314,10 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// The difference between what the proxy was sent and the world, none if there is none; and whether to look again.
-    fn next_delta(&mut self, push: &Push, world: &World) -> Result<(Option<wire::Delta>, bool), Status> {
+    /// The difference between what the proxy was sent and the world; nothing if there is none.
+    fn next_delta<'p>(&mut self, push: &'p Push, world: &World) -> Result<Parts<'p>, Status> {
+        let by_commit = self.woken;
+        (self.asked, self.woken) = (false, false);
         if world.index.identity_of(&self.workload) != Some(&self.peer.id) {
             let reason = format!("Workload {} is gone, or has another identity now", self.workload);
             return Err(Status::permission_denied(reason));
@@ -269,28 +325,29 @@ impl<'a> Stream<'a> {
         let Some(view) = world.index.view(&self.workload, &self.subscriptions) else {
             return Err(Status::not_found(format!("there is no Workload {}", self.workload)));
         };
+        if !self.again.is_empty() {
+            self.sent = self.sent.without(&std::mem::take(&mut self.again));
+        }
         let (upserts, removals) = diff(&self.sent, &view);
         let fresh = self.signed.elapsed() < REFRESH;
-        if self.synced && fresh && upserts.is_empty() && removals.is_empty() {
-            let again = self.seat.up_to_date(world.revision, world.turn, view.keys().cloned().collect());
-            self.sent = view;
-            return Ok((None, again));
+        let more = !(self.synced && fresh && upserts.is_empty() && removals.is_empty());
+        let mut rest = wire::Delta { version: world.revision, ..wire::Delta::default() };
+        self.sent = view.clone();
+        if more {
+            self.signed = Instant::now();
+            let now_ms = push.ledger.clock().now_ms();
+            rest.signature = signed::sign(&push.own, &view, &self.workload, world.revision, now_ms);
+            rest.removals = removals.into_iter().map(Into::into).collect();
+            rest.first_sync_complete = !std::mem::replace(&mut self.synced, true);
+            self.woken = self.seat.sent(world.revision, world.turn, view);
+            self.unanswered.push_back((world.revision, self.signed));
+            if by_commit {
+                self.pause = self.signed + PAUSE;
+            }
+        } else {
+            self.woken = self.seat.up_to_date(world.revision, world.turn, view);
         }
-        let removals: Vec<wire::ResourceKey> = removals.into_iter().map(Into::into).collect();
-        self.signed = Instant::now();
-        let signature = signed::sign(&push.own, &view, &self.workload, world.revision, push.ledger.clock().now_ms());
-        let delta = wire::Delta {
-            version: world.revision,
-            upserts: upserts.iter().map(|told| wire::Resource::clone(told)).collect(),
-            removals,
-            first_sync_complete: !self.synced,
-            signature,
-        };
-        self.synced = true;
-        let again = self.seat.sent(world.revision, world.turn, view.keys().cloned().collect());
-        self.unanswered.push_back((world.revision, Instant::now()));
-        self.sent = view;
-        Ok((Some(delta), again))
+        Ok(Parts { upserts: upserts.into_iter(), rest, encoded: &push.encoded, more })
     }
 }
 

@@ -8,8 +8,8 @@ use super::cross::{Fault, Set};
 use super::field::nearest;
 use super::resource::*;
 use crate::index::Tenancy;
+use ipnet::IpNet;
 use isthmus_certs::SpiffeId;
-use isthmus_proto::model::{IdentityPattern, PathPattern};
 use std::collections::BTreeSet;
 
 #[cfg(test)]
@@ -180,9 +180,11 @@ impl<'a> World<'a> {
     /// A deny on what only HTTP has is satisfied by everything that is no HTTP.
     fn closes_more(&self, advice: &mut Advice, at: &str, rule: &Rule) {
         let (asked, not) = (&rule.asked, &rule.not);
-        let http = [asked, not]
-            .into_iter()
-            .any(|half| half.paths.is_some() || half.methods.is_some() || half.hosts.is_some() || half.grpc.is_some());
+        let of_http = |half: &Conditions| {
+            let named = half.paths.is_some() || half.methods.is_some() || half.hosts.is_some() || half.grpc.is_some();
+            named || !half.headers.is_empty()
+        };
+        let http = of_http(asked) || of_http(not);
         let Some(ports) = self.ports.as_ref().filter(|_| http && asked.ports.is_none()) else { return };
         let bytes = |protocol: &AppProtocol| {
             matches!(protocol, AppProtocol::Tcp | AppProtocol::ServerFirst | AppProtocol::Postgres | AppProtocol::Tls)
@@ -205,10 +207,12 @@ fn contradictions(advice: &mut Advice, at: &str, rule: &Rule) {
         ("from.notServiceAccounts", within(&asked.service_accounts, &not.service_accounts)),
         ("from.notTrustDomains", within(&asked.trust_domains, &not.trust_domains)),
         ("from.notSites", within(&asked.sites, &not.sites)),
+        ("from.notCidrs", within_ranges(&asked.cidrs, &not.cidrs)),
         ("to.notPorts", within(&asked.ports, &not.ports)),
         ("to.notMethods", within(&asked.methods, &not.methods)),
         ("to.notPaths", within(&asked.paths, &not.paths)),
         ("to.notHosts", within(&asked.hosts, &not.hosts)),
+        ("to.notGrpc", within(&asked.grpc, &not.grpc)),
     ];
     for (field, _) in pairs.iter().filter(|(_, all)| *all) {
         advice.say(format!("{at}.{field}"), "leaves nothing of what the rule asks for: it can never match");
@@ -232,6 +236,10 @@ fn within<T: PartialEq>(asked: &Option<Vec<T>>, not: &Option<Vec<T>>) -> bool {
         (Some(asked), Some(not)) => asked.iter().all(|value| not.contains(value)),
         _ => false,
     }
+}
+
+fn within_ranges(asked: &Option<Vec<IpNet>>, not: &Option<Vec<IpNet>>) -> bool {
+    asked.is_some() && not.is_some() && all_in(not, asked, |not, asked| not.contains(asked))
 }
 
 /// Whether `wide` matches whatever `narrow` does, as far as this can be read from them.
@@ -264,8 +272,9 @@ fn all_in<T>(wide: &Option<Vec<T>>, narrow: &Option<Vec<T>>, holds: impl Fn(&T, 
     }
 }
 
+/// Each rule is compared with each other: nothing is parsed here, all of it is known to be sound.
 fn wide_identity(wide: &str, narrow: &str) -> bool {
-    matches!(wide.parse(), Ok(IdentityPattern::Prefix(prefix)) if narrow.starts_with(&prefix))
+    wide.strip_suffix('*').is_some_and(|prefix| narrow.starts_with(prefix) && !prefix.contains('*'))
 }
 
 fn wide_host(wide: &str, narrow: &str) -> bool {
@@ -273,5 +282,5 @@ fn wide_host(wide: &str, narrow: &str) -> bool {
 }
 
 fn wide_path(wide: &str, narrow: &str) -> bool {
-    matches!(wide.parse(), Ok(PathPattern::Prefix(prefix)) if narrow.starts_with(&prefix) && !prefix.contains('{'))
+    wide.strip_suffix('*').is_some_and(|prefix| narrow.starts_with(prefix) && !prefix.contains('{'))
 }

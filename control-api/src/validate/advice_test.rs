@@ -73,6 +73,16 @@ fn what_is_hardly_meant_is_told() {
             "spec.allow[0]: never allows: spec.deny[0] refuses all that it matches",
         ),
         ("deny: [{ to: { paths: ['/admin*'] } }]", "spec.deny[0]: also closes port 6379, which carries no HTTP"),
+        ("deny: [{ to: { headers: [{ name: x-a }] } }]", "spec.deny[0]: also closes port 6379, which carries no HTTP"),
+        (
+            "allow: [{ from: { cidrs: [10.1.0.0/16], notCidrs: [10.0.0.0/8] } }]",
+            "spec.allow[0].from.notCidrs: leaves nothing",
+        ),
+        ("allow: [{ to: { grpc: [a.B/C], notGrpc: [a.B/C] } }]", "spec.allow[0].to.notGrpc: leaves nothing"),
+        (
+            "allow: [{ from: { identities: ['spiffe://shop.example/ns/*'] } }, { from: { identities: ['spiffe://shop.example/ns/shop/sa/web'] } }]",
+            "spec.allow[1]: changes nothing",
+        ),
     ] {
         let found = advice(spec);
         assert!(found.iter().any(|text| text.contains(expected)), "{spec}: {found:#?}");
@@ -89,6 +99,8 @@ fn what_is_meant_is_not_talked_about() {
         "allow: [{ to: { paths: ['/a/{id}'] } }, { to: { paths: ['/a/{id}/*'] } }]",
         "deny: [{ to: { ports: [8080], paths: ['/admin*'] } }]",
         "deny: [{ to: { methods: [PUT], ports: [8080] } }], allow: [{ from: { serviceAccounts: [web] } }]",
+        "allow: [{ from: { cidrs: [10.0.0.0/8], notCidrs: [10.1.0.0/16] } }]",
+        "allow: [{ to: { paths: ['/a/{id}/*'] } }, { to: { paths: ['/a/{id}/b'] } }]",
         "allow: [{ from: { trustDomains: [partner.example], serviceAccounts: [x] } }]",
         "allow: [{ from: { serviceAccounts: [web] } }, { from: { serviceAccounts: [web] }, mode: Audit }]",
     ] {

@@ -98,14 +98,42 @@ impl<'a> Field<'a> {
         (!matches!(node.value, Value::Null)).then(|| self.child(name, node))
     }
 
+    /// Refuses fields that have no value, here and below: `from:` above nothing but comments would mean anybody, and
+    /// `until:` for ever.
+    pub fn refuse_nulls(&self) {
+        match &self.node.value {
+            Value::Map(entries) => {
+                for (key, node) in entries {
+                    let child = self.child(&key.name, node);
+                    if matches!(node.value, Value::Null) {
+                        let reason = "says nothing; write a value, or leave the field out".to_string();
+                        self.report.push((key.line, key.column), &child.path, reason);
+                    }
+                    child.refuse_nulls();
+                }
+            }
+            Value::List(items) => {
+                for (i, node) in items.iter().enumerate() {
+                    Field { node, path: format!("{}[{i}]", self.path), report: self.report }.refuse_nulls();
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// The field of this name; its absence is a fault.
     pub fn need(&self, name: &str) -> Option<Field<'a>> {
+        self.need_with(name, || format!("`{name}` is required here"))
+    }
+
+    /// The same, with what to do where it is absent.
+    pub fn need_with(&self, name: &str, advice: impl FnOnce() -> String) -> Option<Field<'a>> {
         if let Some(asked) = &self.report.asked {
             asked.borrow_mut().need(&self.path, name);
         }
         let found = self.get(name);
         if found.is_none() && matches!(self.node.value, Value::Map(_)) {
-            self.child(name, self.node).fault(format!("is missing; `{name}` is required here"));
+            self.child(name, self.node).fault(format!("is missing; {}", advice()));
         }
         found
     }
@@ -218,7 +246,8 @@ impl<'a> Field<'a> {
                 None
             }
             _ => {
-                self.fault(format!("must be a port number, not {}", self.node.kind()));
+                let not = if let Value::Float(_) = self.node.value { "a fraction" } else { self.node.kind() };
+                self.fault(format!("must be a port number, 1 to 65535, not {not}"));
                 None
             }
         }

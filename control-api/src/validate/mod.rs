@@ -30,7 +30,7 @@ pub use problem::{Problem, ResourceRef};
 
 use asked::{Asked, Form};
 use field::{Field, Report, nearest};
-use node::{Node, Value};
+use node::{Node, SyntaxError, Value};
 use resource::{Labels, Resource, Spec};
 
 #[cfg(test)]
@@ -113,22 +113,17 @@ pub fn parse(source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
 
 /// The same, with the namespace of documents that name none.
 pub fn parse_in(namespace: &str, source: &str, yaml: &str) -> (Vec<Parsed>, Vec<Problem>) {
-    let documents = match node::parse(yaml) {
-        Ok(documents) => documents,
-        Err(error) => {
-            let problem = Problem {
-                source: source.to_string(),
-                line: error.line,
-                column: error.column,
-                resource: ResourceRef::default(),
-                field: String::new(),
-                reason: format!("not valid YAML: {}", error.reason),
-            };
-            return (Vec::new(), vec![problem]);
-        }
+    let (documents, faults) = node::parse(yaml);
+    let no_yaml = |error: SyntaxError| Problem {
+        source: source.to_string(),
+        line: error.line,
+        column: error.column,
+        resource: ResourceRef::default(),
+        field: String::new(),
+        reason: format!("not valid YAML: {}", error.reason),
     };
     let mut parsed = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem> = faults.into_iter().map(no_yaml).collect();
     for document in documents.into_iter().flat_map(unfold_list) {
         match parse_document(namespace, source, &document) {
             Ok(resource) => parsed.push(Parsed { resource, source: source.to_string(), node: document }),
@@ -160,7 +155,9 @@ fn asked_of(document: &Node) -> Asked {
 
 /// A resource from what the store holds. Faults mean that the store was written by another version.
 pub fn from_stored(json: &serde_json::Value) -> Result<Resource, Vec<Problem>> {
-    parse_document("", "store", &node::from_json(json))
+    let (document, report) = (node::from_json(json), Report::new("store"));
+    let resource = read(&Field::root(&document, &report), &report, "");
+    sound(resource, report)
 }
 
 /// `kind: List`, as `kubectl get -o yaml` writes it, stands for its items.
@@ -176,6 +173,15 @@ fn parse_document(namespace: &str, source: &str, document: &Node) -> Result<Reso
     let report = Report::new(source);
     let root = Field::root(document, &report);
     let resource = read(&root, &report, namespace);
+    if root.get("apiVersion").is_some_and(|version| version.node().text() == Some(GROUP))
+        && let Some(spec) = root.get("spec")
+    {
+        spec.refuse_nulls();
+    }
+    sound(resource, report)
+}
+
+fn sound(resource: Option<Resource>, report: Report) -> Result<Resource, Vec<Problem>> {
     let problems = report.into_problems();
     match resource {
         Some(resource) if problems.is_empty() => Ok(resource),
@@ -196,24 +202,31 @@ fn read(root: &Field, report: &Report, namespace: &str) -> Option<Resource> {
 }
 
 fn read_kind(root: &Field) -> Option<&'static Kind> {
-    let api_version = root.need("apiVersion");
+    let Some(kind) = known_kind(root) else {
+        root.need("apiVersion");
+        return None;
+    };
+    let api_version = root.need_with("apiVersion", || format!("write `apiVersion: {}`", kind.api_version))?;
+    let written = api_version.word()?;
+    if written != kind.api_version {
+        api_version.fault(format!("`{written}` is not where {} is; write `{}`", kind.name, kind.api_version));
+    }
+    Some(kind)
+}
+
+fn known_kind(root: &Field) -> Option<&'static Kind> {
     let field = root.need("kind")?;
     let text = field.word()?;
-    let Some(kind) = KINDS.iter().find(|kind| kind.name == text) else {
+    let kind = KINDS.iter().find(|kind| kind.name == text);
+    if kind.is_none() {
         let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
         let hint = nearest(text, &names).map(|near| format!("did you mean `{near}`?"));
         field.fault(format!(
             "unknown kind `{text}`; {}",
             hint.unwrap_or_else(|| format!("known are {}", names.join(", ")))
         ));
-        return None;
-    };
-    let api_version = api_version?;
-    let written = api_version.word()?;
-    if written != kind.api_version {
-        api_version.fault(format!("`{written}` is not where {} is; write `{}`", kind.name, kind.api_version));
     }
-    Some(kind)
+    kind
 }
 
 fn read_metadata(root: &Field, kind: &Kind, report: &Report, default: &str) -> Option<(ResourceRef, Labels)> {

@@ -41,15 +41,62 @@ pub struct SyntaxError {
     pub line: u32,
     pub column: u32,
     pub reason: String,
+    /// It is beyond the budget: nobody looks at it again in pieces.
+    too_much: bool,
 }
 
-/// Parses every document of a text; empty documents are skipped.
-pub fn parse(yaml: &str) -> Result<Vec<Node>, SyntaxError> {
+/// 64 MiB of small documents in one file; what one apply may hold bounds it before.
+const MOST_NODES: usize = 20_000_000;
+
+/// Parses every document of a text; empty documents are skipped. One that is not YAML is a fault of its own, and does not
+/// hide what is wrong with the others.
+pub fn parse(yaml: &str) -> (Vec<Node>, Vec<SyntaxError>) {
+    match read(yaml, MOST_NODES) {
+        Ok(nodes) => (nodes, Vec::new()),
+        // Directives (`%YAML`) stand before the mark of the document that they are about.
+        Err(error) if error.too_much || yaml.lines().any(|line| line.starts_with('%')) => (Vec::new(), vec![error]),
+        Err(error) => match one_by_one(yaml) {
+            (nodes, faults) if faults.is_empty() => (nodes, vec![error]),
+            both => both,
+        },
+    }
+}
+
+fn one_by_one(yaml: &str) -> (Vec<Node>, Vec<SyntaxError>) {
+    let (mut nodes, mut faults) = (Vec::new(), Vec::new());
+    for (before, document) in documents(yaml) {
+        // Fewer nodes than bytes, unless aliases multiply them: so all of these together cost no more than their text.
+        match read(document, document.len()) {
+            Ok(some) => nodes.extend(some.into_iter().map(|node| node.lower(before))),
+            Err(error) if error.too_much => {}
+            Err(error) => faults.push(SyntaxError { line: error.line.max(1).saturating_add(before), ..error }),
+        }
+    }
+    (nodes, faults)
+}
+
+/// Each document, and how many lines come before it. `---` at the beginning of a line ends whatever was open (YAML 1.2.2,
+/// 9.1.2), a quoted text included.
+fn documents(yaml: &str) -> Vec<(u32, &str)> {
+    let (mut found, mut begin, mut begin_line, mut at) = (Vec::new(), 0, 0, 0);
+    for (line, text) in (0..).zip(yaml.split_inclusive('\n')) {
+        let mark =
+            text.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if mark && at > begin {
+            found.push((begin_line, &yaml[begin..at]));
+            (begin, begin_line) = (at, line);
+        }
+        at += text.len();
+    }
+    found.push((begin_line, &yaml[begin..]));
+    found
+}
+
+fn read(yaml: &str, most_nodes: usize) -> Result<Vec<Node>, SyntaxError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            // 64 MiB of small documents in one file; what one apply may hold bounds it before.
-            max_events: 20_000_000,
-            max_nodes: 20_000_000,
+            max_events: MOST_NODES,
+            max_nodes: most_nodes,
             max_documents: 200_000,
             max_aliases: 1_000,
             max_anchors: 1_000,
@@ -57,11 +104,12 @@ pub fn parse(yaml: &str) -> Result<Vec<Node>, SyntaxError> {
         strict_booleans: true,
     };
     serde_saphyr::from_multiple_with_options::<Node>(yaml, options).map_err(|error| {
-        let at = error.location();
+        let (at, plain) = (error.location(), error.without_snippet());
         SyntaxError {
             line: at.map_or(0, |at| narrow(at.line())),
             column: at.map_or(0, |at| narrow(at.column())),
-            reason: first_line(&error.without_snippet().to_string()),
+            reason: first_line(&plain.to_string()),
+            too_much: matches!(plain, serde_saphyr::Error::Budget { .. }),
         }
     })
 }
@@ -123,6 +171,19 @@ impl Node {
         }
     }
 
+    /// The same, so many lines further down.
+    fn lower(mut self, lines: u32) -> Node {
+        self.line = self.line.saturating_add(lines);
+        self.value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(|item| item.lower(lines)).collect()),
+            Value::Map(entries) => {
+                Value::Map(entries.into_iter().map(|(key, value)| (key.lower(lines), value.lower(lines))).collect())
+            }
+            other => other,
+        };
+        self
+    }
+
     /// What this is, in the words of a message.
     pub fn kind(&self) -> &'static str {
         match self.value {
@@ -136,12 +197,21 @@ impl Node {
     }
 }
 
+impl Key {
+    fn lower(self, lines: u32) -> Key {
+        Key { line: self.line.saturating_add(lines), ..self }
+    }
+}
+
 fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// Without the parser's advice to whoever programs it, and without the place, which is told apart.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or("not valid YAML").trim().to_string()
+    let line = text.lines().next().unwrap_or("not valid YAML").trim();
+    let line = line.replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+    line.split_once(" at line ").map_or(line.as_str(), |(reason, _)| reason).to_string()
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -219,3 +289,7 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(Value::Map(map))
     }
 }
+
+#[cfg(test)]
+#[path = "node_test.rs"]
+mod node_test;

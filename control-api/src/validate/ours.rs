@@ -324,7 +324,8 @@ pub(super) fn min_tls(parent: &Field) -> Option<TlsVersion> {
     field.note(Form::Number);
     VERSIONS.iter().for_each(|(word, _)| field.note(Form::Word((*word).to_string())));
     if let super::node::Value::Float(number) = field.node().value {
-        let found = VERSIONS.iter().find(|(name, _)| *name == format!("{number:.1}"));
+        let exact = |name: &str| name.parse::<f64>().is_ok_and(|version| version.to_bits() == number.to_bits());
+        let found = VERSIONS.iter().find(|(name, _)| exact(name));
         return found.map(|(_, version)| *version).or_else(|| field.choice(VERSIONS));
     }
     field.choice(VERSIONS)
@@ -343,6 +344,14 @@ pub(super) fn cidr(field: &Field) -> Option<IpNet> {
     let net: IpNet = field.parsed("an address range, as `10.10.0.0/16`")?;
     if net.trunc() != net {
         field.fault(format!("`{net}` has bits beyond its prefix; did you mean `{}`?", net.trunc()));
+        return None;
+    }
+    if let IpNet::V6(mapped) = net
+        && let (Some(length), Some(ip)) = (mapped.prefix_len().checked_sub(96), mapped.addr().to_ipv4_mapped())
+    {
+        field.fault(format!(
+            "`{net}` holds mapped addresses, and addresses are compared unmapped; write `{ip}/{length}`"
+        ));
         return None;
     }
     Some(net)

@@ -12,7 +12,7 @@ fn policy(spec: &str) -> String {
 }
 
 /// A spec, and what is said of it.
-const REFUSED: [(&str, &str); 18] = [
+const REFUSED: [(&str, &str); 33] = [
     (
         "transport: HttpOnly",
         "f.yaml:5:14: ServicePolicy shop/p: spec.transport: `HttpOnly` is not one of MeshOnly, HttpsOnly, Permissive; did you mean `HttpsOnly`?",
@@ -81,6 +81,64 @@ const REFUSED: [(&str, &str); 18] = [
         "mode: Audits",
         "f.yaml:5:9: ServicePolicy shop/p: spec.mode: `Audits` is not one of Enforce, Audit; did you mean `Audit`?",
     ),
+    // Above nothing but comments, a field has no value: `allow` would close nothing, `until` would never come.
+    ("allow:", "f.yaml:5:3: ServicePolicy shop/p: spec.allow: says nothing; write a value, or leave the field out"),
+    (
+        "allow:\n- from:\n  to: { ports: [80] }",
+        "f.yaml:6:5: ServicePolicy shop/p: spec.allow[0].from: says nothing; write a value, or leave the field out",
+    ),
+    (
+        "allow:\n- from: { namespaces: ~ }",
+        "f.yaml:6:13: ServicePolicy shop/p: spec.allow[0].from.namespaces: says nothing; write a value, or leave the field out",
+    ),
+    (
+        "allow:\n- until:",
+        "f.yaml:6:5: ServicePolicy shop/p: spec.allow[0].until: says nothing; write a value, or leave the field out",
+    ),
+    (
+        "workloads: { matchLabels: { app: orders, tier: } }",
+        "f.yaml:5:44: ServicePolicy shop/p: spec.workloads.matchLabels.tier: says nothing; write a value, or leave the field out",
+    ),
+    (
+        "allow:\n- from: {}",
+        "f.yaml:6:11: ServicePolicy shop/p: spec.allow[0].from: names nothing, and would match everything; leave it out, or write a condition",
+    ),
+    (
+        "deny:\n- from: { cidrs: ['::ffff:10.0.0.0/104'] }",
+        "f.yaml:6:21: ServicePolicy shop/p: spec.deny[0].from.cidrs[0]: `::ffff:10.0.0.0/104` holds mapped addresses, and addresses are compared unmapped; write `10.0.0.0/8`",
+    ),
+    (
+        "deny:\n- to: { hosts: ['[fd00::1]:80'] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.hosts[0]: `[fd00::1]:80`: hosts are compared without a port; write `[fd00::1]`, and 80 under `ports`",
+    ),
+    (
+        "deny:\n- to: { hosts: ['fd00::1'] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.hosts[0]: `fd00::1`: a request has such an address in brackets; write `[fd00::1]`",
+    ),
+    (
+        "deny:\n- to: { hosts: ['[fd00::g]'] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.hosts[0]: `[fd00::g]`: in brackets stands an IPv6 address",
+    ),
+    (
+        "deny:\n- to: { hosts: [010.0.0.1] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.hosts[0]: `010.0.0.1` reads as an IPv4 address, and is none",
+    ),
+    (
+        "deny:\n- to: { headers: [{ name: Upgrade }] }",
+        "f.yaml:6:29: ServicePolicy shop/p: spec.deny[0].to.headers[0].name: `Upgrade` never holds: it is between two ends of a connection, and no part of what is asked for",
+    ),
+    (
+        "deny:\n- to: { headers: [{ name: x-a, values: [' a'] }] }",
+        "f.yaml:6:43: ServicePolicy shop/p: spec.deny[0].to.headers[0].values[0]: no header's value has such characters, or space at its ends",
+    ),
+    (
+        "deny:\n- to: { ports: [80.5] }",
+        "f.yaml:6:19: ServicePolicy shop/p: spec.deny[0].to.ports[0]: must be a port number, 1 to 65535, not a fraction",
+    ),
+    (
+        "minTlsVersion: 1.31",
+        "f.yaml:5:18: ServicePolicy shop/p: spec.minTlsVersion: must be a text, not a number; write it in quotes",
+    ),
     ("services: orders", "f.yaml:5:13: ServicePolicy shop/p: spec.services: must be a list, not a text"),
 ];
 
@@ -138,6 +196,11 @@ fn what_is_not_a_resource_is_said() {
         ("kind: Servic\napiVersion: v1\nmetadata: {name: a}", "unknown kind `Servic`; did you mean `Service`?"),
         ("kind: Pod\napiVersion: v1\nmetadata: {name: a}", "unknown kind `Pod`; known are MeshConfig"),
         (
+            "kind: Site\nmetadata: {name: a}",
+            "f.yaml:1:1: apiVersion: is missing; write `apiVersion: mesh.isthmus.dev/v1alpha1`",
+        ),
+        ("metadata: {name: a}", "f.yaml:1:1: apiVersion: is missing; `apiVersion` is required here"),
+        (
             "kind: Site\napiVersion: v1\nmetadata: {name: a}\nspec: {ranges: [10.0.0.0/8]}",
             "write `mesh.isthmus.dev/v1alpha1`",
         ),
@@ -145,11 +208,50 @@ fn what_is_not_a_resource_is_said() {
             "kind: Workload\napiVersion: mesh.isthmus.dev/v1alpha1\nmetadata: {name: a}\nspec: {}",
             "metadata.namespace: is missing",
         ),
-        ("kind: Site\nkind: Site\napiVersion: v1", "not valid YAML: duplicate"),
+        ("kind: Site\nkind: Site\napiVersion: v1", "f.yaml:2:1: not valid YAML: duplicate mapping key: kind"),
     ];
     for (yaml, expected) in table {
         let found = problems(yaml).join("\n");
         assert!(found.contains(expected), "for {yaml}: {found}");
+    }
+}
+
+/// YAML has ways to say things twice; each has one meaning here, or none.
+#[test]
+fn yaml_that_people_trip_over_means_one_thing_or_is_refused() {
+    let allow = |yaml: &str| -> Result<serde_json::Value, String> {
+        let (parsed, problems) = parse("f", yaml);
+        match parsed.as_slice() {
+            [one] if problems.is_empty() => Ok(one.resource.json["spec"]["allow"].clone()),
+            _ => Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")),
+        }
+    };
+    let plain = policy("allow:\n- to: { ports: [80] }");
+    let meant = allow(&plain).unwrap();
+    for same in [
+        format!("\u{feff}{plain}"),
+        plain.replace('\n', "\r\n"),
+        plain.replace("[80]", "[0x50]"),
+        plain.replace("{ ports: [80] }", "{ <<: { ports: [80] } }"),
+        plain.replace("{ ports: [80] }", "{ <<: { ports: [81] }, ports: [80] }"),
+        plain.replace("[80]", "[&port 80]"),
+    ] {
+        assert_eq!(allow(&same), Ok(meant.clone()), "{same}");
+    }
+    let anchored = policy("deny: &rules\n- to: { ports: [80] }\nallow: *rules");
+    assert_eq!(allow(&anchored), Ok(meant), "an alias is what it stands for");
+    for (wrong, why) in [
+        (plain.replace("  allow", "\tallow"), "not valid YAML: tabs"),
+        (plain.replace("ports: [80]", "ports: [80], ports: [81]"), "duplicate mapping key: ports"),
+        (plain.replace("[80]", "[99999999999999999999]"), "must be a port number"),
+        (plain.replace("[80]", &format!("{}80{}", "[".repeat(3_000), "]".repeat(3_000))), "recursion limit"),
+        (plain.replace("[80]", "['80']"), "must be a port number, 1 to 65535, not a text"),
+        (plain.replace("- to", "-\n  - to"), "must be a map, not nothing"),
+        (plain.replace("name: p", "name: p\u{0}"), "not valid YAML"),
+        (format!("{plain}  x: *nothing\n"), "not valid YAML"),
+    ] {
+        let said = allow(&wrong).expect_err(&wrong);
+        assert!(said.contains(why), "for {wrong}: {said}");
     }
 }
 

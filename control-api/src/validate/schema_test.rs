@@ -107,7 +107,7 @@ fn examples() -> Vec<Value> {
     let x5c = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, root.der());
     let bundle = json!({ "keys": [{ "use": "x509-svid", "x5c": [x5c] }] }).to_string();
     let text = include_str!("every_field.yaml");
-    let json: Vec<Value> = node::parse(text).unwrap().iter().map(node::to_json).collect();
+    let json: Vec<Value> = node::parse(text).0.iter().map(node::to_json).collect();
     let text = serde_json::to_string(&json).unwrap();
     let text = text.replace("PEM-OF-A-ROOT\\n", &root.pem().replace('\n', "\\n"));
     let mut all: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -242,7 +242,7 @@ fn what_the_documents_and_examples_show_is_sound() {
                 _ => continue,
             };
             // A fragment is no document: what it is a part of is said around it.
-            for document in yaml.iter().flat_map(|text| node::parse(text).unwrap_or_default()) {
+            for document in yaml.iter().flat_map(|text| node::parse(text).0) {
                 let json = node::to_json(&document);
                 let known = json["kind"].as_str().is_some_and(|kind| kinds().any(|known| known == kind));
                 if known && json.get("apiVersion").is_some() {
@@ -290,7 +290,7 @@ fn resource_definitions_are_what_an_api_server_takes() {
 #[test]
 fn the_examples_of_a_kind_are_printed_without_the_others() {
     let text = schema::example("TrustDomain");
-    let documents = node::parse(&text).unwrap();
+    let documents = node::parse(&text).0;
     assert_eq!(documents.len(), 2, "{text}");
     assert!(documents.iter().all(|document| matches!(&document.value, NodeValue::Map(_))));
 }

@@ -3,11 +3,13 @@
 //! Patterns are read here with the proxies' own readers, so that each fault is told at the value that has it.
 
 use super::field::{Field, nearest};
+use super::node::Value;
 use super::ours::{cidr, match_labels, min_tls, not_empty, transport};
 use super::resource::*;
 use isthmus_certs::TrustDomain;
 use isthmus_proto::model::{GrpcPattern, HostPattern, IdentityPattern, PathPattern};
 use std::fmt::Display;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 const FROM: [&str; 6] = ["identities", "trustDomains", "namespaces", "serviceAccounts", "sites", "cidrs"];
@@ -56,6 +58,9 @@ fn rule(field: &Field) -> Rule {
         if let Some(part) = part {
             let not: Vec<String> = names.iter().map(|name| negated(name)).collect();
             part.only(&names.into_iter().chain(not.iter().map(String::as_str)).collect::<Vec<_>>(), &[]);
+            if matches!(&part.node().value, Value::Map(entries) if entries.is_empty()) {
+                part.fault("names nothing, and would match everything; leave it out, or write a condition");
+            }
         }
     }
     if let Some(from) = &from
@@ -124,20 +129,27 @@ where
 /// A name, `*.` before one, or an address. Ports are for `ports`.
 pub(super) fn host(field: &Field) -> Option<String> {
     let text = field.word()?;
-    if !text.starts_with('[')
-        && let Some((name, port)) = text.split_once(':')
-    {
+    if let Ok(ip) = text.parse::<Ipv6Addr>() {
+        field.fault(format!("`{text}`: a request has such an address in brackets; write `[{ip}]`"));
+        return None;
+    }
+    let after = text.rfind(']').map_or(0, |end| end + 1);
+    if let Some((name, port)) = text[after..].split_once(':') {
+        let name = format!("{}{name}", &text[..after]);
         field.fault(format!("`{text}`: hosts are compared without a port; write `{name}`, and {port} under `ports`"));
         return None;
     }
-    let bare = text.trim_end_matches('.');
-    if bare.starts_with('[') { pattern::<HostPattern>(field) } else { names_host(field, bare) }
+    if text.starts_with('[') { pattern::<HostPattern>(field) } else { names_host(field, text.trim_end_matches('.')) }
 }
 
 fn names_host(field: &Field, bare: &str) -> Option<String> {
     let lower = bare.to_ascii_lowercase();
     if super::names::is_subdomain(lower.strip_prefix("*.").unwrap_or(&lower)) {
-        return Some(lower);
+        let wrong = lower.parse::<HostPattern>().err();
+        if let Some(why) = wrong {
+            field.fault(format!("`{bare}` {why}"));
+        }
+        return wrong.is_none().then_some(lower);
     }
     field.fault(format!("`{bare}` is not a host name, nor `*.` before one"));
     None
@@ -209,12 +221,30 @@ fn header(field: &Field) -> Option<HeaderRule> {
         name.fault(format!("`{text}` is not a header name"));
     }
     let lower = text.to_ascii_lowercase();
-    if lower == "host" || lower.starts_with("isthmus-") {
-        let instead = if lower == "host" { "write `hosts`" } else { "the mesh keeps these names to itself" };
-        name.fault(format!("`{text}` never holds: {instead}"));
+    let never = match lower.as_str() {
+        "host" => Some("write `hosts`"),
+        // What is read before rules are asked, and not passed on as it came.
+        "connection" | "expect" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding"
+        | "upgrade" => Some("it is between two ends of a connection, and no part of what is asked for"),
+        "x-forwarded-client-cert" => Some("only the mesh says it; write `identities`"),
+        _ if lower.starts_with("isthmus-") => Some("the mesh keeps these names to itself"),
+        _ => None,
+    };
+    if let Some(why) = never {
+        name.fault(format!("`{text}` never holds: {why}"));
     }
-    let values: Option<Vec<String>> = list(Some(field), "values", |f| f.text().map(str::to_string));
+    let values: Option<Vec<String>> = list(Some(field), "values", header_value);
     Some(HeaderRule { name: lower, values: values.unwrap_or_default() })
+}
+
+/// As it stands in a request, where space around it is no part of it.
+fn header_value(field: &Field) -> Option<String> {
+    let text = field.text()?;
+    if text.trim() != text || text.contains(|c: char| c.is_control() && c != '\t') {
+        field.fault("no header's value has such characters, or space at its ends");
+        return None;
+    }
+    Some(text.to_string())
 }
 
 /// A moment, with its offset: a local time would end at another moment on each machine.

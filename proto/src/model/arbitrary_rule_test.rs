@@ -25,7 +25,14 @@ fn clear_path(path: String) -> Option<PathPattern> {
 }
 
 pub(super) fn host_pattern() -> impl Strategy<Value = HostPattern> {
-    prop_oneof![name().prop_map(HostPattern::Exact), name().prop_map(|n| HostPattern::Suffix(format!(".{n}")))]
+    // What ends in a number would be an address.
+    let host = || name().prop_map(|name| format!("{name}z"));
+    prop_oneof![
+        host().prop_map(HostPattern::Exact),
+        host().prop_map(|n| HostPattern::Suffix(format!(".{n}"))),
+        any::<std::net::Ipv4Addr>().prop_map(|ip| HostPattern::Exact(ip.to_string())),
+        any::<std::net::Ipv6Addr>().prop_map(|ip| HostPattern::Exact(format!("[{ip}]"))),
+    ]
 }
 
 pub(super) fn some<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Option<Vec<T>>> {

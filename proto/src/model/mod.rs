@@ -37,7 +37,7 @@ pub use name::{ServiceName, SiteName, WorkloadName};
 pub use options::{
     B3Headers, Connect, HeaderNames, MAX_REQUEST_TIMEOUT, MILLION, ProxyProtocol, SourceAddress, TrafficOptions,
 };
-pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template};
+pub use pattern::{GrpcPattern, HeaderMatch, HostPattern, IdentityPattern, PathPattern, Template, is_numeric};
 pub use rule::{Conditions, Rule, RuleMode};
 pub use service::{AppProtocol, Service, ServicePort, TlsVersion, Transport};
 

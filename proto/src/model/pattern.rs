@@ -2,6 +2,7 @@
 //! the wire, YAML and explanations share.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use isthmus_certs::{SpiffeId, TrustDomain};
@@ -98,8 +99,15 @@ impl FromStr for HostPattern {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let host = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+        if let Some(address) = text.strip_prefix('[') {
+            let ip = address.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+            return ip.map(|ip| Self::Exact(format!("[{ip}]"))).ok_or("in brackets stands an IPv6 address");
+        }
+        let host = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
         let lower = text.to_ascii_lowercase();
+        if is_numeric(&lower) && lower.parse::<Ipv4Addr>().is_err() {
+            return Err("reads as an IPv4 address, and is none");
+        }
         let (rest, suffix) = match lower.strip_prefix('*') {
             Some(rest) if rest.starts_with('.') && rest.len() > 1 => (rest, true),
             Some(_) => return Err("a wildcard reads `*.suffix`"),
@@ -111,6 +119,14 @@ impl FromStr for HostPattern {
             (text, false) => Ok(Self::Exact(text.to_owned())),
         }
     }
+}
+
+/// Whether clients take a host for an IPv4 address: its last part is a number (WHATWG URL §3.5).
+pub fn is_numeric(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    !last.is_empty()
+        && (last.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|t| t.bytes().all(|b| b.is_ascii_hexdigit())))
 }
 
 impl fmt::Display for HostPattern {
@@ -193,13 +209,18 @@ impl Template {
 
     /// `same` says when a segment is a written one.
     pub fn matches(&self, text: &[u8], same: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+        self.begins(text, same) == Some(self.open)
+    }
+
+    /// Whether the text's first segments are those that are written, and then whether more of them follow.
+    pub fn begins(&self, text: &[u8], same: impl Fn(&[u8], &[u8]) -> bool) -> Option<bool> {
         let mut parts = text.split(|b| *b == b'/');
         let all = self.segments.iter().all(|segment| match (segment, parts.next()) {
             (_, None) => false,
             (Some(written), Some(part)) => same(written.as_bytes(), part),
             (None, Some(part)) => !part.is_empty(),
         });
-        all && parts.next().is_some() == self.open
+        all.then(|| parts.next().is_some())
     }
 }
 

@@ -1,5 +1,5 @@
-//! From the snapshot to whom this proxy asks how he is, and from the answers to who gets no traffic: endpoints without
-//! sidecar of services that have a health check.
+//! From the snapshot to whom this proxy asks how he is, and from the answers to who gets no traffic, and to what the control
+//! plane is told: endpoints without sidecar of services that have a health check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::probe::others::{Wanted, keep_others};
+use crate::control::Probed;
+use crate::probe::others::{Found, Wanted, keep_others};
 use crate::probe::{How, Probe};
 use crate::state::failing::Fails;
 use crate::state::{Asking, HealthCheck, Mesh, ServiceName, State};
@@ -29,7 +30,12 @@ impl fmt::Display for Place {
 }
 
 /// Runs until `stop`.
-pub(super) async fn keep(state: Arc<State>, options: DialOptions, stop: CancellationToken) {
+pub(super) async fn keep(
+    state: Arc<State>,
+    options: DialOptions,
+    tell: watch::Sender<Arc<[Probed]>>,
+    stop: CancellationToken,
+) {
     let mut published = state.subscribe();
     let (want, wanted) = watch::channel(places(&state.snapshot()));
     let follow = async {
@@ -42,7 +48,10 @@ pub(super) async fn keep(state: Arc<State>, options: DialOptions, stop: Cancella
             });
         }
     };
-    let told = |fails: &BTreeMap<Place, String>| state.failing().replace(by_service(fails));
+    let told = |found: &BTreeMap<Place, Found>| {
+        state.failing().replace(by_service(found));
+        tell.send_replace(found.iter().map(probed).collect());
+    };
     tokio::select! {
         () = follow => {}
         () = keep_others(wanted, options, told, stop) => {}
@@ -73,9 +82,13 @@ fn probe(health: &HealthCheck, at: SocketAddr) -> Probe {
     Probe { how, interval, timeout, failures, successes }
 }
 
-fn by_service(fails: &BTreeMap<Place, String>) -> Fails {
+fn probed((place, found): (&Place, &Found)) -> Probed {
+    Probed { service: place.service.clone(), at: place.at, health: found.health.clone(), since: found.since }
+}
+
+fn by_service(found: &BTreeMap<Place, Found>) -> Fails {
     let mut all = Fails::default();
-    for place in fails.keys() {
+    for (place, _) in found.iter().filter(|(_, found)| !found.health.ready) {
         all.entry(place.service.clone()).or_default().insert(place.at);
     }
     all

@@ -167,7 +167,7 @@ impl Worker {
         let (to_mesh, share) = (inbound.clone(), Rc::new(share));
         tokio::join!(
             accept(from_app, gate(), move |stream, peer, permit| {
-                serve_outbound(to_outbound.clone(), count_outbound.clone(), stream, peer, permit)
+                serve_outbound(to_outbound.clone(), &count_outbound, stream, peer, permit)
             }),
             accept(from_others, gate(), move |stream, peer, permit| {
                 serve_inbound(to_inbound.clone(), count_inbound.clone(), stream, peer, permit)
@@ -244,12 +244,29 @@ async fn take_over(to: Rc<Inbound>, mut received: Received, tasks: &TaskTracker)
 }
 
 /// From the app: where did it want to go?
-async fn serve_outbound(to: Rc<Outbound>, metrics: Metrics, stream: TcpStream, peer: SocketAddr, permit: Permit) {
-    match original_destination(&stream) {
-        Ok(destination) => to.captured(stream, peer, destination).await,
-        Err(reason) => refuse(&metrics, Direction::Outbound, reason, stream, peer),
+///
+/// No `async fn`, here and below: one keeps each argument twice, as it came and as it is used (rust-lang/rust#62958), for
+/// as long as the connection lives.
+fn serve_outbound(
+    to: Rc<Outbound>,
+    metrics: &Metrics,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: Permit,
+) -> impl Future<Output = ()> + use<> {
+    let found = match original_destination(&stream) {
+        Ok(destination) => Some((stream, destination)),
+        Err(reason) => {
+            refuse(metrics, Direction::Outbound, reason, stream, peer);
+            None
+        }
+    };
+    async move {
+        if let Some((stream, destination)) = found {
+            to.captured(stream, peer, destination).await;
+        }
+        drop(permit);
     }
-    drop(permit);
 }
 
 /// From others, past their sidecars or without one: which port of the app did they mean?

@@ -1,7 +1,8 @@
 //! A gRPC channel to the control plane over our own TLS: who answers is checked in the handshake, before anything is sent.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -44,8 +45,8 @@ pub(super) struct Dialer {
 impl Dialer {
     /// TCP to `host:port`, or to one of several with commas between. The name is looked up at each attempt: the control plane may have moved.
     pub(super) fn tcp(address: &str, options: DialOptions) -> Self {
-        let target = address.to_owned();
-        Self::new(address, move || Box::pin(dial_any(target.clone(), options)))
+        let (target, last) = (address.to_owned(), Arc::new(Mutex::new(None)));
+        Self::new(address, move || Box::pin(dial_any(target.clone(), options, Arc::clone(&last))))
     }
 
     pub(super) fn new(address: &str, dial: impl Fn() -> Dialing + Send + Sync + 'static) -> Self {
@@ -53,9 +54,11 @@ impl Dialer {
     }
 }
 
-/// The first address that answers, of all that the names have. In an order of our own, so that a fleet spreads over the
-/// control planes that there are, and over those that are left.
-async fn dial_any(addresses: String, options: DialOptions) -> io::Result<Box<dyn Wire>> {
+/// The address that the last connection went to.
+type Last = Arc<Mutex<Option<SocketAddr>>>;
+
+/// The first address that answers, of all that the names have.
+async fn dial_any(addresses: String, options: DialOptions, last_used: Last) -> io::Result<Box<dyn Wire>> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut candidates = Vec::new();
     for address in addresses.split(',') {
@@ -64,15 +67,24 @@ async fn dial_any(addresses: String, options: DialOptions) -> io::Result<Box<dyn
             Err(e) => last = e,
         }
     }
-    candidates.sort_by_cached_key(|_| rand::random::<u64>());
+    in_turn(&mut candidates, *last_used.lock().unwrap_or_else(PoisonError::into_inner));
     for candidate in candidates {
         match tokio::time::timeout(ONE_DEADLINE, dial(candidate, options)).await {
-            Ok(Ok(stream)) => return Ok(Box::new(stream)),
+            Ok(Ok(stream)) => {
+                *last_used.lock().unwrap_or_else(PoisonError::into_inner) = Some(candidate);
+                return Ok(Box::new(stream));
+            }
             Ok(Err(e)) => last = e,
             Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{candidate}: no answer")),
         }
     }
     Err(last)
+}
+
+/// In an order of our own, so that a fleet spreads over the control planes that there are, and over those that are left.
+/// The one of last time goes last: it was left, or has let this proxy go, and the next one may well serve.
+fn in_turn(candidates: &mut [SocketAddr], last_used: Option<SocketAddr>) {
+    candidates.sort_by_cached_key(|candidate| (Some(*candidate) == last_used, rand::random::<u64>()));
 }
 
 impl Dialer {
@@ -120,3 +132,7 @@ fn unreachable_error(dialer: &Dialer, source: tonic::transport::Error) -> Contro
         None => ControlError::Unreachable { address, source },
     }
 }
+
+#[cfg(test)]
+#[path = "connect_test.rs"]
+mod connect_test;

@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, PeerError, RootFingerprint};
-use isthmus_proto::discovery::v1 as wire;
-use isthmus_proto::discovery::v1::proxy_message::Message;
+use isthmus_proto::discovery::v1::{self as wire, proxy_message::Message};
 use isthmus_proto::model::ResourceKey;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ pub(super) struct Proxy {
     pub(super) state: Arc<State>,
     pub(super) identities: Arc<IdentityStore>,
     pub(super) standing: Arc<Standing>,
+    pub(super) metrics: Metrics,
     running: JoinHandle<Result<(), ControlError>>,
     shutdown: CancellationToken,
 }
@@ -50,6 +50,10 @@ pub(super) fn settings(control: &ControlPlane, state_dir: Option<PathBuf>) -> Se
     }
 }
 
+pub(super) fn nothing_told() -> Told {
+    Told { health: tokio::sync::watch::channel(None).1, probed: tokio::sync::watch::channel(Arc::from([])).1 }
+}
+
 pub(super) fn proxy(control: &ControlPlane, settings: Settings) -> Proxy {
     proxy_by(control, settings, control.dialer())
 }
@@ -58,20 +62,19 @@ pub(super) fn proxy_by(control: &ControlPlane, settings: Settings, dialer: Diale
     let start = Start::prepare(settings, Arc::clone(&control.clock)).unwrap();
     let identities = Arc::clone(start.identities());
     let (state, demands) = State::new();
-    let shutdown = CancellationToken::new();
-    let standing = Arc::clone(start.standing());
+    let (shutdown, standing) = (CancellationToken::new(), Arc::clone(start.standing()));
     let (metrics, flows) = (Metrics::new(1), Collector::new(0).1);
     let upward = Upward {
         state: Arc::clone(&state),
         demands,
-        metrics,
+        metrics: metrics.clone(),
         flows,
         decisions: Decisions::new(),
         kept: None,
-        health: tokio::sync::watch::channel(None).1,
+        told: nothing_told(),
     };
     let running = run_with(start, dialer, upward, shutdown.clone());
-    Proxy { state, identities, standing, running: tokio::spawn(running), shutdown }
+    Proxy { state, identities, standing, metrics, running: tokio::spawn(running), shutdown }
 }
 
 pub(super) fn mesh() -> wire::Resource {
@@ -127,7 +130,7 @@ pub(super) fn delta(version: u64, upserts: Vec<wire::Resource>, complete: bool) 
     wire::Delta { version, upserts, first_sync_complete: complete, ..Default::default() }
 }
 
-async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hello) {
+pub(super) async fn synced(control: &mut ControlPlane, version: u64) -> (Session, wire::Hello) {
     let mut session = control.session().await;
     let hello = session.hello().await;
     session.welcome(control.clock.as_ref()).await;

@@ -37,6 +37,9 @@ pub(super) async fn serve(context: &Context, last_good: Option<Restored>) {
     context.start.standing().note(|facts| facts.serving = Serving::LastGood { signed_ms, until_ms });
     context.metrics.serving_last_good(true);
     context.metrics.control_version(version);
+    context
+        .metrics
+        .control_behind(Duration::from_millis(now_ms(context).saturating_sub(signed_ms).max(0).unsigned_abs()));
     context.state.publish(mesh);
     until_too_old(context, until_ms).await;
     context.metrics.serving_last_good(false);

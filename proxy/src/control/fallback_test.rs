@@ -19,7 +19,7 @@ fn view() -> Vec<wire::Resource> {
     vec![mesh(), inbound("shop/orders"), plain_workload("10.10.1.1")]
 }
 
-async fn until(proxy: &Proxy, what: impl Fn(&Facts) -> bool) -> Facts {
+pub(super) async fn until(proxy: &Proxy, what: impl Fn(&Facts) -> bool) -> Facts {
     for _ in 0..60_000 {
         let facts = proxy.standing.facts();
         if what(&facts) {
@@ -40,14 +40,14 @@ async fn sync(control: &mut ControlPlane, version: u64) -> Session {
 }
 
 /// A proxy lives, has version 6 on disk, and ends.
-async fn earlier_life(control: &mut ControlPlane, dir: &Path) {
+pub(super) async fn earlier_life(control: &mut ControlPlane, dir: &Path) {
     let first = proxy(control, settings(control, Some(dir.to_owned())));
     let _session = sync(control, 6).await;
     until(&first, |facts| facts.kept == Kept::Version(6)).await;
     first.end().await;
 }
 
-fn again(control: &ControlPlane, dir: &Path) -> Settings {
+pub(super) fn again(control: &ControlPlane, dir: &Path) -> Settings {
     Settings { token: None, ..settings(control, Some(dir.to_owned())) }
 }
 

@@ -15,6 +15,7 @@ mod last_good;
 mod live;
 mod machine;
 mod passage;
+mod probed;
 mod proof;
 mod renew;
 mod report;
@@ -36,13 +37,14 @@ use tonic::transport::Channel;
 use connect::Dialer;
 pub use error::ControlError;
 pub use last_good::parse as parse_last_good;
+pub use probed::Probed;
 pub use proof::{FirstContact, Proof};
 use report::Reporter;
 pub use seal::Seal;
 pub use start::{Settings, Start};
+pub use stream::Told;
 
 use crate::flows::{Collector, Decisions};
-use crate::probe::Health;
 use crate::state::{Demands, State};
 use crate::telemetry::{KeptSpans, Metrics};
 
@@ -72,8 +74,7 @@ pub struct Upward {
     pub decisions: Arc<Decisions>,
     /// Spans that no collector gets.
     pub kept: Option<KeptSpans>,
-    /// Of the app beside us; none: nobody asks.
-    pub health: watch::Receiver<Option<Health>>,
+    pub told: Told,
 }
 
 /// Enrols if need be, then keeps the certificate fresh and the snapshot current until `shutdown`. Returns early only
@@ -90,7 +91,7 @@ async fn run_with(
     upward: Upward,
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
-    let Upward { state, demands, metrics, flows, decisions, kept, health } = upward;
+    let Upward { state, demands, metrics, flows, decisions, kept, told } = upward;
     let workload = match start.workload() {
         Some(workload) => workload.to_owned(),
         None => tokio::select! {
@@ -108,7 +109,7 @@ async fn run_with(
     let all = async {
         tokio::join!(
             renew::keep_fresh(&context),
-            stream::keep_current(&context, (demands, health), used),
+            stream::keep_current(&context, (demands, told), used),
             fallback::serve(&context, last_good),
             reporter.keep_reporting(),
             traces::keep_telling(&context, kept),
@@ -154,3 +155,6 @@ mod control_test;
 #[cfg(test)]
 #[path = "fallback_test.rs"]
 mod fallback_test;
+#[cfg(test)]
+#[path = "lag_test.rs"]
+mod lag_test;

@@ -31,8 +31,8 @@ async fn synced(control: &mut ControlPlane) -> (Session, Arc<Set>, Metrics) {
     let start = Start::prepare(settings(control, None), shared).unwrap();
     let ((state, demands), metrics) = (State::new(), Metrics::new(1));
     let (flows, decisions) = (Collector::new(0).1, Decisions::new());
-    let health = tokio::sync::watch::channel(None).1;
-    let upward = Upward { state, demands, metrics: metrics.clone(), flows, decisions, kept: None, health };
+    let told = super::super::control_test::nothing_told();
+    let upward = Upward { state, demands, metrics: metrics.clone(), flows, decisions, kept: None, told };
     tokio::spawn(run_with(start, control.dialer(), upward, CancellationToken::new()));
     let mut session = control.session().await;
     session.hello().await;

@@ -3,6 +3,7 @@
 //! While there is no stream the data path serves the last snapshot. Addresses that somebody waits for are noted
 //! meanwhile and go into the next hello.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_certs::{Clock, TrustBundle};
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 use super::enroll::{ANSWER_DEADLINE, answer_in_time};
 use super::keeper::Keeper;
 use super::live::Answers;
+use super::probed::{Probed, Telling};
 use super::skew::{self, Comparison};
 use super::sync::{Answer, Sync};
 use super::{Context, ControlError, machine, revoked};
@@ -37,21 +39,29 @@ const OUTBOX: usize = 1_024;
 /// Called by its path, because its messages are read as what they are made of ([`wire::RawControlMessage`]).
 const METHOD: &str = "/isthmus.discovery.v1.Discovery/Stream";
 
-type Told = watch::Receiver<Option<Health>>;
+/// What this proxy found by asking.
+pub struct Told {
+    /// Of the app beside us; none: nobody asks.
+    pub health: watch::Receiver<Option<Health>>,
+    /// Of endpoints without sidecar.
+    pub probed: watch::Receiver<Arc<[Probed]>>,
+}
 
 /// Ends only with the proxy.
 pub(super) async fn keep_current(
     context: &Context,
-    (mut demands, mut health): (Demands, Told),
+    (mut demands, mut told): (Demands, Told),
     used: Vec<std::net::IpAddr>,
 ) {
     let mut sync = Sync::new(&context.workload, context.identities.trust_domain());
     sync.used(used);
     let mut keeper = context.start.owner_of(&context.workload).and_then(|owner| Keeper::new(&context.start, owner));
     let mut retry = FIRST_RETRY;
+    context.metrics.control_current(false);
     loop {
-        let session = session(context, &mut sync, (&mut demands, &mut health), &mut keeper).await;
+        let session = session(context, &mut sync, (&mut demands, &mut told), &mut keeper).await;
         context.metrics.control_connected(false);
+        context.metrics.control_current(false);
         context.channel.send_replace(None);
         context.failed.notify_one();
         // Whoever is replaced by another stream of the same workload must not replace that one in turn, and so on.
@@ -117,12 +127,12 @@ fn forget(context: &Context, old: std::net::IpAddr) {
 async fn session(
     context: &Context,
     sync: &mut Sync,
-    (demands, health): (&mut Demands, &mut Told),
+    (demands, told): (&mut Demands, &mut Told),
     keeper: &mut Option<Keeper>,
 ) -> Ended {
     let mut synced = false;
-    let error = match open(context, sync, health).await {
-        Ok(stream) => converse(context, (sync, keeper), (demands, health), stream, &mut synced).await,
+    let error = match open(context, sync, told).await {
+        Ok(stream) => converse(context, (sync, keeper), (demands, told), stream, &mut synced).await,
         Err(error) => error,
     };
     Ended { error, synced }
@@ -132,9 +142,10 @@ async fn session(
 struct Open {
     say: mpsc::Sender<wire::ProxyMessage>,
     hear: Streaming<wire::RawControlMessage>,
+    telling: Telling,
 }
 
-async fn open(context: &Context, sync: &mut Sync, health: &mut Told) -> Result<Open, ControlError> {
+async fn open(context: &Context, sync: &mut Sync, told: &mut Told) -> Result<Open, ControlError> {
     let channel = context.connect().await?;
     let clock = context.identities.clock();
     let (say, outbox) = mpsc::channel(OUTBOX);
@@ -148,13 +159,13 @@ async fn open(context: &Context, sync: &mut Sync, health: &mut Told) -> Result<O
         subscriptions: sync.begin(),
         machine: Some(machine::this()),
         revocations: revoked::shown(context),
-        health: health.borrow_and_update().as_ref().map(in_words),
+        health: told.health.borrow_and_update().as_ref().map(in_words),
     };
     send(&say, proxy_message::Message::Hello(hello))?;
     let mut hear = answer_in_time(call(channel.clone(), outbox)).await?;
     let first = timeout(ANSWER_DEADLINE, hear.message()).await;
     let first = first.map_err(|_| ControlError::Timeout(ANSWER_DEADLINE.as_secs()))?.map_err(ControlError::Refused)?;
-    match first.and_then(|m| m.message) {
+    let telling = match first.and_then(|m| m.message) {
         Some(raw_control_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
             let now_ms = clock.now_ms();
             skew::note(&context.metrics, asked_ms, now_ms, welcome.server_time_unix_ms);
@@ -164,16 +175,17 @@ async fn open(context: &Context, sync: &mut Sync, health: &mut Told) -> Result<O
                 facts.control_build = welcome.build_version;
             });
             context.reached.notify_waiters();
+            Telling::new(&welcome.features, &told.probed)
         }
         Some(raw_control_message::Message::Welcome(welcome)) => {
             let reason = format!("it speaks protocol {}, this proxy {PROTOCOL}", welcome.protocol);
             return Err(ControlError::BadAnswer(reason));
         }
         _ => return Err(ControlError::BadAnswer("its first message is no welcome".to_owned())),
-    }
+    };
     context.metrics.control_connected(true);
     context.channel.send_replace(Some(channel));
-    Ok(Open { say, hear })
+    Ok(Open { say, hear, telling })
 }
 
 async fn call(
@@ -191,7 +203,7 @@ async fn call(
 async fn converse(
     context: &Context,
     (sync, keeper): (&mut Sync, &mut Option<Keeper>),
-    (demands, health): (&mut Demands, &mut Told),
+    (demands, told): (&mut Demands, &mut Told),
     mut stream: Open,
     synced: &mut bool,
 ) -> ControlError {
@@ -221,7 +233,10 @@ async fn converse(
                 Err(status) => Err(ControlError::Refused(status)),
             },
             Some(ip) = demands.next() => ask(context, sync, ip, &stream.say),
-            Ok(()) = health.changed() => tell(health, &stream.say),
+            Ok(()) = told.health.changed() => tell(&mut told.health, &stream.say),
+            () = stream.telling.due(&mut told.probed) => {
+                send(&stream.say, proxy_message::Message::Probed(stream.telling.say(&mut told.probed)))
+            }
             () = keep(keeper, context) => Ok(()),
             () = clocks.until_due() => {
                 send(&stream.say, proxy_message::Message::Clock(wire::Clock { unix_ms: clocks.ask() }))
@@ -235,7 +250,10 @@ async fn converse(
 }
 
 /// What is known of the app now.
-fn tell(health: &mut Told, say: &mpsc::Sender<wire::ProxyMessage>) -> Result<(), ControlError> {
+fn tell(
+    health: &mut watch::Receiver<Option<Health>>,
+    say: &mpsc::Sender<wire::ProxyMessage>,
+) -> Result<(), ControlError> {
     let Some(now) = health.borrow_and_update().as_ref().map(in_words) else { return Ok(()) };
     send(say, proxy_message::Message::Health(now))
 }
@@ -288,10 +306,12 @@ fn take(
         None => Ok(()),
         Some(Answer::Ack(ack)) => {
             context.metrics.control_update(true);
+            context.metrics.control_current(true);
             send(say, proxy_message::Message::Ack(ack))
         }
         Some(Answer::Nack(nack)) => {
             context.metrics.control_update(false);
+            context.metrics.control_current(false);
             for problem in &nack.problems {
                 let kind = problem.key.as_ref().map_or("", |key| key.name.as_str());
                 warn!("discovery: version {} holds what cannot be used: {kind} {}", nack.version, problem.reason);

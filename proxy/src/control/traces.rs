@@ -97,12 +97,6 @@ fn span(span: Span) -> wire::Span {
     }
 }
 
-fn attribute(name: &str, value: &Value) -> wire::Attribute {
-    let value = match value {
-        Value::Text(text) => text.to_string(),
-        Value::Shared(text) => text.to_string(),
-        Value::Int(number) => number.to_string(),
-        Value::Bool(flag) => flag.to_string(),
-    };
-    wire::Attribute { name: name.to_owned(), value }
+fn attribute(name: &str, value: Value<'_>) -> wire::Attribute {
+    wire::Attribute { name: name.to_owned(), value: value.to_text().into_owned() }
 }

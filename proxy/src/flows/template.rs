@@ -161,6 +161,7 @@ const NOT_HEX: u8 = 2;
 const ODD: u8 = 4;
 const PERCENT: u8 = 8;
 const UNCLEAR_BYTE: u8 = 16;
+const PARAMETERS: u8 = 32;
 
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
@@ -172,7 +173,8 @@ const CLASSES: [u8; 256] = {
             b'a'..=b'f' | b'A'..=b'F' | b'-' => 0,
             b'%' => PERCENT | NOT_HEX,
             b'\\' | b'#' | 0..=31 | 127 => UNCLEAR_BYTE | NOT_HEX,
-            b'@' | b';' | b'=' | b',' | b'*' | b'{' | b'}' | 128..=255 => ODD | NOT_HEX,
+            b';' => ODD | PARAMETERS | NOT_HEX,
+            b'@' | b'=' | b',' | b'*' | b'{' | b'}' | 128..=255 => ODD | NOT_HEX,
             _ => NOT_HEX,
         };
         byte += 1;
@@ -197,7 +199,7 @@ fn kind(segment: &str, seen: Seen) -> Kind {
     if seen.any(UNCLEAR_BYTE) || matches!(bytes, b"." | b"..") {
         return Kind::Unclear;
     }
-    if seen.any(PERCENT) {
+    if seen.any(PERCENT | PARAMETERS) {
         return if changes_structure(bytes) { Kind::Unclear } else { Kind::Id };
     }
     if bytes.len() > LONGEST_SEGMENT || seen.any(ODD) {
@@ -215,10 +217,11 @@ fn kind(segment: &str, seen: Seen) -> Kind {
     if hex || digits == bytes.len() || (bytes.len() >= 3 && digits * 2 >= bytes.len()) { Kind::Id } else { Kind::Name }
 }
 
-/// `%` that decodes to what separates or steps, to another `%`, or to nothing.
+/// `%` that decodes to what separates or steps, to another `%`, to nothing or to no UTF-8; parameters of an empty segment or
+/// of one that steps.
 fn changes_structure(segment: &[u8]) -> bool {
     let hex = |b: u8| char::from(b).to_digit(16);
-    let mut rest = segment;
+    let (mut rest, mut decoded) = (segment, Vec::with_capacity(segment.len()));
     while let Some(at) = rest.iter().position(|b| *b == b'%') {
         let [_, high, low, tail @ ..] = &rest[at..] else { return true };
         let (Some(high), Some(low)) = (hex(*high), hex(*low)) else { return true };
@@ -226,9 +229,14 @@ fn changes_structure(segment: &[u8]) -> bool {
         if matches!(byte, b'.' | b'/' | b'\\' | b'%' | b'#' | b'?') || byte.is_ascii_control() {
             return true;
         }
+        decoded.extend_from_slice(&rest[..at]);
+        decoded.push(byte);
         rest = tail;
     }
-    false
+    decoded.extend_from_slice(rest);
+    let mut parts = decoded.split(|b| *b == b';');
+    let steps = matches!(parts.next(), Some(b"" | b"." | b"..")) && parts.next().is_some();
+    steps || std::str::from_utf8(&decoded).is_err()
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use isthmus_http2::Http2Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::mesh;
-use super::server::{Http2Settings, serve_http2};
+use super::server::serve_http2;
 use super::{Answer, Asked};
 
 pub(crate) const HEADERS: u8 = 1;
@@ -106,7 +106,7 @@ async fn calls_given_up_do_not_end_a_mesh_connection_and_a_flood_does() {
             bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, given_up * 2 + 1, GET));
             // All of it is there before the server looks once.
             client.write_all(&bytes).await.unwrap();
-            let mut server = mesh::accept(BufReader::new(near), Http2Settings::MESH).await.unwrap();
+            let mut server = isthmus_http2::accept(BufReader::new(near), Http2Settings::MESH).await.unwrap();
             let mut last = None;
             while let Some(Ok((request, respond))) = server.accept().await {
                 last = Some(respond.stream_id());

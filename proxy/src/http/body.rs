@@ -12,11 +12,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
+use isthmus_http2::StreamError;
 
+use super::followed::{End, Follower};
 use super::h1::chunked::BadChunk;
 use super::h1::incoming::Incoming;
 use super::headers::sanitize_trailers;
-use super::mesh::{self, StreamError};
 use crate::reason::Reason;
 
 /// A piece of a body.
@@ -41,13 +42,15 @@ pub enum Body {
         data_ended: bool,
     },
     /// From a mesh connection's stream.
-    Mesh(mesh::RecvStream),
+    Mesh(isthmus_http2::RecvStream),
     /// Pieces that were sent in vain, then the rest.
     Again(Box<(VecDeque<Bytes>, Body)>),
     /// A body that breaks off when policy says so.
     Until(Box<(Body, Ending)>),
     /// A body that somebody looks at as it passes.
     Watched(Box<(Body, Watch)>),
+    /// An answer's, which is followed to its end.
+    Followed(Follower),
 }
 
 /// What a [`Watch`] sees.
@@ -106,6 +109,8 @@ pub enum BodyError {
     Length,
     #[error("the receiver of the body went away")]
     ReceiverGone,
+    #[error("the connection to the receiver of the body broke")]
+    ReceiverLost,
     #[error("it is no longer allowed: {}", .0.word())]
     Refused(Reason),
 }
@@ -116,7 +121,9 @@ impl BodyError {
         match self {
             BodyError::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
             BodyError::Chunk(_) | BodyError::Length => h2::Reason::PROTOCOL_ERROR,
-            BodyError::Broken(_) | BodyError::ReceiverGone | BodyError::Refused(_) => h2::Reason::CANCEL,
+            BodyError::Broken(_) | BodyError::ReceiverGone | BodyError::ReceiverLost | BodyError::Refused(_) => {
+                h2::Reason::CANCEL
+            }
         }
     }
 
@@ -124,14 +131,16 @@ impl BodyError {
     pub fn reason(&self) -> Reason {
         match self {
             BodyError::Chunk(_) | BodyError::Length => Reason::MalformedRequest,
-            BodyError::Broken(_) | BodyError::Http2(_) | BodyError::ReceiverGone => Reason::CallerGone,
+            BodyError::Broken(_) | BodyError::Http2(_) | BodyError::ReceiverGone | BodyError::ReceiverLost => {
+                Reason::CallerGone
+            }
             BodyError::Refused(reason) => *reason,
         }
     }
 
     /// The receiver's doing: the sender is well, and an answer may still come.
     pub fn is_receivers(&self) -> bool {
-        matches!(self, BodyError::ReceiverGone)
+        matches!(self, BodyError::ReceiverGone | BodyError::ReceiverLost)
     }
 }
 
@@ -148,7 +157,7 @@ impl Body {
         if stream.is_end_stream() { Body::Empty } else { Body::Http2 { stream, data_ended: false } }
     }
 
-    pub fn mesh(stream: mesh::RecvStream) -> Body {
+    pub fn mesh(stream: isthmus_http2::RecvStream) -> Body {
         if stream.is_end_stream() { Body::Empty } else { Body::Mesh(stream) }
     }
 
@@ -168,6 +177,27 @@ impl Body {
             Body::Again(again) => again.0.is_empty() && again.1.is_ended(),
             Body::Until(until) => until.0.is_ended(),
             Body::Watched(watched) => watched.0.is_ended(),
+            Body::Followed(follower) => follower.is_ended(),
+        }
+    }
+
+    /// All that is to come is here: nothing can break it off any more. False, where that is not known.
+    pub fn is_here(&self) -> bool {
+        match self {
+            Body::Empty | Body::Word(_) => true,
+            Body::Http1(incoming) => incoming.is_here(),
+            Body::Mesh(stream) => stream.is_here(),
+            Body::Http2 { .. } | Body::Again(_) | Body::Until(_) | Body::Watched(_) | Body::Followed(_) => false,
+        }
+    }
+
+    /// Whoever was to receive it has not left: what lies between broke. Told to whoever follows it.
+    pub fn receiver_lost(&mut self) {
+        match self {
+            Body::Followed(follower) => follower.end(End::Broken(&BodyError::ReceiverLost)),
+            Body::Until(until) => until.0.receiver_lost(),
+            Body::Watched(watched) => watched.0.receiver_lost(),
+            Body::Empty | Body::Word(_) | Body::Http1(_) | Body::Http2 { .. } | Body::Mesh(_) | Body::Again(_) => {}
         }
     }
 
@@ -179,6 +209,7 @@ impl Body {
             Body::Http1(_) | Body::Http2 { .. } | Body::Mesh(_) | Body::Again(_) => None,
             Body::Until(until) => until.0.length(),
             Body::Watched(watched) => watched.0.length(),
+            Body::Followed(follower) => follower.length(),
         }
     }
 
@@ -214,6 +245,7 @@ impl Body {
                 Poll::Pending => until.0.poll_frame(cx),
             },
             Body::Watched(watched) => poll_watched(watched, cx),
+            Body::Followed(follower) => follower.poll_frame(cx),
         }
     }
 }
@@ -266,7 +298,7 @@ fn poll_http2(
     }
 }
 
-fn poll_mesh(stream: &mut mesh::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+fn poll_mesh(stream: &mut isthmus_http2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
     match ready!(stream.poll_taken(cx)) {
         Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::Data(bytes)))),
         // As above: early answers are whole ones.

@@ -11,13 +11,12 @@ use foldhash::HashMap;
 use h2::client::SendRequest;
 use h2::ext::Protocol;
 use http::Request;
+use isthmus_http2::{Http2Settings, StreamError};
 
 use super::body::{Body, BodyError};
 use super::exchange::{Answer, Caller, NoAnswer, over_http2, upload};
 use super::h1::exchange::{ExchangeError, Home, send};
-use super::mesh::StreamError;
 use super::patience::{Wait, Waits};
-use super::server::Http2Settings;
 use super::stream::{Awaited, SendHalf};
 use super::websockets::Settings;
 use crate::reason::Reason;
@@ -70,6 +69,7 @@ impl AppError {
             }
             AppError::Http1(_, ExchangeError::Late) | AppError::Late(_) => Reason::Timeout,
             AppError::Http1(_, ExchangeError::Answer(_)) => Reason::MalformedResponse,
+            AppError::Http2(error) if error.is_ours() => Reason::MalformedResponse,
             AppError::NoWebsockets(_) => Reason::NoWebsockets,
             AppError::Http1(_, ExchangeError::Body(error)) | AppError::Body(error) => error.reason(),
             AppError::Dial(..) | AppError::Http1(..) | AppError::Http2(_) => Reason::AppUnreachable,

@@ -10,17 +10,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{HeaderMap, Request, Response, StatusCode};
+use isthmus_http2::{MAX_INTERIM, StreamError};
 
 use super::body::{Body, BodyError};
 use super::h1::{self, Connection};
 use super::headers::sanitize;
-use super::mesh::StreamError;
 use super::patience::Wait;
 use super::stream::{Awaited, Respond, SendHalf};
 use super::transfer::Transfer;
-
-/// Interim answers of one request that are passed on. An app that sends more of them talks to itself.
-pub const MAX_INTERIM: usize = 16;
 
 /// A request, and who waits.
 #[derive(Debug)]
@@ -42,6 +39,15 @@ pub enum Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// The number of its stream, where that is one of a mesh connection; else zero.
+    pub fn stream_id(&self) -> u32 {
+        match self {
+            Caller::Http1(_) => 0,
+            // Borrowed only while it is asked something.
+            Caller::Http2(respond) => respond.try_borrow().map_or(0, |respond| respond.stream_id()),
+        }
+    }
+
     /// Passes an interim answer on, as far as it can be.
     pub fn interim(&self, status: StatusCode, mut headers: HeaderMap) {
         sanitize(&mut headers);

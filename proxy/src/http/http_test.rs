@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::headers::{is_internal, sanitize, sanitize_trailers};
 use super::internal::{Elapsed, parse_port, take_port};
 use super::respond::is_grpc;
-use super::target::{host, into_http1, into_http2};
+use super::target::{host, into_http1, into_http2, keep_one_host};
 use crate::reason::Reason;
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -75,6 +75,31 @@ fn the_host_is_read_in_one_way_or_refused() {
         ("/a?b".into(), &"orders:80".parse::<HeaderValue>().unwrap())
     );
     assert_eq!(host(&request("/", &["[::1]:80"])), Some("[::1]"));
+}
+
+/// What came as HTTP/2 may bear `:authority` and `Host`; who reads the other one must not read another name.
+#[test]
+fn authority_and_host_name_the_same_or_are_refused() {
+    let kept = |target: &str, hosts: &[&str]| {
+        let builder = hosts.iter().fold(Request::get(target), |builder, host| builder.header("host", *host));
+        let mut request = builder.body(()).unwrap();
+        keep_one_host(&mut request).map(|()| (host(&request).map(str::to_owned), request.headers().len()))
+    };
+    let one = |name: &str, headers| Ok((Some(name.to_owned()), headers));
+    assert_eq!(kept("http://a:80/", &[]), one("a", 0));
+    assert_eq!(kept("http://a:80/", &["A:80"]), one("a", 0));
+    assert_eq!(kept("http://a/", &["a", "a"]), one("a", 0));
+    assert_eq!(kept("/", &["a:80"]), one("a", 1));
+    assert_eq!(kept("/", &[]), Ok((None, 0)));
+    for (target, hosts) in [
+        ("http://a/", &["b"][..]),
+        ("http://a/", &["a", "b"]),
+        ("http://a/", &[""]),
+        ("/", &["a", "b"]),
+        ("http://u@a/", &[]),
+    ] {
+        assert_eq!(kept(target, hosts), Err(Reason::MalformedRequest), "{target} {hosts:?}");
+    }
 }
 
 #[test]

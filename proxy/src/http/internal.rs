@@ -27,7 +27,7 @@ pub const PIN: HeaderName = HeaderName::from_static("isthmus-pin");
 pub const PIN_PROTOCOL: &str = "isthmus-pin";
 /// How long the callee took: `total=<us>;app=<us>`.
 pub const ELAPSED: HeaderName = HeaderName::from_static("isthmus-elapsed");
-/// Where the callee's sidecar has kept spans of a request that nobody had decided to record: trace and span id.
+/// The callee's sidecar has kept its spans of a request that nobody had decided to record: `1`.
 pub const KEPT: HeaderName = HeaderName::from_static("isthmus-kept");
 /// The word of a refusal. Passed on to the app.
 pub const DENIED: HeaderName = HeaderName::from_static("isthmus-denied");

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use isthmus_http2::{Http2Settings, Pings};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::mesh::Pings;
-use super::server::Http2Settings;
 use crate::tls::LastRead;
 
 /// How often a connection with traffic is looked at, and one without.

@@ -5,12 +5,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_http2::{Connection, Http2Settings, SendRequest, connect};
 use tokio::io::{BufReader, DuplexStream, duplex};
 use tokio::time::{Instant, timeout};
 
 use super::{Event, Keepalive, MOST_STREAM, Window};
-use crate::http::mesh::{Connection, SendRequest, connect};
-use crate::http::server::Http2Settings;
 use crate::tls::{LastRead, Stamped};
 
 /// The h2 crate's: it answers pings, and nothing else is asked of it.

@@ -7,14 +7,15 @@
 pub mod body;
 pub mod client;
 pub mod exchange;
+pub mod followed;
 pub mod h1;
 pub mod headers;
 pub mod internal;
 pub mod keepalive;
-pub mod mesh;
 pub mod patience;
 pub mod respond;
 pub mod server;
+pub mod spans;
 pub mod stream;
 pub mod stream_io;
 pub mod target;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::HeaderMap;
+use isthmus_http2::grpc_timeout;
 use slab::Slab;
 
 /// For an app that nobody has said anything about. Long polls and quiet gRPC streams send no head for minutes; what is
@@ -28,25 +29,6 @@ pub fn limit(configured: Option<Duration>, headers: &HeaderMap) -> Duration {
         (Some(configured), Some(asked)) => configured.min(asked),
         (Some(limit), None) | (None, Some(limit)) => limit,
         (None, None) => DEFAULT_LIMIT,
-    }
-}
-
-/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: at most eight digits and a unit. What is none sets
-/// no deadline here; the app will say what it thinks of it.
-pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let count = digits.iter().fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
-    match unit {
-        b'H' => Some(Duration::from_secs(count * 3600)),
-        b'M' => Some(Duration::from_secs(count * 60)),
-        b'S' => Some(Duration::from_secs(count)),
-        b'm' => Some(Duration::from_millis(count)),
-        b'u' => Some(Duration::from_micros(count)),
-        b'n' => Some(Duration::from_nanos(count)),
-        _ => None,
     }
 }
 

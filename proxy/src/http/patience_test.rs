@@ -9,7 +9,7 @@ use http::HeaderMap;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use super::patience::{DEFAULT_LIMIT, Waits, grpc_timeout, limit};
+use super::patience::{DEFAULT_LIMIT, Waits, limit};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -79,14 +79,4 @@ fn a_grpc_deadline_holds_where_the_service_says_nothing_and_may_shorten_what_it_
     assert_eq!(limit(Some(seconds(10)), &asked(Some("2H"))), seconds(10));
     assert_eq!(limit(Some(seconds(10)), &asked(Some("5000m"))), seconds(6));
     assert_eq!(limit(Some(seconds(10)), &asked(Some("soon"))), seconds(10));
-}
-
-#[test]
-fn a_grpc_timeout_is_read_as_the_protocol_has_it() {
-    assert_eq!(grpc_timeout(b"12345678u"), Some(Duration::from_micros(12_345_678)));
-    assert_eq!(grpc_timeout(b"0n"), Some(Duration::ZERO));
-    assert_eq!(grpc_timeout(b"3M"), Some(Duration::from_secs(180)));
-    for wrong in ["", "S", "5", "123456789S", "-1S", "1 S", "1.5S", "1s", "+1S"] {
-        assert_eq!(grpc_timeout(wrong.as_bytes()), None, "{wrong}");
-    }
 }

@@ -7,6 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use isthmus_http2::Http2Settings;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -14,75 +15,7 @@ use super::body::Body;
 use super::exchange::{Answer, Asked, Caller, Upload};
 use super::stream::{Respond, SendHalf};
 use super::transfer::Transfer;
-
-/// What one HTTP/2 connection may ask of us.
-#[derive(Debug, Clone, Copy)]
-pub struct Http2Settings {
-    pub max_streams: u32,
-    pub max_header_bytes: u32,
-    pub stream_window: u32,
-    pub connection_window: u32,
-    pub max_frame: u32,
-    /// Streams that the caller reset before we looked at them; more at once is abuse (CVE-2023-44487) and ends the
-    /// connection.
-    pub pending_resets: usize,
-}
-
-/// What an HTTP/1 head may hold ([`super::h1::MAX_HEAD`]), counted as HTTP/2 does (32 bytes more per field), and what
-/// sidecars add.
-pub const MAX_HEADER_BYTES: u32 = 96 * 1024;
-
-impl Http2Settings {
-    /// Towards apps: default frames, windows of a local connection.
-    pub const APP: Http2Settings = Http2Settings {
-        max_streams: 1_000,
-        max_header_bytes: MAX_HEADER_BYTES,
-        stream_window: 1 << 20,
-        connection_window: 4 << 20,
-        max_frame: 16 * 1024,
-        pending_resets: 20,
-    };
-    /// Between sidecars: one stream fills 1 Gbit/s at 30 ms; frames of 1 MiB cost a third less CPU than 16 KiB ones.
-    pub const MESH: Http2Settings = Http2Settings {
-        // Two connections carry as many idle tunnels as a process usually has descriptors for (20,000).
-        max_streams: 10_000,
-        max_header_bytes: MAX_HEADER_BYTES,
-        stream_window: 4 << 20,
-        connection_window: 16 << 20,
-        max_frame: 1 << 20,
-        // Many apps share the connection: that one gives up many calls at once must not end it for all.
-        pending_resets: 2_000,
-    };
-
-    pub fn server(self) -> h2::server::Builder {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .max_concurrent_streams(self.max_streams)
-            .max_pending_accept_reset_streams(self.pending_resets)
-            .max_header_list_size(self.max_header_bytes)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_frame_size(self.max_frame)
-            .max_send_buffer_size(self.max_frame as usize)
-            // WebSockets (RFC 8441).
-            .enable_connect_protocol();
-        builder
-    }
-
-    pub fn client(self) -> h2::client::Builder {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            // Until the peer's SETTINGS are read; it allows more.
-            .initial_max_send_streams(100)
-            .max_header_list_size(self.max_header_bytes)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_frame_size(self.max_frame)
-            .max_send_buffer_size(self.max_frame as usize);
-        builder
-    }
-}
+use crate::reason::Reason;
 
 /// Serves an app's HTTP/2 connection until it ends. With `stop`, sends GOAWAY and finishes what is in flight.
 pub async fn serve_http2<S, H>(stream: S, mut stop: watch::Receiver<bool>, handle: H) -> io::Result<()>
@@ -107,6 +40,17 @@ where
         let handle = handle.clone();
         let request = request.map(Body::http2);
         tokio::task::spawn_local(async move { answer(request, Respond::App(respond), handle).await });
+    }
+}
+
+/// Why we ended a connection that [`serve_http2`] served, where its caller broke the protocol or a bound of it. What is wrong
+/// with one stream alone ends that one, and the h2 crate says nothing of it.
+pub fn refused(error: &io::Error) -> Option<Reason> {
+    let error = error.get_ref()?.downcast_ref::<h2::Error>().filter(|error| error.is_library())?;
+    match error.reason()? {
+        h2::Reason::NO_ERROR => None,
+        h2::Reason::ENHANCE_YOUR_CALM => Some(Reason::Overloaded),
+        _ => Some(Reason::MalformedRequest),
     }
 }
 

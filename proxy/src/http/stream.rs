@@ -1,4 +1,4 @@
-//! The ends of an HTTP/2 stream, whoever carries it: the h2 crate towards apps, [`super::mesh`] between sidecars.
+//! The ends of an HTTP/2 stream, whoever carries it: the h2 crate towards apps, [`isthmus_http2`] between sidecars.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,15 +6,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Response};
+use isthmus_http2::StreamError;
 
 use super::body::Body;
-use super::mesh::{self, StreamError};
 
 /// The direction out.
 #[derive(Debug)]
 pub enum SendHalf {
     App(h2::SendStream<Bytes>),
-    Mesh(mesh::SendStream),
+    Mesh(isthmus_http2::SendStream),
 }
 
 impl SendHalf {
@@ -69,7 +69,7 @@ impl SendHalf {
 #[derive(Debug)]
 pub enum Respond {
     App(h2::server::SendResponse<Bytes>),
-    Mesh(mesh::SendResponse),
+    Mesh(isthmus_http2::SendResponse),
 }
 
 impl Respond {
@@ -95,6 +95,14 @@ impl Respond {
         }
     }
 
+    /// Zero of an app's.
+    pub fn stream_id(&self) -> u32 {
+        match self {
+            Respond::Mesh(respond) => respond.stream_id(),
+            Respond::App(_) => 0,
+        }
+    }
+
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reason, StreamError>> {
         match self {
             Respond::Mesh(respond) => respond.poll_reset(cx),
@@ -107,7 +115,7 @@ impl Respond {
 #[derive(Debug)]
 pub enum Awaited {
     App(h2::client::ResponseFuture),
-    Mesh(mesh::Answering),
+    Mesh(isthmus_http2::Answering),
 }
 
 impl Awaited {

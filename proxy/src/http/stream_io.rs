@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use isthmus_http2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-
-use super::mesh::{RecvStream, SendStream};
 
 /// Reads from one half, writes into the other. Both are borrowed: the stream goes on after the handshake.
 #[derive(Debug)]

@@ -38,6 +38,24 @@ pub fn into_http1<B>(request: &mut Request<B>, absolute: bool) -> Result<(), Rea
     Ok(())
 }
 
+/// Leaves one name in a request that came as HTTP/2, with which nobody says that `:authority` and `Host` agree: an app that
+/// reads the other one would do what was not asked about (RFC 9113 §8.3.1).
+pub fn keep_one_host<B>(request: &mut Request<B>) -> Result<(), Reason> {
+    let Some(authority) = request.uri().authority() else {
+        let several = request.headers().get_all(HOST).iter().nth(1).is_some();
+        return if several { Err(Reason::MalformedRequest) } else { Ok(()) };
+    };
+    if authority.as_str().contains('@') {
+        return Err(Reason::MalformedRequest);
+    }
+    let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+    if !request.headers().get_all(HOST).iter().all(same) {
+        return Err(Reason::MalformedRequest);
+    }
+    request.headers_mut().remove(HOST);
+    Ok(())
+}
+
 /// The host that a request is for, without port, as policies compare it.
 pub fn host<B>(request: &Request<B>) -> Option<&str> {
     match request.uri().authority() {

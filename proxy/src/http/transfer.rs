@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use isthmus_http2::StreamError;
 
 use super::body::{Body, BodyError, Frame};
 use super::h1::outgoing::Outgoing;
-use super::mesh::StreamError;
 use super::stream::SendHalf;
 
 /// So much of a body is kept until it is certain that it was taken.
@@ -99,11 +99,12 @@ impl Transfer {
         }
         let polled = self.poll_frames(cx);
         self.finished = polled.is_ready();
-        if let Poll::Ready(Err(error)) = &polled
-            && !error.is_receivers()
-            && let Sink::Http2(to) = &mut self.to
-        {
-            to.stream.send_reset(error.reset_reason());
+        match (&polled, &mut self.to) {
+            (Poll::Ready(Err(BodyError::ReceiverLost)), _) => self.from.receiver_lost(),
+            (Poll::Ready(Err(error)), Sink::Http2(to)) if !error.is_receivers() => {
+                to.stream.send_reset(error.reset_reason());
+            }
+            _ => {}
         }
         polled
     }
@@ -184,10 +185,14 @@ impl Sink {
     fn end(&mut self, trailers: Option<Box<HeaderMap>>) -> Result<(), BodyError> {
         match (self, trailers) {
             (Sink::Http1(out), trailers) => out.end(trailers.as_deref()),
-            (Sink::Http2(to), Some(trailers)) => to.stream.send_trailers(*trailers).map_err(gone),
+            (Sink::Http2(to), Some(trailers)) => {
+                to.stream.send_trailers(*trailers).map_err(|error| gone(&to.stream, &error))
+            }
             // The last piece ends the stream by itself.
             (Sink::Http2(to), None) if to.last && !to.rest.is_empty() => Ok(()),
-            (Sink::Http2(to), None) => to.stream.send_data(Bytes::new(), true).map_err(gone),
+            (Sink::Http2(to), None) => {
+                to.stream.send_data(Bytes::new(), true).map_err(|error| gone(&to.stream, &error))
+            }
         }
     }
 
@@ -210,7 +215,8 @@ impl Sink {
         match ready!(to.stream.poll_reset(cx)) {
             // The receiver has all it wants.
             Ok(h2::Reason::NO_ERROR) => Poll::Ready(Ok(())),
-            Ok(_) | Err(_) => Poll::Ready(Err(BodyError::ReceiverGone)),
+            Ok(_) => Poll::Ready(Err(BodyError::ReceiverGone)),
+            Err(error) => Poll::Ready(Err(gone(&to.stream, &error))),
         }
     }
 }
@@ -218,15 +224,20 @@ impl Sink {
 impl ToStream {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while !self.rest.is_empty() {
-            let room = ready!(self.stream.poll_room(self.rest.len(), cx)).map_err(gone)?;
+            let room = ready!(self.stream.poll_room(self.rest.len(), cx));
+            let room = room.map_err(|error| gone(&self.stream, &error))?;
             let part = self.rest.split_to(room.min(self.rest.len()));
             let ends = self.last && self.rest.is_empty();
-            self.stream.send_data(part, ends).map_err(gone)?;
+            self.stream.send_data(part, ends).map_err(|error| gone(&self.stream, &error))?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-fn gone(_: StreamError) -> BodyError {
-    BodyError::ReceiverGone
+/// What ends a mesh connection is not the doing of the one whose stream this was.
+fn gone(stream: &SendHalf, error: &StreamError) -> BodyError {
+    match stream {
+        SendHalf::Mesh(_) if !error.is_reset() => BodyError::ReceiverLost,
+        SendHalf::Mesh(_) | SendHalf::App(_) => BodyError::ReceiverGone,
+    }
 }

@@ -13,11 +13,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use isthmus_http2::{RecvStream, SendStream, StreamError};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::mesh::{RecvStream, SendStream, StreamError};
 use crate::tcp::copy::{Copied, TURN};
 use crate::tcp::mark_reset;
 

@@ -8,7 +8,7 @@ use isthmus_certs::SpiffeId;
 use super::{Inbound, probe};
 use crate::flows::{Observed, Record, Verdict, Way};
 use crate::reason::Reason;
-use crate::state::policy::{self, Arrived, Decision, Facts, HttpFacts, explain};
+use crate::state::policy::{self, Arrived, Decision, Facts, Finding, HttpFacts, explain};
 use crate::state::{InboundPort, Mesh};
 use crate::telemetry::Direction;
 
@@ -47,15 +47,16 @@ pub(super) struct Question<'a> {
 }
 
 impl Inbound {
-    /// Whether this traffic may reach the app's port. Counted as one flow.
-    pub(super) fn authorize(&self, question: &Question<'_>) -> Result<(), Refusal> {
+    /// Whether this traffic may reach the app's port. Counted as one flow. With a yes comes the no that it would have been,
+    /// where the port is only observed or a policy in Audit.
+    pub(super) fn authorize(&self, question: &Question<'_>) -> Result<Option<Refusal>, Refusal> {
         self.judge(question, true)
     }
 
     /// The same for something that was let in and counted before, or may yet turn out to be something else: only a no is
     /// recorded.
     pub(super) fn still_authorized(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        self.judge(question, false)
+        self.judge(question, false).map(drop)
     }
 
     /// The same, and nobody hears of it.
@@ -70,24 +71,32 @@ impl Inbound {
         Refusal { reason, decision: Some(refused) }
     }
 
-    fn judge(&self, question: &Question<'_>, count_allowed: bool) -> Result<(), Refusal> {
+    fn judge(&self, question: &Question<'_>, count_allowed: bool) -> Result<Option<Refusal>, Refusal> {
         if probe::is_request(question) {
-            return Ok(());
+            return Ok(None);
         }
         let facts = self.facts(question);
         let decision = decided(question, &facts);
-        if let Some(audit) = &decision.audit {
-            self.needs.metrics.would_refuse(audit.reason, Direction::Inbound);
-        }
         let Some(reason) = decision.reason.filter(|_| !decision.allowed) else {
-            if count_allowed {
-                self.count(&decision, Verdict::Allowed, &facts, question.caller.arrived, question.port);
+            if !count_allowed {
+                return Ok(None);
             }
-            return Ok(());
+            self.count(&decision, Verdict::Allowed, &facts, question.caller.arrived, question.port);
+            return Ok(decision.audit.map(|finding| self.audited(question, &facts, finding)));
         };
         let enforced = self.is_enforced(question.mesh, question.port);
         let id = self.refused(question, &facts, &decision, reason, enforced);
-        if enforced { Err(Refusal { reason, decision: Some(id) }) } else { Ok(()) }
+        let refusal = Refusal { reason, decision: Some(id) };
+        if enforced { Err(refusal) } else { Ok(Some(refusal)) }
+    }
+
+    /// What a policy in Audit would have refused: counted, remembered and said, as on a port that is only observed.
+    fn audited(&self, question: &Question<'_>, facts: &Facts<'_>, finding: Finding<'_>) -> Refusal {
+        let Finding { reason, policy, rule } = finding;
+        self.needs.metrics.would_refuse(reason, Direction::Inbound);
+        let as_if = Decision { allowed: false, reason: Some(reason), policy, rule, audit: Some(finding) };
+        let id = self.explain(&as_if, reason, false, facts, question.port);
+        Refusal { reason, decision: Some(id) }
     }
 
     fn facts<'a>(&self, question: &Question<'a>) -> Facts<'a> {
@@ -240,6 +249,9 @@ fn because(decision: &Decision<'_>, inbound_port: &InboundPort) -> String {
         Some(Reason::MeshOnly) => "the app's own TLS, and the port's transport is MeshOnly".to_owned(),
         Some(Reason::TlsNotDeclared) => "TLS on a port that no service declares as TLS: set its appProtocol".to_owned(),
         Some(Reason::TlsVersion) => format!("the app's TLS is older than minTlsVersion {:?}", policy.min_tls_version),
+        _ if decision.audit.is_some() => {
+            format!("{}; it is in Audit, and refuses nothing", explain::sentence(decision))
+        }
         _ => explain::sentence(decision),
     }
 }

@@ -2,7 +2,7 @@
 //! HTTP gets an answer that says why not, everything else that is refused gets RST. The app's own TLS passes a gate
 //! where the port is HttpsOnly.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,8 +19,7 @@ use super::tunnel::wire_version;
 use super::{Inbound, probe, request, spans, told};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, Peeked, Prefixed, Protocol, WireVersion, peek};
-use crate::http::server::serve_http2;
-use crate::http::{Asked, h1};
+use crate::http::{Asked, h1, server};
 use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
@@ -37,20 +36,23 @@ struct Captured<'a> {
     source: SocketAddr,
     destination: SocketAddr,
     began: Instant,
+    /// It passes, and would not where policy is enforced.
+    noted: Cell<Option<Refusal>>,
 }
 
 pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: SocketAddr, destination: SocketAddr) {
     tcp::prepare(&stream);
     let began = Instant::now();
     let _open = inbound.needs.metrics.connection(Direction::Inbound);
-    let mesh = inbound.needs.state.snapshot();
+    let mesh = &inbound.needs.state.snapshot();
+    let port = &mesh.inbound_port(destination.port());
+    let captured = Captured { inbound, mesh, port, source, destination, began, noted: Cell::default() };
     if !mesh.is_own_address(destination.ip()) {
         let reason = if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady };
-        inbound.refuse(reason, source.ip(), &format!("captured for {destination}, which is not this workload's"));
+        let detail = &format!("captured for {destination}, which is not this workload's");
+        captured.tell_refused(Arrived::Plain, &inbound.refuse(reason, source.ip(), detail));
         return tcp::reset(stream);
     }
-    let port = mesh.inbound_port(destination.port());
-    let captured = Captured { inbound, mesh: &mesh, port: &port, source, destination, began };
     // Of a port that no service declares, its number alone may speak.
     let protocol = if port.declared { port.protocol } else { by_port(destination.port()).protocol };
     let Ok(peeked) = first_bytes(&mut stream, protocol).await else {
@@ -65,6 +67,7 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, mut stream: TcpStream, source: 
     };
     if let Err(error) = ended {
         tracing::debug!(caller_address = %source, %destination, "captured connection ended: {error}");
+        captured.tell_broken(&error);
     }
 }
 
@@ -99,7 +102,8 @@ impl Captured<'_> {
     }
 
     fn authorize(&self, arrived: Arrived) -> Result<(), Refusal> {
-        self.inbound.authorize(&self.question(arrived))
+        self.noted.set(self.inbound.authorize(&self.question(arrived))?);
+        Ok(())
     }
 
     /// Whether it may go on. Counted when it has shown what it is.
@@ -113,12 +117,14 @@ impl Captured<'_> {
         let handle = async |asked: Asked<'_>| {
             request::from_plain(inbound, source, destination, false, &pin, Watched::of(&signal), asked).await
         };
+        let ratio = self.port.options.sampling_millionths;
         let refused = |reason, error: &h1::HeadError| {
             inbound.refuse(reason, source, &error.to_string());
+            spans::unread(inbound, source, (destination, ratio), (None, Arrived::Plain), reason);
         };
         let served = tokio::select! {
             biased;
-            ended = h1::serve(stream, bytes, inbound.needs.stop.clone(), refused, handle) => ended?,
+            ended = h1::serve(h1::Connection::new(stream, bytes), inbound.needs.stop.clone(), refused, handle) => ended?,
             _ = signal.ended() => h1::Ended::Closed,
         };
         match served {
@@ -139,7 +145,7 @@ impl Captured<'_> {
         };
         tokio::select! {
             biased;
-            served = Box::pin(serve_http2(Prefixed::new(bytes, stream), stop, handle)) => served,
+            served = Box::pin(server::serve_http2(Prefixed::new(bytes, stream), stop, handle)) => served,
             _ = ended.ended() => Ok(()),
         }
     }
@@ -150,7 +156,7 @@ impl Captured<'_> {
         if silent && probe::may_connect(self.port, self.source.ip()) && !self.inbound.would_pass(&question) {
             return self.connect_probe(stream).await;
         }
-        if let Err(refusal) = self.inbound.authorize(&question) {
+        if let Err(refusal) = self.authorize(Arrived::Plain) {
             return self.refuse(Arrived::Plain, &refusal, stream);
         }
         let mut app = self.dial(&stream).await?;
@@ -232,9 +238,14 @@ impl Captured<'_> {
     /// not asked for yet: whoever sent them hopes that they are taken for encrypted ones later (CVE-2021-23222).
     async fn postgres(&self, bytes: BytesMut, mut stream: TcpStream) -> io::Result<()> {
         // Counted when the app has said whether it is TLS.
-        if bytes.len() > POSTGRES_SSL_REQUEST.len() || self.may_become(self.app_tls(WireVersion::TLS1_3)).is_err() {
-            tcp::reset(stream);
-            return Ok(());
+        let encrypted = self.app_tls(WireVersion::TLS1_3);
+        if bytes.len() > POSTGRES_SSL_REQUEST.len() {
+            let detail = "bytes that came with a request for encryption, before its answer";
+            let refusal = self.inbound.refuse(Reason::MalformedRequest, self.source.ip(), detail);
+            return self.refuse(Arrived::Plain, &refusal, stream);
+        }
+        if let Err(refusal) = self.may_become(encrypted) {
+            return self.refuse(encrypted, &refusal, stream);
         }
         let mut app = self.dial(&stream).await?;
         let mut answer = ask_postgres(&mut app, &bytes).await?;
@@ -310,6 +321,13 @@ impl Captured<'_> {
         spans::refused(self.inbound, &self.context(), refusal, |context| self.span(context, arrived));
     }
 
+    /// HTTP/2 that broke its own rules has ended the connection.
+    fn tell_broken(&self, error: &io::Error) {
+        if let Some(reason) = server::refused(error) {
+            self.tell_refused(Arrived::Plain, &self.inbound.refuse(reason, self.source.ip(), &error.to_string()));
+        }
+    }
+
     /// Nobody says anything of a trace in bytes.
     fn context(&self) -> TraceContext {
         self.inbound.needs.tracer.root_at(self.port.options.sampling_millionths)
@@ -342,19 +360,13 @@ impl Captured<'_> {
         write_all(app, &to_app).await?;
         write_all(stream, &to_caller).await?;
         let (own, span) = (Copied::after((to_caller.len(), to_app.len())), self.span(&self.context(), arrived));
-        let copied = span.counts(&own);
+        let (copied, noted) = (span.counts(&own), self.noted.take());
+        span.with(|span| spans::note(span, noted.as_ref()));
         drop((to_app, to_caller));
         let signal = Rc::<Signal>::default();
-        let (port, address) = (self.destination.port(), self.source.ip());
-        let _admitted = self.inbound.live.admit_late(Entry {
-            port,
-            peer: None,
-            address,
-            arrived,
-            head: None,
-            may_probe: false,
-            signal: Rc::clone(&signal),
-        });
+        let (port, address, own) = (self.destination.port(), self.source.ip(), Rc::clone(&signal));
+        let entry = Entry { port, peer: None, address, arrived, head: None, may_probe: false, signal: own };
+        let _admitted = self.inbound.live.admit_late(entry);
         let ended = tokio::select! {
             // As in a tunnel: what the app says is what is sent.
             result = copy_both(app, stream, copied) => Ok(result),

@@ -100,6 +100,33 @@ async fn internal_headers_of_a_mesh_peer_are_read_strictly() {
     .await;
 }
 
+/// The sender's sidecar leaves one name in a request; a peer that is none may send two.
+#[tokio::test]
+async fn a_mesh_peer_cannot_ask_for_one_host_and_have_the_app_read_another() {
+    on_worker(Box::pin(async {
+        let (port, accepted) = app(mirror).await;
+        let world = world(Spec::http(port)).await;
+        let mut peer = dial(&world, &world.web).await.unwrap();
+        let own = port.to_string();
+        for hosts in [&["admin"][..], &["o", "admin"], &[""]] {
+            let request = Request::get("http://o/").header("isthmus-port", &own);
+            let request = hosts.iter().fold(request, |request, host| request.header("host", *host));
+            let response = send(&mut peer, request).await.unwrap();
+            assert_eq!(
+                (response.status(), denied(&response)),
+                (StatusCode::BAD_REQUEST, "malformed-request"),
+                "{hosts:?}"
+            );
+        }
+        assert_eq!(accepted.get(), 0);
+        let request = Request::get("http://o/").header("isthmus-port", &own).header("host", "O");
+        let response = send(&mut peer, request).await.unwrap();
+        assert_eq!((response.status(), accepted.get()), (StatusCode::OK, 1));
+        assert_eq!(response.body().to_lowercase().matches("host:").count(), 1, "{}", response.body());
+    }))
+    .await;
+}
+
 #[tokio::test]
 async fn trailers_of_a_mesh_peer_are_cleaned() {
     on_worker(async {

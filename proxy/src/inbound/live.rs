@@ -52,6 +52,11 @@ impl Signal {
         .await
     }
 
+    /// Why it has ended, if it has.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.ended.borrow().clone()
+    }
+
     fn end(&self, refusal: Refusal) {
         *self.ended.borrow_mut() = Some(refusal);
         if let Some(waker) = self.waker.take() {

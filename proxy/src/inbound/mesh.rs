@@ -14,23 +14,24 @@ use foldhash::HashMap;
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use isthmus_certs::{Negotiated, PeerIdentity};
+use isthmus_http2::{Connection, Http2Settings, RecvStream, SendResponse, StreamError};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::live::Watched;
-use super::{Inbound, pin, request, tunnel};
+use super::{Inbound, pin, request, spans, tunnel};
 use crate::http::Asked;
 use crate::http::body::Body;
 use crate::http::h1::exchange::Home;
 use crate::http::internal::PIN_PROTOCOL;
 use crate::http::keepalive::{Event, Keepalive};
-use crate::http::mesh::{self, Connection, RecvStream, SendResponse, StreamError};
-use crate::http::server::{Http2Settings, answer, stopped};
+use crate::http::server::{answer, stopped};
 use crate::http::stream::Respond;
 use crate::reason::Reason;
 use crate::state::outlived::outlived;
+use crate::state::policy::Arrived;
 use crate::telemetry::MeshSide;
-use crate::tls::{self, LastRead, MeshProtocol, Stamped, mesh::HANDSHAKE_DEADLINE};
+use crate::tls::{self, InCommon, LastRead, MeshProtocol, Stamped, mesh::HANDSHAKE_DEADLINE};
 
 /// How often the end of the peer's certificate is looked at anew: our clock may be set while we wait.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -44,6 +45,8 @@ pub(super) struct Peer {
     pub(super) last_read: LastRead,
     /// What it may send: [`MeshProtocol::Hbone`] is tunnels without internal headers, in either direction.
     pub(super) protocol: MeshProtocol,
+    /// What its sidecar and this one know of the connection, and nobody else.
+    pub(super) in_common: Option<InCommon>,
     /// What apps are told of it; the same for each of its requests.
     pub(super) forwarded: Option<HeaderValue>,
     /// Connections to the app that belong to one connection of the caller's app each.
@@ -64,9 +67,10 @@ pub(super) async fn serve(inbound: &Rc<Inbound>, stream: TcpStream, source: Sock
     };
     let took = began.elapsed();
     let (last_read, negotiated) = (stream.get_ref().0.last_read(), Negotiated::of(stream.get_ref().1));
-    let forwarded = forwarded_client_cert(inbound, &identity);
-    let peer = Rc::new(Peer { identity, source, local, last_read, protocol, forwarded, pins: RefCell::default() });
-    let handshake = mesh::accept(stream, Http2Settings::MESH);
+    let (forwarded, in_common) = (forwarded_client_cert(inbound, &identity), tls::in_common(stream.get_ref().1));
+    let pins = RefCell::default();
+    let peer = Rc::new(Peer { identity, source, local, last_read, protocol, in_common, forwarded, pins });
+    let handshake = isthmus_http2::accept(stream, Http2Settings::MESH);
     let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await else {
         inbound.needs.metrics.mesh_handshake_failed(MeshSide::Server, "not-http2");
         return;
@@ -144,7 +148,7 @@ fn begin(inbound: &Rc<Inbound>, peer: &Rc<Peer>, (request, respond): Stream) {
     // A task is as large as its largest branch: one that carries bytes for days shall not be one for requests.
     // Extended CONNECT (RFC 8441) is a request.
     if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
-        tokio::task::spawn_local(serve_tunnel(Rc::clone(inbound), Rc::clone(peer), request, respond));
+        tokio::task::spawn_local(tunnel::serve(inbound, peer, request, respond));
         return;
     }
     let came = peer.last_read.get();
@@ -207,25 +211,13 @@ pub(super) async fn serve_stream(
     }
 }
 
-pub(super) async fn serve_tunnel(
-    inbound: Rc<Inbound>,
-    peer: Rc<Peer>,
-    request: Request<RecvStream>,
-    respond: SendResponse,
-) {
-    let _open = inbound.needs.metrics.stream(MeshSide::Server);
-    tunnel::serve(&inbound, &peer, request, respond).await;
-}
-
 /// A request on a connection that is for tunnels only. Nothing of it is read: what looks like an internal header there
 /// was not put there by a sidecar of ours.
 fn refuse_request(inbound: &Inbound, peer: &Peer, mut respond: SendResponse) {
-    let reason = Reason::BadInternalHeader;
-    inbound.refuse(
-        reason,
-        peer.source.ip(),
-        "a request on a mesh connection with ALPN h2, which carries CONNECT alone",
-    );
+    let (reason, source) = (Reason::BadInternalHeader, peer.source.ip());
+    inbound.refuse(reason, source, "a request on a mesh connection with ALPN h2, which carries CONNECT alone");
+    let whom = (Some(&peer.identity.id), Arrived::Mesh);
+    spans::unread(inbound, source, (SocketAddr::new(peer.local.ip(), 0), None), whom, reason);
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = Response::new(());
     *response.status_mut() = status;

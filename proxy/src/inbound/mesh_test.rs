@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 
 use super::mesh::{Peer, serve_stream};
 use super::world_test::{OWN, Spec, VIP, World, app, id, mirror, on_worker, world};
-use crate::http::mesh;
 
 /// A mesh connection as ztunnel makes it: ALPN `h2`, an h2 client, nothing of ours.
 /// It falls silent when the sender is used.
@@ -165,8 +164,8 @@ async fn the_futures_of_connections_and_streams_stay_within_their_budgets() {
             std::rc::Rc<super::Inbound>,
             std::rc::Rc<Peer>,
             Instant,
-            Request<mesh::RecvStream>,
-            mesh::SendResponse,
+            Request<isthmus_http2::RecvStream>,
+            isthmus_http2::SendResponse,
             _,
         >(serve_stream);
         let budgets = [

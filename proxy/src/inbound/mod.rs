@@ -17,6 +17,8 @@ pub mod request;
 mod spans;
 mod told;
 pub mod tunnel;
+mod under_way;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,14 +31,21 @@ use tokio::sync::watch;
 
 use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
+use crate::http::followed::Followed;
 use crate::state::Reader;
 use crate::tcp::DialOptions;
 use crate::telemetry::{Edges, Metrics, RefusalLog, Tracer};
 use crate::tls;
 
 #[cfg(test)]
+#[path = "cardinality_test.rs"]
+mod cardinality_test;
+#[cfg(test)]
 #[path = "drain_test.rs"]
 mod drain_test;
+#[cfg(test)]
+#[path = "ends_test.rs"]
+mod ends_test;
 #[cfg(test)]
 #[path = "flows_test.rs"]
 mod flows_test;
@@ -58,6 +67,9 @@ mod idle_test;
 #[cfg(test)]
 #[path = "kept_test.rs"]
 mod kept_test;
+#[cfg(test)]
+#[path = "left_test.rs"]
+mod left_test;
 #[cfg(test)]
 #[path = "live_test.rs"]
 mod live_test;
@@ -94,6 +106,9 @@ mod told_test;
 #[cfg(test)]
 #[path = "tunnel_test.rs"]
 mod tunnel_test;
+#[cfg(test)]
+#[path = "unread_test.rs"]
+mod unread_test;
 #[cfg(test)]
 #[path = "world_apps_test.rs"]
 mod world_apps_test;
@@ -136,7 +151,10 @@ pub struct Inbound {
     log: RefusalLog,
     flows: Flows,
     edges: Edges,
+    /// What its spans say again and again.
+    blocks: spans::Blocks,
     live: Rc<live::Live>,
+    followed: Rc<Followed<under_way::UnderWay>>,
 }
 
 impl Inbound {
@@ -148,7 +166,8 @@ impl Inbound {
         let (flows, edges) = (Flows::new(needs.flows.clone()), needs.metrics.edges());
         Rc::new_cyclic(|own| {
             let live = live::Live::new(own.clone());
-            Inbound { app, server, revoked, dial, log, flows, edges, live, needs }
+            let (blocks, followed) = (spans::Blocks::default(), Rc::default());
+            Inbound { app, server, revoked, dial, log, flows, edges, blocks, live, followed, needs }
         })
     }
 

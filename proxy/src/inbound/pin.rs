@@ -1,16 +1,18 @@
 //! A tie between one connection of the caller's app and one of ours, for connection-bound authentication (see
 //! `outbound/pin.rs`). The stream that asks for it holds it: when it ends, so does the app's connection.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode};
+use isthmus_http2::{RecvStream, SendResponse};
 
-use super::Inbound;
 use super::mesh::Peer;
+use super::{Inbound, spans};
 use crate::http::internal::{DENIED, take_pin};
-use crate::http::mesh::{RecvStream, SendResponse};
 use crate::http::server::stopped;
 use crate::reason::Reason;
+use crate::state::policy::Arrived;
 
 /// Ties of one mesh connection. Each may hold a connection to the app.
 const MAX_PINS: usize = 1_024;
@@ -34,7 +36,9 @@ pub(super) async fn hold(
         },
         Ok(None) | Err(_) => Reason::BadInternalHeader,
     };
-    inbound.refuse(reason, peer.source.ip(), "a tie between connections that cannot be");
+    let (source, whom) = (peer.source.ip(), (Some(&peer.identity.id), Arrived::Mesh));
+    inbound.refuse(reason, source, "a tie between connections that cannot be");
+    spans::unread(inbound, source, (SocketAddr::new(peer.local.ip(), 0), None), whom, reason);
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     response.headers_mut().insert(DENIED, http::HeaderValue::from_static(reason.word()));

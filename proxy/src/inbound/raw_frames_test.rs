@@ -312,7 +312,7 @@ async fn streams_beyond_the_granted_number_are_refused() {
         let world = world(Spec::http(port)).await;
         let mut stream = raw(&world).await;
         // Each asks for a port that is none: nothing but the streams themselves is taken.
-        let (granted, asked) = (crate::http::server::Http2Settings::MESH.max_streams, 12_000);
+        let (granted, asked) = (isthmus_http2::Http2Settings::MESH.max_streams, 12_000);
         let mut flood = Vec::new();
         for number in 0..asked {
             // A body is to follow: the stream stays open.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use h2::ext::Protocol;
-use http::header::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
 use isthmus_certs::SpiffeId;
 
@@ -16,7 +16,9 @@ use super::authorize::{Caller, Question, Refusal};
 use super::live::{Entry, Head, Watched};
 use super::matched;
 use super::mesh::Peer;
-use super::{spans, told};
+use super::spans::{self, Between};
+use super::told::Outcome;
+use super::waiting::Waiting;
 use crate::http::body::Body;
 use crate::http::client::To;
 use crate::http::h1::Names;
@@ -24,11 +26,13 @@ use crate::http::h1::exchange::Home;
 use crate::http::h1::head::is_upgrade;
 use crate::http::headers::{FORWARDED_CLIENT_CERT, are_connection_bound, sanitize};
 use crate::http::internal::{self, Elapsed};
+use crate::http::spans::{agrees_to_change, asked_to_change, counted};
 use crate::http::{Answer, Asked, Caller as Asker, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::policy::{Arrived, HttpFacts};
 use crate::state::{HeaderNames, TrafficOptions};
-use crate::telemetry::{AskedFor, Brief, Direction, TraceContext};
+use crate::telemetry::{AskedFor, Direction, KeptTrace, Remembered, TraceContext};
+use crate::tls::InCommon;
 
 /// A request on a mesh connection. Host and `:authority` never select the address: the port is an internal header, the
 /// address is our own.
@@ -42,7 +46,6 @@ pub(super) async fn from_mesh(
     asked: Asked<'_>,
 ) -> Answer {
     let Asked { mut request, caller, .. } = asked;
-    let grpc = respond::is_grpc(request.headers());
     let port = internal::take_port(request.headers_mut());
     let http2 = internal::take_is_http2(request.headers_mut());
     let (peer_id, forwarded, source) = (Some(&peer.identity.id), peer.forwarded.as_ref(), peer.source.ip());
@@ -50,36 +53,39 @@ pub(super) async fn from_mesh(
     let upgrade = if http2 == Ok(true) { Ok(None) } else { take_upgrade(&mut request) };
     let own = take_own(inbound, peer, &mut request);
     let names = Names::take(request.headers_mut());
-    let hop = port.and_then(|port| {
-        let (app, upgrade, own, names) = (app_address(inbound, peer, port)?, upgrade?, own?, names?);
-        let (http2, absolute) = (http2?, absolute?);
-        let arrived = Arrived::Mesh;
-        let (reset, sent) = (Cell::new(None), Cell::new(None));
-        Ok(Hop {
-            peer: peer_id,
-            forwarded,
-            source,
-            app,
-            arrived,
-            http2,
-            absolute,
-            upgrade,
-            own,
-            names,
-            came,
-            sent,
-            caller,
-            reset,
-            watched,
-        })
-    });
-    match hop {
-        Ok(hop) => forward(inbound, hop, request).await,
+    let read =
+        || -> Result<_, Reason> { Ok((app_address(inbound, peer, port?)?, upgrade?, own?, names?, http2?, absolute?)) };
+    let (formed, (app, upgrade, own, names, http2, absolute)) = match read() {
+        Ok(read) => (Ok(()), read),
         Err(reason) => {
-            let refusal = inbound.refuse(reason, source, "a mesh request that names no port of this workload");
-            respond::refusal(refusal.reason, None, grpc).into()
+            let app = SocketAddr::new(peer.local.ip().to_canonical(), port.unwrap_or(0));
+            (
+                Err((reason, "a mesh request that names no port of this workload")),
+                (app, None, None, Names::default(), false, false),
+            )
         }
-    }
+    };
+    let (arrived, reset, sent, way) = (Arrived::Mesh, Cell::new(None), Cell::new(None), Cell::new(None));
+    let hop = Hop {
+        peer: peer_id,
+        forwarded,
+        source,
+        app,
+        arrived,
+        http2,
+        absolute,
+        upgrade,
+        own,
+        names,
+        came,
+        sent,
+        way,
+        caller,
+        reset,
+        watched,
+        in_common: peer.in_common,
+    };
+    forward(inbound, hop, request, formed).await
 }
 
 /// A request that came in plain, past any sidecar; its destination is where it was sent to.
@@ -97,7 +103,8 @@ pub(super) async fn from_plain(
         pin.get_or_init(|| inbound.app.home_of_one());
     }
     let own = pin.get().cloned();
-    let (came, arrived, reset, sent) = (Instant::now(), Arrived::Plain, Cell::new(None), Cell::new(None));
+    let (came, arrived) = (Instant::now(), Arrived::Plain);
+    let (reset, sent, way) = (Cell::new(None), Cell::new(None), Cell::new(None));
     let absolute = !http2 && request.uri().authority().is_some();
     let hop = Hop {
         peer: None,
@@ -112,15 +119,15 @@ pub(super) async fn from_plain(
         names: raw.map(|raw| Names::of(&raw)).unwrap_or_default(),
         came,
         sent,
+        way,
         caller,
         reset,
         watched: &watched,
+        in_common: None,
     };
-    if !http2 && let Err(reason) = target::into_http2(&mut request, destination) {
-        let refusal = inbound.refuse(reason, source, "a request whose host can be read in more than one way");
-        return respond::refusal(refusal.reason, None, respond::is_grpc(request.headers())).into();
-    }
-    let mut answer = forward(inbound, hop, request).await;
+    let formed = if http2 { Ok(()) } else { target::into_http2(&mut request, destination) };
+    let formed = formed.map_err(|reason| (reason, "a request whose host can be read in more than one way"));
+    let mut answer = forward(inbound, hop, request, formed).await;
     // The answer's body is still to come; until its end this is a live stream.
     answer.held = watched.into_admitted().map(|admitted| Box::new(admitted) as _);
     answer
@@ -144,12 +151,26 @@ pub(super) struct Hop<'a> {
     /// How the caller's app spelled its header names.
     names: Names,
     pub(super) came: Instant,
-    /// When the app was asked.
-    sent: Cell<Option<Instant>>,
+    /// When the app was asked, and where the span of that stands, where it is recorded.
+    pub(super) sent: Cell<Option<Instant>>,
+    pub(super) way: Cell<Option<Box<TraceContext>>>,
     caller: Asker<'a>,
     /// What the app reset its stream with.
     reset: Cell<Option<h2::Reason>>,
-    watched: &'a Watched,
+    pub(super) watched: &'a Watched,
+    in_common: Option<InCommon>,
+}
+
+impl Hop<'_> {
+    pub(super) fn between(&self) -> Between<'_> {
+        let Hop { peer, source, app, arrived, http2, came, .. } = *self;
+        Between { peer, source, app, arrived, http2, came }
+    }
+
+    /// Where the caller's sidecar puts what it keeps of this.
+    pub(super) fn shared(&self) -> Option<KeptTrace> {
+        KeptTrace::of(self.in_common?, self.caller.stream_id())
+    }
 }
 
 /// The tie that the request names. Credentials of a connection without one get a connection that is used once.
@@ -182,31 +203,38 @@ fn app_address(inbound: &Inbound, peer: &Peer, port: u16) -> Result<SocketAddr, 
     ip.map(|ip| SocketAddr::new(ip, port)).ok_or(if mesh.is_ready() { Reason::NotMyAddress } else { Reason::NotReady })
 }
 
-async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>) -> Answer {
+/// `formed`: or why it is no request that can go on, in a word and in a sentence.
+async fn forward(
+    inbound: &Rc<Inbound>,
+    hop: Hop<'_>,
+    mut request: Request<Body>,
+    formed: Result<(), (Reason, &'static str)>,
+) -> Answer {
     let grpc = respond::is_grpc(request.headers());
-    let tracer = &inbound.needs.tracer;
-    let trace = match hop.peer {
-        Some(_) => tracer.next_hop(request.headers()),
-        None => tracer.hop_at(request.headers(), || inbound.ratio_of(hop.app.port())),
-    };
+    let trace = trace_of(inbound, &hop, request.headers());
     sanitize(request.headers_mut());
+    let asks_to_change = asked_to_change(hop.upgrade.as_ref(), &request).is_some();
     let mut https = None;
-    let told = (inbound.tells() || trace.sampled).then(|| (request.method().clone(), request.uri().clone()));
     let asked_for = AskedFor { method: request.method(), uri: request.uri(), http2: hop.http2, grpc };
-    let brief = (told.is_none() && tracer.may_keep()).then(|| Brief::of(asked_for));
-    let answered = match authorize(inbound, &hop, &mut request) {
-        Ok(options) => {
+    let asked = Remembered::of(asked_for, inbound.tells() || trace.sampled, inbound.needs.tracer.may_keep());
+    let mut waiting = Waiting::begin(inbound, (hop, trace), asked, grpc);
+    let (hop, trace) = (&waiting.hop, &waiting.trace);
+    let formed = formed.map_err(|(reason, detail)| inbound.refuse(reason, hop.source, detail));
+    let mut noted = None;
+    let answered = match formed.and_then(|()| authorize(inbound, hop, &mut request)) {
+        Ok((options, would)) => {
+            noted = would;
             if options.header_names == HeaderNames::Preserve && !hop.http2 {
                 request.extensions_mut().insert(hop.names.clone());
             }
             tokio::select! {
                 biased;
-                sent = send(inbound, &hop, request, &trace, options) => sent,
+                sent = send(inbound, hop, request, trace, options) => sent,
                 refusal = hop.watched.signal.ended() => Err(refusal),
             }
         }
         Err(refusal) => {
-            https = https_location(inbound, &hop, &request, refusal.reason);
+            https = https_location(inbound, hop, &request, refusal.reason);
             Err(refusal)
         }
     };
@@ -214,8 +242,9 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
     let (mut answer, outcome) = match answered {
         Ok((mut answer, app_time)) => {
             sanitize(answer.response.headers_mut());
-            let outcome = Outcome::answered(answer.response.status().as_u16(), total, app_time);
-            (answer, outcome)
+            let status = answer.response.status();
+            let changed = asks_to_change && agrees_to_change(status, hop.http2);
+            (answer, Outcome { changed, ..Outcome::answered(status.as_u16(), total, app_time) })
         }
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
@@ -226,15 +255,21 @@ async fn forward(inbound: &Rc<Inbound>, hop: Hop<'_>, mut request: Request<Body>
             (answer, outcome)
         }
     };
-    let outcome = Outcome { sent: hop.sent.get(), ..outcome };
-    let whole = told.as_ref().map(|(method, uri)| (method, uri));
-    let asked = spans::Asked { whole, brief: brief.as_ref(), grpc, total };
-    spans::request(inbound, &hop, &trace, &asked, &outcome, &mut answer);
-    told::tell(inbound, &hop, &trace, told, total, &outcome);
-    // Looked at anew and last: what the span has cost is ours, and not the link's.
-    let total = if outcome.refused.is_some() { total } else { hop.came.elapsed() };
-    let app_time = outcome.times.map_or(Duration::ZERO, |(_, app)| app);
-    finish(inbound, &hop, &trace, answer, (Elapsed::new(total, app_time), total))
+    let outcome = Outcome { sent: hop.sent.get(), noted, ..outcome };
+    let (refused, app_time) = (outcome.refused.is_some(), outcome.times.map_or(Duration::ZERO, |(_, app)| app));
+    let wanted = waiting.answered(total, outcome, &mut answer);
+    let (hop, trace) = (&waiting.hop, &waiting.trace);
+    // Looked at anew and last: what span and line have cost is ours, and not the link's.
+    let total = if wanted && !refused { hop.came.elapsed() } else { total };
+    finish(inbound, hop, trace, answer, (Elapsed::new(total, app_time), total))
+}
+
+/// What a sidecar sent has its decision; who comes past one may begin a trace here.
+fn trace_of(inbound: &Inbound, hop: &Hop<'_>, headers: &HeaderMap) -> TraceContext {
+    match hop.peer {
+        Some(_) => inbound.needs.tracer.next_hop(headers),
+        None => inbound.needs.tracer.hop_at(headers, || inbound.ratio_of(hop.app.port())),
+    }
 }
 
 /// The elapsed times go to sidecars only.
@@ -245,7 +280,7 @@ fn finish(
     mut answer: Answer,
     (elapsed, total): (Elapsed, Duration),
 ) -> Answer {
-    let traced = inbound.needs.tracer.exemplar(trace);
+    let traced = inbound.needs.tracer.exemplar(trace, hop.came + total);
     inbound.needs.metrics.request(Direction::Inbound, answer.response.status().as_u16(), total, traced);
     if hop.peer.is_some() {
         if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -274,8 +309,15 @@ fn https_location(inbound: &Inbound, hop: &Hop<'_>, request: &Request<Body>, rea
     HeaderValue::from_str(&format!("https://{authority}{path}")).ok()
 }
 
-/// Also tells how the app's port wants its requests.
-fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &mut Request<Body>) -> Result<TrafficOptions, Refusal> {
+/// Also tells how the app's port wants its requests, and the no that this yes would have been.
+fn authorize(
+    inbound: &Inbound,
+    hop: &Hop<'_>,
+    request: &mut Request<Body>,
+) -> Result<(TrafficOptions, Option<Refusal>), Refusal> {
+    target::keep_one_host(request).map_err(|reason| {
+        inbound.refuse(reason, hop.source, "a request whose host can be read in more than one way")
+    })?;
     let mesh = inbound.needs.state.snapshot();
     let number = hop.app.port();
     let port = mesh.inbound().port(number);
@@ -290,13 +332,13 @@ fn authorize(inbound: &Inbound, hop: &Hop<'_>, request: &mut Request<Body>) -> R
     };
     let caller = Caller { peer: hop.peer, address: hop.source, arrived: hop.arrived };
     let may_probe = hop.upgrade.is_none() && request.uri().query().is_none();
-    inbound.authorize(&Question { mesh: &mesh, number, port, caller, http: Some(http), may_probe })?;
+    let noted = inbound.authorize(&Question { mesh: &mesh, number, port, caller, http: Some(http), may_probe })?;
     let head = Head::of(request, port.policy.needs_headers() || hop.upgrade.is_some());
     let (peer, signal) = (hop.peer.cloned(), Rc::clone(&hop.watched.signal));
     let (address, arrived) = (hop.source, hop.arrived);
     let entry = Entry { port: number, peer, address, arrived, head: Some(head), may_probe, signal };
     hop.watched.admit(&inbound.live, entry);
-    Ok(port.options)
+    Ok((port.options, noted))
 }
 
 /// Sends to the app in the version that the caller's app speaks.
@@ -311,55 +353,40 @@ async fn send(
     if let Some(identity) = hop.forwarded {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
     }
-    let app_trace = trace.child().with_b3(options.b3);
-    app_trace.write(request.headers_mut());
+    write_trace(hop, trace, options, request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute)
             .map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
     }
-    let carried = hop.upgrade.as_ref().map(|_| spans::websocket(inbound, hop, trace)).unwrap_or_default();
-    let request = request.map(|body| spans::counted(body, &carried, false));
+    let protocol = asked_to_change(hop.upgrade.as_ref(), &request);
+    let carried = protocol.map(|protocol| spans::carried(inbound, hop, trace, protocol)).unwrap_or_default();
+    let request = request.map(|body| counted(body, &carried, false));
     let sent = Instant::now();
     hop.sent.set(Some(sent));
     let to = To { address: hop.app, http2: hop.http2, own: hop.own.as_ref(), limit };
     let result = inbound.app.send(to, request, hop.upgrade.as_ref(), hop.caller).await;
     let app_time = sent.elapsed();
-    let outcome = match &result {
-        Ok(answer) => Outcome::answered(answer.response.status().as_u16(), app_time, app_time),
-        Err(error) => Outcome::refused(error.reason(), None, 0),
-    };
-    spans::app(inbound, &app_trace, sent, &outcome);
-    if outcome.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
-        carried.discard();
-    }
     match result {
         Ok(mut answer) => {
-            answer.response = answer.response.map(|body| spans::counted(body, &carried, true));
+            match agrees_to_change(answer.response.status(), hop.http2) {
+                true => answer.response = answer.response.map(|body| counted(body, &carried, true)),
+                false => carried.discard(),
+            }
             Ok((answer, app_time))
         }
         Err(error) => {
+            carried.discard();
             hop.reset.set(error.reset());
             Err(inbound.refuse(error.reason(), hop.source, &error.to_string()))
         }
     }
 }
 
-/// How a request ended, for its span.
-pub(super) struct Outcome {
-    pub(super) status: u16,
-    pub(super) refused: Option<(Reason, Option<String>)>,
-    /// The whole and the app's part of it, up to the head of its answer.
-    pub(super) times: Option<(Duration, Duration)>,
-    /// When the app was asked, if it was.
-    pub(super) sent: Option<Instant>,
-}
-
-impl Outcome {
-    fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
-        Outcome { status, refused: Some((reason, decision)), times: None, sent: None }
-    }
-
-    fn answered(status: u16, total: Duration, app: Duration) -> Self {
-        Outcome { status, refused: None, times: Some((total, app)), sent: None }
+/// Where the app's own spans go, and ours of the app, which ends with its answer.
+fn write_trace(hop: &Hop<'_>, trace: &TraceContext, options: TrafficOptions, headers: &mut HeaderMap) {
+    let next = trace.next(options.b3);
+    next.write(headers);
+    if trace.sampled {
+        hop.way.set(Some(Box::new(next.into_owned())));
     }
 }

@@ -1,130 +1,146 @@
 //! The spans of a request to the app: the whole of it, to the end of its answer's body, and what the app took. Where nobody
-//! had decided to record it, the same is told at its end if that is worth it, and the caller's sidecar learns in which
-//! trace.
+//! had decided to record it, the same is told at its end if that is worth it, and the caller's sidecar learns that it was.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Uri};
+use h2::ext::Protocol;
+use http::HeaderValue;
+use isthmus_certs::SpiffeId;
+use isthmus_proto::model::SiteName;
 
 use super::Inbound;
 use super::authorize::Refusal;
 use super::mesh::Peer;
-use super::request::{Hop, Outcome};
+use super::request::Hop;
+use super::told::Outcome;
+use super::under_way::{Perhaps, UnderWay};
 use crate::http::Answer;
-use crate::http::body::{Body, Seen, Watch};
+use crate::http::followed::MOST;
 use crate::http::internal::KEPT;
-use crate::state::TlsVersion;
+use crate::http::spans::{self as of_http, Open};
+use crate::reason::Reason;
 use crate::state::policy::Arrived;
+use crate::state::{Mark, Mesh, TlsVersion};
 use crate::telemetry::{
-    AskedFor, Brief, ConnectionSpan, Fate, KeptTrace, Kind, Span, TraceContext, answered, grpc_answered, micros,
+    AskedFor, Attributes, Brief, ConnectionSpan, Direction, Fate, KeptTrace, Kind, Prepared, Remembered, Span,
+    TraceContext, answered, micros,
 };
 
 /// What is remembered of a request for its spans.
-pub(super) struct Asked<'a> {
-    pub(super) whole: Option<(&'a Method, &'a Uri)>,
-    pub(super) brief: Option<&'a Brief>,
+pub(super) struct Asked {
+    pub(super) known: Remembered,
     pub(super) grpc: bool,
     /// The head of its answer was there after so long.
     pub(super) total: Duration,
 }
 
-/// Records what is to be recorded. The answer's body is looked at on its way, for how it ends.
+/// Between whom a request is.
+#[derive(Clone, Copy)]
+pub(super) struct Between<'a> {
+    pub(super) peer: Option<&'a SpiffeId>,
+    pub(super) source: IpAddr,
+    pub(super) app: SocketAddr,
+    pub(super) arrived: Arrived,
+    pub(super) http2: bool,
+    pub(super) came: Instant,
+}
+
+/// All that the spans of a request tell.
+pub(super) struct About<'a> {
+    pub(super) between: Between<'a>,
+    pub(super) trace: &'a TraceContext,
+    pub(super) asked: &'a Asked,
+    pub(super) outcome: &'a Outcome,
+    /// Where the caller's sidecar puts what it keeps: asked only where something is kept.
+    pub(super) shared: &'a dyn Fn() -> Option<KeptTrace>,
+}
+
+/// Records what is to be recorded. The answer's body is followed, where its end tells more.
 pub(super) fn request(
-    inbound: &Inbound,
+    inbound: &Rc<Inbound>,
     hop: &Hop<'_>,
     trace: &TraceContext,
-    asked: &Asked<'_>,
-    outcome: &Outcome,
+    asked: &mut Asked,
+    outcome: Outcome,
     answer: &mut Answer,
 ) {
+    let (tracer, grpc, failed) = (&inbound.needs.tracer, asked.grpc, of_http::failed(answer, asked.grpc));
+    let fate = Fate { failed, ..fate_of(&outcome, asked) };
+    let about = About { between: hop.between(), trace, asked, outcome: &outcome, shared: &|| hop.shared() };
+    let open = match begun(inbound, &about, fate) {
+        Some(span) => {
+            if hop.peer.is_some() && !trace.sampled {
+                answer.response.headers_mut().insert(KEPT, HeaderValue::from_static("1"));
+            }
+            let head = (reason_of(&outcome), grpc, outcome.changed);
+            of_http::with_head(tracer, span, answer, head).map(|span| Open::Recorded(Box::new(span)))
+        }
+        None if outcome.changed || !of_http::is_open(answer, grpc) || !tracer.may_keep_at_end() => None,
+        None if inbound.followed.count() >= MOST => return inbound.needs.metrics.not_followed(Direction::Inbound),
+        None => Some(Open::Perhaps(Perhaps::of(hop, trace, asked, outcome))),
+    };
+    if let Some(open) = open {
+        let signal = Rc::clone(&hop.watched.signal);
+        let of = UnderWay { inbound: Rc::clone(inbound), grpc, signal, open };
+        of_http::follow(&inbound.followed, answer, of);
+    }
+}
+
+/// The same of one whose caller left before it was answered.
+pub(super) fn left(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, asked: &Asked, outcome: &Outcome) {
+    let about = About { between: hop.between(), trace, asked, outcome, shared: &|| hop.shared() };
+    if let Some(span) = begun(inbound, &about, Fate { failed: true, ..fate_of(outcome, asked) }) {
+        of_http::left(&inbound.needs.tracer, span);
+    }
+}
+
+fn fate_of(outcome: &Outcome, asked: &Asked) -> Fate {
+    let reason = outcome.refused.as_ref().map(|(reason, _)| *reason);
+    Fate { status: outcome.status, reason, failed: false, took: Some(asked.total) }
+}
+
+fn reason_of(outcome: &Outcome) -> Option<&'static str> {
+    outcome.refused.as_ref().map(|(reason, _)| reason.word())
+}
+
+/// The request's span up to its answer, where there is one; of what is kept, the app's span as well.
+pub(super) fn begun(inbound: &Inbound, about: &About<'_>, fate: Fate) -> Option<Span> {
     let tracer = &inbound.needs.tracer;
-    let kept = match trace.sampled {
-        true => None,
-        false => match why_kept(inbound, asked, outcome, answer) {
-            Some(why) => Some(why),
-            None => return,
-        },
-    };
-    let trace = match kept {
-        None => trace.clone(),
-        Some(_) => keep(hop, trace, answer),
-    };
+    let About { between, trace, asked, outcome, .. } = about;
+    let kept = if trace.sampled { None } else { Some(tracer.keeps(fate)?) };
+    let trace = if kept.is_some() { keep(about) } else { (*trace).clone() };
     if let (Some(_), Some(sent)) = (kept, outcome.sent) {
         app(inbound, &trace.child(), sent, outcome);
     }
-    let whole = asked.whole.map(|(method, uri)| AskedFor { method, uri, http2: hop.http2, grpc: asked.grpc });
-    let name = whole.map(|whole| whole.name()).or_else(|| asked.brief.map(Brief::name)).unwrap_or("HTTP".into());
-    let Some(mut span) = trace.span(Kind::Server, name, tracer.at_ns(hop.came)) else { return };
+    let (http2, grpc, brief) = (between.http2, asked.grpc, asked.known.brief());
+    let whole = asked.known.whole().map(|(method, uri)| AskedFor { method, uri, http2, grpc });
+    let name = whole.map(|whole| whole.name()).or_else(|| brief.map(Brief::name)).unwrap_or("HTTP".into());
+    let mut span = trace.span(Kind::Server, name, tracer.at_ns(between.came))?;
     span.set("isthmus.hop", "inbound");
     span.set_some("isthmus.kept", kept);
     match whole {
         Some(whole) => whole.describe(&mut span),
-        None => asked.brief.into_iter().for_each(|brief| brief.describe(&mut span)),
+        None => brief.into_iter().for_each(|brief| brief.describe(&mut span)),
     }
-    describe(inbound, hop, &mut span);
+    describe(inbound, between, &mut span);
     if let Some((total, app)) = outcome.times {
         span.set("isthmus.time.app_us", micros(app));
         span.set("isthmus.time.inbound_us", micros(total.saturating_sub(app)));
         span.set("isthmus.time.proxy_us", micros(total.saturating_sub(app)));
     }
-    let (reason, decision) = match &outcome.refused {
-        Some((reason, decision)) => (Some(reason.word()), decision.clone()),
-        None => (None, None),
-    };
-    span.set("isthmus.decision", reason.unwrap_or("allowed"));
-    span.set_some("isthmus.decision.id", decision);
-    answered(&mut span, answer.response.status(), reason);
-    if let Some(code) = answer.response.headers().get("grpc-status").filter(|_| asked.grpc) {
-        grpc_answered(&mut span, code.as_bytes());
-    }
-    if let Some(reset) = answer.reset {
-        span.set("isthmus.reset", format!("{reset:?}"));
-        span.fail("reset");
-        // There is no body to wait for.
-        span.end_ns = tracer.now_ns();
-        return tracer.record(span);
-    }
-    if answer.response.status().as_u16() == 101 {
-        // What follows is a connection of its own.
-        span.end_ns = tracer.now_ns();
-        return tracer.record(span);
-    }
-    let (mut open, grpc) = (tracer.body_span(span), asked.grpc);
-    let watch = Watch::new(move |seen| match seen {
-        Seen::Bytes(count) => open.bytes(count),
-        Seen::Whole(trailers) => {
-            open.whole(trailers.filter(|_| grpc).and_then(|all| all.get("grpc-status")).map(|code| code.as_bytes()));
-        }
-        Seen::Broken(error) => open.broken(error.reason().word()),
-    });
-    let body = std::mem::take(answer.response.body_mut());
-    *answer.response.body_mut() = body.watched(watch);
+    span.set("isthmus.decision", reason_of(outcome).unwrap_or("allowed"));
+    span.set_some("isthmus.decision.id", outcome.refused.as_ref().and_then(|(_, decision)| decision.as_deref()));
+    note(&mut span, outcome.noted.as_ref());
+    Some(span)
 }
 
-fn why_kept(inbound: &Inbound, asked: &Asked<'_>, outcome: &Outcome, answer: &Answer) -> Option<&'static str> {
-    let tracer = &inbound.needs.tracer;
-    if !tracer.may_keep() {
-        return None;
-    }
-    let code = answer.response.headers().get("grpc-status").filter(|_| asked.grpc);
-    let failed = answer.reset.is_some() || code.is_some_and(|code| code != "0");
-    let reason = outcome.refused.as_ref().map(|(reason, _)| *reason);
-    tracer.keeps(Fate { status: outcome.status, reason, failed, took: Some(asked.total) })
-}
-
-/// In the caller's trace, below a span that the caller's sidecar will take for its link: it learns which.
-fn keep(hop: &Hop<'_>, trace: &TraceContext, answer: &mut Answer) -> TraceContext {
-    let mut kept = trace.kept();
-    if hop.peer.is_none() {
-        return kept;
-    }
-    let link = kept.child();
-    let told = KeptTrace { trace_id: link.trace_id, span_id: link.span_id };
-    if let Ok(value) = HeaderValue::from_str(&told.to_string()) {
-        answer.response.headers_mut().insert(KEPT, value);
-    }
-    kept.parent = Some(link.span_id);
+/// Of a sidecar's request, where that one puts its own part: below the span that stands for the link there.
+fn keep(about: &About<'_>) -> TraceContext {
+    let Some(shared) = (about.shared)() else { return about.trace.kept() };
+    let mut kept = about.trace.kept_in(shared.trace_id);
+    kept.parent = Some(shared.span_id);
     kept
 }
 
@@ -146,16 +162,37 @@ pub(super) fn app(inbound: &Inbound, trace: &TraceContext, sent: Instant, outcom
     tracer.record(span);
 }
 
-fn describe(inbound: &Inbound, hop: &Hop<'_>, span: &mut Span) {
-    span.set("client.address", hop.source.to_string());
-    span.set("network.peer.address", hop.source.to_string());
-    if !span.has("server.address") {
-        span.set("server.address", hop.app.ip().to_string());
+/// What passed, and would have been refused.
+pub(super) fn note(span: &mut Span, noted: Option<&Refusal>) {
+    if let Some(Refusal { reason, decision }) = noted {
+        span.set("isthmus.would_refuse", reason.word());
+        if !span.has("isthmus.decision.id") {
+            span.set_some("isthmus.decision.id", decision.as_deref());
+        }
     }
-    span.set("server.port", hop.app.port());
-    span.set_some("isthmus.peer.identity", hop.peer.map(ToString::to_string));
-    span.set("isthmus.arrived", arrived(hop.arrived));
-    sites(inbound, hop.source, span);
+}
+
+/// What spans say of a caller and of the app that it asks: where it calls from, whom, who it is, and how it came.
+pub(super) type Blocks = Prepared<Mark, (IpAddr, SocketAddr, Option<SpiffeId>, Arrived)>;
+
+fn describe(inbound: &Inbound, between: &Between<'_>, span: &mut Span) {
+    if !span.has("server.address") {
+        span.set("server.address", between.app.ip());
+    }
+    let mesh = inbound.needs.state.snapshot();
+    inbound.blocks.say(
+        span,
+        mesh.mark(),
+        (between.source, between.app, between.peer.cloned(), between.arrived),
+        |block| {
+            block.set("client.address", between.source);
+            block.set("network.peer.address", between.source);
+            block.set("server.port", between.app.port());
+            block.set_some("isthmus.peer.identity", between.peer.map(SpiffeId::as_str));
+            block.set("isthmus.arrived", arrived(between.arrived));
+            sites(&mesh, between.source, block);
+        },
+    );
 }
 
 fn arrived(how: Arrived) -> &'static str {
@@ -176,43 +213,28 @@ fn in_words(version: TlsVersion) -> &'static str {
 }
 
 /// Both ends' sites and the link between them; the caller's by its address.
-fn sites(inbound: &Inbound, source: IpAddr, span: &mut Span) {
-    let mesh = inbound.needs.state.snapshot();
+fn sites(mesh: &Mesh, source: IpAddr, to: &mut Attributes) {
     let (from, own) = (mesh.site_of(source), mesh.site());
-    span.set_some("isthmus.site.source", from.map(|site| site.name.to_string()));
-    span.set_some("isthmus.site.destination", own.map(ToString::to_string));
+    to.set_some("isthmus.site.source", from.map(|site| site.name.as_str()));
+    to.set_some("isthmus.site.destination", own.map(SiteName::as_str));
     let link = from.zip(own).and_then(|(from, own)| mesh.link_between(&from.name, own));
-    span.set_some("isthmus.link", link.cloned());
+    to.set_some("isthmus.link", link.map(|link| &**link));
 }
 
-/// What the caller's app changed to, below the request's span. Nothing is recorded where the app does not agree.
-pub(super) fn websocket(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext) -> ConnectionSpan {
+/// What the caller's app changes to, below the request's span. Nothing is recorded where the app does not agree.
+pub(super) fn carried(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, protocol: &Protocol) -> ConnectionSpan {
+    if !trace.sampled {
+        return ConnectionSpan::default();
+    }
     let tracer = &inbound.needs.tracer;
     let span = ConnectionSpan::begin(tracer, &trace.child(), (Kind::Server, "WebSocket"), tracer.now_ns());
     span.with(|span| {
         span.set("isthmus.hop", "inbound");
         span.set("network.transport", "tcp");
-        span.set_some("network.protocol.name", hop.upgrade.as_ref().map(|protocol| protocol.as_str().to_owned()));
-        describe(inbound, hop, span);
+        span.set("network.protocol.name", protocol.as_str());
+        describe(inbound, &hop.between(), span);
     });
     span
-}
-
-/// A body of a connection that changed its protocol, counted. `sent`: towards the caller.
-pub(super) fn counted(body: Body, span: &ConnectionSpan, sent: bool) -> Body {
-    if !span.is_sampled() {
-        return body;
-    }
-    let (span, own) = (span.clone(), crate::tcp::Copied::default());
-    body.watched(Watch::new(move |seen| match seen {
-        Seen::Bytes(count) => {
-            let copied = span.copied(&own);
-            let cell = if sent { &copied.sent } else { &copied.received };
-            cell.set(cell.get() + count as u64);
-        }
-        Seen::Whole(_) => span.half_closed(sent),
-        Seen::Broken(error) => span.end("reset", Some(error.reason().word())),
-    }))
 }
 
 /// A tunnel of a peer, or a captured connection: `context` decides.
@@ -229,19 +251,19 @@ pub(super) fn connection(
         span.set("isthmus.hop", "inbound");
         span.set("network.transport", "tcp");
         span.set("network.type", if app.is_ipv4() { "ipv4" } else { "ipv6" });
-        span.set("client.address", source.ip().to_string());
-        span.set("network.peer.address", source.ip().to_string());
+        span.set("client.address", source.ip());
+        span.set("network.peer.address", source.ip());
         span.set("network.peer.port", source.port());
-        span.set("server.address", app.ip().to_string());
+        span.set("server.address", app.ip());
         span.set("server.port", app.port());
-        span.set_some("isthmus.peer.identity", peer.map(|peer| peer.identity.id.to_string()));
+        span.set_some("isthmus.peer.identity", peer.map(|peer| peer.identity.id.as_str()));
         span.set("isthmus.arrived", arrived(how));
         if let Arrived::AppTls { version, .. } = how {
             span.set("tls.established", true);
             span.set("network.protocol.name", "tls");
             span.set_some("tls.protocol.version", version.map(in_words));
         }
-        sites(inbound, source.ip(), span);
+        sites(&inbound.needs.state.snapshot(), source.ip(), &mut span.attributes);
     });
     span
 }
@@ -254,12 +276,28 @@ pub(super) fn refused(
     open: impl FnOnce(&TraceContext) -> ConnectionSpan,
 ) {
     let fate = Fate { reason: Some(refusal.reason), ..Fate::default() };
-    let (kept, why) = match inbound.needs.tracer.keeps(fate) {
-        _ if context.sampled => (context.clone(), None),
-        None => return,
-        why => (context.kept(), why),
-    };
-    let span = open(&kept);
+    let Some((context, why)) = of_http::recorded_or_kept(&inbound.needs.tracer, context, fate) else { return };
+    let span = open(&context);
     span.with(|span| span.set_some("isthmus.kept", why));
     span.refused(refusal.reason, refusal.decision.as_deref());
+}
+
+/// What was refused before it was a request; `app`: where it was to go, as far as that is known.
+pub(super) fn unread(
+    inbound: &Inbound,
+    source: IpAddr,
+    (app, ratio): (SocketAddr, Option<u32>),
+    (peer, how): (Option<&SpiffeId>, Arrived),
+    reason: Reason,
+) {
+    let tracer = &inbound.needs.tracer;
+    of_http::unread(tracer, &tracer.root_at(ratio), Kind::Server, reason, |span| {
+        span.set("client.address", source);
+        span.set("network.peer.address", source);
+        span.set("server.address", app.ip());
+        span.set_some("server.port", (app.port() > 0).then(|| app.port()));
+        span.set_some("isthmus.peer.identity", peer.map(SpiffeId::as_str));
+        span.set("isthmus.arrived", arrived(how));
+        sites(&inbound.needs.state.snapshot(), source, &mut span.attributes);
+    });
 }

@@ -1,5 +1,8 @@
 //! Spans of connections whose bytes nobody reads: TCP, and what a WebSocket becomes.
 
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::{Method, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -123,4 +126,78 @@ async fn a_websocket_is_a_connection_below_its_request() {
         assert_eq!(got.matches("network.protocol.name=websocket").count(), 2, "{got}");
     }))
     .await;
+}
+
+/// RFC 8441: an app in HTTP/2 has no 101. Its request's span ends with the agreement, and the connection's with both directions.
+#[tokio::test]
+async fn a_websocket_of_an_http2_app_is_one_too() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(http2_websockets).await;
+        let world = world(all(Spec { protocol: AppProtocol::Http2, ..Spec::http(port) })).await;
+        let (captured, _) = world.capture(VIP).await;
+        let stream = TcpStream::connect(captured).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut sender = sender.ready().await.unwrap();
+        let request = |path: &str| {
+            let request = Request::builder().method(Method::CONNECT).uri(format!("http://orders.shop{path}"));
+            request.extension(Protocol::from_static("websocket")).body(()).unwrap()
+        };
+        let (response, mut send) = sender.send_request(request("/chat"), false).unwrap();
+        let mut received = response.await.unwrap().into_body();
+        send.send_data("ping".into(), false).unwrap();
+        let mut back = 0;
+        while back < 8 {
+            let bytes = received.data().await.unwrap().unwrap();
+            received.flow_control().release_capacity(bytes.len()).unwrap();
+            back += bytes.len();
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        while received.data().await.is_some() {}
+        let got = collected(&world, 6).await;
+        let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
+        // Begun before the request left, so that its beginning is no order among siblings.
+        for head in [
+            "CONNECT client",
+            "  link internal",
+            "    CONNECT server",
+            "      app client",
+            "  WebSocket client",
+            "      WebSocket server",
+        ] {
+            assert_eq!(heads.iter().filter(|have| **have == head).count(), 1, "{head} in {got}");
+        }
+        assert_eq!(heads[0], "CONNECT client", "{got}");
+        let bytes = "isthmus.bytes.to_server=4 isthmus.bytes.to_client=8 isthmus.end=closed";
+        assert_eq!(got.matches(bytes).count(), 2, "{got}");
+        assert_eq!(got.matches("network.protocol.name=websocket").count(), 2, "{got}");
+        // What the app does not agree to leaves a request and no connection.
+        let (response, _send) = sender.send_request(request("/no"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 404);
+        let got = collected(&world, 4).await;
+        assert!(!got.contains("WebSocket"), "{got}");
+    }))
+    .await;
+}
+
+/// Agrees to all but `/no`; answers four bytes with eight, and ends when its caller does.
+async fn http2_websockets(stream: TcpStream) {
+    let mut builder = h2::server::Builder::new();
+    let mut connection = builder.enable_connect_protocol().handshake::<_, Bytes>(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if request.uri().path() == "/no" {
+            let no = Response::builder().status(404).body(()).unwrap();
+            respond.send_response(no, true).unwrap();
+            continue;
+        }
+        let mut to = respond.send_response(Response::new(()), false).unwrap();
+        tokio::task::spawn_local(async move {
+            let mut from = request.into_body();
+            let said = from.data().await.unwrap().unwrap();
+            assert_eq!(said, "ping");
+            to.send_data("and back".into(), false).unwrap();
+            while from.data().await.is_some() {}
+            to.send_data(Bytes::new(), true).unwrap();
+        });
+    }
 }

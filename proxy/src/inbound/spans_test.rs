@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use isthmus_proto::model::{B3Headers, TrafficOptions};
+use isthmus_proto::model::{self, B3Headers, TrafficOptions};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::world_test::{OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, world};
-use crate::state::{AppProtocol, Transport};
+use crate::state::{AppProtocol, Enforcement, Transport};
 use crate::telemetry::{Keep, Kind, Span, Status};
 
 pub(super) fn all(spec: Spec) -> Spec {
@@ -40,9 +40,9 @@ fn branch(spans: &[Span], span: &Span, depth: usize, text: &mut String) {
     };
     assert!(span.end_ns >= span.start_ns && span.start_ns > 1_700_000_000_000_000_000, "{span:?}");
     text.push_str(&format!("{}{} {kind}{status}:", "  ".repeat(depth), span.name));
-    for (name, value) in &span.attributes {
+    for (name, value) in span.attributes.iter() {
         let varies = name.starts_with("isthmus.time.") || name.starts_with("isthmus.tcp.") || name.ends_with(".port");
-        let varies = varies || ["isthmus.decision.id", "tls.cipher", "tls.curve"].contains(name);
+        let varies = varies || ["isthmus.decision.id", "tls.cipher", "tls.curve"].contains(&name);
         let value = if varies { "*".into() } else { value.to_text() };
         text.push_str(&format!(" {name}={value}"));
     }
@@ -122,7 +122,7 @@ async fn a_request_of_http1() {
 }
 
 /// An app in HTTP/2 that answers each request by `answer`.
-async fn http2_app<F: Future<Output = ()> + 'static>(
+pub(super) async fn http2_app<F: Future<Output = ()> + 'static>(
     answer: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F + 'static,
 ) -> u16 {
     let answer = Rc::new(answer);
@@ -139,7 +139,7 @@ async fn http2_app<F: Future<Output = ()> + 'static>(
     port
 }
 
-async fn client(world: &World) -> h2::client::SendRequest<Bytes> {
+pub(super) async fn client(world: &World) -> h2::client::SendRequest<Bytes> {
     let (captured, _) = world.capture(VIP).await;
     let stream = TcpStream::connect(captured).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -246,6 +246,45 @@ async fn a_request_that_is_denied() {
         assert!(lines[1].starts_with("  link internal: "), "{got}");
         assert!(lines[2].starts_with("    GET server: ") && lines[2].contains(denied), "the caller's fault: {got}");
         assert!(!lines[2].contains("error.type"), "{got}");
+    }))
+    .await;
+}
+
+/// A policy in Audit, and a port that is only observed: the app answers, and metric, log, record and span say what it would
+/// have been.
+#[tokio::test]
+async fn a_request_that_would_be_denied() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let audit = model::Rule {
+            policy: "shop/audit".into(),
+            index: 3,
+            mode: model::RuleMode::Audit,
+            until_ms: None,
+            conditions: Ok(model::Conditions::default()),
+        };
+        let observe = Spec { allow: Some(vec!["batch"]), enforcement: Enforcement::Observe, ..Spec::http(port) };
+        let audited = Spec { deny: vec![audit], ..Spec::http(port) };
+        for (spec, word, because) in [
+            (observe, "not-allowed", "ServicePolicy shop/orders denies what none allows"),
+            (audited, "denied-by-rule", "ServicePolicy shop/audit refuses it in spec.deny[3]; it is in Audit"),
+        ] {
+            let world = world(all(spec)).await;
+            let (web, _) = world.capture(VIP).await;
+            assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
+            let got = collected(&world, 4).await;
+            let server = got.lines().find(|line| line.trim_start().starts_with("GET server")).unwrap_or(&got);
+            let would = format!("isthmus.decision=allowed isthmus.would_refuse={word} isthmus.decision.id=* ");
+            assert!(server.contains(&would) && !server.contains("error"), "{got}");
+            assert_eq!(got.matches("would_refuse").count(), 1, "{got}");
+            let records = world.decisions.recent();
+            assert_eq!(records.len(), 1);
+            assert!(!records[0].enforced && records[0].reason == word, "{records:?}");
+            assert!(records[0].because.contains(because), "{records:?}");
+            let counted = world.orders.metrics.render();
+            let line = format!("isthmus_would_refuse_total{{direction=\"inbound\",reason=\"{word}\"}} 1");
+            assert!(counted.contains(&line), "{counted}");
+        }
     }))
     .await;
 }

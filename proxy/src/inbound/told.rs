@@ -9,15 +9,37 @@ use isthmus_certs::SpiffeId;
 
 use super::Inbound;
 use super::authorize::Refusal;
-use super::request::{Hop, Outcome};
+use super::request::Hop;
+use crate::reason::Reason;
 use crate::state::policy::Arrived;
 use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, TraceContext, cut, micros};
 
 /// Of callers without a certificate: their addresses are as many as there are hosts.
 const UNKNOWN: &str = "unknown";
 
-/// What was asked for, kept where somebody is to be told: the request itself is sent on.
-pub(super) type Told = Option<(Method, Uri)>;
+/// How a request ended, up to the head of its answer.
+pub(super) struct Outcome {
+    pub(super) status: u16,
+    pub(super) refused: Option<(Reason, Option<String>)>,
+    /// It passed, and would not have where policy is enforced.
+    pub(super) noted: Option<Refusal>,
+    /// The whole and the app's part of it, up to the head of its answer.
+    pub(super) times: Option<(Duration, Duration)>,
+    /// When the app was asked, if it was.
+    pub(super) sent: Option<Instant>,
+    /// What follows is another protocol than HTTP.
+    pub(super) changed: bool,
+}
+
+impl Outcome {
+    pub(super) fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
+        Outcome { status, refused: Some((reason, decision)), noted: None, times: None, sent: None, changed: false }
+    }
+
+    pub(super) fn answered(status: u16, total: Duration, app: Duration) -> Self {
+        Outcome { status, refused: None, noted: None, times: Some((total, app)), sent: None, changed: false }
+    }
+}
 
 impl Inbound {
     /// Which share of new traces is recorded, where the service on this port says so.
@@ -35,17 +57,20 @@ pub(super) fn tell(
     inbound: &Inbound,
     hop: &Hop<'_>,
     trace: &TraceContext,
-    told: Told,
+    told: Option<(&Method, &Uri)>,
     total: Duration,
     outcome: &Outcome,
 ) {
     let name = hop.peer.map_or(UNKNOWN, SpiffeId::as_str);
     let edge = EdgeOf { direction: Direction::Inbound, namespace: "", name, port: hop.app.port(), site: "" };
-    inbound.edges.request(edge, outcome.status, total, inbound.needs.tracer.exemplar(trace));
-    let Some((method, uri)) = told else { return };
-    log(inbound, hop, trace, (&method, &uri), (total, outcome));
+    // None, where the caller named no port.
+    if edge.port > 0 {
+        inbound.edges.request(edge, outcome.status, total, inbound.needs.tracer.exemplar(trace, hop.came + total));
+    }
+    let Some(asked) = told else { return };
+    log(inbound, hop, trace, asked, (total, outcome));
     if inbound.needs.metrics.live().looks() {
-        show(inbound, hop, trace, (&method, &uri), (total, outcome));
+        show(inbound, hop, trace, asked, (total, outcome));
     }
 }
 

@@ -5,12 +5,14 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use isthmus_http2::{RecvStream, SendResponse, SendStream};
 use tokio::net::TcpStream;
 
 use super::authorize::{Caller, Question, Refusal};
@@ -19,7 +21,6 @@ use super::mesh::Peer;
 use super::{Inbound, spans, told};
 use crate::detect::{Protocol, WireVersion, peek};
 use crate::http::internal::{DECISION, DENIED};
-use crate::http::mesh::{RecvStream, SendResponse, SendStream};
 use crate::http::stream_io::{BorrowedTcp, StreamIo};
 use crate::http::tunnel::{copy_tunnel, send_all};
 use crate::reason::Reason;
@@ -27,7 +28,7 @@ use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, InboundPort, Mesh, TlsVersion, Transport};
 use crate::tcp;
 use crate::tcp::copy::{Copied, write_all};
-use crate::telemetry::{ConnectionSpan, Direction, TraceContext};
+use crate::telemetry::{ConnectionSpan, Direction, MeshSide, TraceContext};
 use crate::tls::MeshProtocol;
 use crate::tls::gate::{self, GATE_DEADLINE, GateError};
 
@@ -41,49 +42,42 @@ struct Tunnel {
     span: ConnectionSpan,
 }
 
-pub(super) async fn serve(inbound: &Rc<Inbound>, peer: &Peer, request: Request<RecvStream>, respond: SendResponse) {
-    // A box of its own: what only the beginning needs is given back, since a tunnel may then idle for days.
-    let Some(mut tunnel) = Box::pin(begin(inbound, peer, request, respond)).await else {
-        return;
-    };
-    let _open = inbound.needs.metrics.connection(Direction::Inbound);
-    let began = Instant::now();
-    let signal = Rc::<Signal>::default();
-    let _admitted = inbound.live.admit_late(Entry {
-        port: tunnel.app.port(),
-        peer: Some(peer.identity.id.clone()),
-        address: peer.source.ip(),
-        arrived: Arrived::Mesh,
-        head: None,
-        may_probe: false,
-        signal: Rc::clone(&signal),
-    });
-    let copied = tunnel.span.counts(&tunnel.copied);
-    let refused = tokio::select! {
-        ended = copy_tunnel(&mut tunnel.stream, &mut tunnel.to_peer, tunnel.from_peer, copied) => {
-            tunnel.span.ended(&ended);
-            if let Err(error) = ended {
-                tracing::debug!(caller = %peer.identity.id, app = %tunnel.app, "tunnel broke: {error}");
-            }
-            None
+/// Each half in a box of its own: what only the beginning needs is given back, since a tunnel may then idle for days. No
+/// `async fn` here, which would keep its arguments twice.
+pub(super) fn serve(
+    inbound: &Rc<Inbound>,
+    peer: &Rc<Peer>,
+    request: Request<RecvStream>,
+    respond: SendResponse,
+) -> impl Future<Output = ()> + use<> {
+    let (inbound, peer) = (Rc::clone(inbound), Rc::clone(peer));
+    let open = inbound.needs.metrics.stream(MeshSide::Server);
+    let beginning = Box::pin(begin(Rc::clone(&inbound), Rc::clone(&peer), request, respond));
+    async move {
+        if let Some(tunnel) = beginning.await {
+            tunnel.await;
         }
-        refusal = signal.ended() => {
-            tunnel.span.refused(refusal.reason, refusal.decision.as_deref());
-            // Dropping the stream's halves resets it; the app learns by RST as well.
-            tcp::mark_reset(&tunnel.stream);
-            Some(refusal)
-        }
-    };
-    let bytes = (copied.received.get(), copied.sent.get());
-    told::connection(inbound, &of(peer, tunnel.app), bytes, began, refused.as_ref());
+        drop(open);
+    }
 }
 
 fn of(peer: &Peer, app: SocketAddr) -> told::Connection<'_> {
     told::Connection { peer: Some(&peer.identity.id), source: peer.source.ip(), app, arrived: Arrived::Mesh }
 }
 
-/// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
+/// Begins a tunnel: gives the future that carries it.
 async fn begin(
+    inbound: Rc<Inbound>,
+    peer: Rc<Peer>,
+    request: Request<RecvStream>,
+    respond: SendResponse,
+) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+    let tunnel = open(&inbound, &peer, request, respond).await?;
+    Some(Box::pin(carry(inbound, peer, tunnel)))
+}
+
+/// Authorizes, reaches the app, answers, and lets the app's own TLS through its gate.
+async fn open(
     inbound: &Inbound,
     peer: &Peer,
     request: Request<RecvStream>,
@@ -94,7 +88,7 @@ async fn begin(
     let open = |context: &TraceContext, app| {
         spans::connection(inbound, context, (peer.source, app), (Some(peer), Arrived::Mesh), began)
     };
-    let (app, port) = match authorized_address(inbound, peer, &request) {
+    let (app, port, noted) = match authorized_address(inbound, peer, &request) {
         Ok(authorized) => authorized,
         Err(refusal) => {
             let named = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
@@ -106,6 +100,7 @@ async fn begin(
         }
     };
     let span = open(&context, app);
+    span.with(|span| spans::note(span, noted.as_ref()));
     let stream = match super::app::reach(inbound, app, peer.source, &port).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -124,7 +119,8 @@ async fn begin(
     if let Some(minimum) = minimum_tls(&port) {
         let mesh = inbound.needs.state.snapshot();
         let enforced = inbound.is_enforced(&mesh, &port);
-        let gate = Gate { inbound, app, minimum, enforced, question: question(&mesh, peer, app.port(), &port) };
+        let question = question(&mesh, peer, app.port(), &port);
+        let gate = Gate { inbound, app, minimum, enforced, question, refused: Cell::default() };
         match gate.pass(&stream, &mut from_peer, &mut to_peer, &copied).await {
             Ok(Passed::Settled) => {
                 span.end("refused by the app's TLS", None);
@@ -133,7 +129,12 @@ async fn begin(
             Ok(Passed::Open) => {}
             Err(error) => {
                 tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
-                span.ended(&Err(error));
+                let Some(refusal) = gate.refused.take() else {
+                    span.ended(&Err(error));
+                    return None;
+                };
+                span.discard();
+                spans::refused(inbound, &context, &refusal, |context| open(context, app));
                 return None;
             }
         }
@@ -141,12 +142,49 @@ async fn begin(
     Some(Tunnel { app, stream, from_peer, to_peer, copied, span })
 }
 
+/// Copies until either side ends, or until policy does not allow it any more.
+fn carry(inbound: Rc<Inbound>, peer: Rc<Peer>, tunnel: Tunnel) -> impl Future<Output = ()> {
+    let Tunnel { app, mut stream, from_peer, mut to_peer, copied, span } = tunnel;
+    let open = inbound.needs.metrics.connection(Direction::Inbound);
+    let (began, signal) = (Instant::now(), Rc::<Signal>::default());
+    let admitted = inbound.live.admit_late(Entry {
+        port: app.port(),
+        peer: Some(peer.identity.id.clone()),
+        address: peer.source.ip(),
+        arrived: Arrived::Mesh,
+        head: None,
+        may_probe: false,
+        signal: Rc::clone(&signal),
+    });
+    async move {
+        let copied = span.counts(&copied);
+        let refused = tokio::select! {
+            ended = copy_tunnel(&mut stream, &mut to_peer, from_peer, copied) => {
+                span.ended(&ended);
+                if let Err(error) = ended {
+                    tracing::debug!(caller = %peer.identity.id, %app, "tunnel broke: {error}");
+                }
+                None
+            }
+            refusal = signal.ended() => {
+                span.refused(refusal.reason, refusal.decision.as_deref());
+                // Dropping the stream's halves resets it; the app learns by RST as well.
+                tcp::mark_reset(&stream);
+                Some(refusal)
+            }
+        };
+        let bytes = (copied.received.get(), copied.sent.get());
+        told::connection(&inbound, &of(&peer, app), bytes, began, refused.as_ref());
+        drop((admitted, open));
+    }
+}
+
 /// `ip:port` of this workload, and a caller that may go there.
 fn authorized_address(
     inbound: &Inbound,
     peer: &Peer,
     request: &Request<RecvStream>,
-) -> Result<(SocketAddr, Arc<InboundPort>), Refusal> {
+) -> Result<(SocketAddr, Arc<InboundPort>, Option<Refusal>), Refusal> {
     let source = peer.source.ip();
     let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
     let Ok(app) = authority.parse::<SocketAddr>() else {
@@ -163,8 +201,8 @@ fn authorized_address(
         return Err(inbound.refuse(Reason::NotMyAddress, source, &detail));
     }
     let port = mesh.inbound_port(app.port());
-    inbound.authorize(&question(&mesh, peer, app.port(), &port))?;
-    Ok((app, port))
+    let noted = inbound.authorize(&question(&mesh, peer, app.port(), &port))?;
+    Ok((app, port, noted))
 }
 
 fn question<'a>(mesh: &'a Mesh, peer: &'a Peer, number: u16, port: &'a InboundPort) -> Question<'a> {
@@ -211,6 +249,8 @@ struct Gate<'a> {
     minimum: WireVersion,
     enforced: bool,
     question: Question<'a>,
+    /// Our no, where it was ours.
+    refused: Cell<Option<Refusal>>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -265,6 +305,7 @@ impl Gate<'_> {
             let Caller { peer, address: source, arrived } = self.question.caller;
             let of = told::Connection { peer, source, app: self.app, arrived };
             told::refused_connection(self.inbound, &of, &refusal);
+            self.refused.set(Some(refusal));
         }
         tcp::mark_reset(app);
         io::Error::other(error)
@@ -287,3 +328,7 @@ async fn settle(from_peer: &mut RecvStream, to_peer: &mut SendStream) -> io::Res
 fn add(count: &Cell<u64>, bytes: usize) {
     count.set(count.get() + bytes as u64);
 }
+
+#[cfg(test)]
+#[path = "tunnel_size_test.rs"]
+mod tunnel_size_test;

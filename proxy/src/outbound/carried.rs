@@ -10,7 +10,7 @@ use super::connection::{Callee, Route};
 use super::spans::where_to;
 use crate::reason::Reason;
 use crate::state::Endpoint;
-use crate::telemetry::{ConnectionSpan, Fate, Kind, TraceContext};
+use crate::telemetry::{ConnectionSpan, Fate, Kind, Shown, TraceContext};
 
 /// Of one connection of the app: when it came, and its span once somebody asked for it.
 pub(super) struct Traced {
@@ -31,15 +31,11 @@ impl Route {
             let ratio = self.port.as_ref().and_then(|port| port.options.sampling_millionths);
             let context = outbound.needs.tracer.root_at(ratio);
             let span = begin(outbound, &context, self.destination, self.traced.began);
-            span.with(|span| {
-                let port = self.destination.port();
-                span.set(
-                    "isthmus.route",
-                    match &self.to {
-                        Callee::Service(service) => format!("{}:{port}", service.name),
-                        Callee::Workload(_) => self.destination.to_string(),
-                    },
-                );
+            span.with(|span| match &self.to {
+                Callee::Service(service) => {
+                    span.set("isthmus.route", (service.name.as_str(), self.destination.port()));
+                }
+                Callee::Workload(_) => span.set("isthmus.route", Shown(self.destination)),
             });
             span
         })
@@ -65,7 +61,7 @@ impl Route {
 /// Outside of the mesh, or past it.
 pub(super) fn outside(outbound: &Outbound, destination: SocketAddr, host: Option<&str>) -> ConnectionSpan {
     let span = begin(outbound, &outbound.needs.tracer.root(), destination, Instant::now());
-    span.with(|span| span.set_some("tls.client.server_name", host.map(str::to_owned)));
+    span.with(|span| span.set_some("tls.client.server_name", host));
     span
 }
 
@@ -90,7 +86,7 @@ fn begin(outbound: &Outbound, context: &TraceContext, to: SocketAddr, began: Ins
         span.set("isthmus.hop", "outbound");
         span.set("network.transport", "tcp");
         span.set("network.type", if to.is_ipv4() { "ipv4" } else { "ipv6" });
-        span.set("server.address", to.ip().to_string());
+        span.set("server.address", to.ip());
         span.set("server.port", to.port());
     });
     span
@@ -99,8 +95,8 @@ fn begin(outbound: &Outbound, context: &TraceContext, to: SocketAddr, began: Ins
 /// To whom it was connected in the end.
 pub(super) fn reached(outbound: &Outbound, span: &ConnectionSpan, endpoint: &Endpoint) {
     span.with(|span| {
-        span.set("network.peer.address", endpoint.ip.to_string());
+        span.set("network.peer.address", endpoint.ip);
         span.set_some("network.peer.port", endpoint.mesh.as_ref().map(|peer| peer.port));
-        where_to(outbound, endpoint, span);
+        where_to(&outbound.needs.state.snapshot(), endpoint, &mut span.attributes);
     });
 }

@@ -15,14 +15,14 @@ use super::balance::{Tried, pick, pick_healthy};
 use super::carried::{self, Traced};
 use super::first::{First, detect};
 use super::pin::Pin;
+use super::stage::{Next, Stage};
 use super::told::{self, Whom};
 use super::tunnel::Reached;
 use super::{Outbound, egress, request, stream};
 use crate::detect::peek::DETECTION_LIMIT;
 use crate::detect::{Peeked, Prefixed, Protocol, peek};
-use crate::http::respond::{is_grpc, refusal};
-use crate::http::server::serve_http2;
-use crate::http::{Answer, Asked, h1};
+use crate::http::server::{self, serve_http2};
+use crate::http::{Asked, h1};
 use crate::reason::Reason;
 use crate::state::{
     AppProtocol, Connect, Destination, Endpoint, Enforcement, HeaderNames, Service, ServicePort, Snapshot, Workload,
@@ -113,59 +113,42 @@ impl Route {
 /// A connection that became a tunnel; otherwise it has ended.
 pub(super) type Carried = Option<(TcpStream, Reached)>;
 
-/// What is left of a connection's beginning: what may go on for days.
-pub(super) enum Begun {
-    Ended,
-    Tunnel(TcpStream, Reached),
-    /// HTTP/1, with what was read of it.
-    Http1(TcpStream, BytesMut),
-}
-
-impl From<Carried> for Begun {
-    fn from(carried: Carried) -> Self {
-        carried.map_or(Begun::Ended, |(app, reached)| Begun::Tunnel(app, reached))
-    }
-}
-
-pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
+pub(super) fn serve(
+    outbound: &Rc<Outbound>,
+    app: TcpStream,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> impl Future<Output = ()> {
     tcp::prepare(&app);
-    let _open = outbound.needs.metrics.connection(Direction::Outbound);
-    // Each stage in a box of its own: what only the beginning needs is given back, since what follows may idle for days.
-    let mut begun = Box::pin(begin(outbound, app, destination)).await;
-    if let Ok(Begun::Http1(app, bytes)) = begun {
-        begun = Box::pin(serve_http1(outbound, app, bytes, destination)).await.map(Begun::from);
-    }
-    let ended = match begun {
-        Ok(Begun::Tunnel(app, reached)) => Box::pin(reached.carry(outbound, app)).await,
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%source, %destination, "the app's connection ended: {error}");
+    let open = outbound.needs.metrics.connection(Direction::Outbound);
+    let mut stage = Stage::new(begin(outbound, app, destination));
+    async move {
+        if let Err(error) = stage.run().await {
+            tracing::debug!(%source, %destination, "the app's connection ended: {error}");
+            if let Some(reason) = server::refused(&error) {
+                broke_rules(outbound, destination, reason, &error);
+            }
+        }
+        drop(open);
     }
 }
 
-pub(super) async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Begun> {
+async fn begin(outbound: &Rc<Outbound>, mut app: TcpStream, destination: SocketAddr) -> io::Result<Next<'_>> {
     let route = match way(outbound, destination).await {
-        Way::Outside(mesh) => {
-            return Box::pin(egress::serve(outbound, app, destination, mesh)).await.map(|()| Begun::Ended);
-        }
-        Way::Passing => return Box::pin(pass_through(outbound, app, destination)).await.map(|()| Begun::Ended),
-        Way::Refused(reason) => {
-            return Box::pin(refuse(outbound, app, destination, reason)).await.map(|()| Begun::Ended);
-        }
+        Way::Outside(mesh) => return Box::pin(egress::serve(outbound, app, destination, mesh)).await.map(|()| None),
+        Way::Passing => return Box::pin(pass_through(outbound, app, destination)).await.map(|()| None),
+        Way::Refused(reason) => return Box::pin(refuse(outbound, app, destination, reason)).await.map(|()| None),
         Way::Route(route) => route,
     };
-    match first_bytes(outbound, &mut app, &route).await? {
-        First::App(peeked) => serve_mesh(outbound, app, peeked, route).await,
-        First::Opened(bytes, opened) => {
-            Box::pin(stream::serve_opened(outbound, app, bytes, route, *opened)).await.map(Begun::from)
-        }
+    let carried = match first_bytes(outbound, &mut app, &route).await? {
+        First::App(peeked) => return serve_mesh(outbound, app, peeked, route).await,
+        First::Opened(bytes, opened) => Box::pin(stream::serve_opened(outbound, app, bytes, route, *opened)).await?,
         First::Server(first, reached) => {
             write_all(&app, &first).await?;
-            Ok(Begun::Tunnel(app, *reached))
+            Some((app, *reached))
         }
-    }
+    };
+    Ok(Stage::tunnel(outbound, carried))
 }
 
 /// Looks the address up; asks the control plane where the snapshot has no answer.
@@ -230,22 +213,25 @@ async fn first_bytes(outbound: &Outbound, app: &mut TcpStream, route: &Route) ->
     Ok(First::App(peeked))
 }
 
-async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<Begun> {
+async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, route: Route) -> io::Result<Next<'_>> {
     let Peeked { protocol, bytes, ended } = peeked;
     if ended && bytes.is_empty() && route.protocol() != AppProtocol::Detect {
         // The client was to speak first, and left instead: there is nothing to carry.
-        return Ok(Begun::Ended);
+        return Ok(None);
     }
     let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
     if is_http && takes_tunnels_only(outbound, &route).await {
-        return Box::pin(stream::serve(outbound, app, bytes, route)).await.map(Begun::from);
+        let carried = Box::pin(stream::serve(outbound, app, bytes, route)).await?;
+        return Ok(Stage::tunnel(outbound, carried));
     }
     if is_http && !bytes.starts_with(b"CONNECT ") {
         route.is_no_connection();
     }
     match protocol {
         // An app's own CONNECT is between it and the proxy that it believes to be there.
-        Protocol::Http1 if !bytes.starts_with(b"CONNECT ") => Ok(Begun::Http1(app, bytes)),
+        Protocol::Http1 if !bytes.starts_with(b"CONNECT ") => {
+            Ok(Some(Stage::http1(outbound, app, bytes, route.destination)))
+        }
         Protocol::Http2 => {
             let (stop, destination) = (outbound.needs.stop.clone(), route.destination);
             // Each request asks for its own: this one would keep its snapshot for as long as the connection lives.
@@ -253,29 +239,34 @@ async fn serve_mesh(outbound: &Rc<Outbound>, app: TcpStream, peeked: Peeked, rou
             let outbound = Rc::clone(outbound);
             let handle = async move |asked: Asked<'_>| request::serve(&outbound, destination, None, asked).await;
             let served = Box::pin(serve_http2(Prefixed::new(bytes, app), stop, handle));
-            served.await.map(|()| Begun::Ended)
+            served.await.map(|()| None)
         }
-        Protocol::Tls => Box::pin(stream::serve_tls(outbound, app, bytes, route)).await.map(Begun::from),
+        Protocol::Tls => {
+            let carried = Box::pin(stream::serve_tls(outbound, app, bytes, route)).await?;
+            Ok(Stage::tunnel(outbound, carried))
+        }
         Protocol::Http1 | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
-            Box::pin(stream::serve(outbound, app, bytes, route)).await.map(Begun::from)
+            let carried = Box::pin(stream::serve(outbound, app, bytes, route)).await?;
+            Ok(Stage::tunnel(outbound, carried))
         }
     }
 }
 
-pub(super) async fn serve_http1(
+pub(super) fn serve_http1(
     outbound: &Rc<Outbound>,
     app: TcpStream,
     bytes: BytesMut,
     destination: SocketAddr,
-) -> io::Result<Carried> {
-    let pin = Pin::default();
-    let handle = async |asked: Asked<'_>| request::serve(outbound, destination, Some(&pin), asked).await;
-    let refused = |reason, error: &h1::HeadError| {
-        outbound.refuse(reason, destination, &error.to_string());
-    };
-    match h1::serve(app, bytes, outbound.needs.stop.clone(), refused, handle).await? {
-        h1::Ended::Closed => Ok(None),
-        h1::Ended::Tunnel(app, bytes) => Box::pin(tunnel_on(outbound, app, bytes, destination)).await,
+) -> impl Future<Output = io::Result<Carried>> {
+    let connection = h1::Connection::new(app, bytes);
+    async move {
+        let pin = Pin::default();
+        let handle = async |asked: Asked<'_>| request::serve(outbound, destination, Some(&pin), asked).await;
+        let refused = |reason, error: &h1::HeadError| request::unread(outbound, destination, reason, error);
+        match h1::serve(connection, outbound.needs.stop.clone(), refused, handle).await? {
+            h1::Ended::Closed => Ok(None),
+            h1::Ended::Tunnel(app, bytes) => Box::pin(tunnel_on(outbound, app, bytes, destination)).await,
+        }
     }
 }
 
@@ -289,8 +280,7 @@ async fn tunnel_on(
     match way(outbound, destination).await {
         Way::Route(route) => stream::serve(outbound, app, bytes, route).await,
         Way::Refused(reason) => {
-            outbound.refuse(reason, destination, "nobody in the mesh answers for this address");
-            tcp::reset(app);
+            refuse_bytes(outbound, app, destination, reason);
             Ok(None)
         }
         // It was a service's when the connection began.
@@ -354,36 +344,41 @@ async fn refuse(
 ) -> io::Result<()> {
     let peeked = peek(&mut app, DETECTION_LIMIT).await?;
     let stop = outbound.needs.stop.clone();
-    let detail = "nobody in the mesh answers for this address";
     match peeked.protocol {
         Protocol::Http1 => {
-            let handle = async |asked: Asked<'_>| -> Answer {
-                outbound.refuse(reason, destination, detail);
-                refusal(reason, None, is_grpc(asked.request.headers())).into()
-            };
-            let refused = |reason, error: &h1::HeadError| {
-                outbound.refuse(reason, destination, &error.to_string());
-            };
-            if let h1::Ended::Tunnel(app, _) = h1::serve(app, peeked.bytes, stop, refused, handle).await? {
-                outbound.refuse(reason, destination, detail);
-                tcp::reset(app);
+            let pin = Pin::default();
+            let why = (Some(&pin), reason);
+            let handle = async |asked: Asked<'_>| request::refuse(outbound, destination, why, asked).await;
+            let refused = |reason, error: &h1::HeadError| request::unread(outbound, destination, reason, error);
+            let connection = h1::Connection::new(app, peeked.bytes);
+            if let h1::Ended::Tunnel(app, _) = h1::serve(connection, stop, refused, handle).await? {
+                refuse_bytes(outbound, app, destination, reason);
             }
             Ok(())
         }
         Protocol::Http2 => {
             let outbound = Rc::clone(outbound);
-            let handle = async move |asked: Asked<'_>| -> Answer {
-                outbound.refuse(reason, destination, detail);
-                refusal(reason, None, is_grpc(asked.request.headers())).into()
-            };
+            let handle =
+                async move |asked: Asked<'_>| request::refuse(&outbound, destination, (None, reason), asked).await;
             Box::pin(serve_http2(Prefixed::new(peeked.bytes, app), stop, handle)).await
         }
         Protocol::Tls | Protocol::PostgresSsl | Protocol::PostgresGss | Protocol::Opaque => {
-            outbound.refuse(reason, destination, detail);
-            told::refused_connection(outbound, Whom::at(destination), reason, None);
-            carried::refused(outbound, destination, Instant::now(), (reason, None));
-            tcp::reset(app);
+            refuse_bytes(outbound, app, destination, reason);
             Ok(())
         }
     }
+}
+
+/// Of HTTP/2: the connection has ended with what was on it.
+fn broke_rules(outbound: &Outbound, destination: SocketAddr, reason: Reason, error: &io::Error) {
+    outbound.refuse(reason, destination, &error.to_string());
+    told::refused_connection(outbound, Whom::at(destination), reason, None);
+    carried::refused(outbound, destination, Instant::now(), (reason, None));
+}
+
+fn refuse_bytes(outbound: &Outbound, app: TcpStream, destination: SocketAddr, reason: Reason) {
+    outbound.refuse(reason, destination, request::NOBODY);
+    told::refused_connection(outbound, Whom::at(destination), reason, None);
+    carried::refused(outbound, destination, Instant::now(), (reason, None));
+    tcp::reset(app);
 }

@@ -6,8 +6,9 @@
 //! to prove it), a name that our resolver does not know or that leads back into the mesh. HTTP gets an answer that says
 //! why, everything else RST. In Observe the refusal is recorded and the bytes go where the app sent them.
 
+use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use super::connection::copy;
 use super::denied::say;
 use super::departure::{count, host_in};
 use super::going::{Going, refused_later};
+use super::leads::{ATTEMPTS, outside_of};
 use super::pin::Pin;
 use super::stream::wire_version;
 use super::told::{self, Whom};
@@ -35,6 +37,7 @@ use crate::state::egress::{Leaving, Verdict, host_of};
 use crate::state::policy::Arrived;
 use crate::state::{AppProtocol, Enforcement, Mesh, Snapshot, TlsVersion};
 use crate::tcp::{self, copy::write_all, dial};
+use crate::telemetry::Span;
 use crate::tls::gate::{self, GateError};
 
 /// On a port of which nothing is known a silent client is waited for so long. Refusing it earlier would refuse apps that
@@ -42,14 +45,14 @@ use crate::tls::gate::{self, GateError};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where clients speak first, pools connect long before they do.
 const POOLED: Duration = Duration::from_secs(24 * 3600);
-/// Addresses of a name that are tried.
-const ATTEMPTS: usize = 3;
 const DNS: u16 = 53;
 
 /// One connection to somewhere outside.
 struct Outside<'a> {
     outbound: &'a Rc<Outbound>,
     to: SocketAddr,
+    /// It passes, and would not where policy is enforced.
+    noted: Cell<Option<Denied>>,
 }
 
 /// A yes, and what hangs on it.
@@ -66,9 +69,17 @@ pub(super) struct Denied {
     pub(super) decision: String,
 }
 
+impl Denied {
+    /// What passed all the same.
+    pub(super) fn note(&self, span: &mut Span) {
+        span.set("isthmus.would_refuse", self.reason.word());
+        span.set("isthmus.decision.id", self.decision.as_str());
+    }
+}
+
 /// Bytes for somebody outside.
 pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, to: SocketAddr, mesh: Snapshot) -> io::Result<()> {
-    let outside = Outside { outbound, to };
+    let outside = Outside::of(outbound, to);
     let unread = outside.leaving(None, Arrived::Plain);
     let verdict = mesh.egress().decide(&unread);
     // A yes to what is not known is a yes to whatever it is: nothing is read before, nothing is held.
@@ -82,38 +93,41 @@ pub(super) async fn serve(outbound: &Rc<Outbound>, app: TcpStream, to: SocketAdd
     outside.read(app, strict).await
 }
 
-/// Whether one request may leave, and where it goes then. The connection's own address is `to`.
+/// Whether one request may leave, and where it goes then; with the no that this would have been. The connection's own
+/// address is `to`.
 pub(super) async fn places_of_request(
     outbound: &Rc<Outbound>,
     to: SocketAddr,
     host: Option<&str>,
     mesh: &Mesh,
-) -> Result<Vec<SocketAddr>, Denied> {
-    let outside = Outside { outbound, to };
+) -> Result<(Vec<SocketAddr>, Option<Denied>), Denied> {
+    let outside = Outside::of(outbound, to);
     if mesh.egress().is_open() {
-        return Ok(vec![to]);
+        return Ok((vec![to], None));
     }
     let host = host.and_then(host_of);
     let leaving = outside.leaving(host.as_deref(), Arrived::Plain);
-    outside.ask(mesh, &leaving).await.map(|(_, places)| places)
+    let (_, places) = outside.ask(mesh, &leaving).await?;
+    Ok((places, outside.noted.take()))
 }
 
-/// Whether a service's own place outside may be reached; the TLS that it then takes, if any. `host`: the name that it is
-/// declared with.
+/// Whether a service's own place outside may be reached; the TLS that it then takes, if any, and the no that this would have
+/// been. `host`: the name that it is declared with.
 pub(super) fn declared(
     outbound: &Rc<Outbound>,
     mesh: &Mesh,
     to: SocketAddr,
     host: Option<&str>,
     arrived: Arrived,
-) -> Result<Option<TlsVersion>, Denied> {
-    let outside = Outside { outbound, to };
+) -> Result<(Option<TlsVersion>, Option<Denied>), Denied> {
+    let outside = Outside::of(outbound, to);
     let leaving = outside.leaving(host, arrived);
     if mesh.egress().is_open() {
         count(outbound, &leaving, &Verdict::of_no_rule(), (flows::Verdict::Allowed, None), true);
-        return Ok(None);
+        return Ok((None, None));
     }
-    outside.authorize(mesh, &leaving).map(|allowed| allowed.min_tls)
+    let min_tls = outside.authorize(mesh, &leaving)?.min_tls;
+    Ok((min_tls, outside.noted.take()))
 }
 
 /// Why what goes on towards there may not go on; counted and said.
@@ -132,28 +146,16 @@ pub(super) fn refused_now(
     Some(reason)
 }
 
-/// Where a name leads, as this site's resolver has it, and outside of the mesh.
-pub(super) async fn addresses_of(
-    outbound: &Outbound,
-    mesh: &Mesh,
-    name: &str,
-    port: u16,
-) -> Result<Vec<SocketAddr>, String> {
-    let found = outbound.resolver.resolve(name, mesh.resolvers()).await.map_err(|error| error.to_string())?;
-    let usable = found.iter().copied().filter(|ip| is_outside(mesh, *ip));
-    let places: Vec<SocketAddr> = usable.take(ATTEMPTS).map(|ip| SocketAddr::new(ip, port)).collect();
-    if places.is_empty() {
-        return Err(format!("{name} resolves to addresses of the mesh or of this host only: {found:?}"));
-    }
-    Ok(places)
-}
-
 /// The resolvers are part of what lets anything leave at all; over UDP they are let through by capture.
 fn is_resolver(mesh: &Mesh, to: SocketAddr) -> bool {
     to.port() == DNS && mesh.resolvers().contains(&to.ip().to_canonical())
 }
 
-impl Outside<'_> {
+impl<'a> Outside<'a> {
+    fn of(outbound: &'a Rc<Outbound>, to: SocketAddr) -> Self {
+        Outside { outbound, to, noted: Cell::default() }
+    }
+
     fn leaving<'l>(&self, host: Option<&'l str>, arrived: Arrived) -> Leaving<'l> {
         Leaving { to: self.to, host, arrived }
     }
@@ -193,10 +195,8 @@ impl Outside<'_> {
         let (outbound, to) = (self.outbound, self.to);
         let pin = Pin::default();
         let handle = async |asked: Asked<'_>| request::serve(outbound, to, Some(&pin), asked).await;
-        let refused = |reason, error: &h1::HeadError| {
-            outbound.refuse(reason, to, &error.to_string());
-        };
-        match h1::serve(app, bytes, outbound.needs.stop.clone(), refused, handle).await? {
+        let refused = |reason, error: &h1::HeadError| request::unread(outbound, to, reason, error);
+        match h1::serve(h1::Connection::new(app, bytes), outbound.needs.stop.clone(), refused, handle).await? {
             h1::Ended::Closed => Ok(()),
             h1::Ended::Tunnel(app, bytes) => Box::pin(self.opaque(app, bytes, None)).await,
         }
@@ -300,11 +300,7 @@ impl Outside<'_> {
         let Some(host) = host.filter(|_| allowed.by_host) else {
             return Ok(vec![self.to]);
         };
-        let found = self.outbound.resolver.resolve(host, mesh.resolvers()).await.map_err(|error| error.to_string())?;
-        let mut places: Vec<IpAddr> = found.iter().copied().filter(|ip| is_outside(mesh, *ip)).collect();
-        if places.is_empty() {
-            return Err(format!("{host} resolves to addresses of the mesh or of this host only: {found:?}"));
-        }
+        let mut places = outside_of(self.outbound, mesh, host).await?;
         // The app's own choice comes first where it is among them; then its family.
         let own = self.to.ip().to_canonical();
         places.sort_by_key(|ip| (*ip != own, ip.is_ipv4() != own.is_ipv4()));
@@ -336,7 +332,8 @@ impl Outside<'_> {
         write_all(&app, &to_client).await?;
         drop(to_client);
         let (destination, host) = (self.to, host.map(str::to_owned));
-        let span = carried::outside(self.outbound, destination, host.as_deref());
+        let (span, noted) = (carried::outside(self.outbound, destination, host.as_deref()), self.noted.take());
+        span.with(|span| noted.iter().for_each(|noted| noted.note(span)));
         let going = Going { destination, outside: vec![self.to], host, arrived, tls: None };
         tokio::select! {
             copied = copy(self.outbound, &mut app, &mut far, &to_server, (Whom::at(self.to), &span)) => copied,
@@ -353,7 +350,8 @@ impl Outside<'_> {
         let verdict = mesh.egress().decide(leaving);
         let enforced = is_enforced(mesh);
         if let Some((reason, _)) = &verdict.audit {
-            say(self.outbound, *reason, &verdict, leaving, false, "a policy in Audit would refuse it");
+            let decision = say(self.outbound, *reason, &verdict, leaving, false, "a policy in Audit would refuse it");
+            self.noted.set(Some(Denied { reason: *reason, decision }));
         }
         let Some(reason) = verdict.refused else {
             // In Observe nothing is led elsewhere, and no ServerHello is waited for.
@@ -365,7 +363,12 @@ impl Outside<'_> {
         let decision = say(self.outbound, reason, &verdict, leaving, enforced, &detail);
         let came_of_it = if enforced { flows::Verdict::Refused } else { flows::Verdict::WouldRefuse };
         count(self.outbound, leaving, &verdict, (came_of_it, Some(reason)), true);
-        if enforced { Err(Denied { reason, decision }) } else { Ok(Allowed { by_host: false, min_tls: None }) }
+        let denied = Denied { reason, decision };
+        if enforced {
+            return Err(denied);
+        }
+        self.noted.set(Some(denied));
+        Ok(Allowed { by_host: false, min_tls: None })
     }
 
     /// A no that came after policy's yes.
@@ -382,14 +385,4 @@ fn is_enforced(mesh: &Mesh) -> bool {
 
 fn app_tls(version: WireVersion) -> Arrived {
     Arrived::AppTls { version: TlsVersion::from_wire(version.0), declared: true }
-}
-
-/// Whether a name may lead there: not into the mesh, where other policies decide, nor to this host or its link (cloud
-/// metadata among them). Whoever owns a name could point it anywhere.
-fn is_outside(mesh: &Mesh, ip: IpAddr) -> bool {
-    let local = match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
-    };
-    !local && !ip.is_multicast() && !mesh.is_own_address(ip) && !mesh.is_inside(ip)
 }

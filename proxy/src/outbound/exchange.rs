@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode, request};
-use isthmus_certs::Negotiated;
+use isthmus_http2::{Answering, SendStream, StreamError};
 use isthmus_proto::model::SiteName;
 
 use super::connection::Route;
@@ -26,12 +26,12 @@ use crate::http::headers::sanitize;
 use crate::http::internal::{
     ABSOLUTE, DECISION, DENIED, Elapsed, KEPT, METHOD, NAMES, PIN, PORT, UPGRADED, VERSION, port_value,
 };
-use crate::http::mesh::StreamError;
 use crate::http::patience;
+use crate::http::spans::{agrees_to_change, counted};
 use crate::http::stream::{Awaited, SendHalf};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
-use crate::telemetry::{KeptTrace, MeshSide, TraceContext};
+use crate::telemetry::{ConnectionSpan, KeptTrace, MeshSide};
 
 /// The callee's sidecar knows better what it waited for, and says so first.
 const CALLEE_FIRST: Duration = Duration::from_secs(5);
@@ -67,38 +67,21 @@ pub(super) async fn exchange(
     to: Target<'_>,
     unsent: &mut Unsent,
 ) -> Result<Answer, Missed> {
-    let mut going = Going { trace: hop.trace.child(), began: Instant::now(), sent: None, tcp: None, tls: None };
-    (hop.link, hop.kept) = (None, None);
-    let number = hop.tries;
-    hop.tries = number.saturating_add(1);
-    let result = send(outbound, hop, route, to, unsent, &mut going).await;
-    if hop.trace.sampled || outbound.needs.tracer.may_keep() {
-        let Going { trace, began, sent, tcp, tls } = going;
-        let tried = Try {
-            request: hop.number,
-            number,
-            endpoint: Arc::clone(to.endpoint),
-            began,
-            sent,
-            ended: Instant::now(),
-            link: hop.link.as_ref().map(|link| link.elapsed),
-            tcp,
-            tls,
-            fate: fate(&result),
-            reset: hop.reset,
-        };
-        spans::tried(outbound, &trace, tried);
+    spans::not_the_last(outbound, hop);
+    hop.kept = false;
+    hop.tried = Some(Try::begin(hop.tries, to.endpoint));
+    hop.tries = hop.tries.saturating_add(1);
+    hop.way = hop.trace.sampled.then(|| Box::new(hop.trace.child()));
+    let mut carried = ConnectionSpan::default();
+    let result = send(outbound, hop, route, to, unsent, &mut carried).await;
+    let (fate, reset) = (fate(&result), hop.reset);
+    hop.note(|tried| (tried.fate, tried.reset) = (fate, reset));
+    match hop.changed {
+        true => spans::agreed(outbound, hop, &carried),
+        false => carried.discard(),
     }
+    spans::way(outbound, hop);
     result
-}
-
-/// What is known of a try while it is made.
-struct Going {
-    trace: TraceContext,
-    began: Instant,
-    sent: Option<Instant>,
-    tcp: Option<(u32, u32, u64)>,
-    tls: Option<Negotiated>,
 }
 
 fn fate(result: &Result<Answer, Missed>) -> TryFate {
@@ -118,25 +101,32 @@ async fn send(
     route: &Route,
     to: Target<'_>,
     unsent: &mut Unsent,
-    going: &mut Going,
+    carried: &mut ConnectionSpan,
 ) -> Result<Answer, Missed> {
     let line = line(outbound, hop, to).await?;
     let slot = line.slot();
-    let Some((mut head, body)) = unsent.take() else {
+    let Some((mut head, mut body)) = unsent.take() else {
         return Err(Missed::Unreachable(Reason::ConnectFailed, "nothing is left to send".to_owned()));
     };
+    let protocol = head.extensions.get().filter(|_| hop.http2);
+    let changes = protocol.is_some();
+    if let Some(protocol) = protocol {
+        *carried = spans::carried(outbound, hop, protocol);
+        body = counted(body, carried, true);
+    }
     let limit = patience::limit(route.request_timeout(), &head.headers).saturating_add(CALLEE_FIRST);
     let mut wait = outbound.plain.wait(limit);
-    add_mesh_headers(&mut head, hop, to.port, &going.trace);
+    add_mesh_headers(&mut head, hop, to.port);
+    hop.way.as_deref().unwrap_or(&hop.trace).write(&mut head.headers);
     if let Line::Tied(tie) = &line {
         head.headers.insert(PIN, tie.id.clone());
     }
     let ends = body.is_empty();
     let _open = outbound.needs.metrics.stream(MeshSide::Client);
     let sent = Instant::now();
-    (going.sent, going.tls) = (Some(sent), Some(slot.negotiated()));
+    hop.note(|tried| (tried.sent, tried.tls) = (Some(sent), Some(slot.negotiated())));
     let (response, stream) = match slot.send_request(Request::from_parts(head, ()), ends) {
-        Ok((response, stream)) => (Awaited::Mesh(response), SendHalf::Mesh(stream)),
+        Ok(begun) => on_its_way(outbound, hop, slot, begun),
         Err(error) => {
             // About the connection: not a byte of the request was sent.
             unsent.body = Some(body);
@@ -158,23 +148,37 @@ async fn send(
             return Err(missed(why, hop, unsent, rest));
         }
     };
-    let took = slot.last_read().saturating_duration_since(sent);
-    going.tcp = slot.tcp();
+    hop.note(|tried| tried.tcp = slot.tcp());
     if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole(ends)) {
         unsent.body = later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
-    note_link(outbound, hop, to, (sent.saturating_duration_since(going.began), took), &mut response);
+    note_link(outbound, hop, (to.endpoint, sent, slot.last_read()), &mut response);
     let agreed = for_the_app(&mut response, route);
     if let Some((body, stream)) = later {
-        upload = change_protocol(outbound, hop, agreed, (body, stream), &mut response);
+        carried_on(outbound, hop, agreed, carried);
+        upload = change_protocol(agreed, carried, (body, stream), &mut response);
+    } else if changes && agrees_to_change(response.status(), true) {
+        hop.changed = true;
+        response = response.map(|body| counted(body, carried, false));
     }
-    // The connection is busy up to the end of the answer. A tie counts for itself.
-    let held: Option<Box<dyn Any>> = match line {
+    Ok(Answer { response, upload: upload.into_rest(), reset: None, held: held(line) })
+}
+
+/// An HTTP/1 app's connection changes its protocol, if the callee's agreed: from here on it has a span of its own.
+fn carried_on(outbound: &Outbound, hop: &mut Hop<'_>, agreed: bool, carried: &mut ConnectionSpan) {
+    if let Some(protocol) = hop.upgrade.as_ref().filter(|_| agreed) {
+        *carried = spans::carried(outbound, hop, protocol);
+        hop.changed = true;
+    }
+}
+
+/// The connection is busy up to the end of the answer. A tie counts for itself.
+fn held(line: Line) -> Option<Box<dyn Any>> {
+    match line {
         Line::Own(slot) => Some(Box::new(slot)),
         Line::Tied(_) => None,
-    };
-    Ok(Answer { response, upload: upload.into_rest(), reset: None, held })
+    }
 }
 
 /// Takes out what sidecars say to each other; true: the callee's app agreed to change the protocol.
@@ -252,18 +256,16 @@ async fn line(outbound: &Outbound, hop: &Hop<'_>, to: Target<'_>) -> Result<Line
 
 /// What the app sends after its head is the new protocol's where the callee `agreed`, and the next request where not.
 fn change_protocol(
-    outbound: &Outbound,
-    hop: &Hop<'_>,
     agreed: bool,
+    carried: &ConnectionSpan,
     (body, mut stream): (Body, SendHalf),
     response: &mut Response<Body>,
 ) -> Upload {
     if agreed {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let carried = spans::websocket(outbound, hop, &hop.trace.child());
         let answer = std::mem::take(response.body_mut());
-        *response.body_mut() = spans::counted(answer, &carried, false);
-        return upload_into(spans::counted(body, &carried, true), stream);
+        *response.body_mut() = counted(answer, carried, false);
+        return upload_into(counted(body, carried, true), stream);
     }
     // The answer is on its way already, and its end is the stream's.
     let _ = stream.send_data(Bytes::new(), true);
@@ -271,7 +273,7 @@ fn change_protocol(
 }
 
 /// What the other sidecar is told with the head.
-fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: &TraceContext) {
+fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16) {
     head.version = http::Version::HTTP_2;
     head.headers.insert(PORT, port_value(port));
     if hop.http2 {
@@ -292,27 +294,39 @@ fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16, trace: 
         }
         head.extensions.insert(protocol.clone());
     }
-    trace.write(&mut head.headers);
+}
+
+/// The stream has begun: it is known where the callee's sidecar puts what it keeps of it, should it keep anything.
+fn on_its_way(
+    outbound: &Outbound,
+    hop: &mut Hop<'_>,
+    slot: &Slot,
+    (response, stream): (Answering, SendStream),
+) -> (Awaited, SendHalf) {
+    if !hop.trace.sampled && outbound.needs.tracer.may_keep() {
+        let shared = slot.in_common().and_then(|common| KeptTrace::of(common, response.stream_id()));
+        hop.note(|tried| tried.shared = shared);
+    }
+    (Awaited::Mesh(response), SendHalf::Mesh(stream))
 }
 
 fn note_link(
     outbound: &Outbound,
     hop: &mut Hop<'_>,
-    to: Target<'_>,
-    (connect, took): (Duration, Duration),
+    (endpoint, sent, back): (&Endpoint, Instant, Instant),
     response: &mut Response<Body>,
 ) {
-    hop.kept = response.headers_mut().remove(KEPT).and_then(|value| KeptTrace::parse(value.as_bytes()));
+    hop.kept = response.headers_mut().remove(KEPT).is_some();
     if let Some(callee) = &hop.callee {
-        let site = to.endpoint.site.as_ref().map_or("", SiteName::as_str);
+        let site = endpoint.site.as_ref().map_or("", SiteName::as_str);
         hop.edge = Some(outbound.edges.known(told::edge_to(callee, hop.destination.port(), site)));
     }
     let Some(callee) = Elapsed::take(response.headers_mut()) else {
         return;
     };
-    let elapsed = took.saturating_sub(Duration::from_micros(callee.total_us));
-    outbound.needs.metrics.link_time(elapsed, outbound.needs.tracer.exemplar(&hop.trace));
-    hop.link = Some(Link { elapsed, connect, callee, endpoint: Arc::clone(to.endpoint) });
+    let elapsed = back.saturating_duration_since(sent).saturating_sub(Duration::from_micros(callee.total_us));
+    outbound.needs.metrics.link_time(elapsed, outbound.needs.tracer.exemplar(&hop.trace, back));
+    hop.note(|tried| tried.link = Some(Link { elapsed, callee }));
 }
 
 /// What a sidecar says to a sidecar stays between them; the refusal's word and id pass on to the app.

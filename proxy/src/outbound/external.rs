@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::connection::{Callee, Route};
 use super::going::Going;
-use super::{Outbound, egress};
+use super::{Outbound, egress, leads};
 use crate::detect::WireVersion;
 use crate::http::body::Body;
 use crate::http::client::AppClient;
@@ -86,6 +86,15 @@ impl Originations {
     }
 }
 
+/// Where to go.
+pub(super) struct Places {
+    pub(super) addresses: Vec<SocketAddr>,
+    /// What the app's own TLS must be at least.
+    pub(super) min_tls: Option<TlsVersion>,
+    /// It passes, and would not where policy is enforced.
+    pub(super) noted: Option<egress::Denied>,
+}
+
 /// The addresses to try: the endpoint's, or those that our resolver gives for the service's name. `arrived`: what the app
 /// itself speaks.
 pub(super) async fn places(
@@ -93,7 +102,7 @@ pub(super) async fn places(
     route: &Route,
     endpoint: Option<SocketAddr>,
     arrived: Arrived,
-) -> Result<(Vec<SocketAddr>, Option<TlsVersion>), Unreached> {
+) -> Result<Places, Unreached> {
     let external = route.external();
     let name = external.and_then(|external| external.name.as_deref());
     let arrived = match external.and_then(|external| external.tls.as_ref()) {
@@ -101,11 +110,11 @@ pub(super) async fn places(
         None => arrived,
     };
     let host = name.or(route.server_name());
-    let places = match (name, endpoint) {
+    let addresses = match (name, endpoint) {
         (Some(name), _) => {
             let port = route.destination.port();
             let port = external.and_then(|external| external.target_ports.get(&port)).copied().unwrap_or(port);
-            egress::addresses_of(outbound, &route.mesh, name, port).await.map_err(|detail| Unreached {
+            leads::addresses_of(outbound, &route.mesh, name, port).await.map_err(|detail| Unreached {
                 reason: Reason::NameUnresolved,
                 detail,
                 decision: None,
@@ -114,16 +123,17 @@ pub(super) async fn places(
         (None, Some(endpoint)) => vec![endpoint],
         (None, None) => Vec::new(),
     };
-    let mut min_tls = None;
-    for place in places.iter().filter(|place| !route.mesh.is_in_ranges(place.ip())) {
-        min_tls = egress::declared(outbound, &route.mesh, *place, host, arrived).map_err(|denied| Unreached {
-            reason: denied.reason,
-            detail: "the service is outside, and may not be reached from here".to_owned(),
-            decision: Some(denied.decision),
-        })?;
+    let (mut min_tls, mut noted) = (None, None);
+    for place in addresses.iter().filter(|place| !route.mesh.is_in_ranges(place.ip())) {
+        (min_tls, noted) =
+            egress::declared(outbound, &route.mesh, *place, host, arrived).map_err(|denied| Unreached {
+                reason: denied.reason,
+                detail: "the service is outside, and may not be reached from here".to_owned(),
+                decision: Some(denied.decision),
+            })?;
     }
     // What we begin ourselves keeps its own minimum.
-    Ok((places, min_tls.filter(|_| route.server_name().is_none())))
+    Ok(Places { addresses, min_tls: min_tls.filter(|_| route.server_name().is_none()), noted })
 }
 
 /// What was decided on, to be asked about again. `tls`: the app's own.

@@ -7,11 +7,13 @@ use std::time::Duration;
 use h2::ext::Protocol;
 
 use super::Outbound;
+use super::egress::Denied;
 use super::pin::Pin;
+use super::tries::Try;
 use crate::http::Caller;
 use crate::http::internal::Elapsed;
 use crate::state::{Endpoint, Service};
-use crate::telemetry::{B3Headers, KeptTrace, KnownEdge, TraceContext};
+use crate::telemetry::{B3Headers, KnownEdge, TraceContext};
 
 /// What is known of a request on its way.
 pub(super) struct Hop<'a> {
@@ -35,13 +37,20 @@ pub(super) struct Hop<'a> {
     pub(super) number: u64,
     /// Those that were made so far.
     pub(super) tries: u8,
-    pub(super) link: Option<Link>,
+    /// The one that is made, or was the last.
+    pub(super) tried: Option<Try>,
+    /// Where the span of the one that is made stands, where it is recorded.
+    pub(super) way: Option<Box<TraceContext>>,
     /// The callee's sidecar has kept its spans of it.
-    pub(super) kept: Option<KeptTrace>,
+    pub(super) kept: bool,
+    /// What followed the answer was another protocol than HTTP.
+    pub(super) changed: bool,
     /// The callee's app reset the stream: a caller in HTTP/2 gets the same.
     pub(super) reset: Option<h2::Reason>,
     /// Of a refusal that has an id.
     pub(super) decision: Option<String>,
+    /// It leaves the mesh, and would not where policy is enforced.
+    pub(super) noted: Option<Denied>,
 }
 
 impl<'a> Hop<'a> {
@@ -51,46 +60,72 @@ impl<'a> Hop<'a> {
         caller: Caller<'a>,
         trace: TraceContext,
     ) -> Hop<'a> {
-        let (callee, edge, pin, upgrade, link, kept, reset, decision) =
-            (None, None, None, None, None, None, None, None);
-        let (number, tries, http2, absolute, b3) = (outbound.next_request(), 0, false, false, None);
         Hop {
             destination,
-            callee,
-            edge,
-            http2,
-            pin,
-            absolute,
-            upgrade,
+            callee: None,
+            edge: None,
+            http2: false,
+            pin: None,
+            absolute: false,
+            upgrade: None,
             caller,
             trace,
-            b3,
-            number,
-            tries,
-            link,
-            kept,
-            reset,
-            decision,
+            b3: None,
+            number: outbound.next_request(),
+            tries: 0,
+            tried: None,
+            way: None,
+            kept: false,
+            changed: false,
+            reset: None,
+            decision: None,
+            noted: None,
         }
+    }
+
+    /// What is known of it, once it has the head of its answer and nobody is asked any more.
+    pub(super) fn outlive(&mut self) -> Hop<'static> {
+        Hop {
+            destination: self.destination,
+            callee: self.callee.take(),
+            edge: None,
+            http2: self.http2,
+            pin: None,
+            absolute: self.absolute,
+            upgrade: None,
+            caller: Caller::Http1(None),
+            trace: self.trace.clone(),
+            b3: self.b3,
+            number: self.number,
+            tries: self.tries,
+            tried: self.tried.take(),
+            way: None,
+            kept: self.kept,
+            changed: self.changed,
+            reset: self.reset,
+            decision: None,
+            noted: self.noted.take(),
+        }
+    }
+
+    /// Says more of the try that is made.
+    pub(super) fn note(&mut self, what: impl FnOnce(&mut Try)) {
+        if let Some(tried) = &mut self.tried {
+            what(tried);
+        }
+    }
+
+    /// The way to the callee's sidecar, where that has said how long it took.
+    pub(super) fn link(&self) -> Option<(&Arc<Endpoint>, Link)> {
+        let tried = self.tried.as_ref()?;
+        Some((&tried.endpoint, tried.link?))
     }
 }
 
-/// How long the way between the two sidecars took, and which it was.
+/// How long the way between the two sidecars took.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     /// Without what the callee took.
     pub(super) elapsed: Duration,
-    /// Until there was a connection.
-    pub(super) connect: Duration,
     pub(super) callee: Elapsed,
-    pub(super) endpoint: Arc<Endpoint>,
-}
-
-impl Link {
-    pub(super) fn site(&self) -> Option<&str> {
-        self.endpoint.site.as_ref().map(|site| site.as_str())
-    }
-
-    pub(super) fn peer(&self) -> Option<String> {
-        self.endpoint.mesh.as_ref()?.identities.first().map(ToString::to_string)
-    }
 }

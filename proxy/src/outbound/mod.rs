@@ -17,15 +17,19 @@ mod external;
 mod first;
 mod going;
 mod hop;
+mod leads;
 mod pin;
 pub mod pool;
 mod postgres;
 pub mod request;
 mod spans;
-pub mod stream;
+pub mod stage;
+mod stream;
 mod told;
 mod tries;
 mod tunnel;
+mod under_way;
+mod waiting;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -40,6 +44,7 @@ use tokio::sync::watch;
 use crate::dns::Resolver;
 use crate::flows::{Decisions, Flows, Shipper};
 use crate::http::client::AppClient;
+use crate::http::followed::Followed;
 use crate::reason::Reason;
 use crate::state::{Destination, Reader};
 use crate::tcp::DialOptions;
@@ -94,11 +99,14 @@ pub struct Outbound {
     requests: Cell<u64>,
     /// Tries of those that may yet be worth keeping.
     tries: tries::Tries,
+    followed: Rc<Followed<under_way::UnderWay>>,
     /// Who speaks first where.
     verdicts: first::Verdicts,
     log: RefusalLog,
     flows: Flows,
     edges: Edges,
+    /// What its spans say again and again.
+    blocks: spans::Blocks,
 }
 
 impl Outbound {
@@ -117,17 +125,24 @@ impl Outbound {
             turn,
             requests: Cell::new(0),
             tries: tries::Tries::default(),
+            followed: Rc::default(),
             verdicts,
             log,
             flows,
             edges: needs.metrics.edges(),
+            blocks: spans::Blocks::default(),
             needs,
         })
     }
 
     /// One connection of the app, from its first byte to its end. `destination` is where the app wanted to go.
-    pub async fn captured(self: &Rc<Self>, app: TcpStream, source: SocketAddr, destination: SocketAddr) {
-        connection::serve(self, app, source, destination).await;
+    pub fn captured(
+        self: &Rc<Self>,
+        app: TcpStream,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> impl Future<Output = ()> {
+        connection::serve(self, app, source, destination)
     }
 
     /// What left the mesh by this worker.
@@ -143,6 +158,12 @@ impl Outbound {
     #[cfg(test)]
     pub(crate) fn mesh_streams(&self) -> usize {
         self.pool.streams()
+    }
+
+    /// Answers that are followed now, and the places that there are.
+    #[cfg(test)]
+    pub(crate) fn followed(&self) -> (usize, usize) {
+        (self.followed.count(), self.followed.room())
     }
 
     fn next_turn(&self) -> usize {

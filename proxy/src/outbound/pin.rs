@@ -12,11 +12,11 @@ use std::sync::Arc;
 use h2::ext::Protocol;
 use http::header::HeaderValue;
 use http::{Method, Request, Uri};
+use isthmus_http2::{Answering, SendStream, StreamError};
 
 use super::pool::Slot;
 use crate::http::h1::exchange::Home;
 use crate::http::internal::{PIN, PIN_PROTOCOL};
-use crate::http::mesh::{Answering, SendStream, StreamError};
 use crate::state::Endpoint;
 
 /// What one app connection is tied to.

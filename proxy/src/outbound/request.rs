@@ -17,18 +17,23 @@ use super::going::{Going, refused_later};
 use super::hop::Hop;
 use super::pin::Pin;
 use super::stream::check_plain;
-use super::{Outbound, denied, egress, external, spans, told};
+use super::waiting::Waiting;
+use super::{Outbound, denied, egress, external, spans};
 use crate::http::body::{Body, Ending};
 use crate::http::client::{AppClient, To};
 use crate::http::h1::Names;
-use crate::http::h1::head::parse_request;
+use crate::http::h1::head::{HeadError, parse_request};
 use crate::http::headers::{are_connection_bound, sanitize};
+use crate::http::spans::{agrees_to_change, asked_to_change, counted};
 use crate::http::{Answer, Asked, patience, respond, target};
 use crate::reason::Reason;
 use crate::state::Mesh;
 use crate::state::egress::host_of;
 use crate::state::policy::Arrived;
-use crate::telemetry::{AskedFor, Brief, Direction};
+use crate::telemetry::{AskedFor, ConnectionSpan, Remembered};
+
+/// Of what was sent to an address inside of the mesh's ranges.
+pub(super) const NOBODY: &str = "nobody in the mesh answers for this address";
 
 /// Tries, the first one included, while the request is certainly unprocessed.
 const ATTEMPTS: usize = 4;
@@ -38,6 +43,31 @@ pub(super) async fn serve(
     outbound: &Rc<Outbound>,
     destination: SocketAddr,
     pin: Option<&Pin>,
+    asked: Asked<'_>,
+) -> Answer {
+    answer(outbound, destination, (pin, None), asked).await
+}
+
+/// One to an address that nobody answers for: told of like any other.
+pub(super) async fn refuse(
+    outbound: &Rc<Outbound>,
+    destination: SocketAddr,
+    (pin, reason): (Option<&Pin>, Reason),
+    asked: Asked<'_>,
+) -> Answer {
+    answer(outbound, destination, (pin, Some(reason)), asked).await
+}
+
+/// What is refused before it is a request.
+pub(super) fn unread(outbound: &Outbound, destination: SocketAddr, reason: Reason, error: &HeadError) {
+    outbound.refuse(reason, destination, &error.to_string());
+    spans::unread(outbound, destination, reason);
+}
+
+async fn answer(
+    outbound: &Rc<Outbound>,
+    destination: SocketAddr,
+    (pin, refused): (Option<&Pin>, Option<Reason>),
     asked: Asked<'_>,
 ) -> Answer {
     let started = Instant::now();
@@ -50,14 +80,17 @@ pub(super) async fn serve(
     }
     let pin = pin.filter(|pin| pin.is_bound());
     let absolute = !http2 && request.uri().authority().is_some();
-    let mut hop = Hop { http2, pin, absolute, upgrade, ..Hop::new(outbound, destination, caller, trace) };
+    let hop = Hop { http2, pin, absolute, upgrade, ..Hop::new(outbound, destination, caller, trace) };
     let formed = into_mesh_form(&mut request, destination);
-    let told = (outbound.tells() || hop.trace.sampled).then(|| (request.method().clone(), request.uri().clone()));
     let asked_for = AskedFor { method: request.method(), uri: request.uri(), http2, grpc };
-    let brief = (told.is_none() && outbound.needs.tracer.may_keep()).then(|| Brief::of(asked_for));
-    let answered = match formed {
-        Ok(()) => route_and_send(outbound, &mut hop, request, raw).await,
-        Err(reason) => Err((reason, "the request's host can be read in more than one way".to_owned())),
+    let told = outbound.tells() || hop.trace.sampled;
+    let asked = Remembered::of(asked_for, told, outbound.needs.tracer.may_keep());
+    let mut waiting = Waiting::begin(outbound, hop, started, asked, grpc);
+    let hop = &mut waiting.hop;
+    let answered = match (refused, formed) {
+        (Some(reason), _) => Err((reason, NOBODY.to_owned())),
+        (None, Ok(())) => route_and_send(outbound, hop, request, raw).await,
+        (None, Err(reason)) => Err((reason, "the request's host can be read in more than one way".to_owned())),
     };
     let (mut answer, refused) = match answered {
         Ok(answer) => (answer, None),
@@ -71,13 +104,7 @@ pub(super) async fn serve(
             (answer, Some(reason))
         }
     };
-    let ended = told::ended(&answer.response, started.elapsed(), refused, told.is_some() || brief.is_some());
-    let traced = outbound.needs.tracer.exemplar(&hop.trace);
-    outbound.needs.metrics.request(Direction::Outbound, ended.status, ended.total, traced);
-    let asked = told.as_ref().map(|(method, uri)| (method, uri));
-    let ending = spans::Ending { started, asked, brief: brief.as_ref(), grpc };
-    spans::request(outbound, &hop, &ending, &ended, &mut answer);
-    told::tell(outbound, &hop, told, &ended);
+    waiting.answered(&mut answer, refused);
     answer
 }
 
@@ -100,8 +127,8 @@ async fn route_and_send(
 ) -> Result<Answer, Failure> {
     let route = match way(outbound, hop.destination).await {
         Way::Route(route) => route,
-        Way::Refused(reason) => return Err((reason, "nobody in the mesh answers for this address".to_owned())),
-        Way::Passing => return plain(hop, (&outbound.plain, &[hop.destination]), request, None).await,
+        Way::Refused(reason) => return Err((reason, NOBODY.to_owned())),
+        Way::Passing => return plain(outbound, hop, (&outbound.plain, &[hop.destination]), request, None).await,
         Way::Outside(mesh) => return leave(outbound, hop, request, &mesh).await,
     };
     hop.callee = route.service().cloned();
@@ -248,10 +275,11 @@ async fn leave(
 ) -> Result<Answer, Failure> {
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let places = egress::places_of_request(outbound, hop.destination, host.as_deref(), mesh).await;
-    let places = places.map_err(|denied| {
+    let (places, noted) = places.map_err(|denied| {
         hop.decision = Some(denied.decision);
         (denied.reason, "it may not leave the mesh".to_owned())
     })?;
+    hop.noted = noted;
     let going = Going {
         destination: hop.destination,
         outside: vec![hop.destination],
@@ -259,7 +287,7 @@ async fn leave(
         arrived: Arrived::Plain,
         tls: None,
     };
-    let sent = plain(hop, (&outbound.plain, &places), request, None);
+    let sent = plain(outbound, hop, (&outbound.plain, &places), request, None);
     while_allowed(outbound, going, sent).await
 }
 
@@ -287,32 +315,40 @@ async fn outside(
     endpoint: Option<SocketAddr>,
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
+    spans::not_the_last(outbound, hop);
     check_plain(outbound, route, None).map_err(|reason| {
         let detail = "the endpoint has no sidecar, and the service takes no plain bytes";
         hop.decision = Some(denied::say_transport(outbound, reason, route, detail));
         (reason, detail.to_owned())
     })?;
     let places = Box::pin(external::places(outbound, route, endpoint, Arrived::Plain)).await;
-    let (places, _) = places.map_err(|unreached| {
+    let external::Places { addresses: places, noted, .. } = places.map_err(|unreached| {
         hop.decision = unreached.decision;
         (unreached.reason, unreached.detail)
     })?;
+    hop.noted = noted;
     let client = external::client_for(outbound, route, &mut request)?;
     let client = client.as_ref().unwrap_or(&outbound.plain);
     let going = external::going(route, &places, Arrived::Plain, None);
-    let sent = plain(hop, (client, &places), request, route.request_timeout());
+    let sent = plain(outbound, hop, (client, &places), request, route.request_timeout());
     while_allowed(outbound, going, sent).await
 }
 
 /// Plain (TLS, where it is, is the client's), in the version that the app speaks.
 async fn plain(
+    outbound: &Outbound,
     hop: &mut Hop<'_>,
     (client, places): (&Rc<AppClient>, &[SocketAddr]),
     mut request: Request<Body>,
     configured: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let limit = patience::limit(configured, request.headers());
-    hop.trace.child().with_b3(hop.b3).write(request.headers_mut());
+    hop.trace.next(hop.b3).write(request.headers_mut());
+    let protocol = asked_to_change(hop.upgrade.as_ref(), &request);
+    let carried = protocol.map(|protocol| spans::carried(outbound, hop, protocol));
+    if let Some(span) = &carried {
+        request = request.map(|body| counted(body, span, true));
+    }
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute).map_err(|reason| (reason, "no valid host".to_owned()))?;
     }
@@ -325,10 +361,22 @@ async fn plain(
         }
         Err(error) => Err(error),
     };
-    let mut answer = sent.map_err(|error| {
-        hop.reset = error.reset();
-        (error.reason(), error.to_string())
-    })?;
+    let mut answer = match sent {
+        Ok(answer) => answer,
+        Err(error) => {
+            carried.iter().for_each(ConnectionSpan::discard);
+            hop.reset = error.reset();
+            return Err((error.reason(), error.to_string()));
+        }
+    };
+    match &carried {
+        Some(span) if agrees_to_change(answer.response.status(), hop.http2) => {
+            hop.changed = true;
+            spans::agreed(outbound, hop, span);
+            answer.response = answer.response.map(|body| counted(body, span, false));
+        }
+        _ => carried.iter().for_each(ConnectionSpan::discard),
+    }
     sanitize(answer.response.headers_mut());
     Ok(answer)
 }

@@ -9,7 +9,10 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::tunnel::Reached;
+use super::under_way::UnderWay;
 use super::{Outbound, connection};
+use crate::http::body::Body;
+use crate::http::followed::MOST;
 
 type Four<A, B, C, D, F> = fn(A, B, C, D) -> F;
 
@@ -26,7 +29,14 @@ fn the_future_of_an_outbound_connection_stays_in_its_budget() {
     }
     let tunnel = carry(Reached::carry);
     println!("outbound connection: {task} B, HTTP/1 {http1} B, a tunnel {tunnel} B");
-    assert!(task <= 448, "{task} B");
-    assert!(http1 <= 1_152, "{http1} B");
-    assert!(tunnel <= 768, "{tunnel} B");
+    assert!(task <= 160, "{task} B");
+    assert!(http1 <= 512, "{http1} B");
+    assert!(tunnel <= 512, "{tunnel} B");
+}
+
+#[test]
+fn what_is_remembered_of_answers_under_way_stays_in_its_budget() {
+    let one = size_of::<Option<UnderWay>>() + size_of::<Body>() + 16;
+    println!("an answer under way: {one} B");
+    assert!(MOST * one <= 2 << 20, "{one} B");
 }

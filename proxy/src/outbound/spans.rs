@@ -1,159 +1,149 @@
 //! The spans of a request that the app sent: the whole of it, to the end of its answer's body, and each try's way to the
 //! callee's sidecar and back. Where nobody had decided to record it, the same is told at its end if that is worth it.
 
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Uri};
+use h2::ext::Protocol;
+use isthmus_certs::{Negotiated, SpiffeId};
+use isthmus_proto::model::SiteName;
 
 use super::Outbound;
 use super::hop::Hop;
 use super::told::Ended;
-use super::tries::{Try, TryFate};
+use super::tries::{Before, Try, TryFate};
+use super::under_way::{Perhaps, UnderWay};
 use crate::http::Answer;
-use crate::http::body::{Body, Seen, Watch};
-use crate::state::Endpoint;
-use crate::telemetry::{AskedFor, Brief, Fate, Kind, Span, Status, TraceContext, answered, grpc_answered, micros};
+use crate::http::followed::MOST;
+use crate::http::spans::{self as of_http, Open};
+use crate::reason::Reason;
+use crate::state::{Endpoint, Mark, Mesh};
+use crate::telemetry::{
+    AskedFor, Attributes, Brief, ConnectionSpan, Direction, Fate, Kind, Prepared, Remembered, Shown, Span,
+    TraceContext, micros,
+};
 
-/// Where one request stands in its trace once it has its answer.
-pub(super) struct Ending<'a> {
+/// What is remembered of a request for its spans.
+pub(super) struct Asked {
     pub(super) started: Instant,
-    pub(super) asked: Option<(&'a Method, &'a Uri)>,
-    pub(super) brief: Option<&'a Brief>,
+    pub(super) known: Remembered,
     pub(super) grpc: bool,
 }
 
-/// Records what is to be recorded. The answer's body is looked at on its way, for how it ends.
-pub(super) fn request(outbound: &Outbound, hop: &Hop<'_>, ending: &Ending<'_>, ended: &Ended, answer: &mut Answer) {
-    let tracer = &outbound.needs.tracer;
-    let kept = match hop.trace.sampled {
-        true => None,
-        false => match why_kept(outbound, hop, ending, ended, answer) {
-            Some(why) => Some(why),
-            None => return,
-        },
+/// Records what is to be recorded. The answer's body is followed, where its end tells more.
+pub(super) fn request(
+    outbound: &Rc<Outbound>,
+    hop: &mut Hop<'_>,
+    asked: &mut Asked,
+    ended: Ended,
+    answer: &mut Answer,
+) {
+    let (tracer, grpc) = (&outbound.needs.tracer, asked.grpc);
+    let fate = Fate { failed: of_http::failed(answer, grpc), ..fate_of(&ended) };
+    let open = match begun(outbound, hop, asked, &ended, fate) {
+        Some(span) => {
+            let head = (ended.reason.map(Reason::word), grpc, hop.changed);
+            of_http::with_head(tracer, span, answer, head).map(|span| Open::Recorded(Box::new(span)))
+        }
+        None if hop.changed || !of_http::is_open(answer, grpc) || !tracer.may_keep_at_end() => None,
+        None if outbound.followed.count() >= MOST => return outbound.needs.metrics.not_followed(Direction::Outbound),
+        None => Some(Open::Perhaps(Perhaps::of(hop, asked, ended))),
     };
-    let trace = match (kept, &hop.kept) {
+    if let Some(open) = open {
+        of_http::follow(&outbound.followed, answer, UnderWay { outbound: Rc::clone(outbound), grpc, open });
+    }
+}
+
+/// The same of one whose app left before it was answered.
+pub(super) fn left(outbound: &Outbound, hop: &Hop<'_>, asked: &Asked, ended: &Ended) {
+    if let Some(span) = begun(outbound, hop, asked, ended, Fate { failed: true, ..fate_of(ended) }) {
+        of_http::left(&outbound.needs.tracer, span);
+    }
+}
+
+fn fate_of(ended: &Ended) -> Fate {
+    Fate { status: ended.status, reason: ended.reason, failed: false, took: Some(ended.total) }
+}
+
+/// The request's span up to its answer, where there is one; of what is kept, the tries' spans as well.
+pub(super) fn begun(outbound: &Outbound, hop: &Hop<'_>, asked: &Asked, ended: &Ended, fate: Fate) -> Option<Span> {
+    let tracer = &outbound.needs.tracer;
+    // Whoever has kept its part of it shall not have kept it alone.
+    let callees = || (hop.kept && tracer.may_keep()).then_some("callee");
+    let kept = if hop.trace.sampled { None } else { Some(tracer.keeps(fate).or_else(callees)?) };
+    let shared = hop.tried.as_ref().and_then(|tried| tried.shared);
+    let trace = match (kept, shared) {
         (None, _) => hop.trace.clone(),
-        (Some(_), Some(callees)) => hop.trace.of_kept(callees.trace_id),
+        (Some(_), Some(shared)) => hop.trace.kept_in(shared.trace_id),
         (Some(_), None) => hop.trace.kept(),
     };
     if kept.is_some() {
-        let mut tries = outbound.tries.of(hop.number);
-        let last = tries.pop();
-        for tried in &tries {
-            link(outbound, &trace.child(), tried);
+        for before in &outbound.tries.of(hop.number) {
+            link(outbound, &trace.child(), &before.tried, before.ended);
         }
-        if let Some(tried) = last {
+        if let Some(tried) = &hop.tried {
             let mut context = trace.child();
-            // The callee's span has this one as its parent.
-            context.span_id = hop.kept.map_or(context.span_id, |callees| callees.span_id);
-            link(outbound, &context, &tried);
+            // What the callee's sidecar keeps has this one as its parent.
+            context.span_id = shared.map_or(context.span_id, |shared| shared.span_id);
+            link(outbound, &context, tried, asked.started + ended.total);
         }
     }
-    let asked = ending.asked.map(|(method, uri)| AskedFor { method, uri, http2: hop.http2, grpc: ending.grpc });
-    let name = asked.map(|asked| asked.name()).or_else(|| ending.brief.map(Brief::name)).unwrap_or("HTTP".into());
-    let Some(mut span) = trace.span(Kind::Client, name, tracer.at_ns(ending.started)) else { return };
+    let (http2, grpc, brief) = (hop.http2, asked.grpc, asked.known.brief());
+    let whole = asked.known.whole().map(|(method, uri)| AskedFor { method, uri, http2, grpc });
+    let name = whole.map(|whole| whole.name()).or_else(|| brief.map(Brief::name)).unwrap_or("HTTP".into());
+    let mut span = trace.span(Kind::Client, name, tracer.at_ns(asked.started))?;
     span.set("isthmus.hop", "outbound");
     span.set_some("isthmus.kept", kept);
-    match asked {
-        Some(asked) => asked.describe(&mut span),
-        None => ending.brief.into_iter().for_each(|brief| brief.describe(&mut span)),
+    match whole {
+        Some(whole) => whole.describe(&mut span),
+        None => brief.into_iter().for_each(|brief| brief.describe(&mut span)),
     }
     describe(outbound, hop, &mut span);
     times(hop, ended.total, &mut span);
-    let response = &answer.response;
     span.set("isthmus.decision", ended.reason.map_or("allowed", |reason| reason.word()));
-    span.set_some("isthmus.decision.id", ended.decision.clone());
-    answered(&mut span, response.status(), ended.reason.map(|reason| reason.word()));
-    if let Some(code) = response.headers().get("grpc-status").filter(|_| ending.grpc) {
-        grpc_answered(&mut span, code.as_bytes());
-    }
-    if let Some(reset) = answer.reset {
-        span.set("isthmus.reset", format!("{reset:?}"));
-        span.fail("reset");
-        // There is no body to wait for.
-        span.end_ns = tracer.now_ns();
-        return tracer.record(span);
-    }
-    if hop.upgrade.is_some() && response.status().as_u16() == 101 {
-        // What follows is a connection of its own.
-        span.end_ns = tracer.now_ns();
-        return tracer.record(span);
-    }
-    to_its_end(outbound, span, ending.grpc, answer);
+    span.set_some("isthmus.decision.id", ended.decision.as_deref());
+    hop.noted.iter().for_each(|noted| noted.note(&mut span));
+    Some(span)
 }
 
-/// The span ends with the body.
-fn to_its_end(outbound: &Outbound, span: Span, grpc: bool, answer: &mut Answer) {
-    let mut open = outbound.needs.tracer.body_span(span);
-    let watch = Watch::new(move |seen| match seen {
-        Seen::Bytes(count) => open.bytes(count),
-        Seen::Whole(trailers) => {
-            open.whole(trailers.filter(|_| grpc).and_then(|all| all.get("grpc-status")).map(|code| code.as_bytes()));
-        }
-        Seen::Broken(error) => open.broken(error.reason().word()),
-    });
-    let body = std::mem::take(answer.response.body_mut());
-    *answer.response.body_mut() = body.watched(watch);
-}
-
-fn why_kept(
-    outbound: &Outbound,
-    hop: &Hop<'_>,
-    ending: &Ending<'_>,
-    ended: &Ended,
-    answer: &Answer,
-) -> Option<&'static str> {
-    let tracer = &outbound.needs.tracer;
-    if !tracer.may_keep() {
-        return None;
+/// The try that was the last is not: remembered for as long as the ring has room, where nobody has recorded it yet.
+pub(super) fn not_the_last(outbound: &Outbound, hop: &mut Hop<'_>) {
+    if let Some(tried) = hop.tried.take()
+        && !hop.trace.sampled
+        && outbound.needs.tracer.may_keep()
+    {
+        outbound.tries.put(Before { request: hop.number, ended: Instant::now(), tried });
     }
-    let code = answer.response.headers().get("grpc-status").filter(|_| ending.grpc);
-    let failed = answer.reset.is_some() || code.is_some_and(|code| code != "0");
-    let status = answer.response.status().as_u16();
-    let why = tracer.keeps(Fate { status, reason: ended.reason, failed, took: Some(ended.total) });
-    // Whoever has kept its part of it shall not have kept it alone.
-    why.or_else(|| hop.kept.map(|_| "callee"))
 }
 
-/// One try: recorded now, where its trace is, or else remembered for as long as the ring has room.
-pub(super) fn tried(outbound: &Outbound, trace: &TraceContext, tried: Try) {
-    if trace.sampled {
-        link(outbound, trace, &tried);
-    } else if outbound.needs.tracer.may_keep() {
-        outbound.tries.put(tried);
+/// The try that has ended, where it is recorded.
+pub(super) fn way(outbound: &Outbound, hop: &mut Hop<'_>) {
+    if let (Some(context), Some(tried)) = (hop.way.take(), &hop.tried) {
+        link(outbound, &context, tried, Instant::now());
     }
 }
 
 /// From the request leaving this sidecar to the answer being back, the callee's own time included.
-fn link(outbound: &Outbound, trace: &TraceContext, tried: &Try) {
+fn link(outbound: &Outbound, trace: &TraceContext, tried: &Try, ended: Instant) {
     let tracer = &outbound.needs.tracer;
     let Some(mut span) = trace.span(Kind::Internal, "link", tracer.at_ns(tried.sent.unwrap_or(tried.began))) else {
         return;
     };
-    span.end_ns = tracer.at_ns(tried.ended);
+    span.end_ns = tracer.at_ns(ended);
     span.set("isthmus.hop", "link");
     if tried.number > 0 {
         span.set("http.request.resend_count", i64::from(tried.number));
         span.set("isthmus.retry", i64::from(tried.number));
     }
-    let endpoint = &tried.endpoint;
-    span.set("network.peer.address", endpoint.ip.to_string());
-    span.set_some("network.peer.port", endpoint.mesh.as_ref().map(|peer| peer.port));
-    span.set("network.transport", "tcp");
-    where_to(outbound, endpoint, &mut span);
-    if let Some(tls) = tried.tls {
-        span.set("tls.protocol.name", "tls");
-        span.set("tls.protocol.version", tls.version.trim_start_matches("TLSv").trim_start_matches("TLS"));
-        span.set("tls.cipher", tls.cipher);
-        span.set("tls.curve", tls.group);
-        span.set("tls.established", true);
-    }
+    peer(outbound, &tried.endpoint, Way::Link(tried.tls), &mut span);
     span.set_some(
         "isthmus.time.connect_us",
         tried.sent.map(|sent| micros(sent.saturating_duration_since(tried.began))),
     );
-    span.set_some("isthmus.time.link_us", tried.link.map(micros));
+    span.set_some("isthmus.time.link_us", tried.link.map(|link| micros(link.elapsed)));
     if let Some((rtt_us, retransmitted, delivery_rate)) = tried.tcp {
         span.set("isthmus.tcp.rtt_us", rtt_us);
         span.set("isthmus.tcp.retransmitted_segments", retransmitted);
@@ -164,50 +154,90 @@ fn link(outbound: &Outbound, trace: &TraceContext, tried: &Try) {
         TryFate::Unprocessed | TryFate::Lost => span.fail("reset"),
         fate => fate.reason().into_iter().for_each(|reason| span.fail(reason.word())),
     }
-    span.set_some("isthmus.reset", tried.reset.map(|reset| format!("{reset:?}")));
+    span.set_some("isthmus.reset", tried.reset.map(|reset| Shown(format!("{reset:?}"))));
     tracer.record(span);
 }
 
 fn describe(outbound: &Outbound, hop: &Hop<'_>, span: &mut Span) {
     span.set("server.port", hop.destination.port());
     if !span.has("server.address") {
-        span.set("server.address", hop.destination.ip().to_string());
+        span.set("server.address", hop.destination.ip());
     }
-    span.set_some(
-        "isthmus.route",
-        hop.callee.as_ref().map(|callee| format!("{}:{}", callee.name, hop.destination.port())),
-    );
+    if let Some(callee) = &hop.callee {
+        span.set("isthmus.route", (callee.name.as_str(), hop.destination.port()));
+    }
     if hop.tries > 1 {
         span.set("isthmus.retries", i64::from(hop.tries) - 1);
     }
-    match &hop.link {
-        Some(link) => {
-            span.set("network.peer.address", link.endpoint.ip.to_string());
-            span.set_some("network.peer.port", link.endpoint.mesh.as_ref().map(|peer| peer.port));
-            where_to(outbound, &link.endpoint, span);
-        }
-        None => span.set_some("isthmus.site.source", outbound.needs.state.snapshot().site().map(ToString::to_string)),
+    match hop.link() {
+        Some((endpoint, _)) => peer(outbound, endpoint, Way::Request, span),
+        None => span.set_some("isthmus.site.source", outbound.needs.state.snapshot().site().map(SiteName::as_str)),
     }
 }
 
-/// Both ends' sites, the link between them, and who is behind the endpoint.
-pub(super) fn where_to(outbound: &Outbound, endpoint: &Endpoint, span: &mut Span) {
+/// What spans say of an endpoint, by the endpoint and by what they say it of.
+pub(super) type Blocks = Prepared<Mark, (Place, Way)>;
+
+/// An endpoint by where it lies, and held: no other one can lie there.
+pub(super) struct Place(Arc<Endpoint>);
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Place) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+impl Eq for Place {}
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    Request,
+    /// Of one try, with what its connection's handshake agreed on.
+    Link(Option<Negotiated>),
+}
+
+/// Who was asked, and where.
+fn peer(outbound: &Outbound, endpoint: &Arc<Endpoint>, way: Way, span: &mut Span) {
     let mesh = outbound.needs.state.snapshot();
+    let tls = if let Way::Link(tls) = &way { *tls } else { None };
+    let transport = (way != Way::Request).then_some("tcp");
+    outbound.blocks.say(span, mesh.mark(), (Place(Arc::clone(endpoint)), way), |block| {
+        block.set("network.peer.address", endpoint.ip);
+        block.set_some("network.peer.port", endpoint.mesh.as_ref().map(|peer| peer.port));
+        block.set_some("network.transport", transport);
+        where_to(&mesh, endpoint, block);
+        if let Some(tls) = tls {
+            block.set("tls.protocol.name", "tls");
+            block.set("tls.protocol.version", tls.version.trim_start_matches("TLSv").trim_start_matches("TLS"));
+            block.set("tls.cipher", tls.cipher);
+            block.set("tls.curve", tls.group);
+            block.set("tls.established", true);
+        }
+    });
+}
+
+/// Both ends' sites, the link between them, and who is behind the endpoint.
+pub(super) fn where_to(mesh: &Mesh, endpoint: &Endpoint, to: &mut Attributes) {
     let (own, site) = (mesh.site(), endpoint.site.as_ref());
-    span.set_some("isthmus.site.source", own.map(ToString::to_string));
-    span.set_some("isthmus.site.destination", site.map(ToString::to_string));
+    to.set_some("isthmus.site.source", own.map(SiteName::as_str));
+    to.set_some("isthmus.site.destination", site.map(SiteName::as_str));
     let link = own.zip(site).and_then(|(own, site)| mesh.link_between(own, site));
-    span.set_some("isthmus.link", link.cloned());
+    to.set_some("isthmus.link", link.map(|link| &**link));
     let peer = endpoint.mesh.as_ref().and_then(|peer| peer.identities.first());
-    span.set_some("isthmus.peer.identity", peer.map(ToString::to_string));
+    to.set_some("isthmus.peer.identity", peer.map(SpiffeId::as_str));
 }
 
 /// Where the time went, by no clock but each side's own: what the callee returned, and ours.
 fn times(hop: &Hop<'_>, total: Duration, span: &mut Span) {
-    let Some(link) = &hop.link else { return };
+    let Some(tried) = &hop.tried else { return };
+    let Some(link) = tried.link else { return };
     let (app, callee) = (link.callee.app_us, link.callee.total_us);
     let (total, between) = (micros(total), micros(link.elapsed));
-    let connect = micros(link.connect);
+    let connect = tried.sent.map_or(0, |sent| micros(sent.saturating_duration_since(tried.began)));
     let own = total.saturating_sub(between).saturating_sub(callee).saturating_sub(connect);
     span.set("isthmus.time.app_us", app);
     span.set("isthmus.time.link_us", between);
@@ -217,35 +247,32 @@ fn times(hop: &Hop<'_>, total: Duration, span: &mut Span) {
     span.set("isthmus.time.proxy_us", total.saturating_sub(between).saturating_sub(app));
 }
 
-/// What the app changed to: the span of a connection, below the request's, until both directions have ended.
-pub(super) fn websocket(outbound: &Outbound, hop: &Hop<'_>, trace: &TraceContext) -> crate::telemetry::ConnectionSpan {
+/// What the app changes to: the span of a connection, below the request's, until both directions have ended.
+pub(super) fn carried(outbound: &Outbound, hop: &Hop<'_>, protocol: &Protocol) -> ConnectionSpan {
+    if !hop.trace.sampled {
+        return ConnectionSpan::default();
+    }
     let tracer = &outbound.needs.tracer;
-    let protocol = hop.upgrade.as_ref().map(|protocol| protocol.as_str().to_owned());
-    let span = crate::telemetry::ConnectionSpan::begin(tracer, trace, (Kind::Client, "WebSocket"), tracer.now_ns());
+    let span = ConnectionSpan::begin(tracer, &hop.trace.child(), (Kind::Client, "WebSocket"), tracer.now_ns());
     span.with(|span| {
         span.set("isthmus.hop", "outbound");
         span.set("network.transport", "tcp");
-        span.set_some("network.protocol.name", protocol);
-        span.status = Status::Unset;
-        describe(outbound, hop, span);
+        span.set("network.protocol.name", protocol.as_str());
     });
     span
 }
 
-/// A body of a connection that changed its protocol, counted.
-pub(super) fn counted(body: Body, span: &crate::telemetry::ConnectionSpan, sent: bool) -> Body {
-    if !span.is_sampled() {
-        return body;
-    }
-    let span = span.clone();
-    let own = crate::tcp::Copied::default();
-    body.watched(Watch::new(move |seen| match seen {
-        Seen::Bytes(count) => {
-            let copied = span.copied(&own);
-            let cell = if sent { &copied.sent } else { &copied.received };
-            cell.set(cell.get() + count as u64);
-        }
-        Seen::Whole(_) => span.half_closed(sent),
-        Seen::Broken(error) => span.end("reset", Some(error.reason().word())),
-    }))
+/// It is one: to whom, is known now.
+pub(super) fn agreed(outbound: &Outbound, hop: &Hop<'_>, carried: &ConnectionSpan) {
+    carried.with(|span| describe(outbound, hop, span));
+}
+
+/// What was refused before it was a request.
+pub(super) fn unread(outbound: &Outbound, destination: SocketAddr, reason: Reason) {
+    let tracer = &outbound.needs.tracer;
+    let root = tracer.root_at(outbound.ratio_of(destination));
+    of_http::unread(tracer, &root, Kind::Client, reason, |span| {
+        span.set("server.address", destination.ip());
+        span.set("server.port", destination.port());
+    });
 }

@@ -176,9 +176,12 @@ async fn reach_plain(
         None if route.protocol() == AppProtocol::Postgres => app_tls(WireVersion::TLS1_3),
         None => Arrived::Plain,
     };
-    let (places, min_tls) = Box::pin(external::places(outbound, route, endpoint, arrived)).await?;
-    let (far, address) = Box::pin(external::connect(outbound, route, &places)).await?;
-    Ok(Far::Plain(far, address, min_tls))
+    let places = Box::pin(external::places(outbound, route, endpoint, arrived)).await?;
+    if let Some(noted) = &places.noted {
+        route.span(outbound).with(|span| noted.note(span));
+    }
+    let (far, address) = Box::pin(external::connect(outbound, route, &places.addresses)).await?;
+    Ok(Far::Plain(far, address, places.min_tls))
 }
 
 /// The newest version that a ClientHello offers.
@@ -227,7 +230,7 @@ pub(super) async fn serve_tls(
         Ok(hello) => route.span(outbound).with(|span| {
             span.set("network.protocol.name", "tls");
             span.set("tls.protocol.name", "tls");
-            span.set_some("tls.client.server_name", hello.server_name);
+            span.set_some("tls.client.server_name", hello.server_name.as_deref());
         }),
         // Without a minimum it is bytes like any others.
         Err(gate::GateError::NotTls(_)) if minimum.is_none() => {}

@@ -9,16 +9,13 @@ use isthmus_proto::model::{ServiceName, SiteName};
 
 use super::Outbound;
 use super::connection::Route;
-use super::hop::{Hop, Link};
+use super::hop::Hop;
 use crate::http::body::Body;
 use crate::http::internal::{DECISION, DENIED};
 use crate::reason::Reason;
 use crate::state::{Endpoint, Service};
 use crate::tcp::copy::Copied;
-use crate::telemetry::{AccessEntry, Direction, EdgeOf, Passed, cut, micros};
-
-/// What was asked for, kept where somebody is to be told: the request itself is sent on.
-pub(super) type Told = Option<(Method, Uri)>;
+use crate::telemetry::{AccessEntry, Direction, EdgeOf, Exemplar, Passed, cut, micros};
 
 /// How it ended.
 pub(super) struct Ended {
@@ -44,38 +41,47 @@ fn reason_of(response: &Response<Body>) -> Option<Reason> {
 
 /// `wanted`: somebody may be told why.
 pub(super) fn ended(response: &Response<Body>, total: Duration, refused: Option<Reason>, wanted: bool) -> Ended {
-    // The callee's sidecar may have refused it: its word came with the answer.
-    let reason = refused.or_else(|| wanted.then(|| reason_of(response))?);
+    // The callee's sidecar may have refused it: its word came with an answer that has a status of its own, or, for gRPC,
+    // nothing but a head.
+    let may_be = response.status().as_u16() >= 300 || response.body().is_empty();
+    let reason = refused.or_else(|| if wanted && may_be { reason_of(response) } else { None });
     let id = reason.and_then(|_| response.headers().get(DECISION)?.to_str().ok());
     Ended { total, status: response.status().as_u16(), reason, decision: id.map(str::to_owned) }
 }
 
-pub(super) fn tell(outbound: &Outbound, hop: &Hop<'_>, told: Told, ended: &Ended) {
-    let site = hop.link.as_ref().and_then(Link::site).unwrap_or_default();
-    let traced = outbound.needs.tracer.exemplar(&hop.trace);
+pub(super) fn tell(
+    outbound: &Outbound,
+    hop: &Hop<'_>,
+    told: Option<(&Method, &Uri)>,
+    ended: &Ended,
+    traced: Option<Exemplar>,
+) {
     match (&hop.edge, &hop.callee) {
         (Some(edge), _) => edge.request(ended.status, ended.total, traced),
         (None, Some(callee)) => {
-            let edge = edge_to(callee, hop.destination.port(), "");
+            // Whoever left has waited for somebody.
+            let awaited = hop.tried.as_ref().filter(|_| ended.status == 0);
+            let site = awaited.and_then(|tried| tried.endpoint.site.as_ref()).map_or("", SiteName::as_str);
+            let edge = edge_to(callee, hop.destination.port(), site);
             outbound.edges.request(edge, ended.status, ended.total, traced);
         }
         (None, None) => {}
     }
-    let Some((method, uri)) = told else { return };
-    log(outbound, hop, (&method, &uri), ended);
+    let Some(asked) = told else { return };
+    log(outbound, hop, asked, ended);
     if outbound.needs.metrics.live().looks() {
-        show(outbound, hop, (&method, &uri), site, ended);
+        show(outbound, hop, asked, ended);
     }
 }
 
-/// The edge to a service at a site; outside, or where nobody answered, at none.
+/// The edge to a service at a site; outside, or where there was nobody, at none.
 pub(super) fn edge_to<'a>(callee: &'a Service, port: u16, site: &'a str) -> EdgeOf<'a> {
     let (namespace, name) = (callee.name.namespace(), callee.name.name());
     EdgeOf { direction: Direction::Outbound, namespace, name, port, site }
 }
 
 fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended) {
-    let link = hop.link.as_ref();
+    let link = hop.link();
     outbound.needs.tracer.tell(&AccessEntry {
         direction: Direction::Outbound,
         http2: hop.http2,
@@ -86,16 +92,21 @@ fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended
         decision: ended.decision.as_deref(),
         trace: hop.trace.sampled.then_some(hop.trace.trace_id),
         caller: None,
-        peer: link.and_then(Link::peer),
+        peer: link.and_then(|(endpoint, _)| identity(endpoint)),
         destination: hop.destination,
         total: ended.total,
-        app: link.map(|link| Duration::from_micros(link.callee.app_us)),
-        link: link.map(|link| link.elapsed),
+        app: link.map(|(_, link)| Duration::from_micros(link.callee.app_us)),
+        link: link.map(|(_, link)| link.elapsed),
     });
 }
 
-fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site: &str, ended: &Ended) {
-    let (link, identity) = (hop.link.as_ref(), &outbound.needs.identity);
+fn identity(endpoint: &Endpoint) -> Option<String> {
+    endpoint.mesh.as_ref()?.identities.first().map(ToString::to_string)
+}
+
+fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended) {
+    let (link, identity) = (hop.link(), &outbound.needs.identity);
+    let site = link.and_then(|(endpoint, _)| endpoint.site.as_ref().map(ToString::to_string));
     let callee = hop.callee.as_ref().map(|callee| callee.name.to_string());
     outbound.needs.metrics.live().passed(&Passed {
         at_unix_ms: identity.clock().now_ms(),
@@ -109,12 +120,12 @@ fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), site
         path: cut(uri.path()),
         status: ended.status.into(),
         duration_us: micros(ended.total),
-        link_us: link.map_or(0, |link| micros(link.elapsed)),
-        app_us: link.map_or(0, |link| link.callee.app_us),
+        link_us: link.map_or(0, |(_, link)| micros(link.elapsed)),
+        app_us: link.map_or(0, |(_, link)| link.callee.app_us),
         reason: ended.reason.map(Reason::word).unwrap_or_default().to_owned(),
         decision: ended.decision.clone().unwrap_or_default(),
         trace_id: hop.trace.id_in_words(),
-        site: site.to_owned(),
+        site: site.unwrap_or_default(),
         transport: if link.is_some() { "mesh" } else { "plaintext" }.to_owned(),
         ..Passed::default()
     });

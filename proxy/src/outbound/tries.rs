@@ -1,39 +1,65 @@
-//! Tries of requests that nobody has decided to record, in a ring of the worker's: should the request turn out to be worth
-//! keeping, its earlier tries are still here. A record has a fixed size and owns nothing but a count on its endpoint; the
-//! ring is made with the first one, and what is full forgets what is oldest.
+//! Tries of requests. The one that is made is on the stack of whoever serves its request, and so is the last one until the
+//! request's end decides. Those that failed before it are in a ring of the worker's, where nobody has decided to record
+//! them: should the request turn out to be worth keeping, they are still here. A record has a fixed size and owns nothing but
+//! a count on its endpoint; the ring is made with the first one, and what is full forgets what is oldest.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_certs::Negotiated;
 
+use super::hop::Link;
 use crate::reason::Reason;
 use crate::state::Endpoint;
+use crate::telemetry::KeptTrace;
 
-/// Records of one worker: some 50 KiB. A request leaves one for each of its tries, which are four at most.
+/// Records of one worker: some 50 KiB. A request leaves one for each of its tries but the last, which are four at most.
 const KEPT: usize = 256;
 
 /// One try, as it is told.
 #[derive(Debug, Clone)]
 pub(super) struct Try {
-    /// Of this worker.
-    pub(super) request: u64,
     /// 0: the first.
     pub(super) number: u8,
     pub(super) endpoint: Arc<Endpoint>,
-    /// When a connection was asked for, when the request left on it, and when it was answered or given up.
+    /// When a connection was asked for, and when the request left on it.
     pub(super) began: Instant,
     pub(super) sent: Option<Instant>,
-    pub(super) ended: Instant,
-    /// The way between the sidecars alone.
-    pub(super) link: Option<Duration>,
+    pub(super) link: Option<Link>,
     pub(super) tcp: Option<(u32, u32, u64)>,
     pub(super) tls: Option<Negotiated>,
     pub(super) fate: TryFate,
     /// The callee's reset.
     pub(super) reset: Option<h2::Reason>,
+    /// Where the callee's sidecar puts what it keeps of it.
+    pub(super) shared: Option<KeptTrace>,
+}
+
+impl Try {
+    pub(super) fn begin(number: u8, endpoint: &Arc<Endpoint>) -> Try {
+        Try {
+            number,
+            endpoint: Arc::clone(endpoint),
+            began: Instant::now(),
+            sent: None,
+            link: None,
+            tcp: None,
+            tls: None,
+            fate: TryFate::Left,
+            reset: None,
+            shared: None,
+        }
+    }
+}
+
+/// One that failed, with its request's number of this worker and the moment at which it was given up.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    pub(super) request: u64,
+    pub(super) ended: Instant,
+    pub(super) tried: Try,
 }
 
 /// How it ended.
@@ -49,6 +75,8 @@ pub(super) enum TryFate {
     Late,
     /// The caller's body broke.
     Body(Reason),
+    /// The app left before it was answered.
+    Left,
 }
 
 impl TryFate {
@@ -58,16 +86,17 @@ impl TryFate {
             TryFate::Unreachable(reason) | TryFate::Body(reason) => Some(reason),
             TryFate::Unprocessed | TryFate::Lost => Some(Reason::ConnectFailed),
             TryFate::Late => Some(Reason::Timeout),
+            TryFate::Left => Some(Reason::CallerGone),
         }
     }
 }
 
 /// The ring.
 #[derive(Debug, Default)]
-pub(super) struct Tries(RefCell<VecDeque<Try>>);
+pub(super) struct Tries(RefCell<VecDeque<Before>>);
 
 impl Tries {
-    pub(super) fn put(&self, tried: Try) {
+    pub(super) fn put(&self, before: Before) {
         let mut ring = self.0.borrow_mut();
         if ring.capacity() == 0 {
             ring.reserve_exact(KEPT);
@@ -75,12 +104,12 @@ impl Tries {
         if ring.len() == KEPT {
             ring.pop_front();
         }
-        ring.push_back(tried);
+        ring.push_back(before);
     }
 
     /// Those of one request that are still here, in their order.
-    pub(super) fn of(&self, request: u64) -> Vec<Try> {
-        self.0.borrow().iter().filter(|tried| tried.request == request).cloned().collect()
+    pub(super) fn of(&self, request: u64) -> Vec<Before> {
+        self.0.borrow().iter().filter(|before| before.request == request).cloned().collect()
     }
 }
 

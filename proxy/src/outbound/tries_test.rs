@@ -2,21 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-fn tried(request: u64, number: u8, endpoint: &Arc<Endpoint>) -> Try {
-    let now = Instant::now();
-    Try {
-        request,
-        number,
-        endpoint: Arc::clone(endpoint),
-        began: now,
-        sent: None,
-        ended: now,
-        link: None,
-        tcp: None,
-        tls: None,
-        fate: TryFate::Unprocessed,
-        reset: None,
-    }
+fn before(request: u64, number: u8, endpoint: &Arc<Endpoint>) -> Before {
+    Before { request, ended: Instant::now(), tried: Try::begin(number, endpoint) }
 }
 
 #[test]
@@ -26,17 +13,17 @@ fn the_ring_is_bounded_and_forgets_the_oldest() {
     let tries = Tries::default();
     assert_eq!(tries.0.borrow().capacity(), 0, "nothing, where nothing is kept");
     for number in 0..2 {
-        tries.put(tried(7, number, &endpoint));
+        tries.put(before(7, number, &endpoint));
     }
     let room = tries.0.borrow().capacity();
     for request in 100..100 + KEPT as u64 - 1 {
-        tries.put(tried(request, 0, &endpoint));
+        tries.put(before(request, 0, &endpoint));
     }
-    assert_eq!(tries.of(7).iter().map(|tried| tried.number).collect::<Vec<_>>(), [1]);
+    assert_eq!(tries.of(7).iter().map(|before| before.tried.number).collect::<Vec<_>>(), [1]);
     for request in 1000..3000 {
-        tries.put(tried(request, 0, &endpoint));
+        tries.put(before(request, 0, &endpoint));
     }
     let ring = tries.0.borrow();
     assert_eq!((ring.len(), ring.capacity()), (KEPT, room));
-    assert!(room * size_of::<Try>() <= 64 * 1024, "{} B each", size_of::<Try>());
+    assert!(room * size_of::<Before>() <= 64 * 1024, "{} B each", size_of::<Before>());
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderName;
 use http::{Method, Request, Response, StatusCode, Uri};
+use isthmus_http2::{Answering, RecvStream, SendStream, StreamError};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 
@@ -17,7 +18,6 @@ use super::connection::Route;
 use super::pool::{Slot, is_unprocessed};
 use super::{Outbound, told};
 use crate::http::internal::{DECISION, DENIED};
-use crate::http::mesh::{Answering, RecvStream, SendStream, StreamError};
 use crate::http::tunnel::copy_tunnel;
 use crate::reason::Reason;
 use crate::state::{Connect, Endpoint, MeshPeer};
@@ -263,14 +263,17 @@ impl Opened {
 
 impl Reached {
     /// Carries bytes until both sides ended.
-    pub(super) async fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> io::Result<()> {
-        let _open = outbound.needs.metrics.stream(MeshSide::Client);
+    pub(super) fn carry(mut self, outbound: &Rc<Outbound>, mut app: TcpStream) -> impl Future<Output = io::Result<()>> {
+        let open = outbound.needs.metrics.stream(MeshSide::Client);
         let (own, began) = (Copied::after((self.early.0 as usize, self.early.1 as usize)), Instant::now());
-        let copied = self.span.counts(&own);
-        let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, copied).await;
-        self.span.ended(&result);
-        told::connection(outbound, &self.to, copied, began.elapsed());
-        result
+        async move {
+            let copied = self.span.counts(&own);
+            let result = copy_tunnel(&mut app, &mut self.to_peer, self.from_peer, copied).await;
+            self.span.ended(&result);
+            told::connection(outbound, &self.to, copied, began.elapsed());
+            drop(open);
+            result
+        }
     }
 }
 

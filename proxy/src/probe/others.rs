@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::judge::Judge;
-use super::{Probe, ask};
+use super::{Health, Probe, ask};
 use crate::tcp::DialOptions;
 
 #[cfg(test)]
@@ -29,6 +29,13 @@ const JITTER: f64 = 0.1;
 /// Whom to ask, by whatever tells them apart.
 pub type Wanted<K> = BTreeMap<K, Probe>;
 
+/// What was found of one of them, and since when.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub health: Health,
+    pub since: Instant,
+}
+
 struct Asked {
     probe: Probe,
     judge: Judge,
@@ -38,11 +45,11 @@ struct Asked {
     life: u64,
 }
 
-/// Asks until `stop`, and tells who fails and why each time that changes.
+/// Asks until `stop`, and tells what was found of whom each time that changes. Of whom no answer has come, nothing is.
 pub async fn keep_others<K: Ord + Clone + Display + Send + 'static>(
     wanted: watch::Receiver<Wanted<K>>,
     options: DialOptions,
-    told: impl FnMut(&BTreeMap<K, String>),
+    told: impl FnMut(&BTreeMap<K, Found>),
     stop: CancellationToken,
 ) {
     let question = move |probe: Probe| async move { ask(&probe, options).await };
@@ -55,13 +62,13 @@ pub async fn keep_others<K: Ord + Clone + Display + Send + 'static>(
 async fn keep_asking<K, F>(
     mut wanted: watch::Receiver<Wanted<K>>,
     question: impl Fn(Probe) -> F,
-    mut told: impl FnMut(&BTreeMap<K, String>),
+    mut told: impl FnMut(&BTreeMap<K, Found>),
 ) where
     K: Ord + Clone + Display + Send + 'static,
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     let mut all: BTreeMap<K, Asked> = BTreeMap::new();
-    let mut fails: BTreeMap<K, String> = BTreeMap::new();
+    let mut found: BTreeMap<K, Found> = BTreeMap::new();
     let mut asking: JoinSet<(K, u64, Result<(), String>)> = JoinSet::new();
     let mut lives = 0;
     take_over(&wanted.borrow_and_update().clone(), &mut all, &mut lives);
@@ -84,11 +91,11 @@ async fn keep_asking<K, F>(
                     return;
                 }
                 take_over(&wanted.borrow_and_update().clone(), &mut all, &mut lives);
-                let before = fails.len();
+                let before = found.len();
                 // A probe that was asked in another way has said nothing yet.
-                fails.retain(|key, _| all.get(key).is_some_and(|asked| !asked.judge.health().ready && asked.judge.has_heard()));
-                if fails.len() != before {
-                    told(&fails);
+                found.retain(|key, _| all.get(key).is_some_and(|asked| asked.judge.has_heard()));
+                if found.len() != before {
+                    told(&found);
                 }
             }
             Some(answered) = asking.join_next() => {
@@ -98,14 +105,16 @@ async fn keep_asking<K, F>(
                 (asked.under_way, asked.next) = (false, now + jittered(asked.probe.interval));
                 let Some(health) = asked.judge.hear(answer) else { continue };
                 match health.ready {
-                    true if fails.remove(&key).is_none() => continue,
-                    true => tracing::info!(endpoint = %key, "passes its health check: it gets traffic"),
+                    true if found.contains_key(&key) => {
+                        tracing::info!(endpoint = %key, "passes its health check: it gets traffic");
+                    }
+                    true => {}
                     false => {
                         tracing::warn!(endpoint = %key, reason = health.reason, "fails its health check: it gets no traffic");
-                        fails.insert(key, health.reason);
                     }
                 }
-                told(&fails);
+                found.insert(key, Found { health, since: Instant::now() });
+                told(&found);
             }
             () = sleep_until(next.unwrap_or(now)), if next.is_some() && has_room => {}
         }

@@ -30,7 +30,7 @@ struct Outside {
     takes: Mutex<Duration>,
 }
 
-type Told = watch::Receiver<BTreeMap<u16, String>>;
+type Told = watch::Receiver<BTreeMap<u16, Found>>;
 
 fn begin(outside: &Arc<Outside>, names: impl Iterator<Item = u16>) -> (watch::Sender<Wanted<u16>>, Told) {
     let (want, wanted) = watch::channel(names.map(|n| (n, probe(n))).collect());
@@ -53,8 +53,8 @@ fn begin(outside: &Arc<Outside>, names: impl Iterator<Item = u16>) -> (watch::Se
         }
     };
     tokio::spawn(async move {
-        keep_asking(wanted, question, |fails: &BTreeMap<u16, String>| {
-            tell.send_replace(fails.clone());
+        keep_asking(wanted, question, |found: &BTreeMap<u16, Found>| {
+            tell.send_replace(found.clone());
         })
         .await;
     });
@@ -62,7 +62,14 @@ fn begin(outside: &Arc<Outside>, names: impl Iterator<Item = u16>) -> (watch::Se
 }
 
 fn failing(told: &Told) -> Vec<u16> {
-    told.borrow().keys().copied().collect()
+    told.borrow().iter().filter(|(_, found)| !found.health.ready).map(|(n, _)| *n).collect()
+}
+
+/// Until this is what is told.
+async fn until_failing(told: &mut Told, expected: &[u16]) {
+    while failing(told) != expected {
+        told.changed().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,12 +78,15 @@ async fn who_fails_often_enough_is_told_and_so_is_who_returns() {
     let (_want, mut told) = begin(&outside, 1..=3);
     tokio::time::sleep(INTERVAL * 2).await;
     assert!(failing(&told).is_empty(), "all are well");
+    assert_eq!(told.borrow_and_update().len(), 3, "and that is told of each");
     let asked = |n: u16| outside.times.lock().unwrap()[&n].len();
     let before = asked(2);
     outside.down.lock().unwrap().insert(2);
     told.changed().await.unwrap();
     assert_eq!(failing(&told), [2]);
     assert!(asked(2) >= before + 2, "two in a row");
+    let down = told.borrow()[&2].clone();
+    assert_eq!((down.health.reason.as_str(), down.since), ("refused", Instant::now()));
     outside.down.lock().unwrap().clear();
     let before = asked(2);
     told.changed().await.unwrap();
@@ -127,17 +137,14 @@ async fn who_is_no_longer_wanted_fails_no_longer_and_who_stays_is_not_asked_anew
     let outside = Arc::new(Outside::default());
     outside.down.lock().unwrap().extend([1, 2]);
     let (want, mut told) = begin(&outside, 1..=2);
-    while failing(&told) != [1, 2] {
-        told.changed().await.unwrap();
-    }
+    until_failing(&mut told, &[1, 2]).await;
     want.send_replace([(2, probe(2)), (3, probe(3))].into());
     told.changed().await.unwrap();
     assert_eq!(failing(&told), [2]);
     // Asked in another way, it has to be found out anew.
     want.send_replace([(2, Probe { failures: 1, ..probe(2) })].into());
     told.changed().await.unwrap();
-    assert!(failing(&told).is_empty());
-    told.changed().await.unwrap();
-    assert_eq!(failing(&told), [2]);
+    assert!(failing(&told).is_empty() && !told.borrow().contains_key(&2), "nothing is known of it");
+    until_failing(&mut told, &[2]).await;
     drop(want);
 }

@@ -33,7 +33,7 @@ pub use isthmus_proto::model::{
 };
 pub use mesh::{Destination, Mesh};
 pub use order::Order;
-pub use reader::{Reader, Snapshot};
+pub use reader::{Mark, Reader, Snapshot};
 pub use service::{Service, Workload};
 
 /// How long a connection waits for the control plane to say what an address is (DESIGN.md, "The path, outbound").

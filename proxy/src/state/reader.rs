@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::{Mesh, State};
@@ -39,6 +39,21 @@ impl Snapshot {
     /// Whether nothing was published between the two: what was looked up in one holds in the other.
     pub fn is(&self, other: &Snapshot) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// To know it by, when it is gone as well: marks of two are never the same.
+    pub fn mark(&self) -> Mark {
+        Mark(Rc::downgrade(&self.0))
+    }
+}
+
+/// Which snapshot something was made of; holds none of it.
+#[derive(Debug, Clone)]
+pub struct Mark(Weak<Arc<Mesh>>);
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Mark) -> bool {
+        self.0.ptr_eq(&other.0)
     }
 }
 

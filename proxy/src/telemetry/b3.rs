@@ -62,7 +62,7 @@ impl Said {
 
 /// Reads what there is; `b3` wins over the several, as its authors say.
 pub(super) fn read(headers: &HeaderMap) -> Said {
-    // One pass over the names: most messages have none of them, and look-ups of six would cost more.
+    // One pass over the names: look-ups of six would cost more.
     if !headers.keys().any(is_b3) {
         return Said::Nothing;
     }
@@ -201,7 +201,7 @@ fn hex(bytes: &[u8]) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-fn is_b3(name: &HeaderName) -> bool {
+pub(super) fn is_b3(name: &HeaderName) -> bool {
     let name = name.as_str();
     name == "b3" || name.starts_with("x-b3-")
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isthmus_certs::Negotiated;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::reason::Reason;
 
@@ -185,6 +186,7 @@ pub(super) struct Cell {
     pub(super) spans_exported: AtomicU64,
     pub(super) spans_dropped: [AtomicU64; DropReason::ALL.len()],
     pub(super) access_dropped: AtomicU64,
+    pub(super) not_followed: [AtomicU64; 2],
 }
 
 /// What the control runtime alone writes.
@@ -193,6 +195,8 @@ pub(super) struct Process {
     pub(super) control_connected: AtomicI64,
     pub(super) control_connects: AtomicU64,
     pub(super) control_version: AtomicU64,
+    /// Since when what is in force may not be the control plane's latest word, and how long it had not been before that.
+    pub(super) control_behind: Mutex<Option<(Instant, Duration)>>,
     pub(super) updates_acked: AtomicU64,
     pub(super) updates_nacked: AtomicU64,
     pub(super) certificate_expiry: AtomicI64,

@@ -2,14 +2,13 @@
 //! unless the collector has said that it does not read that.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::bufread::GzDecoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TE};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -19,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
 
+use super::gzip::{Piece, gzip};
 use crate::tcp::{DialOptions, dial};
 
 /// An answer has a few words at most.
@@ -104,6 +104,9 @@ impl Signal {
     }
 }
 
+/// What is delivered, as gzip has it.
+pub(super) struct Message(Vec<u8>);
+
 /// What became of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
@@ -136,7 +139,7 @@ impl Collector {
     }
 
     /// One attempt. It ends when its future is dropped: the caller bounds its time.
-    pub(super) async fn deliver(&mut self, message: &[u8]) -> Delivery {
+    pub(super) async fn deliver(&mut self, message: &Message) -> Delivery {
         let answer = self.attempt(message, !self.plain).await;
         match answer {
             Ok(Answered { compression_unknown: true, .. }) if !self.plain => {
@@ -153,8 +156,7 @@ impl Collector {
         Delivery::Later(format!("{}: {error}", self.at), None)
     }
 
-    async fn attempt(&mut self, message: &[u8], compress: bool) -> Result<Answered, Failed> {
-        let body = if compress { gzip(message)? } else { message.to_vec() };
+    async fn attempt(&mut self, message: &Message, compress: bool) -> Result<Answered, Failed> {
         let authority = match &self.at {
             Endpoint::Http { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Endpoint::Http { host, port, .. } => format!("{host}:{port}"),
@@ -167,11 +169,13 @@ impl Collector {
         let signal = self.signal;
         match self.opened(path.is_some()).await? {
             Open::Grpc(sender) => {
-                let request = grpc_request(&authority, signal.grpc(), &body, compress)?;
+                let frame = grpc_frame(message, compress);
+                let request = grpc_request(&authority, signal.grpc(), frame, compress)?;
                 grpc_answer(sender.send_request(request).await?).await
             }
             Open::Http(sender) => {
-                let path = path.unwrap_or_default();
+                let (path, mut body) = (path.unwrap_or_default(), Vec::new());
+                message.write(compress, &mut body);
                 http_answer(sender.send_request(http_request(&authority, &path, body, compress)?).await?).await
             }
         }
@@ -228,23 +232,37 @@ impl From<Delivery> for Answered {
     }
 }
 
-fn gzip(message: &[u8]) -> io::Result<Vec<u8>> {
-    // Spans of one proxy repeat each other: the fastest level leaves a tenth of them.
-    let mut encoder = GzEncoder::new(Vec::with_capacity(message.len() / 4 + 64), Compression::fast());
-    encoder.write_all(message)?;
-    encoder.finish()
+impl Message {
+    pub(super) fn of<'p>(pieces: impl Iterator<Item = &'p Piece>) -> Message {
+        Message(gzip(pieces))
+    }
+
+    /// Adds it to `out`, as it is sent.
+    pub(super) fn write(&self, compress: bool, out: &mut Vec<u8>) {
+        if compress {
+            out.extend_from_slice(&self.0);
+        } else {
+            // Nothing but what was compressed here is read here.
+            let _ = GzDecoder::new(&self.0[..]).read_to_end(out);
+        }
+    }
+}
+
+/// The message as gRPC has it on the wire: whether it is compressed, and its length, before it.
+fn grpc_frame(message: &Message, compress: bool) -> Bytes {
+    let mut frame = vec![u8::from(compress), 0, 0, 0, 0];
+    message.write(compress, &mut frame);
+    let length = u32::try_from(frame.len() - 5).unwrap_or(u32::MAX);
+    frame[1..5].copy_from_slice(&length.to_be_bytes());
+    frame.into()
 }
 
 fn grpc_request(
     authority: &str,
     path: &str,
-    body: &[u8],
+    frame: Bytes,
     compressed: bool,
 ) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut frame = Vec::with_capacity(body.len() + 5);
-    frame.push(u8::from(compressed));
-    frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-    frame.extend_from_slice(body);
     let mut request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{authority}{path}"))
@@ -253,7 +271,7 @@ fn grpc_request(
     if compressed {
         request = request.header("grpc-encoding", "gzip");
     }
-    request.body(Full::new(frame.into()))
+    request.body(Full::new(frame))
 }
 
 fn http_request(

@@ -123,7 +123,7 @@ impl ConnectionSpan {
     pub fn refused(&self, reason: Reason, decision: Option<&str>) {
         self.with(|span| {
             span.set("isthmus.reason", reason.word());
-            span.set_some("isthmus.decision.id", decision.map(str::to_owned));
+            span.set_some("isthmus.decision.id", decision);
         });
         self.end("refused", Some(reason.word()));
     }
@@ -174,7 +174,7 @@ impl Open {
         let Some(mut span) = self.context.child().span(Kind::Internal, "connection goes on", since_ns) else { return };
         span.end_ns = self.tracer.now_ns();
         self.told.set((span.end_ns, to_server, to_client));
-        span.attributes.extend(of.attributes.iter().filter(|(name, _)| name.starts_with("isthmus.")).cloned());
+        span.attributes.set_all_of(&of.attributes, "isthmus.");
         span.set("isthmus.bytes.to_server", to_server.saturating_sub(server_before));
         span.set("isthmus.bytes.to_client", to_client.saturating_sub(client_before));
         span.set("isthmus.bytes.to_server_so_far", to_server);

@@ -155,6 +155,7 @@ impl Metrics {
             let count = self.sum(|cell| &cell.spans_dropped[reason as usize]);
             page.sample(&[("reason", reason.word())], count);
         }
+        self.by_direction(page, names::NOT_FOLLOWED, |cell, at| cell.not_followed[at].load(Relaxed));
         page.family(names::ACCESS_DROPPED);
         page.sample(&[], self.sum(|cell| &cell.access_dropped));
         let process = &self.process;
@@ -163,6 +164,7 @@ impl Metrics {
         page.single(names::CONTROL_CONNECTED, process.control_connected.load(Relaxed));
         page.single(names::CONTROL_CONNECTS, process.control_connects.load(Relaxed));
         page.single(names::CONTROL_VERSION, process.control_version.load(Relaxed));
+        page.single(names::CONTROL_LAG, (self.control_lag().as_secs_f64() * 1e3).round() / 1e3);
         page.family(names::CONTROL_UPDATES);
         page.sample(&[("result", "ack")], process.updates_acked.load(Relaxed));
         page.sample(&[("result", "nack")], process.updates_nacked.load(Relaxed));

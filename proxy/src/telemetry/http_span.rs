@@ -50,7 +50,10 @@ impl AskedFor<'_> {
 
     /// `package.Service/Method`
     fn rpc_method(&self) -> Option<&str> {
-        let path = self.uri.path().strip_prefix('/').filter(|path| self.grpc && path.len() < 200)?;
+        if !self.grpc {
+            return None;
+        }
+        let path = self.uri.path().strip_prefix('/').filter(|path| path.len() < 200)?;
         path.split_once('/').is_some_and(|(service, method)| !service.is_empty() && !method.is_empty()).then_some(path)
     }
 
@@ -60,12 +63,12 @@ impl AskedFor<'_> {
             Some(method) => span.set("http.request.method", method),
             None => {
                 span.set("http.request.method", OTHER);
-                span.set("http.request.method_original", self.method.to_string());
+                span.set("http.request.method_original", self.method.as_str());
             }
         }
         if self.grpc {
             span.set("rpc.system.name", "grpc");
-            span.set_some("rpc.method", self.rpc_method().map(str::to_owned));
+            span.set_some("rpc.method", self.rpc_method());
         }
         span.set("network.protocol.name", "http");
         span.set("network.protocol.version", if self.http2 { "2" } else { "1.1" });
@@ -79,15 +82,15 @@ impl AskedFor<'_> {
         let path = self.uri.path();
         if span.kind == Kind::Server {
             span.set("url.scheme", scheme);
-            span.set("url.path", path.to_owned());
-            span.set_some("url.query", query);
+            span.set("url.path", path);
+            span.set_some("url.query", query.as_deref());
         } else {
             let host = self.uri.authority().map_or("", |host| without_credentials(host.as_str()));
-            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-            span.set("url.full", format!("{scheme}://{host}{path}{query}"));
+            let (mark, query) = query.as_deref().map_or(("", ""), |query| ("?", query));
+            span.set("url.full", [scheme, "://", host, path, mark, query]);
         }
         if let Some(host) = self.uri.host() {
-            span.set("server.address", host.trim_start_matches('[').trim_end_matches(']').to_owned());
+            span.set("server.address", host.trim_start_matches('[').trim_end_matches(']'));
         }
     }
 }
@@ -133,13 +136,40 @@ impl Brief {
         span.set("network.protocol.name", "http");
         span.set("network.protocol.version", if self.http2 { "2" } else { "1.1" });
         span.set("network.transport", "tcp");
-        span.set("url.path", self.path().into_owned());
+        span.set("url.path", &*self.path());
+    }
+}
+
+/// What is remembered of a request that waits for its answer: as much as may be told of it.
+#[derive(Debug)]
+pub enum Remembered {
+    Nothing,
+    Whole(Method, Uri),
+    Brief(Brief),
+}
+
+impl Remembered {
+    /// `told`: somebody is told of it in any case; `may_keep`: perhaps, by how it ends.
+    pub fn of(asked: AskedFor<'_>, told: bool, may_keep: bool) -> Remembered {
+        match (told, may_keep) {
+            (true, _) => Remembered::Whole(asked.method.clone(), asked.uri.clone()),
+            (false, true) => Remembered::Brief(Brief::of(asked)),
+            (false, false) => Remembered::Nothing,
+        }
+    }
+
+    pub fn whole(&self) -> Option<(&Method, &Uri)> {
+        if let Remembered::Whole(method, uri) = self { Some((method, uri)) } else { None }
+    }
+
+    pub fn brief(&self) -> Option<&Brief> {
+        if let Remembered::Brief(brief) = self { Some(brief) } else { None }
     }
 }
 
 /// `user:password@` is nobody's business.
 fn without_credentials(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+    memchr::memrchr(b'@', authority.as_bytes()).map_or(authority, |at| &authority[at + 1..])
 }
 
 /// The answer's status; `reason`: of a refusal by either sidecar. 4xx is the caller's fault, and so an error of the one who
@@ -152,7 +182,7 @@ pub fn answered(span: &mut Span, status: StatusCode, reason: Option<&'static str
         _ if !failed => {}
         Some(word) => span.fail(word),
         None => {
-            span.set("error.type", status.as_u16().to_string());
+            span.set("error.type", status.as_str());
             // The code says it all: the conventions leave the description out then.
             span.status = Status::Error("");
         }

@@ -40,6 +40,11 @@ pub(super) fn keeping() -> (Keeping, KeptSpans) {
 }
 
 impl Keeping {
+    /// Whether one more trace could begin: asked before anything is done for one.
+    pub(super) fn could_begin(&self) -> bool {
+        self.budget.begin.load(Relaxed) > 0
+    }
+
     /// Whether one more trace may begin. While there is nothing left this is one load.
     pub(super) fn may_begin(&self) -> bool {
         take_one(&self.budget.begin)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_certs::Negotiated;
 use isthmus_proto::live::v1::Edge;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::reason::Reason;
 
@@ -218,6 +219,11 @@ impl Metrics {
         self.own.spans_dropped[reason as usize].fetch_add(count, Relaxed);
     }
 
+    /// An answer is under way, and there was no place to remember its request until it ends.
+    pub fn not_followed(&self, direction: Direction) {
+        self.own.not_followed[direction as usize].fetch_add(1, Relaxed);
+    }
+
     /// `count` lines of the access log were given up.
     pub fn access_lines_dropped(&self, count: u64) {
         self.own.access_dropped.fetch_add(count, Relaxed);
@@ -232,6 +238,23 @@ impl Metrics {
     /// A snapshot of this version is in force.
     pub fn control_version(&self, version: u64) {
         self.process.control_version.store(version, Relaxed);
+    }
+
+    /// What is in force is the control plane's latest word from now on; `false`: not any more, or not certainly.
+    pub fn control_current(&self, current: bool) {
+        let mut behind = self.process.control_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        *behind = if current { None } else { behind.or_else(|| Some((Instant::now(), Duration::ZERO))) };
+    }
+
+    /// What is in force was its latest word so long ago.
+    pub fn control_behind(&self, by: Duration) {
+        let mut behind = self.process.control_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        *behind = Some((Instant::now(), by));
+    }
+
+    pub(super) fn control_lag(&self) -> Duration {
+        let behind = *self.process.control_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        behind.map_or(Duration::ZERO, |(since, before)| before.saturating_add(since.elapsed()))
     }
 
     /// An update was taken (`true`) or refused (`false`).

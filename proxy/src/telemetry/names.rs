@@ -20,8 +20,10 @@ const fn histogram(name: &'static str, help: &'static str) -> Family {
     Family { name, kind: "histogram", help }
 }
 
-pub(super) const REQUESTS: Family =
-    counter("isthmus_requests_total", "HTTP requests answered, by direction and status class of the answer.");
+pub(super) const REQUESTS: Family = counter(
+    "isthmus_requests_total",
+    "HTTP requests, by direction and status class of the answer; none: whoever asked left before it.",
+);
 pub(super) const REQUEST_SECONDS: Family = histogram(
     "isthmus_request_duration_seconds",
     "Time from a request's head to its answer's head, as this proxy saw it, in seconds.",
@@ -83,6 +85,10 @@ pub(super) const SPANS_EXPORTED: Family = counter(
 );
 pub(super) const SPANS_DROPPED: Family =
     counter("isthmus_spans_dropped_total", "Spans that were given up, by reason. Requests never wait for spans.");
+pub(super) const NOT_FOLLOWED: Family = counter(
+    "isthmus_answers_not_followed_total",
+    "Answers with too many others under way: what breaks of them after the head is not kept as a trace. By direction.",
+);
 pub(super) const ACCESS_DROPPED: Family = counter(
     "isthmus_access_log_dropped_total",
     "Lines of the access log that the disk did not take in time. Requests never wait for it.",
@@ -101,6 +107,10 @@ pub(super) const CONTROL_CONNECTS: Family =
     counter("isthmus_control_connects_total", "Streams to the control plane that were opened.");
 pub(super) const CONTROL_VERSION: Family =
     gauge("isthmus_control_version", "Version of the snapshot in force, as the control plane numbers it.");
+pub(super) const CONTROL_LAG: Family = gauge(
+    "isthmus_control_lag_seconds",
+    "How long what is in force here may not have been the control plane's latest word: no stream, or an update that could not be taken whole; 0: it is.",
+);
 pub(super) const CONTROL_UPDATES: Family =
     counter("isthmus_control_updates_total", "Updates from the control plane, by result (ack, nack).");
 pub(super) const CERTIFICATE_EXPIRY: Family = gauge(

@@ -3,21 +3,21 @@
 //! A collector that is slow, dead or absent costs no request anything and a bounded amount of memory: the queue and one
 //! batch. What cannot be delivered in that bound is dropped and counted by reason.
 
+use std::iter;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::tcp::DialOptions;
 
-use super::collector::{Collector, Delivery, Signal};
-use super::otlp_encode::encode;
-use super::span::Span;
+use super::backlog::Chunk;
+use super::collector::{Collector, Delivery, Message, Signal};
+use super::gzip::Piece;
+use super::otlp_encode::head;
 use super::tracer::{DropReason, ExportTarget, SpanQueue};
 
-/// Spans per message: some 500 KiB at most before compression, well under gRPC's 4 MiB.
-const BATCH: usize = 512;
 /// How long the first span of a batch waits for company.
 const LINGER: Duration = Duration::from_millis(250);
 /// One attempt, connecting included.
@@ -31,7 +31,7 @@ const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 /// Exports until `shutdown`, then flushes once and ends.
 pub async fn run_exporter(queue: SpanQueue, options: DialOptions, shutdown: CancellationToken) {
-    let mut exporter = Exporter { queue, options, shutdown, collector: None, batch: Vec::with_capacity(BATCH) };
+    let mut exporter = Exporter { queue, options, shutdown, collector: None, batch: Vec::new() };
     loop {
         let stop = exporter.shutdown.clone();
         tokio::select! {
@@ -50,40 +50,36 @@ struct Exporter {
     shutdown: CancellationToken,
     collector: Option<Collector>,
     /// Taken from the queue, not delivered yet.
-    batch: Vec<Span>,
+    batch: Vec<Chunk>,
 }
 
 impl Exporter {
     /// Waits for a span, then for as many as come within [`LINGER`].
     async fn gather(&mut self) {
-        let Exporter { queue, batch, .. } = self;
-        if batch.is_empty() && queue.spans.recv_many(batch, BATCH).await == 0 {
-            return std::future::pending().await; // Closed: cannot be while the queue itself holds a tracer.
-        }
-        let deadline = Instant::now() + LINGER;
-        while batch.len() < BATCH {
-            let room = BATCH - batch.len();
-            if timeout_at(deadline, queue.spans.recv_many(batch, room)).await.is_err() {
-                return;
-            }
-        }
+        self.queue.spans.first().await;
+        let _ = timeout(LINGER, self.queue.spans.full()).await;
+        self.queue.spans.take(&mut self.batch);
     }
 
     /// Sends the batch, with back-off between attempts; leaves it empty, delivered or not.
     async fn deliver(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
         let mut backoff = BACKOFF_FIRST;
-        let mut message: Option<(Vec<u8>, ExportTarget)> = None;
+        let mut written: Option<(Message, ExportTarget)> = None;
         let stop = self.shutdown.clone();
         for attempt in 1..=ATTEMPTS {
             let target = self.queue.target.borrow_and_update().clone();
-            if message.as_ref().is_none_or(|(_, of)| of.resource != target.resource) {
-                message = Some((encode(&target.resource, &self.batch), target.clone()));
+            if written.as_ref().is_none_or(|(_, of)| of.resource != target.resource) {
+                written = Some((message(&target, &self.batch), target.clone()));
             }
-            let (Some((bytes, _)), Some(collector)) = (&message, self.collector(&target)) else {
+            let collector = opened(&mut self.collector, &target, self.options);
+            let (Some((message, _)), Some(collector)) = (&written, collector) else {
                 return self.give_up(DropReason::NoCollector);
             };
             let outcome = tokio::select! {
-                outcome = collector.deliver(bytes) => outcome,
+                outcome = collector.deliver(message) => outcome,
                 () = too_long(&stop) => {
                     // Whatever it still says would be of this attempt.
                     self.collector = None;
@@ -122,11 +118,7 @@ impl Exporter {
     async fn flush_last(&mut self) {
         let deadline = Instant::now() + LAST_FLUSH;
         loop {
-            while self.batch.len() < BATCH
-                && let Ok(span) = self.queue.spans.try_recv()
-            {
-                self.batch.push(span);
-            }
+            self.queue.spans.take(&mut self.batch);
             if self.batch.is_empty() {
                 return;
             }
@@ -137,7 +129,7 @@ impl Exporter {
     }
 
     fn delivered(&mut self, rejected: u64) {
-        let (metrics, sent) = (self.queue.tracer.metrics(), self.batch.len() as u64);
+        let (metrics, sent) = (self.queue.tracer.metrics(), self.spans());
         let rejected = rejected.min(sent);
         metrics.spans_exported(sent - rejected);
         metrics.spans_dropped(DropReason::Refused, rejected);
@@ -145,18 +137,42 @@ impl Exporter {
     }
 
     fn give_up(&mut self, reason: DropReason) {
-        self.queue.tracer.metrics().spans_dropped(reason, self.batch.len() as u64);
+        self.queue.tracer.metrics().spans_dropped(reason, self.spans());
         self.batch.clear();
     }
 
-    /// The one that is configured now.
-    fn collector(&mut self, target: &ExportTarget) -> Option<&mut Collector> {
-        let at = target.endpoint.as_ref()?;
-        if self.collector.as_ref().is_none_or(|known| known.at != *at) {
-            self.collector = Some(Collector::new(at.clone(), Signal::Traces, self.options));
-        }
-        self.collector.as_mut()
+    fn spans(&self) -> u64 {
+        self.batch.iter().map(|chunk| chunk.spans as u64).sum()
     }
+}
+
+/// What one batch that waits now is as a message; empty where none waits. For who counts what that costs.
+pub fn one_message(queue: &mut SpanQueue) -> Vec<u8> {
+    let (mut batch, mut out) = (Vec::new(), Vec::new());
+    queue.spans.take(&mut batch);
+    if !batch.is_empty() {
+        message(&queue.target.borrow_and_update(), &batch).write(true, &mut out);
+    }
+    out
+}
+
+fn message(target: &ExportTarget, batch: &[Chunk]) -> Message {
+    let spans = batch.iter().map(|chunk| chunk.piece.length()).sum();
+    let head = Piece::of(&head(&target.resource, spans));
+    Message::of(iter::once(&head).chain(batch.iter().map(|chunk| &chunk.piece)))
+}
+
+/// The one that is configured now.
+fn opened<'c>(
+    known: &'c mut Option<Collector>,
+    target: &ExportTarget,
+    options: DialOptions,
+) -> Option<&'c mut Collector> {
+    let at = target.endpoint.as_ref()?;
+    if known.as_ref().is_none_or(|known| known.at != *at) {
+        *known = Some(Collector::new(at.clone(), Signal::Traces, options));
+    }
+    known.as_mut()
 }
 
 /// One attempt's time; less when the proxy is stopping.

@@ -1,5 +1,7 @@
 //! Held against the messages that opentelemetry-proto generates: the same bytes.
 
+use std::io::Read as _;
+
 use http::HeaderValue;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
@@ -10,6 +12,8 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::super::attributes::{Attributes, Value};
+use super::super::gzip::{Deflate, gzip};
 use super::super::span::{SpanId, TraceId};
 use super::*;
 
@@ -41,7 +45,7 @@ fn one(span: &Span) -> wire::Span {
         parent_span_id: span.parent.map(|parent| parent.0.to_vec()).unwrap_or_default(),
         flags: 1,
         name: span.name.to_string(),
-        kind: kind(span.kind) as i32,
+        kind: kind(span.kind).into(),
         start_time_unix_nano: span.start_ns,
         end_time_unix_nano: span.end_ns,
         attributes: span.attributes.iter().map(|(name, of)| attribute(name, value(of))).collect(),
@@ -50,12 +54,11 @@ fn one(span: &Span) -> wire::Span {
     }
 }
 
-fn value(of: &Value) -> any_value::Value {
+fn value(of: Value<'_>) -> any_value::Value {
     match of {
         Value::Text(text) => any_value::Value::StringValue(text.to_string()),
-        Value::Shared(text) => any_value::Value::StringValue(text.to_string()),
-        Value::Int(number) => any_value::Value::IntValue(*number),
-        Value::Bool(flag) => any_value::Value::BoolValue(*flag),
+        Value::Int(number) => any_value::Value::IntValue(number),
+        Value::Bool(flag) => any_value::Value::BoolValue(flag),
     }
 }
 
@@ -63,14 +66,33 @@ fn attribute(name: &str, value: any_value::Value) -> KeyValue {
     KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
-fn any_attribute() -> impl Strategy<Value = (&'static str, Value)> {
+#[derive(Debug, Clone)]
+enum Set {
+    Text(String),
+    Int(i64),
+    Bool(bool),
+}
+
+fn any_attribute() -> impl Strategy<Value = (&'static str, Set)> {
     let name = proptest::sample::select(&["http.request.method", "url.path", "isthmus.time.app_us"][..]);
     let value = prop_oneof![
-        "\\PC{0,200}".prop_map(Value::from),
-        any::<i64>().prop_map(Value::Int),
-        any::<bool>().prop_map(Value::Bool),
+        "\\PC{0,200}".prop_map(Set::Text),
+        any::<i64>().prop_map(Set::Int),
+        any::<bool>().prop_map(Set::Bool),
     ];
     (name, value)
+}
+
+fn attributes_of(all: Vec<(&'static str, Set)>) -> Attributes {
+    let mut attributes = Attributes::default();
+    for (name, value) in all {
+        match value {
+            Set::Text(text) => attributes.set(name, text.as_str()),
+            Set::Int(number) => attributes.set(name, number),
+            Set::Bool(flag) => attributes.set(name, flag),
+        }
+    }
+    attributes
 }
 
 fn any_span() -> impl Strategy<Value = Span> {
@@ -89,7 +111,7 @@ fn any_span() -> impl Strategy<Value = Span> {
             name: name.into(),
             start_ns,
             end_ns,
-            attributes,
+            attributes: attributes_of(attributes),
             status,
             tracestate: state.map(|state| HeaderValue::from_str(&state).unwrap()),
         },
@@ -106,9 +128,38 @@ proptest! {
     ) {
         let resource: Vec<(Cow<'static, str>, String)> =
             resource.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        let ours = encode(&resource, &spans);
+        let mut written = Vec::new();
+        for span in &spans {
+            write_span(&mut written, span);
+        }
+        let ours = [head(&resource, written.len()), written].concat();
         let theirs = message(&resource, &spans);
         prop_assert_eq!(ExportTraceServiceRequest::decode(&ours[..]).unwrap(), theirs.clone());
         prop_assert_eq!(ours.len(), theirs.encoded_len());
+    }
+
+    /// Ids are found where they are, whatever is around them, and a trace's again where the span before was of it as well.
+    #[test]
+    fn ids_are_where_they_are_said_to_be(mut spans in vec(any_span(), 1..6), of_one_trace in any::<bool>()) {
+        if of_one_trace {
+            let first = spans[0].trace_id;
+            spans.iter_mut().for_each(|span| span.trace_id = first);
+        }
+        let (mut written, mut deflate, mut before) = (Vec::new(), Deflate::default(), None);
+        for span in &spans {
+            let at = write_span(&mut written, span);
+            deflate.add(&written, ids(span, at, before.filter(|_| of_one_trace)));
+            let [trace, others] = ids(span, at, before.replace(at));
+            prop_assert_eq!(&written[trace.place], &span.trace_id.0);
+            let mut own = [&[SPAN_ID, 8], &span.span_id.0[..]].concat();
+            if let Some(parent) = span.parent.filter(|_| span.tracestate.is_none()) {
+                own.extend([&[PARENT, 8], &parent.0[..]].concat());
+            }
+            prop_assert_eq!(&own[..], &written[others.place]);
+        }
+        let zipped = gzip([deflate.end()].iter());
+        let mut plain = Vec::new();
+        flate2::bufread::GzDecoder::new(&zipped[..]).read_to_end(&mut plain).unwrap();
+        prop_assert_eq!(plain, written);
     }
 }

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::tcp::DialOptions;
 
 use super::cells::BUCKETS_US;
-use super::collector::{Collector, Delivery, Endpoint, Signal};
+use super::collector::{Collector, Delivery, Endpoint, Message, Signal};
+use super::gzip::Piece;
 use super::page::{Durations, Number, Page, Sample, Samples};
 use super::tracer::Tracer;
 
@@ -50,7 +51,8 @@ pub async fn run_metrics_push(tracer: Tracer, options: DialOptions, stop: Cancel
             let mut collector = kept.unwrap_or_else(|| Collector::new(to.endpoint.clone(), Signal::Metrics, options));
             let message = request(&tracer.metrics().page(), &to.resource, began_ns, tracer.now_ns());
             let within = if stopping { LAST } else { ATTEMPT };
-            let pushed = timeout(within, collector.deliver(&message.encode_to_vec())).await;
+            let message = Message::of([Piece::of(&message.encode_to_vec())].iter());
+            let pushed = timeout(within, collector.deliver(&message)).await;
             let why = match pushed {
                 Ok(Delivery::Taken(_)) => {
                     (failing, connection) = (false, Some(collector));

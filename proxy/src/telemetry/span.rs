@@ -2,18 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use rand::RngExt as _;
 
+use super::attributes::{Attribute, Attributes};
 use super::trace_context::{TraceContext, write_hex};
-
-/// Attributes beyond this are dropped: a span in the queue has a known size.
-const MAX_ATTRIBUTES: usize = 40;
-/// A text attribute is cut to this many bytes, for the same reason.
-const MAX_TEXT: usize = 256;
 
 /// 16 bytes, not all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,11 +19,16 @@ pub struct TraceId(pub [u8; 16]);
 pub struct SpanId(pub [u8; 8]);
 
 impl TraceId {
-    pub(super) fn random() -> TraceId {
+    /// One that ends with these random bytes.
+    pub(super) fn ending(with: u64) -> TraceId {
         // All zero is forbidden; the low bit of the first byte costs nothing of the 7 random bytes of level 2.
-        let mut bytes: [u8; 16] = rand::rng().random();
+        let mut bytes = (u128::from(rand::rng().random::<u64>()) << 64 | u128::from(with)).to_be_bytes();
         bytes[0] |= u8::from(bytes == [0; 16]);
         TraceId(bytes)
+    }
+
+    pub(super) fn random() -> TraceId {
+        TraceId::ending(rand::rng().random())
     }
 }
 
@@ -92,86 +92,6 @@ pub enum Status {
     Error(&'static str),
 }
 
-/// The value of an attribute.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    Text(Cow<'static, str>),
-    Shared(Arc<str>),
-    Int(i64),
-    Bool(bool),
-}
-
-impl From<&'static str> for Value {
-    fn from(text: &'static str) -> Value {
-        Value::Text(Cow::Borrowed(text))
-    }
-}
-impl From<String> for Value {
-    fn from(text: String) -> Value {
-        Value::Text(Cow::Owned(text))
-    }
-}
-impl From<Arc<str>> for Value {
-    fn from(text: Arc<str>) -> Value {
-        Value::Shared(text)
-    }
-}
-impl From<i64> for Value {
-    fn from(number: i64) -> Value {
-        Value::Int(number)
-    }
-}
-impl From<u16> for Value {
-    fn from(number: u16) -> Value {
-        Value::Int(number.into())
-    }
-}
-impl From<u32> for Value {
-    fn from(number: u32) -> Value {
-        Value::Int(number.into())
-    }
-}
-impl From<u64> for Value {
-    fn from(number: u64) -> Value {
-        Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
-    }
-}
-impl From<Cow<'static, str>> for Value {
-    fn from(text: Cow<'static, str>) -> Value {
-        Value::Text(text)
-    }
-}
-impl From<bool> for Value {
-    fn from(flag: bool) -> Value {
-        Value::Bool(flag)
-    }
-}
-
-impl Value {
-    /// As text, for those who read it.
-    pub fn to_text(&self) -> Cow<'_, str> {
-        match self {
-            Value::Text(text) => Cow::Borrowed(text),
-            Value::Shared(text) => Cow::Borrowed(text),
-            Value::Int(number) => Cow::Owned(number.to_string()),
-            Value::Bool(flag) => Cow::Owned(flag.to_string()),
-        }
-    }
-
-    /// Text of outside origin is cut, at a character, so that no request makes a large span.
-    fn bounded(self) -> Value {
-        match self {
-            Value::Text(Cow::Owned(mut text)) if text.len() > MAX_TEXT => {
-                let cut = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-                text.truncate(cut);
-                text.shrink_to_fit();
-                Value::Text(Cow::Owned(text))
-            }
-            other => other,
-        }
-    }
-}
-
 /// One hop; exists only where its trace is sampled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
@@ -184,7 +104,7 @@ pub struct Span {
     pub start_ns: u64,
     /// As `start_ns`; never before it once recorded.
     pub end_ns: u64,
-    pub attributes: Vec<(&'static str, Value)>,
+    pub attributes: Attributes,
     pub status: Status,
     pub tracestate: Option<HeaderValue>,
 }
@@ -199,36 +119,36 @@ impl Span {
             name,
             start_ns,
             end_ns: start_ns,
-            attributes: Vec::with_capacity(24),
+            attributes: Attributes::default(),
             status: Status::Unset,
             tracestate: context.tracestate.clone(),
         }
     }
 
     /// Adds an attribute; beyond 40 they are left out, text beyond 256 bytes is cut.
-    pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        if self.attributes.len() < MAX_ATTRIBUTES {
-            self.attributes.push((name, value.into().bounded()));
-        }
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.attributes.iter().any(|(known, _)| *known == name)
+    pub fn set(&mut self, name: &'static str, value: impl Attribute) {
+        self.attributes.set(name, value);
     }
 
     /// The same, where there is a value.
-    pub fn set_some(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
+    pub fn set_some(&mut self, name: &'static str, value: Option<impl Attribute>) {
         if let Some(value) = value {
             self.set(name, value);
         }
     }
 
+    /// What was written before, of this span and of others.
+    pub fn set_all(&mut self, prepared: &Attributes) {
+        self.attributes.set_all(prepared);
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.attributes.has(name)
+    }
+
     /// What went wrong, in one word of a list that is finite: `error.type`, and the span's status.
     pub fn fail(&mut self, word: &'static str) {
-        match self.attributes.iter_mut().find(|(name, _)| *name == "error.type") {
-            Some((_, known)) => *known = word.into(),
-            None => self.set("error.type", word),
-        }
+        self.attributes.replace("error.type", word);
         self.status = Status::Error(word);
     }
 }

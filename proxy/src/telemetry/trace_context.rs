@@ -49,6 +49,8 @@ pub(super) enum Came {
     },
     /// Whether to record, and no trace (B3 alone can say so).
     Decision(bool, b3::Form),
+    /// What breaks a rule.
+    Malformed,
     Nothing,
 }
 
@@ -57,6 +59,8 @@ pub(super) enum Came {
 enum Headers {
     /// This context's come in their place.
     Replace,
+    /// The same, and there are none but perhaps `traceparent`.
+    ReplaceParent,
     /// They are right as they are, or there are none.
     Keep,
     /// They break a rule, and no trace begins here.
@@ -71,21 +75,35 @@ impl TraceContext {
         let (parent, None) = (parents.next()?, parents.next()) else {
             return None;
         };
+        let tracestate = trace_state::parse(headers.get_all(TRACESTATE));
+        Some(TraceContext { tracestate, ..TraceContext::of_parent(parent)? })
+    }
+
+    fn of_parent(parent: &HeaderValue) -> Option<TraceContext> {
         let (trace_id, span_id, flags) = parse_traceparent(parent.as_bytes())?;
-        Some(TraceContext {
-            trace_id,
-            span_id,
-            parent: None,
-            sampled: flags & SAMPLED != 0,
-            flags: flags & (SAMPLED | RANDOM),
-            tracestate: trace_state::parse(headers.get_all(TRACESTATE)),
-            b3: None,
-            headers: Headers::Replace,
-        })
+        let context = TraceContext::with_ids(trace_id, span_id, flags & SAMPLED != 0);
+        Some(TraceContext { flags: flags & (SAMPLED | RANDOM), ..context })
     }
 
     /// Reads whatever form of trace headers there is; W3C's comes first.
     pub(super) fn read(headers: &HeaderMap) -> Came {
+        // One pass over the names: most messages have none of these, and a look-up of each would cost more.
+        let (mut parents, mut others, mut parent) = (0, false, None);
+        for (name, value) in headers {
+            if name == TRACEPARENT {
+                (parents, parent) = (parents + 1, Some(value));
+            } else {
+                others |= name == TRACESTATE || b3::is_b3(name);
+            }
+        }
+        match parent {
+            None if !others => return Came::Nothing,
+            Some(parent) if parents == 1 && !others => {
+                let context = TraceContext::of_parent(parent).map(TraceContext::alone);
+                return context.map_or(Came::Malformed, |context| Came::Context { context, decided: true });
+            }
+            _ => {}
+        }
         let b3 = b3::read(headers);
         if let Some(context) = TraceContext::parse(headers) {
             let context = TraceContext { b3: b3.form(), ..context };
@@ -101,7 +119,7 @@ impl TraceContext {
                 Came::Context { context, decided: ids.sampled.is_some() }
             }
             Said::Decision(sampled, form) => Came::Decision(sampled, form),
-            Said::Nothing | Said::Malformed => Came::Nothing,
+            Said::Nothing | Said::Malformed => Came::Malformed,
         }
     }
 
@@ -130,14 +148,18 @@ impl TraceContext {
         self
     }
 
-    /// No trace: the caller sent none that can be continued, and none begins here.
-    pub(super) fn none(headers: &HeaderMap) -> TraceContext {
+    /// No trace: the caller sent nothing of one, and none begins here.
+    pub(super) fn none() -> TraceContext {
+        let (trace_id, span_id, headers) = (TraceId([0; 16]), SpanId([0; 8]), Headers::Keep);
+        TraceContext { trace_id, span_id, parent: None, sampled: false, flags: 0, tracestate: None, b3: None, headers }
+    }
+
+    /// The same, where the caller sent something that is no trace: what breaks a rule is not passed on.
+    pub(super) fn none_of(headers: &HeaderMap) -> TraceContext {
         let clean = !headers.contains_key(TRACEPARENT)
             && !headers.contains_key(TRACESTATE)
             && matches!(b3::read(headers), Said::Nothing | Said::Decision(..));
-        let headers = if clean { Headers::Keep } else { Headers::Remove };
-        let (trace_id, span_id) = (TraceId([0; 16]), SpanId([0; 8]));
-        TraceContext { trace_id, span_id, parent: None, sampled: false, flags: 0, tracestate: None, b3: None, headers }
+        TraceContext { headers: if clean { Headers::Keep } else { Headers::Remove }, ..TraceContext::none() }
     }
 
     /// A new trace, with random ids.
@@ -149,6 +171,12 @@ impl TraceContext {
         let flags = RANDOM | if sampled { SAMPLED } else { 0 };
         let (parent, tracestate, b3) = (None, None, None);
         TraceContext { trace_id, span_id, parent, sampled, flags, tracestate, b3, headers: Headers::Replace }
+    }
+
+    /// To be written where there is no `tracestate` and no B3.
+    pub(super) fn alone(mut self) -> TraceContext {
+        self.headers = Headers::ReplaceParent;
+        self
     }
 
     /// The sender left the decision to us.
@@ -171,10 +199,18 @@ impl TraceContext {
         TraceContext { span_id: SpanId::random(), parent: Some(self.span_id), ..self.clone() }
     }
 
+    /// What the next hop gets, in the form that its service asks for: a child, or this one where neither changes anything.
+    pub fn next(&self, b3: Option<B3Headers>) -> Cow<'_, TraceContext> {
+        match (self.sampled, b3) {
+            (false, None) => Cow::Borrowed(self),
+            _ => Cow::Owned(self.child().with_b3(b3)),
+        }
+    }
+
     /// Makes the trace headers this context's: of the message that it was read from, or of a copy of its headers.
     pub fn write(&self, headers: &mut HeaderMap) {
         match self.headers {
-            Headers::Replace => {}
+            Headers::Replace | Headers::ReplaceParent => {}
             Headers::Keep => return,
             Headers::Remove => {
                 headers.remove(TRACEPARENT);
@@ -184,6 +220,9 @@ impl TraceContext {
         }
         let parent = HeaderValue::from_bytes(&self.traceparent());
         headers.insert(TRACEPARENT, parent.unwrap_or_else(|_| unreachable!("hex and dashes are visible ASCII")));
+        if self.headers == Headers::ReplaceParent {
+            return;
+        }
         match &self.tracestate {
             Some(state) => headers.insert(TRACESTATE, state.clone()),
             None => headers.remove(TRACESTATE),
@@ -216,9 +255,12 @@ impl TraceContext {
         TraceContext { parent, tracestate: self.tracestate.clone(), ..kept }
     }
 
-    /// The same hop, as the other sidecar has it: it kept its own part of the trace, and chose the ids.
-    pub fn of_kept(&self, trace_id: TraceId) -> TraceContext {
-        TraceContext { trace_id, ..self.kept() }
+    /// The same, where both sidecars know a trace for what nobody has named one for.
+    pub fn kept_in(&self, trace_id: TraceId) -> TraceContext {
+        if self.trace_id == TraceId([0; 16]) {
+            return TraceContext::with_ids(trace_id, SpanId::random(), true);
+        }
+        self.kept()
     }
 
     /// Writes B3 in this form as well, where there is a trace and the service asks for it.
@@ -260,17 +302,24 @@ fn parse_traceparent(text: &[u8]) -> Option<(TraceId, SpanId, u8)> {
 }
 
 pub(super) fn read_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10), // Upper case is malformed: section 3.2.2.
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    let (mut bytes, mut wrong) = ([0; N], 0);
+    for (byte, [high, low]) in bytes.iter_mut().zip(text.as_chunks().0) {
+        let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
+        wrong |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(bytes)
+    (wrong < 16).then_some(bytes)
 }
+
+/// Of each hex digit its value, above 15 where it is none. Upper case is malformed: section 3.2.2.
+const VALUES: [u8; 256] = {
+    let (mut values, mut value) = ([0xff; 256], 0);
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 pub(super) fn write_hex(bytes: &[u8], text: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

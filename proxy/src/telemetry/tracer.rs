@@ -1,18 +1,17 @@
 //! Where spans go: a sampling decision before anything is allocated, then one bounded queue to the exporter.
 
 use std::borrow::Cow;
-use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
-use tokio::sync::{mpsc, watch};
+use rand::RngExt as _;
+use tokio::sync::watch;
 
 use super::access_line::Entry as AccessEntry;
 use super::access_log::AccessLog;
-use super::b3;
-use super::body_span::BodySpan;
+use super::backlog::{Put, Take, backlog};
 use super::collector::Endpoint;
 use super::exemplar::Exemplar;
 use super::keep::{Fate, Keep, Rules};
@@ -21,8 +20,11 @@ use super::metrics::Metrics;
 use super::span::{Span, SpanId, TraceId};
 use super::trace_context::{Came, TraceContext};
 
-/// Spans that wait for the exporter. At about 2 KiB each this is the most memory that a dead collector can cost.
+/// Spans that wait for the exporter: at less than 1 KiB each some 4 MiB, and twice that at most, is what a dead collector
+/// can cost.
 const QUEUE: usize = 4096;
+/// The part of a trace id that is random in any case (level 2's flag), and that decides.
+const RANDOM_PART: u64 = (1 << 56) - 1;
 
 /// Why a span was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +65,15 @@ pub struct ExportTarget {
     pub resource: Vec<(Cow<'static, str>, String)>,
 }
 
-/// Hands spans to the exporter; cheap to clone.
+/// Hands spans to the exporter; cheap to clone, on the worker that it is of.
 #[derive(Debug, Clone)]
-pub struct Tracer {
+pub struct Tracer(Arc<Worker>);
+
+/// What one worker has for itself. A count that all workers shared would go from core to core with each request.
+#[derive(Debug)]
+struct Worker {
     shared: Arc<Shared>,
+    queue: Put,
     metrics: Metrics,
     access: AccessLog,
 }
@@ -78,8 +85,7 @@ struct Shared {
     /// Whether spans of continued traces have anywhere to go.
     exporting: std::sync::atomic::AtomicBool,
     keep: Rules,
-    queue: mpsc::Sender<Span>,
-    /// Instead of it, while there is no collector.
+    /// Instead of the queue, while there is no collector.
     keeping: Keeping,
     target: watch::Sender<ExportTarget>,
     clock: SpanClock,
@@ -88,7 +94,7 @@ struct Shared {
 /// The exporter's end: given to [`super::run_exporter`].
 #[derive(Debug)]
 pub struct SpanQueue {
-    pub(super) spans: mpsc::Receiver<Span>,
+    pub(super) spans: Take,
     pub(super) target: watch::Receiver<ExportTarget>,
     pub(super) tracer: Tracer,
     kept: Option<KeptSpans>,
@@ -104,7 +110,7 @@ impl SpanQueue {
 #[cfg(test)]
 impl SpanQueue {
     pub(crate) fn take(&mut self) -> Option<Span> {
-        self.spans.try_recv().ok()
+        self.spans.one()
     }
 }
 
@@ -115,33 +121,36 @@ impl Tracer {
     }
 
     pub(super) fn with_capacity(metrics: &Metrics, capacity: usize) -> (Tracer, SpanQueue) {
-        let (queue, spans) = mpsc::channel(capacity);
+        let (queue, spans) = backlog(capacity);
         let (target, target_seen) = watch::channel(ExportTarget::default());
         let ((keeping, kept), clock) = (keeping(), SpanClock::start());
         let (threshold, exporting, keep) = (0.into(), false.into(), Rules::default());
-        let shared = Shared { threshold, exporting, keep, queue, keeping, target, clock };
-        let tracer = Tracer { shared: Arc::new(shared), metrics: metrics.clone(), access: AccessLog::default() };
+        let shared = Arc::new(Shared { threshold, exporting, keep, keeping, target, clock });
+        let worker = Worker { shared, queue, metrics: metrics.clone(), access: AccessLog::default() };
+        let tracer = Tracer(Arc::new(worker));
         (tracer.clone(), SpanQueue { spans, target: target_seen, tracer, kept: Some(kept) })
     }
 
     /// The handle for a worker, which counts drops in that worker's cell.
     pub fn for_worker(&self, metrics: &Metrics) -> Tracer {
-        Tracer { shared: self.shared.clone(), metrics: metrics.clone(), access: self.access.clone() }
+        let (shared, queue) = (self.0.shared.clone(), self.0.queue.another());
+        Tracer(Arc::new(Worker { shared, queue, metrics: metrics.clone(), access: self.0.access.clone() }))
     }
 
     /// The same with an access log, for those that are made of it.
     pub fn with_access_log(self, access: AccessLog) -> Tracer {
-        Tracer { access, ..self }
+        let (shared, queue, metrics) = (self.0.shared.clone(), self.0.queue.clone(), self.0.metrics.clone());
+        Tracer(Arc::new(Worker { shared, queue, metrics, access }))
     }
 
     /// Whether [`Tracer::tell`] wants to know of requests.
     pub fn tells(&self) -> bool {
-        self.access.is_on()
+        self.0.access.is_on()
     }
 
     /// Tells the access log of a request that has its answer.
     pub fn tell(&self, entry: &AccessEntry<'_>) {
-        self.access.tell(entry, &self.metrics);
+        self.0.access.tell(entry, &self.0.metrics);
     }
 
     /// Takes up a new collector or sampling ratio, from now on.
@@ -149,10 +158,10 @@ impl Tracer {
         let exporting = target.endpoint.is_some();
         let ratio = target.sampling.clamp(0.0, 1.0);
         // NaN ends as 0 here: `as` saturates.
-        self.shared.threshold.store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
-        self.shared.exporting.store(exporting, Relaxed);
-        self.shared.keep.set(target.keep);
-        self.shared.target.send_if_modified(|current| {
+        self.0.shared.threshold.store((ratio * (1u64 << 56) as f64) as u64, Relaxed);
+        self.0.shared.exporting.store(exporting, Relaxed);
+        self.0.shared.keep.set(target.keep);
+        self.0.shared.target.send_if_modified(|current| {
             let changed = *current != target;
             *current = target;
             changed
@@ -166,18 +175,22 @@ impl Tracer {
 
     /// The same, by a service's own ratio in millionths.
     pub fn root_at(&self, ratio: Option<u32>) -> TraceContext {
-        let trace_id = TraceId::random();
-        TraceContext::with_ids(trace_id, SpanId::random(), self.samples(trace_id, ratio))
+        self.begin(|| ratio).unwrap_or_else(TraceContext::none)
     }
 
     /// Whether [`Tracer::keeps`] may say yes: else nothing has to be remembered for it.
     pub fn may_keep(&self) -> bool {
-        self.shared.keep.any() && self.records()
+        self.0.shared.keep.any() && self.records()
+    }
+
+    /// Whether it may say so of how an answer's body ends.
+    pub fn may_keep_at_end(&self) -> bool {
+        self.0.shared.keep.any_at_end() && self.records()
     }
 
     /// Whether what nobody had decided to record is recorded for how it ended, and by which rule.
     pub fn keeps(&self, fate: Fate) -> Option<&'static str> {
-        self.shared.keep.why(fate).filter(|_| self.records())
+        self.0.shared.keep.why(fate).filter(|_| self.records())
     }
 
     /// This hop's own context. Where the caller sent a usable `traceparent` or B3, a child of it if it is recorded here, else
@@ -188,22 +201,18 @@ impl Tracer {
     /// `ratio`: of new traces, in millionths, where the service that is called has one of its own; asked only where a
     /// trace may begin.
     pub fn hop_at(&self, headers: &HeaderMap, ratio: impl FnOnce() -> Option<u32>) -> TraceContext {
-        let ratio = || if self.records() { ratio() } else { None };
-        let ratio = LazyCell::new(ratio);
-        match self.continued(headers, || *ratio) {
-            Ok(context) => context,
+        let caller = match TraceContext::read(headers) {
+            Came::Context { context, decided } => return self.continued(headers, context, decided, ratio),
             // Whoever sent this has decided, and has no trace yet.
-            Err(Some((false, _))) => TraceContext::none(headers),
-            Err(Some((true, form))) if self.goes_on() => {
-                TraceContext::with_ids(TraceId::random(), SpanId::random(), true).in_b3(form)
-            }
-            Err(_) => {
-                let trace_id = TraceId::random();
-                match self.samples(trace_id, *ratio) {
-                    true => TraceContext::with_ids(trace_id, SpanId::random(), true),
-                    false => TraceContext::none(headers),
-                }
-            }
+            Came::Decision(false, _) => return TraceContext::none_of(headers),
+            Came::Decision(true, form) if self.goes_on() => return TraceContext::root(true).in_b3(form),
+            other => other,
+        };
+        match (self.begin(ratio), caller) {
+            (Some(begun), Came::Nothing) => begun.alone(),
+            (Some(begun), _) => begun,
+            (None, Came::Nothing) => TraceContext::none(),
+            (None, _) => TraceContext::none_of(headers),
         }
     }
 
@@ -214,93 +223,110 @@ impl Tracer {
 
     /// The same for what a sidecar sent: without a trace it has decided against one already.
     pub fn next_hop(&self, headers: &HeaderMap) -> TraceContext {
-        self.continued(headers, || None).unwrap_or_else(|_| TraceContext::none(headers))
+        match TraceContext::read(headers) {
+            Came::Context { context, decided } => self.continued(headers, context, decided, || None),
+            Came::Nothing => TraceContext::none(),
+            Came::Decision(..) | Came::Malformed => TraceContext::none_of(headers),
+        }
     }
 
-    /// A trace that came; else whether its sender has decided to record one, and how it would write it.
+    /// A trace that came, from a `caller` who may have `decided` whether it is recorded.
     fn continued(
         &self,
         headers: &HeaderMap,
+        caller: TraceContext,
+        decided: bool,
         ratio: impl FnOnce() -> Option<u32>,
-    ) -> Result<TraceContext, Option<(bool, b3::Form)>> {
-        let (caller, decided) = match TraceContext::read(headers) {
-            Came::Context { context, decided } => (context, decided),
-            Came::Decision(sampled, form) => return Err(Some((sampled, form))),
-            Came::Nothing => return Err(None),
-        };
+    ) -> TraceContext {
         let recorded = match decided {
             true => caller.sampled && self.goes_on(),
-            false => self.samples(caller.trace_id, ratio()),
+            false => self.samples(caller.trace_id, ratio),
         };
-        Ok(match (recorded, decided) {
+        match (recorded, decided) {
             (true, true) => caller.child(),
             (true, false) => caller.recorded().child(),
             (false, true) => caller.passed_on(headers),
             (false, false) => caller.declined(),
-        })
+        }
+    }
+
+    /// A new trace, for the share of requests that is recorded. For all others this is one number drawn, and where nobody
+    /// takes spans not even that; the rest of the ids is drawn for those that are recorded.
+    fn begin(&self, ratio: impl FnOnce() -> Option<u32>) -> Option<TraceContext> {
+        if !self.0.shared.exporting.load(Relaxed) && !self.0.shared.keeping.could_begin() {
+            return None;
+        }
+        let threshold = self.threshold(ratio());
+        if threshold == 0 {
+            return None;
+        }
+        let drawn = rand::rng().random::<u64>();
+        (drawn & RANDOM_PART < threshold && self.may_begin())
+            .then(|| TraceContext::with_ids(TraceId::ending(drawn), SpanId::random(), true))
     }
 
     /// Decides by the trace id's random part, so that proxies with the same ratio decide alike.
-    fn samples(&self, trace_id: TraceId, ratio: Option<u32>) -> bool {
+    fn samples(&self, trace_id: TraceId, ratio: impl FnOnce() -> Option<u32>) -> bool {
         let TraceId([.., a, b, c, d, e, f, g]) = trace_id;
-        let threshold = match ratio {
-            // At most 2^56, for all of them.
+        self.records() && u64::from_be_bytes([0, a, b, c, d, e, f, g]) < self.threshold(ratio()) && self.may_begin()
+    }
+
+    /// Of a service's own ratio in millionths, else the mesh's: at most 2^56, for all of them.
+    fn threshold(&self, ratio: Option<u32>) -> u64 {
+        match ratio {
             Some(millionths) => u64::try_from((u128::from(millionths) << 56) / 1_000_000).unwrap_or(u64::MAX),
-            None => self.shared.threshold.load(Relaxed),
-        };
-        u64::from_be_bytes([0, a, b, c, d, e, f, g]) < threshold
-            && (self.shared.exporting.load(Relaxed) || self.shared.keeping.may_begin())
+            None => self.0.shared.threshold.load(Relaxed),
+        }
+    }
+
+    fn may_begin(&self) -> bool {
+        self.0.shared.exporting.load(Relaxed) || self.0.shared.keeping.may_begin()
     }
 
     /// Whether a trace that a caller records is recorded here too.
     fn goes_on(&self) -> bool {
-        self.shared.exporting.load(Relaxed) || self.shared.keeping.may_go_on()
+        self.0.shared.exporting.load(Relaxed) || self.0.shared.keeping.may_go_on()
     }
 
     /// Whether anything is recorded at all.
     fn records(&self) -> bool {
-        self.shared.exporting.load(Relaxed) || self.shared.keeping.is_wanted()
-    }
-
-    /// A span that ends with the body of its answer.
-    pub fn body_span(&self, span: Span) -> BodySpan {
-        BodySpan::new(self, span)
+        self.0.shared.exporting.load(Relaxed) || self.0.shared.keeping.is_wanted()
     }
 
     /// Hands a finished span over. Never waits: what does not fit is dropped and counted.
     pub fn record(&self, mut span: Span) {
         span.end_ns = span.end_ns.max(span.start_ns);
-        let taken = match self.shared.exporting.load(Relaxed) {
-            true => self.shared.queue.try_send(span).is_ok(),
-            false if self.shared.keeping.is_wanted() => self.shared.keeping.keep(span),
-            false => return self.metrics.spans_dropped(DropReason::NoCollector, 1),
+        let taken = match self.0.shared.exporting.load(Relaxed) {
+            true => self.0.queue.put(&span),
+            false if self.0.shared.keeping.is_wanted() => self.0.shared.keeping.keep(span),
+            false => return self.0.metrics.spans_dropped(DropReason::NoCollector, 1),
         };
         if !taken {
-            self.metrics.spans_dropped(DropReason::QueueFull, 1);
+            self.0.metrics.spans_dropped(DropReason::QueueFull, 1);
         }
     }
 
     /// Unix time in nanoseconds for spans: never steps back between two readings unless the wall clock was set.
     pub fn now_ns(&self) -> u64 {
-        self.shared.clock.now_ns()
+        self.0.shared.clock.now_ns()
     }
 
-    /// The same of a moment that was noted before: what is not recorded in the end has read no clock for it.
+    /// The same of a moment that was noted before. Reads no clock.
     pub fn at_ns(&self, moment: Instant) -> u64 {
-        self.now_ns().saturating_sub(u64::try_from(moment.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.0.shared.clock.at_ns(moment)
     }
 
     /// Where a latency's trace is, for the metrics; nothing where spans of it are not recorded.
-    pub fn exemplar(&self, trace: &TraceContext) -> Option<Exemplar> {
-        trace.sampled.then(|| Exemplar { trace: trace.trace_id, at_ms: self.now_ns() / 1_000_000 })
+    pub fn exemplar(&self, trace: &TraceContext, at: Instant) -> Option<Exemplar> {
+        trace.sampled.then(|| Exemplar { trace: trace.trace_id, at_ms: self.at_ns(at) / 1_000_000 })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.0.metrics
     }
 
     pub(super) fn realign_clock(&self) {
-        self.shared.clock.realign();
+        self.0.shared.clock.realign();
     }
 }
 
@@ -320,8 +346,16 @@ impl SpanClock {
     }
 
     fn now_ns(&self) -> u64 {
-        let elapsed = i64::try_from(self.base.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        u64::try_from(self.offset_ns.load(Relaxed).saturating_add(elapsed)).unwrap_or(0)
+        self.at_ns(Instant::now())
+    }
+
+    fn at_ns(&self, moment: Instant) -> u64 {
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let since = match moment.checked_duration_since(self.base) {
+            Some(after) => nanos(after),
+            None => -nanos(self.base.saturating_duration_since(moment)),
+        };
+        u64::try_from(self.offset_ns.load(Relaxed).saturating_add(since)).unwrap_or(0)
     }
 
     /// Follows the wall clock where it was set; done between batches, not per span.

@@ -116,7 +116,29 @@ fn a_full_queue_drops_and_counts() {
         tracer.record(span());
     }
     assert_eq!(dropped(&metrics, DropReason::QueueFull), 3);
-    assert!(queue.spans.try_recv().is_ok());
+    assert!(queue.take().is_some());
+}
+
+/// What is not recorded has no ids: one that is kept in the end begins a trace, and is no child of a span that nobody has.
+#[test]
+fn what_begins_no_trace_is_kept_as_a_root() {
+    let (tracer, _queue) = Tracer::new(&Metrics::new(1));
+    tracer.configure(target(0.0));
+    for context in [tracer.root(), tracer.hop(&HeaderMap::new()), tracer.next_hop(&HeaderMap::new())] {
+        assert_eq!((context.sampled, context.kept().parent), (false, None));
+    }
+    let named = tracer.hop(&sent(UNSAMPLED)).kept();
+    assert_eq!(named.parent.unwrap().to_string(), "00f067aa0ba902b7");
+}
+
+#[test]
+fn moments_before_and_after_the_clock_began_are_told_apart() {
+    let early = Instant::now();
+    let (tracer, _queue) = Tracer::new(&Metrics::new(1));
+    let (at_early, at_now) = (tracer.at_ns(early), tracer.now_ns());
+    assert!(at_early <= at_now && at_now - at_early < 60_000_000_000, "{at_early} {at_now}");
+    let later = early + Duration::from_millis(7);
+    assert_eq!(tracer.at_ns(later) - at_early, 7_000_000);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_certs::{IdentityStore, PeerError, PeerIdentity, peer_identity};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ConnectionCommon, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -78,6 +78,15 @@ impl HandshakeError {
             HandshakeError::Silent => "silent",
         }
     }
+}
+
+/// What TLS gives the two ends of a connection, the same to both and to nobody else (RFC 8446 §7.5): they know by it what they
+/// need not say.
+pub type InCommon = [u8; 24];
+
+/// None, where the handshake is not over.
+pub fn in_common<D>(connection: &ConnectionCommon<D>) -> Option<InCommon> {
+    connection.export_keying_material([0; 24], b"EXPERIMENTAL isthmus trace", None).ok()
 }
 
 /// Accepts a mesh connection; the peer's certificate was checked against the bundle of this moment.

@@ -12,7 +12,7 @@ pub mod socket;
 pub mod stamped;
 
 pub use gate::{Gate, GateError};
-pub use mesh::{HandshakeError, MeshPeerId, MeshProtocol, accept, connect};
+pub use mesh::{HandshakeError, InCommon, MeshPeerId, MeshProtocol, accept, connect, in_common};
 pub use revoked::Revoked;
 pub use stamped::{LastRead, Stamped};
 

@@ -10,6 +10,33 @@ use tokio::net::TcpListener;
 use crate::host::{OTHER_V4, OTHER_V6, THIS_V4, THIS_V6};
 use crate::{DEADLINE, Outcome, Proxy};
 
+/// A port of the caller's address is taken for one app and not for all of them.
+pub(crate) async fn the_ports_of_a_callers_address_serve_every_app() -> Outcome {
+    const PORTS: usize = 4;
+    let _proxy = Proxy::capturing(|_| {}).await?;
+    let _routing = SourceRouting::open()?;
+    // Now that all who listen have their ports.
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003")?;
+    let options = DialOptions { mark: Some(SOURCE_MARK), deadline: DEADLINE };
+    let mut open = Vec::new();
+    for (own, caller) in [(IpAddr::from(THIS_V4), IpAddr::from(OTHER_V4)), (THIS_V6.into(), OTHER_V6.into())] {
+        for port in [9001, 9002] {
+            let app = TcpListener::bind((own, port)).await?;
+            for place in 0..PORTS {
+                let (accepted, dialled) = tokio::join!(
+                    tokio::time::timeout(DEADLINE, app.accept()),
+                    dial_from(caller, app.local_addr()?, options)
+                );
+                let dialled = dialled.map_err(|error| format!("{caller} → {own}:{port}, {place}: {error}"))?;
+                open.push((accepted??, dialled));
+            }
+            // This app's are used up: it is the kernel that says no, at once.
+            assert!(dial_from(caller, app.local_addr()?, options).await.is_err());
+        }
+    }
+    Ok(())
+}
+
 /// Callers beyond a router, and one on the same cable.
 pub(crate) async fn an_app_sees_its_callers_address_and_its_answers_come_back() -> Outcome {
     let _proxy = Proxy::capturing(|_| {}).await?;

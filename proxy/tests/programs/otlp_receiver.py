@@ -1,5 +1,5 @@
 """An OTLP receiver that shares no code with the exporter: opentelemetry-proto's messages under grpcio, or Python's own HTTP
-server. Says `listening PORT`, then a line of JSON per export that it took.
+server. Says `listening PORT`, then a line of JSON per export that it took; a slow one a line per export that it keeps waiting.
 
 otlp_receiver.py grpc|http PORT ok|slow|refuse|busy
 """
@@ -20,6 +20,11 @@ lock = threading.Lock()
 def say(line):
     with lock:
         print(line, flush=True)
+
+
+def keep_waiting():
+    say(json.dumps("asked"))
+    threading.Event().wait()
 
 
 def value(of):
@@ -52,7 +57,7 @@ class Traces(trace_service_pb2_grpc.TraceServiceServicer):
         import grpc
 
         if manner == "slow":
-            threading.Event().wait()
+            keep_waiting()
         if manner == "refuse":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not these")
         if manner == "busy":
@@ -68,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if manner == "slow":
-            threading.Event().wait()
+            keep_waiting()
         status = {"refuse": 400, "busy": 503}.get(manner, 200)
         if self.path != "/v1/traces" or self.headers["Content-Type"] != "application/x-protobuf":
             status = 404

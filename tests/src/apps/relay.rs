@@ -39,8 +39,9 @@ impl Relay {
 
     /// Ends what is open, and everything that comes.
     pub fn cut(&self) {
+        let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.cut.store(true, Ordering::SeqCst);
-        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for stream in open.drain(..) {
             // Closed by the other end already.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -73,6 +74,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else { continue };
         {
             let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+            // It came while the relay was cut: nobody would end it any more.
+            if shared.cut.load(Ordering::SeqCst) {
+                continue;
+            }
             open.extend([near.try_clone(), far.try_clone()].into_iter().flatten());
         }
         std::thread::spawn(move || carry(near, far_too));

@@ -55,7 +55,9 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
 
 fn connected(mesh: &Mesh, wanted: f64) -> Result<Option<()>, String> {
     for workload in WORKLOADS {
-        if mesh.metric(workload, "isthmus_control_connected", &[])? != wanted {
+        // Connected, it is behind until it has what it missed.
+        let behind = mesh.metric(workload, "isthmus_control_lag_seconds", &[])? > 0.0;
+        if mesh.metric(workload, "isthmus_control_connected", &[])? != wanted || behind != (wanted == 0.0) {
             return Ok(None);
         }
     }

@@ -10,7 +10,7 @@ mod pushed;
 mod rotated;
 mod sql;
 mod tls;
-mod traced;
+pub mod traced;
 
 use serde_json::Value;
 

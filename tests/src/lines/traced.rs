@@ -11,7 +11,8 @@ use crate::apps::Request;
 use crate::mesh::{Mesh, ORDERS_URL};
 use crate::otlp::Span;
 
-const SAMPLES: usize = 200;
+/// Requests of one series.
+pub const SAMPLES: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The hops of a request in the order in which they begin.
 const HOPS: [&str; 4] = ["outbound", "link", "inbound", "app"];
@@ -20,17 +21,7 @@ const HOPS: [&str; 4] = ["outbound", "link", "inbound", "app"];
 const SERIES: usize = 5;
 
 pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
-    // Once, so that the connection across the link is there: its handshake is not a request's link time.
-    let warm = mesh.get("web", ORDERS_URL)?;
-    require(warm.status == 200, || format!("{} {}", warm.status, warm.body))?;
-    let mut series = 1;
-    let measured = loop {
-        let measured = measure(mesh, series)?;
-        if measured.is_close() || series == SERIES || !mesh.is_timed() {
-            break measured;
-        }
-        series += 1;
-    };
+    let (measured, series) = closest(mesh)?;
     let Measured { median, emulator, last } = &measured;
     require(measured.is_close() || !mesh.is_timed(), || {
         let allowed = measured.allowed();
@@ -54,20 +45,43 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
 }
 
 /// A series of requests, as the mesh and as the emulator saw it.
-struct Measured {
-    median: Duration,
-    emulator: Duration,
+#[derive(Debug)]
+pub struct Measured {
+    /// Of the link times that the mesh's spans tell.
+    pub median: Duration,
+    /// The same by the emulator's timestamps.
+    pub emulator: Duration,
     /// The spans of the last request.
     last: Vec<Span>,
 }
 
 impl Measured {
-    fn allowed(&self) -> Duration {
+    /// How far the two may lie apart.
+    pub fn allowed(&self) -> Duration {
         (self.emulator / 20).max(Duration::from_micros(150))
     }
 
-    fn is_close(&self) -> bool {
+    pub fn is_close(&self) -> bool {
         self.median.abs_diff(self.emulator) <= self.allowed()
+    }
+}
+
+/// The first series that is close, else the last one; and its number, from 1 on.
+///
+/// # Errors
+/// A request that was not answered, or a trace that is not complete.
+pub fn closest(mesh: &Mesh) -> Result<(Measured, usize), String> {
+    mesh.collector().clear();
+    // Once, so that the connection across the link is there: its handshake is not a request's link time.
+    let warm = mesh.get("web", ORDERS_URL)?;
+    require(warm.status == 200, || format!("{} {}", warm.status, warm.body))?;
+    let mut series = 1;
+    loop {
+        let measured = measure(mesh, series)?;
+        if measured.is_close() || series == SERIES || !mesh.is_timed() {
+            return Ok((measured, series));
+        }
+        series += 1;
     }
 }
 

@@ -1,6 +1,7 @@
 //! gRPC by its own core (Python's grpcio): every kind of stream, statuses in trailers, deadlines that reach the server.
 
 use isthmus_world::apps::{self, Daemon};
+use isthmus_world::otlp::Span;
 
 use crate::shop::{DEADLINE, NAME, Shop};
 use crate::{Case, require};
@@ -11,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("grpc_unary_calls_and_their_metadata_pass", PROGRAMS, unary),
     ("grpc_streams_of_all_kinds_pass_message_by_message", PROGRAMS, streams),
     ("grpc_a_status_comes_with_its_details", PROGRAMS, status),
+    ("grpc_a_stream_that_breaks_is_traced_though_nobody_samples", PROGRAMS, breaks),
     ("grpc_a_deadline_ends_the_call_at_the_server_too", PROGRAMS, deadline),
     ("grpc_a_cancelled_call_is_cancelled_at_the_server", PROGRAMS, cancelled),
     ("grpc_a_thousand_calls_at_once_are_all_answered", PROGRAMS, thousand),
@@ -61,6 +63,34 @@ fn streams(shop: &Shop) -> Result<(), String> {
 
 fn status(shop: &Shop) -> Result<(), String> {
     scene(shop, "status", 1)
+}
+
+/// Its code comes in trailers, after a good head and two messages. No header says which trace it is: both sidecars know.
+fn breaks(shop: &Shop) -> Result<(), String> {
+    const CALL: &str = "peers.Peers/Breaks";
+    let (server, collector) = (shop.grpc()?, shop.mesh().collector());
+    shop.with_traffic_policy("telemetry: { sampling: 0 }", "telemetry: { sampling: 1 }", || {
+        collector.clear();
+        shop.crossing(2, || play(shop, server, "web", 8300, "breaks"))?;
+        let both = |spans: &[Span]| spans.iter().filter(|span| span.name == CALL).count() == 2;
+        let spans = collector.wait("the call's spans of both sidecars", DEADLINE, both).map_err(|e| e.to_string())?;
+        let trace = &spans.iter().find(|span| span.name == CALL).ok_or("no span of the call")?.trace_id;
+        let spans = collector.wait_for_trace(trace, DEADLINE, |spans| spans.len() == 4).map_err(|e| e.to_string())?;
+        let hop = |name: &str| {
+            let found = spans.iter().find(|span| span.attribute("isthmus.hop") == Some(name));
+            found.ok_or_else(|| format!("no {name} in {spans:?}"))
+        };
+        let (outbound, link, inbound, app) = (hop("outbound")?, hop("link")?, hop("inbound")?, hop("app")?);
+        let parents = [&link.parent_id, &inbound.parent_id, &app.parent_id];
+        require(parents == [&outbound.span_id, &link.span_id, &inbound.span_id], || format!("no tree: {spans:?}"))?;
+        for span in [outbound, inbound] {
+            let said = ["isthmus.kept", "rpc.response.status_code", "error.type"].map(|name| span.attribute(name));
+            require(said == [Some("error"), Some("INTERNAL"), Some("INTERNAL")], || format!("{said:?}: {span:?}"))?;
+        }
+        // The call before it went well.
+        let others = collector.spans().into_iter().filter(|span| span.name == "peers.Peers/ServerStream").count();
+        require(others == 0, || format!("{others} spans of a call that went well"))
+    })
 }
 
 /// The server says when a call that still runs has ended for it.

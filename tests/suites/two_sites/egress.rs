@@ -310,6 +310,18 @@ fn audit(mesh: &mut Mesh) -> Result<(), String> {
                 require(would_refuse(mesh, word)? > one, || format!("{how}: {url}: not {word}"))?;
             }
         }
+        // And told by the spans of what passed, with an id to ask with.
+        let says = |word: &str, span: &isthmus_world::otlp::Span| {
+            let is = |name, value| span.attribute(name) == Some(value);
+            is("isthmus.hop", "outbound")
+                && is("isthmus.would_refuse", word)
+                && span.attribute("isthmus.decision.id").is_some()
+        };
+        let all = |spans: &[isthmus_world::otlp::Span]| {
+            ["not-allowed", "plaintext"].iter().all(|word| spans.iter().any(|span| says(word, span)))
+        };
+        mesh.collector().wait("spans of what would be refused", DEADLINE, all).map_err(|e| format!("{how}: {e}"))?;
+        mesh.collector().clear();
     }
     Ok(())
 }

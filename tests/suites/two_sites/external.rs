@@ -188,12 +188,31 @@ fn by_health(mesh: &mut Mesh) -> Result<(), String> {
     mesh.apply(check)?;
     until(mesh, "the one that is gone has no turn", |mesh| Ok(of_ten(mesh)? == 10))?;
     require(of_ten(mesh)? == 10, || "it has its turn again".to_owned())?;
+    until(mesh, "the control plane tells who finds it down", |mesh| {
+        let [right, wrong] = [RIGHT, WRONG].map(|ip| told(mesh, &ip.to_string()));
+        let (right, wrong) = (right?, wrong?);
+        let by = &wrong["downBy"][0];
+        Ok(right["up"] == 1
+            && right["down"] == 0
+            && wrong["down"] == 1
+            && by["workload"] == "shop/web"
+            && by["reason"].as_str().is_some_and(|reason| !reason.is_empty())
+            && wrong["port"] == PORT)
+    })?;
     let back = serve(mesh, "wrong")?;
     until(mesh, "it has its turn again", |mesh| {
         of_ten(mesh)?;
         Ok(back.requests() > 0)
     })?;
+    until(mesh, "and that it is up", |mesh| Ok(told(mesh, &WRONG.to_string())?["up"] == 1))?;
     require(of_ten(mesh)? == 10 && wrong.is_none(), || "both serve again".to_owned())
+}
+
+/// How the control plane tells the only port of an endpoint of payments.
+fn told(mesh: &Mesh, ip: &str) -> Result<serde_json::Value, String> {
+    let answer = mesh.isthmus_json(&["endpoints", "shop/payments", "--json"])?;
+    let all = answer["endpoints"].as_array().cloned().unwrap_or_default();
+    Ok(all.iter().find(|one| one["ip"] == ip).map(|one| one["health"][0].clone()).unwrap_or_default())
 }
 
 fn serve(mesh: &Mesh, host: &str) -> Result<Server, String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_world::apps::{self, Daemon, Server};
 use isthmus_world::mesh::Mesh;
-use isthmus_world::{Host, Process};
+use isthmus_world::{Host, Process, monotonic_ns};
 
 use crate::egress::RIGHT;
 use crate::transport::{VIP, service};
@@ -18,15 +18,15 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The promise is a second, and idle machines show a few milliseconds; on one that compiles beside, a client's own process may
-/// need longer to read what is in its socket.
-const AT_ONCE: Duration = Duration::from_secs(4);
+/// From when the proxies have said that the policy is in force to when the client's own `recv` told it of the end, on one
+/// clock: what it then takes us to hear of it is left out.
+const AT_ONCE: Duration = Duration::from_secs(1);
 const GRPC_SERVER: &str = include_str!("../real_peers/programs/grpc_server.py");
 const WEBSOCKET_SERVER: &str = include_str!("../real_peers/programs/websocket_server.py");
 
 /// Says something and waits for the answer, again and again; prints each, and the end.
 const CLIENT: &str = r#"
-import socket, sys, time
+import os, socket, sys, time
 kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 def said():
@@ -73,11 +73,19 @@ def download():
             return
         print("answer", number)
 
+def ended(how):
+    print("ended at", time.monotonic_ns(), how)
+
+# It has the time, and is not what is asked about: programs that compile beside it come after it.
+try:
+    os.nice(-15)
+except OSError:
+    pass
 try:
     globals()[kind]()
-    print("ended in order")
+    ended("in order")
 except Exception as error:
-    print("ended by", type(error).__name__, error)
+    ended(f"{type(error).__name__} {error}")
 "#;
 
 /// One byte now and then, for ever.
@@ -161,10 +169,12 @@ impl Stream {
     }
 
     /// `since`: when the policy was in force everywhere.
-    fn ends(&self, since: Instant) -> Result<(), String> {
-        let left = AT_ONCE.saturating_sub(since.elapsed());
-        let seen = self.process.wait_for_line("its end", left, |line| line.starts_with("ended"));
+    fn ends(&self, since: u64) -> Result<(), String> {
+        let seen = self.process.wait_for_line("its end", DEADLINE, |line| line.starts_with("ended"));
         let line = seen.map_err(|e| format!("{}: {e}", self.what))?;
+        let at = line.split(' ').nth(2).and_then(|at| at.parse::<u64>().ok()).ok_or_else(|| line.clone())?;
+        let took = Duration::from_nanos(at.saturating_sub(since));
+        require(took <= AT_ONCE, || format!("{} ended after {took:?}", self.what))?;
         // Broken off, and not as if all had been said.
         require(!line.contains("in order"), || format!("{} ended in order", self.what))
     }
@@ -193,12 +203,12 @@ fn through_the_mesh(mesh: &mut Mesh) -> Result<(), String> {
     [&web, &batch, &stranger].into_iter().flatten().try_for_each(Stream::goes_on)?;
 
     mesh.apply(&policy("web"))?;
-    let in_force = Instant::now();
+    let in_force = monotonic_ns();
     batch.iter().try_for_each(|stream| stream.ends(in_force))?;
     [&web, &stranger].into_iter().flatten().try_for_each(Stream::goes_on)?;
     // Now what came in plain.
     mesh.apply(&policy("web").replace("Permissive", "MeshOnly"))?;
-    let in_force = Instant::now();
+    let in_force = monotonic_ns();
     stranger.iter().try_for_each(|stream| stream.ends(in_force))?;
     web.iter().try_for_each(Stream::goes_on)
 }
@@ -235,7 +245,7 @@ fn out_of_the_mesh(mesh: &mut Mesh) -> Result<(), String> {
     [&right, &straight, &service].into_iter().flatten().try_for_each(Stream::goes_on)?;
 
     mesh.apply(&egress("203.0.113.10/32"))?;
-    let in_force = Instant::now();
+    let in_force = monotonic_ns();
     straight.iter().chain(&service).try_for_each(|stream| stream.ends(in_force))?;
     right.iter().try_for_each(Stream::goes_on)?;
 
@@ -243,7 +253,7 @@ fn out_of_the_mesh(mesh: &mut Mesh) -> Result<(), String> {
     mesh.apply(&egress("203.0.113.0/24"))?;
     let service = open(VIP)?;
     mesh.apply(&policy("web").replace("Permissive", "HttpsOnly"))?;
-    let in_force = Instant::now();
+    let in_force = monotonic_ns();
     service.iter().try_for_each(|stream| stream.ends(in_force))?;
     right.iter().try_for_each(Stream::goes_on)
 }

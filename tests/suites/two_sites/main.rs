@@ -13,6 +13,7 @@ mod hostile;
 mod joining;
 mod leases;
 mod live;
+mod nat;
 mod odd_callers;
 mod outages;
 mod outside_apps;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     trials.extend(tests(joining::TESTS, mesh));
     trials.extend(tests(leases::TESTS, mesh));
     trials.extend(tests(live::TESTS, mesh).filter(|_| live::can_run()));
+    trials.extend(tests(nat::TESTS, mesh).filter(|_| nat::can_run()));
     trials.extend(tests(odd_callers::TESTS, echoing_mesh));
     trials.extend(tests(outages::TESTS, mesh));
     let outside = tests(outside_apps::TESTS, mesh);

@@ -11,6 +11,8 @@ pub(crate) const TESTS: &[Test] = &[("a_loss_of_one_in_a_thousand_shows_as_retra
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(30);
+/// Longer than from one look of the kernel's numbers to the next.
+const QUIET: Duration = Duration::from_secs(8);
 
 /// The kernel is asked every five seconds; some 650 segments go with each request, and one of a thousand is lost.
 fn retransmits(mesh: &mut Mesh) -> Result<(), String> {
@@ -26,18 +28,22 @@ fn retransmits(mesh: &mut Mesh) -> Result<(), String> {
         let link = spans.iter().find(|span| is_link(span)).ok_or("no link span")?;
         Ok(link.attribute("isthmus.tcp.retransmitted_segments").and_then(|count| count.parse().ok()))
     };
-    // Without loss there are none, however long one looks.
-    let (began, mut number) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(8) {
-        let count = request(number)?;
-        require(count.unwrap_or(0) == 0, || format!("{count:?} retransmits on a link that loses nothing"))?;
+    // Without loss their number stands still, on whichever connection one looks. Where the machine has no time for the
+    // emulator the kernel takes late for lost: then it stands still a little later.
+    let (began, mut number, mut most, mut quiet_since) = (Instant::now(), 0, None, Instant::now());
+    while most.is_none() || quiet_since.elapsed() < QUIET {
+        require(began.elapsed() < DEADLINE, || format!("{most:?} retransmits, and ever more, on a link without loss"))?;
         number += 1;
+        let count = request(number)?;
+        if count > most {
+            (most, quiet_since) = (count, Instant::now());
+        }
     }
-    require(request(number)? == Some(0), || "the kernel's view is not on the span".to_owned())?;
     mesh.world().link().set_loss(0.001);
+    let began = Instant::now();
     while began.elapsed() < DEADLINE {
         number += 1;
-        if request(number)?.is_some_and(|count| count > 0) {
+        if request(number)? > most {
             return Ok(());
         }
     }

@@ -120,6 +120,9 @@ fn scraped(mesh: &mut Mesh) -> Result<(), String> {
     prometheus.until(mesh, "isthmus_controlplane_proxies_connected", |count| count == 3.0)?;
     let lag = r#"max(isthmus_controlplane_revision) - max(isthmus_control_version{job="web"})"#;
     prometheus.until(mesh, lag, |lag| lag == 0.0)?;
+    for lag in ["max(isthmus_control_lag_seconds)", "max(isthmus_controlplane_lag_seconds)"] {
+        prometheus.until(mesh, lag, |lag| lag == 0.0)?;
+    }
     let left = r#"min(isthmus_certificate_expiry_timestamp_seconds) - time()"#;
     prometheus.until(mesh, left, |left| left > 0.0 && left < 2.0 * 86_400.0)?;
     prometheus.until(mesh, r#"sum(isthmus_mesh_tls_total{version="1.3"})"#, |count| count >= 2.0)?;

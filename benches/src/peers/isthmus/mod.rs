@@ -1,6 +1,7 @@
 //! Ours as a user deploys it: a control plane, sidecars with join tokens, captured traffic to a virtual address, and
 //! everything on that the performance targets name: a policy of 100 rules, metrics, 1 % of requests traced.
 
+mod collector;
 pub(crate) mod resources;
 
 use std::fs;
@@ -8,9 +9,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isthmus_world::otlp::Receiver;
 use isthmus_world::{Command, Host, Process};
 
+use self::collector::Collector;
 use super::{Hops, Running, Setting};
 use crate::mutual_tls::{self, Asked, Speaks};
 use crate::stage::Stage;
@@ -55,7 +56,7 @@ impl Traced {
 pub(crate) struct Beside {
     traced: Traced,
     control: Process,
-    collector: Receiver,
+    collector: Collector,
     operator: Operator,
 }
 
@@ -67,13 +68,13 @@ struct Operator {
 }
 
 impl Beside {
-    /// Spans that have arrived: some, unless the load was to be carried with tracing off.
-    pub(crate) fn spans(&self) -> Result<u64, String> {
+    /// Spans that have arrived, and in how many bytes: some, unless the load was to be carried with tracing off.
+    pub(crate) fn spans(&self) -> Result<(u64, u64), String> {
         let sent = matches!(self.traced, Traced::Percent | Traced::Everything);
         match self.collector.received() {
-            0 if sent => Err("no span arrived, though requests should be traced".to_owned()),
-            spans if spans > 0 && !sent => Err(format!("{spans} spans arrived, though none should")),
-            spans => Ok(spans),
+            (0, _) if sent => Err("no span arrived, though requests should be traced".to_owned()),
+            (spans, _) if spans > 0 && !sent => Err(format!("{spans} spans arrived, though none should")),
+            received => Ok(received),
         }
     }
 
@@ -110,9 +111,8 @@ pub(crate) fn metrics(host: &Host) -> Result<String, String> {
 }
 
 pub(super) fn start(program: &Path, stage: &Stage, setting: Setting, traced: Traced) -> Result<Running, String> {
-    let mut collector = Receiver::new();
     let socket = stage.path(COLLECTOR);
-    collector.listen_unix(&stage.hosts.client, &socket).map_err(|error| error.to_string())?;
+    let collector = Collector::listen(&stage.hosts.client, &socket).map_err(|error| format!("{COLLECTOR}: {error}"))?;
     // On the caller's host, which has no inbound capture: both sidecars reach it there.
     let control = control_plane(program, stage)?;
     let credentials = stage.path("control").join("operator.yaml");
@@ -190,11 +190,16 @@ fn sidecar(
         dir.join("proxy.sock").display(),
     );
     let config = stage.file(&format!("{name}.yaml"), &config)?;
-    let command =
-        Command::new(&operator.program).args(["proxy", "--config"]).arg(config).named(&format!("isthmus-{name}"));
+    let command = sidecar_program(&operator.program).arg("--config").arg(config).named(&format!("isthmus-{name}"));
     let process = host.spawn(command).map_err(|error| error.to_string())?;
     process
         .wait_for_line("readiness", START, |line| line.contains(" ready identity="))
         .map_err(|error| error.to_string())?;
     Ok(process)
+}
+
+/// What a pod's image has, where it was built; else the same by the program of all.
+fn sidecar_program(isthmus: &Path) -> Command {
+    let alone = isthmus.with_file_name("isthmus-proxy");
+    if alone.exists() { Command::new(alone) } else { Command::new(isthmus).arg("proxy") }
 }

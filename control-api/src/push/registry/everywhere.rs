@@ -2,10 +2,11 @@
 //! others tells of its own share. What is told is as old as its replica's revision says.
 
 use super::proxies::Entry;
-use super::{Progress, Proxy, Registry};
+use super::{Progress, Proxy, Registry, Use};
+use crate::index::View;
 use crate::ledger::Committed;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ pub struct Share {
     /// The latest revision whose users it has woken. Of a later one it says nothing yet.
     pub revision: u64,
     pub rows: Vec<Row>,
+    /// What its proxies use, by `<namespace>/<name>` of the service.
+    pub uses: HashMap<String, Use>,
 }
 
 /// One proxy, as its control plane tells the others. It changes when the proxy does, and not with each revision.
@@ -121,7 +124,7 @@ impl Registry {
     pub fn share(&self, moment: Moment) -> Share {
         let proxies = self.proxies();
         let rows = proxies.all.values().map(|entry| Row::of(entry, moment)).collect();
-        Share { revision: proxies.revision, rows }
+        Share { revision: proxies.revision, rows, uses: Self::uses(&proxies) }
     }
 
     /// The others have told something.
@@ -181,7 +184,7 @@ impl Registry {
                 // What it uses is not told; that something of this revision or later concerned it is. Who has answered
                 // nothing yet is in its first sync, and may hold anything from before.
                 let first_sync = row.acked == 0 && row.nacked == 0;
-                let concerned = commit.changed.concerns(&row.workload, &BTreeSet::new())
+                let concerned = commit.changed.concerns(&row.workload, &View::default())
                     || (row.connected && (first_sync || row.concerned >= commit.revision));
                 let theirs_counts = |ours: &Progress| *ours == Progress::Offline && now != Progress::Offline;
                 if concerned && all.get(&row.workload).is_none_or(theirs_counts) {

@@ -1,9 +1,10 @@
 //! The entries themselves, by workload and by what they use; the registry's lock is around them.
 
 use super::proxy::Proxy;
-use crate::index::Changed;
+use super::uses::Probed;
+use crate::index::{Changed, View};
 use crate::ledger::Committed;
-use isthmus_proto::model::ResourceKey;
+use isthmus_proto::model::{ResourceKey, ServiceName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -12,14 +13,16 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) proxy: Proxy,
-    /// The keys of its view, to tell whom a change concerns.
-    pub(super) keys: BTreeSet<ResourceKey>,
+    /// What it was sent, to tell whom a change concerns; the same memory as its stream's.
+    pub(super) view: View,
     /// The latest revision at which the view that was sent was still the right one; at least `sent`.
     pub(super) covers: u64,
     /// The latest revision that concerned it.
     pub(super) concerned: u64,
     /// Something that concerns it was committed, and its stream has not looked yet.
     pub(super) woken: bool,
+    /// Endpoints without sidecar, as it finds them.
+    pub(super) probed: Box<[Probed]>,
     pub(super) stream: u64,
     pub(super) replaced: CancellationToken,
     pub(super) wake: Arc<Notify>,
@@ -28,8 +31,8 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Proxies {
     pub(super) all: BTreeMap<Arc<str>, Entry>,
-    /// Connected proxies by what they use.
-    pub(super) users: HashMap<ResourceKey, BTreeSet<Arc<str>>>,
+    /// Connected proxies by what they use, in order: most of it is used by a few.
+    pub(super) users: HashMap<ResourceKey, Vec<Arc<str>>>,
     /// The latest revision whose users were woken, and the turn that it was published in.
     pub(super) revision: u64,
     pub(super) turn: u64,
@@ -53,30 +56,40 @@ impl Proxies {
         concerned
     }
 
-    /// From now on the proxy uses these keys and no others.
-    pub(super) fn uses(&mut self, workload: &Arc<str>, keys: BTreeSet<ResourceKey>) {
+    /// From now on the proxy uses the keys of this view and no others.
+    pub(super) fn uses(&mut self, workload: &Arc<str>, view: View) {
         let Some(entry) = self.all.get_mut(workload) else { return };
-        let old = std::mem::replace(&mut entry.keys, keys);
-        for key in entry.keys.difference(&old) {
-            self.users.entry(key.clone()).or_default().insert(workload.clone());
+        let old = std::mem::replace(&mut entry.view, view.clone());
+        for key in view.keys_beyond(&old) {
+            let users = self.users.entry(key.clone()).or_default();
+            if let Err(place) = users.binary_search(workload) {
+                users.insert(place, workload.clone());
+            }
         }
-        let gone: Vec<ResourceKey> = old.difference(&entry.keys).cloned().collect();
-        gone.iter().for_each(|key| self.unuse(workload, key));
+        old.keys_beyond(&view).for_each(|key| self.unuse(workload, key));
     }
 
     fn unuse(&mut self, workload: &Arc<str>, key: &ResourceKey) {
         if let Some(users) = self.users.get_mut(key) {
-            users.remove(workload);
+            if let Ok(place) = users.binary_search(workload) {
+                users.remove(place);
+            }
             if users.is_empty() {
                 self.users.remove(key);
             }
         }
     }
 
+    /// Connected ones that use a service.
+    pub(super) fn users_of(&self, service: &ServiceName) -> usize {
+        let users = self.users.get(&ResourceKey::Service(service.clone())).into_iter().flatten();
+        users.filter(|workload| self.all.get(*workload).is_some_and(|entry| entry.proxy.connected)).count()
+    }
+
     /// Takes a proxy out, with what it used.
     pub(super) fn leave(&mut self, workload: &Arc<str>) -> Option<Entry> {
         let entry = self.all.remove(workload)?;
-        entry.keys.iter().for_each(|key| self.unuse(workload, key));
+        entry.view.keys().for_each(|key| self.unuse(workload, key));
         Some(entry)
     }
 }
@@ -101,7 +114,7 @@ impl Entry {
 
     pub(super) fn settle(&mut self, revision: u64) {
         self.covers = self.covers_now(revision);
-        self.proxy = self.now(revision);
+        self.proxy.settle(self.covers);
         if self.proxy.acked >= self.proxy.sent && !self.woken {
             self.proxy.behind_since = None;
         }

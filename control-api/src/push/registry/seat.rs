@@ -3,10 +3,9 @@
 
 use super::Registry;
 use super::proxies::Entry;
+use crate::index::View;
 use isthmus_certs::skew_in_words;
 use isthmus_proto::discovery::v1::Health;
-use isthmus_proto::model::ResourceKey;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -35,7 +34,7 @@ pub struct Seat<'a> {
 }
 
 impl Seat<'_> {
-    fn update(&self, change: impl FnOnce(&mut Entry)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Entry)) {
         let mut proxies = self.registry.proxies();
         let revision = proxies.revision;
         if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
@@ -85,8 +84,8 @@ impl Seat<'_> {
 
     /// A delta was made of the world at this version and turn. True: look again, since of a commit after it this proxy may not
     /// have been told; it was not known yet what it uses.
-    pub fn sent(&self, version: u64, turn: u64, keys: BTreeSet<ResourceKey>) -> bool {
-        self.looked(turn, keys, |entry| {
+    pub fn sent(&self, version: u64, turn: u64, view: impl Into<View>) -> bool {
+        self.looked(turn, view.into(), |entry| {
             entry.proxy.sent = version;
             entry.covers = version;
             entry.proxy.behind_since.get_or_insert_with(Instant::now);
@@ -94,15 +93,15 @@ impl Seat<'_> {
     }
 
     /// A view that did not change needs no push: what holds of the version that was sent holds of this one too.
-    pub fn up_to_date(&self, version: u64, turn: u64, keys: BTreeSet<ResourceKey>) -> bool {
-        self.looked(turn, keys, |entry| entry.covers = entry.covers.max(version))
+    pub fn up_to_date(&self, version: u64, turn: u64, view: impl Into<View>) -> bool {
+        self.looked(turn, view.into(), |entry| entry.covers = entry.covers.max(version))
     }
 
-    fn looked(&self, turn: u64, keys: BTreeSet<ResourceKey>, change: impl FnOnce(&mut Entry)) -> bool {
+    fn looked(&self, turn: u64, view: View, change: impl FnOnce(&mut Entry)) -> bool {
         let mut proxies = self.registry.proxies();
         let (revision, again) = (proxies.revision, proxies.turn > turn);
         if proxies.all.get(&self.workload).is_some_and(|entry| entry.stream == self.stream) {
-            proxies.uses(&self.workload, keys);
+            proxies.uses(&self.workload, view);
         }
         if let Some(entry) = proxies.all.get_mut(&self.workload).filter(|entry| entry.stream == self.stream) {
             change(entry);

@@ -196,6 +196,7 @@ impl Inner {
 
     /// Writes down what changed since.
     pub(super) async fn speak(&self) -> Result<(), StoreError> {
+        let _in_order = self.speaking.lock().await;
         let (lease, name, says, moves, untold) = {
             let lead = lock(&self.lead);
             let says = (!lead.said).then(|| lead.says.clone());

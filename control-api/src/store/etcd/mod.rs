@@ -62,6 +62,8 @@ pub(super) struct Inner {
     codec: Codec,
     recent: Recent,
     lead: Mutex<Lead>,
+    /// Held from reading what there is to say until etcd has it: two at a time could arrive in the other order.
+    speaking: tokio::sync::Mutex<()>,
     others: Mutex<lead::Others>,
 }
 
@@ -85,6 +87,7 @@ impl EtcdStore {
             codec,
             recent: Recent::default(),
             lead: Mutex::new(Lead::named(name)),
+            speaking: tokio::sync::Mutex::default(),
             others: Mutex::default(),
         };
         let mut store = EtcdStore { inner: Arc::new(inner), runtime: Some(runtime), stop: CancellationToken::new() };

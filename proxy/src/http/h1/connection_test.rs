@@ -44,7 +44,7 @@ fn echo(server: TcpStream, stop: watch::Receiver<bool>) -> tokio::task::JoinHand
             }
             response.into()
         };
-        h1::serve(server, BytesMut::new(), stop, |_, _| {}, handle).await
+        h1::serve(h1::Connection::new(server, BytesMut::new()), stop, |_, _| {}, handle).await
     })
 }
 
@@ -207,7 +207,7 @@ async fn an_idle_connection_holds_little() {
         let (client, server) = pair().await;
         let (_stop, stopped) = watch::channel(false);
         let handle = async |_: Asked<'_>| -> Answer { Response::new(Body::Empty).into() };
-        let serving = h1::serve(server, BytesMut::new(), stopped, |_, _| {}, handle);
+        let serving = h1::serve(h1::Connection::new(server, BytesMut::new()), stopped, |_, _| {}, handle);
         // 2 KiB per idle connection are for all of it: this, the task's header, the runtime's registration.
         assert!(size_of_val(&serving) <= 1024, "{} bytes", size_of_val(&serving));
         drop((client, serving));

@@ -14,6 +14,7 @@ use foldhash::HashMap;
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response, StatusCode, request};
+use isthmus_http2::MAX_INTERIM;
 use tokio::time::Instant;
 
 use super::head::{self, HeadError, ResponseHead};
@@ -22,7 +23,7 @@ use super::outgoing::{Delimited, Outgoing};
 use super::{Connection, Framing, Names, write};
 use crate::http::body::{Body, BodyError};
 use crate::http::client::Open;
-use crate::http::exchange::{Answer, Caller, MAX_INTERIM, Upload};
+use crate::http::exchange::{Answer, Caller, Upload};
 use crate::http::patience::Wait;
 use crate::http::transfer::{Sink, Transfer};
 use crate::tcp::{DialOptions, dial};
@@ -294,7 +295,7 @@ fn ended(connection: &Connection) -> ExchangeError {
 }
 
 fn delimit(head: &mut request::Parts, body: &Body) -> Delimited {
-    let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| super::framing::digits(value.as_bytes()));
+    let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| isthmus_http2::head::digits(value.as_bytes()));
     match declared.or_else(|| body.length()) {
         Some(length) => {
             let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);

@@ -1,6 +1,7 @@
 //! Where a body ends (RFC 9112 §6.3), decided once per message and refused where two readers could decide differently.
 
 use http::{Method, StatusCode, Version};
+use isthmus_http2::head::digits;
 
 use super::HeadError;
 
@@ -87,12 +88,4 @@ impl Lengths {
             _ => Ok(()),
         }
     }
-}
-
-/// 1*DIGIT that fits into 63 bits: some readers keep lengths in signed numbers.
-pub fn digits(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    value.iter().try_fold(0u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
 }

@@ -44,6 +44,15 @@ impl Incoming {
         matches!(self.left, Left::Ended)
     }
 
+    /// Nothing more is to be read for it.
+    pub fn is_here(&self) -> bool {
+        match self.left {
+            Left::Length(length) => self.connection.with_input(|input| input.len() as u64 >= length),
+            Left::Chunks(_) | Left::UntilClose => false,
+            Left::Ended => true,
+        }
+    }
+
     /// `None`: the body's end.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         loop {

@@ -33,43 +33,71 @@ pub enum Ended {
     Tunnel(TcpStream, BytesMut),
 }
 
-/// Serves an app's connection until it ends; `input` was read of it already. With `stop`, finishes the request in flight
-/// and closes. `refused` is told of each request that was refused before it was one.
-pub async fn serve<H>(
-    stream: TcpStream,
-    input: BytesMut,
+/// Serves an app's connection until it ends. With `stop`, finishes the request in flight and closes. `refused` is told of
+/// each request that was refused before it was one.
+#[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice for as long as the connection idles")]
+pub fn serve<H>(
+    connection: Rc<Connection>,
     mut stop: watch::Receiver<bool>,
     refused: impl Fn(Reason, &HeadError),
     handle: H,
-) -> io::Result<Ended>
+) -> impl Future<Output = io::Result<Ended>>
 where
     H: AsyncFn(Asked<'_>) -> Answer,
 {
-    let connection = Connection::new(stream, input);
-    let stopped = stopped(&mut stop);
-    tokio::pin!(stopped);
-    loop {
-        let head = tokio::select! {
-            biased;
-            head = connection.read_head() => head,
-            () = &mut stopped => return Ok(Ended::Closed),
+    async move {
+        let stopped = stopped(&mut stop);
+        tokio::pin!(stopped);
+        let raw = loop {
+            let head = tokio::select! {
+                biased;
+                head = connection.read_head() => head,
+                () = &mut stopped => return Ok(Ended::Closed),
+            };
+            match next(&connection, head, stopped.as_mut(), &handle) {
+                Next::Exchange(exchange) => {
+                    if !exchange.await? {
+                        return Ok(Ended::Closed);
+                    }
+                }
+                Next::Refused(error) => return Box::pin(refuse(&connection, error, &refused)).await,
+                Next::Tunnel(raw) => break raw,
+                Next::Closed => return Ok(Ended::Closed),
+            }
         };
-        let raw = match head {
-            Ok(Some(raw)) => raw,
-            Ok(None) => return Ok(Ended::Closed),
-            Err(error) => return Box::pin(refuse(&connection, &error, &refused)).await,
-        };
-        if raw.starts_with(b"CONNECT ") {
-            return Ok(tunnel(connection, &raw));
-        }
-        let head = match head::parse_request(&raw) {
-            Ok(head) => head,
-            Err(error) => return Box::pin(refuse(&connection, &error, &refused)).await,
-        };
-        // On the heap: an idle connection shall not hold the room that a request needs.
-        if !Box::pin(exchange(&connection, head, raw, stopped.as_mut(), &handle)).await? {
-            return Ok(Ended::Closed);
-        }
+        Ok(tunnel(connection, &raw))
+    }
+}
+
+/// What a head asks for.
+enum Next<E> {
+    /// On the heap: an idle connection shall not hold the room that a request needs.
+    Exchange(Pin<Box<E>>),
+    Refused(HeadError),
+    Tunnel(Bytes),
+    Closed,
+}
+
+fn next<'a, H>(
+    connection: &'a Rc<Connection>,
+    head: Result<Option<Bytes>, HeadError>,
+    stopped: Pin<&'a mut impl Future<Output = ()>>,
+    handle: &'a H,
+) -> Next<impl Future<Output = io::Result<bool>>>
+where
+    H: AsyncFn(Asked<'_>) -> Answer,
+{
+    let raw = match head {
+        Ok(Some(raw)) => raw,
+        Ok(None) => return Next::Closed,
+        Err(error) => return Next::Refused(error),
+    };
+    if raw.starts_with(b"CONNECT ") {
+        return Next::Tunnel(raw);
+    }
+    match head::parse_request(&raw) {
+        Ok(head) => Next::Exchange(Box::pin(exchange(connection, head, raw, stopped, handle))),
+        Err(error) => Next::Refused(error),
     }
 }
 
@@ -217,7 +245,7 @@ fn delimit(asked: &Exchange, status: StatusCode, headers: &mut HeaderMap, body: 
         }
         return Delimited::Length(0);
     }
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| super::framing::digits(value.as_bytes()));
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| isthmus_http2::head::digits(value.as_bytes()));
     match declared.or_else(|| body.length()) {
         Some(length) => {
             if declared.is_none() {
@@ -243,13 +271,13 @@ fn say_connection(headers: &mut HeaderMap, version: Version, keep: bool) {
 /// A request that is none: answered once, and the connection ends. What follows it could be anything.
 async fn refuse(
     connection: &Rc<Connection>,
-    error: &HeadError,
+    error: HeadError,
     refused: &impl Fn(Reason, &HeadError),
 ) -> io::Result<Ended> {
     let Some(reason) = error.reason() else {
         return Ok(Ended::Closed);
     };
-    refused(reason, error);
+    refused(reason, &error);
     let asked = Exchange { method: Method::GET, version: Version::HTTP_11, keep_alive: false, upgrade: None };
     let response: Response<Body> = respond::refusal(reason, None, false);
     answer_with(connection, &asked, response.into(), true).await?;

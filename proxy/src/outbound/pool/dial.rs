@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_certs::{ExpectedPeer, Negotiated, PeerIdentity};
+use isthmus_http2::Http2Settings;
 use rand::RngExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -15,8 +16,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::peers::{Connection, Dialled, Link, LinkFacts, Peer};
 use super::{ConnectError, Pool, drive};
-use crate::http::mesh;
-use crate::http::server::Http2Settings;
 use crate::tcp::{dial, dial_with};
 use crate::telemetry::{MeshSide, WatchedLink};
 use crate::tls::mesh::PROTOCOLS;
@@ -39,7 +38,7 @@ const SUCCESSOR_AFTER: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 
-pub(super) type Wire = mesh::Connection<TlsStream<Stamped>>;
+pub(super) type Wire = isthmus_http2::Connection<TlsStream<Stamped>>;
 
 /// Begins to make a connection, unless somebody does already or it has just failed. Returns the wait for it.
 pub(super) fn begin(pool: &Rc<Pool>, peer: &Arc<Peer>) -> Result<watch::Receiver<Dialled>, ConnectError> {
@@ -183,12 +182,12 @@ async fn attempt(pool: &Pool, peer: &Peer, hello: Hello) -> Result<(Connection, 
         .await
         .map_err(|error| ConnectError::Handshake(address, Arc::new(error)))?;
     let last_read = stream.get_ref().0.last_read();
-    let negotiated = Negotiated::of(stream.get_ref().1);
+    let (negotiated, in_common) = (Negotiated::of(stream.get_ref().1), tls::in_common(stream.get_ref().1));
     pool.metrics.mesh_negotiated(MeshSide::Client, negotiated, began.elapsed());
     tracing::debug!(peer = %address, callee = %identity.id, %negotiated, "mesh connection made");
-    let (sender, wire) = mesh::connect(stream, Http2Settings::MESH);
+    let (sender, wire) = isthmus_http2::connect(stream, Http2Settings::MESH);
     let (until, successor_at) = ends(pool, &identity);
-    let facts = LinkFacts { protocol, identity, negotiated, last_read, until, successor_at, watched };
+    let facts = LinkFacts { protocol, identity, negotiated, in_common, last_read, until, successor_at, watched };
     Ok((Connection { sender, link: Arc::new(Link::new(pool.worker, generation, facts)) }, wire))
 }
 

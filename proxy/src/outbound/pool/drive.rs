@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_certs::PeerError;
+use isthmus_http2::StreamError;
 use rand::RngExt as _;
 use tokio::time::Instant;
 
@@ -17,7 +18,6 @@ use super::dial::{self, Wire};
 use super::peers::{Link, Peer};
 use super::{ConnectError, Pool};
 use crate::http::keepalive::{Event, Keepalive};
-use crate::http::mesh::StreamError;
 use crate::state::outlived::outlived;
 use crate::telemetry::MeshSide;
 use crate::tls::HandshakeError;

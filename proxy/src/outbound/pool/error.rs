@@ -1,9 +1,10 @@
 //! Why there is no mesh connection, and which errors say that nothing was done.
 
+use isthmus_http2::StreamError;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::http::mesh::StreamError;
 use crate::reason::Reason;
 use crate::tls::HandshakeError;
 

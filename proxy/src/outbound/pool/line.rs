@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use http::Request;
 use isthmus_certs::Negotiated;
+use isthmus_http2::{Answering, SendRequest, SendStream, StreamError};
 
 use super::peers::{Connection, Link, Peer};
 use super::{Pool, dial};
-use crate::http::mesh::{Answering, SendRequest, SendStream, StreamError};
+use crate::tls::InCommon;
 
 /// Another worker's connection costs a wake-up across threads per stream, as much as this many streams of waiting.
 const BORROWED: usize = 8;
@@ -181,6 +182,11 @@ impl Slot {
     /// What the connection's handshake agreed on.
     pub fn negotiated(&self) -> Negotiated {
         self.line.link.negotiated
+    }
+
+    /// What the peer's sidecar and this one know of the connection, and nobody else.
+    pub fn in_common(&self) -> Option<InCommon> {
+        self.line.link.in_common
     }
 
     /// Whether the peer takes requests, and not only tunnels (ALPN `h2`).

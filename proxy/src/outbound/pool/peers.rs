@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use isthmus_certs::{CryptoProfile, IdentityStore, Negotiated, PeerIdentity, RootFingerprint, SpiffeId, Subscription};
+use isthmus_http2::SendRequest;
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ConnectError;
-use crate::http::mesh::SendRequest;
 use crate::state::{SiteName, State};
 use crate::telemetry::WatchedLink;
-use crate::tls::{LastRead, MeshProtocol, Revoked};
+use crate::tls::{InCommon, LastRead, MeshProtocol, Revoked};
 
 /// Peers remembered at once; beyond that those without connections are forgotten.
 const MAX_PEERS: usize = 4_096;
@@ -104,6 +104,8 @@ pub(super) struct Link {
     pub(super) identity: PeerIdentity,
     /// What the handshake agreed on.
     pub(super) negotiated: Negotiated,
+    /// What TLS gave both ends.
+    pub(super) in_common: Option<InCommon>,
     pub(super) last_read: LastRead,
     /// The link was seen to hold much at once.
     long: AtomicBool,
@@ -120,7 +122,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(worker: usize, generation: u64, of: LinkFacts) -> Link {
-        let LinkFacts { protocol, identity, negotiated, last_read, until, successor_at, watched } = of;
+        let LinkFacts { protocol, identity, negotiated, in_common, last_read, until, successor_at, watched } = of;
         let (busy, closed, long) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
         Link {
             worker,
@@ -128,6 +130,7 @@ impl Link {
             protocol,
             identity,
             negotiated,
+            in_common,
             last_read,
             until,
             successor_at,
@@ -162,6 +165,8 @@ pub(super) struct LinkFacts {
     pub(super) identity: PeerIdentity,
     /// What the handshake agreed on.
     pub(super) negotiated: Negotiated,
+    /// What TLS gave both ends.
+    pub(super) in_common: Option<InCommon>,
     pub(super) last_read: LastRead,
     pub(super) until: u64,
     pub(super) successor_at: u64,

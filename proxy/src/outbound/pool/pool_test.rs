@@ -13,13 +13,13 @@ use isthmus_certs::{
     CertificateAuthority, ClientAuth, Clock, IdentityStore, PrivateKey, PublicKeyInfo, SpiffeId, SystemClock,
     TrustDomain, WorkloadIdentity,
 };
+use isthmus_http2::StreamError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::peers::{Connection, PeerState};
 use super::{ConnectError, Limits, Peers, Pool, Slot};
-use crate::http::mesh::StreamError;
 use crate::reason::Reason;
 use crate::state::{Endpoint, Mesh, MeshPeer, State};
 use crate::tcp::DialOptions;

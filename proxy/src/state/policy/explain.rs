@@ -5,7 +5,7 @@ use std::fmt::Write;
 use isthmus_proto::model::{PathPattern, ServiceName};
 
 use super::matching::Holds;
-use super::path::{PathReadings, normalise};
+use super::path::{PathReadings, decoded, normalise};
 use super::{Decision, Facts};
 use crate::reason::Reason;
 
@@ -45,15 +45,13 @@ pub fn yaml_that_would_allow(decision: &Decision, facts: &Facts, service: &Servi
     ))
 }
 
-/// The narrowest pattern that holds for the path. A segment that apps may read in several ways (encoded, with parameters)
-/// cannot be written down; `{any}` stands there.
+/// The narrowest pattern that holds for the path. A segment that cannot be written down (with parameters, or with what
+/// patterns are made of) is `{any}`.
 fn nameable_path(path: &str) -> Option<String> {
-    let segment = |segment| match segment {
-        odd if str::contains(odd, ['%', ';', '{', '}', '*']) => "{any}",
-        plain => plain,
-    };
-    let normal = normalise(path)?;
-    let text = normal.split('/').map(segment).collect::<Vec<_>>().join("/");
+    let odd = |c: char| matches!(c, ';' | '{' | '}' | '*') || c.is_control();
+    let normal = decoded(&normalise(path)?)?;
+    let segments = normal.split('/').map(|segment| if segment.contains(odd) { "{any}" } else { segment });
+    let text = segments.collect::<Vec<_>>().join("/");
     let pattern: [PathPattern; 1] = [text.parse().ok()?];
     (PathReadings::of(path).hold(&pattern) == Holds::Yes).then_some(text)
 }

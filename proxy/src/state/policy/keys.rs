@@ -49,15 +49,11 @@ impl Key {
     }
 
     /// `None`: it has too many segments.
-    pub(super) fn template(template: &Template, fold: bool) -> Option<Key> {
+    pub(super) fn template(template: &Template, open: bool, fold: bool) -> Option<Key> {
         let segments = template.segments();
         let count = u8::try_from(segments.len()).ok().filter(|count| *count < 64)?;
         let written = segments.iter().enumerate().filter(|(_, segment)| segment.is_some());
-        let shape = Shape {
-            written: written.fold(0, |bits, (place, _)| bits | 1 << place),
-            segments: count,
-            open: template.is_open(),
-        };
+        let shape = Shape { written: written.fold(0, |bits, (place, _)| bits | 1 << place), segments: count, open };
         let mut hasher = Segments::new(fold);
         segments.iter().flatten().for_each(|segment| hasher.add(segment.as_bytes()));
         Some(Key::Template(shape, hasher.finish()))

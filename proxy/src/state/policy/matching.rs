@@ -1,13 +1,13 @@
 //! Conditions against facts, in three values: holds, does not hold, cannot be told.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use ipnet::IpNet;
 use isthmus_certs::SpiffeId;
-use isthmus_proto::model::{GrpcPattern, HeaderMatch, HostPattern, Template};
+use isthmus_proto::model::{GrpcPattern, HeaderMatch, HostPattern, Template, is_numeric};
 
 use super::compile::{CompiledConditions, Half, Identities};
 use super::path::PathReadings;
@@ -57,6 +57,8 @@ struct KnownHttp<'a> {
     /// `package.Service/Method`, of a gRPC call.
     grpc: Option<&'a str>,
     headers: &'a HeaderMap,
+    /// Some header's name has a `_`.
+    underscored: bool,
 }
 
 impl<'a> Known<'a> {
@@ -68,6 +70,7 @@ impl<'a> Known<'a> {
             path: if needs.path { PathReadings::of(h.path) } else { PathReadings::Ambiguous },
             grpc: if needs.grpc { grpc_call(h) } else { None },
             headers: h.headers,
+            underscored: needs.headers && h.headers.keys().any(|name| name.as_str().contains('_')),
         });
         Self { facts, ip: facts.peer_ip.to_canonical(), http }
     }
@@ -153,6 +156,11 @@ impl<'a> Known<'a> {
         self.http.as_ref().map(|http| http.headers)
     }
 
+    /// Some header's name has a `_`, which some apps take for a `-`.
+    pub(super) fn has_underscored(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.underscored)
+    }
+
     /// Each way to read the path, in small letters where `fold`. Returns whether the path is known.
     pub(super) fn each_path_reading(&self, fold: bool, mut each: impl FnMut(&[u8])) -> bool {
         let mut one = |path: &[u8]| if fold { folded(path, &mut each) } else { each(path) };
@@ -165,21 +173,21 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Paths as long as this are folded on the stack.
-const SHORT_PATH: usize = 256;
+/// Texts as long as this are folded on the stack.
+const SHORT: usize = 256;
 
-fn folded(path: &[u8], then: impl FnOnce(&[u8])) {
-    if !path.iter().any(u8::is_ascii_uppercase) {
-        return then(path);
+pub(super) fn folded(text: &[u8], then: impl FnOnce(&[u8])) {
+    if !text.iter().any(u8::is_ascii_uppercase) {
+        return then(text);
     }
-    let mut short = [0; SHORT_PATH];
-    match short.get_mut(..path.len()) {
+    let mut short = [0; SHORT];
+    match short.get_mut(..text.len()) {
         Some(short) => {
-            short.copy_from_slice(path);
+            short.copy_from_slice(text);
             short.make_ascii_lowercase();
             then(short);
         }
-        None => then(&path.to_ascii_lowercase()),
+        None => then(&text.to_ascii_lowercase()),
     }
 }
 
@@ -217,21 +225,21 @@ impl CompiledConditions {
 impl Half {
     /// Every condition that is there is good.
     fn all(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
-        self.each(known, &good) && self.headers.iter().all(|m| good(told(known.http(), |h| header_holds(m, h.headers))))
+        self.each(known, &good) && self.headers.iter().all(|m| good(told(known.http(), |h| header_holds(m, h))))
     }
 
     /// The opposite of every condition that is there is good. Unknown has no opposite. Of a header that is not there
     /// nobody can say that its value is another one; that it is not there can be said.
     fn none(&self, known: &Known, good: impl Fn(Holds) -> bool) -> bool {
-        let header = |m: &HeaderMatch, headers: &HeaderMap| {
-            if !m.any_of.is_empty() && !headers.contains_key(&m.name) {
+        let header = |m: &HeaderMatch, http: &KnownHttp| {
+            if !m.any_of.is_empty() && !http.headers.contains_key(&m.name) {
                 Holds::Unknown
             } else {
-                header_holds(m, headers)
+                header_holds(m, http)
             }
         };
         self.each(known, |holds| good(holds.opposite()))
-            && self.headers.iter().all(|m| good(told(known.http(), |h| header(m, h.headers)).opposite()))
+            && self.headers.iter().all(|m| good(told(known.http(), |h| header(m, h)).opposite()))
     }
 
     /// Cheap conditions first; headers are for the caller.
@@ -301,15 +309,27 @@ fn method_holds(list: &[String], method: &str) -> Holds {
     }
 }
 
-/// Lower case, without port and final dot. `None` for what is no host at all.
+/// Lower case, without port and final dot; an address as it is usually written. `None` for what is no host at all, or one
+/// that readers differ about: an empty label, `010.0.0.1`.
 fn bare_host(authority: &str) -> Option<Cow<'_, str>> {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
         _ => authority,
     };
+    if let Some(address) = host.strip_prefix('[') {
+        let ip: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
+        return Some(format!("[{ip}]").into());
+    }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    if host.is_empty() || !host.bytes().all(allowed) {
+    let mut before = b'.';
+    for byte in host.bytes() {
+        let allowed = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && before != b'.';
+        if !allowed {
+            return None;
+        }
+        before = byte;
+    }
+    if before == b'.' || is_numeric(host) && host.parse::<Ipv4Addr>().is_err() {
         return None;
     }
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
@@ -323,18 +343,23 @@ fn host_holds(list: &[HostPattern], host: &str) -> Holds {
 }
 
 /// A request without the header does not satisfy the condition, in allow and deny alike: it is known not to be there.
-/// Repeated headers, and lists in one header, that hold a listed value beside another are unknown.
-fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> Holds {
-    let mut values = headers.get_all(condition.name.as_str()).iter().peekable();
+/// Where a listed value is said beside another (the header is repeated, a list, has parameters or quotes), or in another
+/// case, it is unknown; so it is where the name is spelled with `_` for `-`: some apps take the two for one.
+fn header_holds(condition: &HeaderMatch, http: &KnownHttp) -> Holds {
+    if (http.underscored || condition.name.contains('_')) && is_spelled_otherwise(&condition.name, http.headers) {
+        return Holds::Unknown;
+    }
+    let mut values = http.headers.get_all(condition.name.as_str()).iter().peekable();
     if values.peek().is_none() || condition.any_of.is_empty() {
         return yes(values.peek().is_some());
     }
     let listed = |value: &[u8]| condition.any_of.iter().any(|v| v.as_bytes() == value);
+    let nearly = |value: &[u8]| condition.any_of.iter().any(|v| v.as_bytes().eq_ignore_ascii_case(value));
     let (mut whole, mut part, mut other) = (false, false, false);
     for value in values {
         match value.as_bytes() {
             value if listed(value) => whole = true,
-            value if value.split(|b| *b == b',').any(|item| listed(item.trim_ascii())) => part = true,
+            value if nearly(value) || header_items(value).any(nearly) => part = true,
             _ => other = true,
         }
     }
@@ -343,4 +368,20 @@ fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> Holds {
         (false, false, _) => Holds::No,
         _ => Holds::Unknown,
     }
+}
+
+/// What stands between `,` and `;`, without quotes (RFC 9110 §5.6): an item of a list, a value before its parameters.
+pub(super) fn header_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| matches!(b, b',' | b';')).map(|item| {
+        let item = item.trim_ascii();
+        item.strip_prefix(b"\"").and_then(|item| item.strip_suffix(b"\"")).unwrap_or(item)
+    })
+}
+
+fn is_spelled_otherwise(name: &str, headers: &HeaderMap) -> bool {
+    let dash = |byte| if byte == b'_' { b'-' } else { byte };
+    headers.keys().any(|key| {
+        let key = key.as_str();
+        key.len() == name.len() && key != name && key.bytes().map(dash).eq(name.bytes().map(dash))
+    })
 }

@@ -43,7 +43,7 @@ fn naive_each(c: &Conditions, f: &Facts) -> Vec<Option<bool>> {
         known(c.methods.is_some(), any(&c.methods, http.map(|h| move |m: &String| naive_method(m, h.method)))),
         known(
             c.hosts.is_some(),
-            any(&c.hosts, http.and_then(|h| h.host).map(|h| move |p: &HostPattern| Some(naive_host(p, h)))),
+            any(&c.hosts, http.and_then(|h| read_host(h.host?)).map(|h| move |p: &HostPattern| Some(naive_host(p, h)))),
         ),
         known(c.paths.is_some(), http.and_then(|h| naive_path(c.paths.as_ref().unwrap_or(&vec![]), h.path))),
         known(
@@ -91,14 +91,20 @@ fn without_not(c: &Conditions) -> Conditions {
 fn naive_holds(c: &Conditions, f: &Facts) -> Option<bool> {
     let header = |m: &HeaderMatch| {
         let headers = f.http?.headers;
-        let values: Vec<&str> = headers.get_all(&m.name).iter().map(|v| v.to_str().unwrap()).collect();
+        let all = || headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        if all().any(|(name, _)| name != m.name && name.replace('_', "-") == m.name.replace('_', "-")) {
+            return None;
+        }
+        let values: Vec<&str> = all().filter(|(name, _)| *name == m.name).map(|(_, value)| value).collect();
         match (values.as_slice(), m.any_of.is_empty()) {
             ([], _) => Some(false),
             (_, true) => Some(true),
             (values, false) => {
                 let listed = |value: &str| m.any_of.iter().any(|v| v == value);
+                let items = |value: &str| value.replace(';', ",").split(',').map(naive_item).collect::<Vec<_>>();
+                let near = |item: &String| m.any_of.iter().any(|v| v.to_lowercase() == *item);
                 let whole = values.iter().all(|v| listed(v));
-                let none = !values.iter().any(|v| listed(v) || v.split(',').any(|item| listed(item.trim())));
+                let none = !values.iter().any(|v| near(&v.to_lowercase()) || items(v).iter().any(near));
                 if whole { Some(true) } else { none.then_some(false) }
             }
         }
@@ -136,10 +142,39 @@ fn naive_method(listed: &str, method: &str) -> Option<bool> {
     if listed == method { Some(true) } else { (!listed.eq_ignore_ascii_case(method)).then_some(false) }
 }
 
+fn naive_item(item: &str) -> String {
+    let item = item.trim().to_lowercase();
+    if item.len() > 1 && item.starts_with('"') && item.ends_with('"') {
+        item.trim_matches('"').to_owned()
+    } else {
+        item
+    }
+}
+
+/// Hosts as they come, and how they are read; none: in more than one way.
+pub(super) const HOSTS: [(&str, Option<&str>); 12] = [
+    ("A.shop", Some("a.shop")),
+    ("b.shop", Some("b.shop")),
+    ("x.a.shop", Some("x.a.shop")),
+    ("a.shop.:80", Some("a.shop")),
+    ("a.shop:", Some("a.shop")),
+    ("a.shop..", None),
+    ("x..a.shop", None),
+    (".a.shop", None),
+    ("u@a.shop", None),
+    ("[FD00:0::1]:80", Some("[fd00::1]")),
+    ("010.0.0.1", None),
+    ("10.0.0.1:80", Some("10.0.0.1")),
+];
+
+fn read_host(host: &str) -> Option<&'static str> {
+    HOSTS.iter().find(|(raw, _)| *raw == host).unwrap().1
+}
+
 fn naive_host(pattern: &HostPattern, host: &str) -> bool {
     match pattern {
-        HostPattern::Exact(exact) => *exact == host.to_lowercase(),
-        HostPattern::Suffix(suffix) => host.to_lowercase().ends_with(suffix),
+        HostPattern::Exact(exact) => exact == host,
+        HostPattern::Suffix(suffix) => host.ends_with(suffix),
     }
 }
 
@@ -155,7 +190,7 @@ fn naive_grpc(pattern: &GrpcPattern, call: &str) -> bool {
 }
 
 /// Paths as they come, and how apps may read them once they are normal; none: they have no normal form.
-pub(super) const PATHS: [(&str, &[&str]); 19] = [
+pub(super) const PATHS: [(&str, &[&str]); 23] = [
     ("/", &["/"]),
     ("/a", &["/a"]),
     ("/A", &["/A"]),
@@ -168,7 +203,11 @@ pub(super) const PATHS: [(&str, &[&str]); 19] = [
     ("/a/../b", &["/b"]),
     ("/x/%2e%2e/a/./b", &["/a/b"]),
     ("//a", &["/a"]),
-    ("/a/x%40y", &["/a/x%40y", "/a/x@y"]),
+    ("/a/x%40y", &["/a/x@y"]),
+    ("/a/x@y", &["/a/x@y"]),
+    ("/a/x%3By", &["/a/x;y", "/a/x"]),
+    ("/x/%c0%ae%c0%ae/a", &[]),
+    ("/a/b%ff", &[]),
     ("/a%2fb", &[]),
     ("/../a", &[]),
     ("/a\\b", &[]),
@@ -191,9 +230,15 @@ fn naive_path_pattern(pattern: &str, path: &str) -> Option<bool> {
     let small = |text: &str| text.to_lowercase();
     let bare = |text: &str| if text.len() > 1 { small(text.strip_suffix('/').unwrap_or(text)) } else { text.into() };
     let (exact, near) = match pattern.strip_suffix('*') {
-        Some(prefix) if !pattern.contains('{') => (path.starts_with(prefix), small(path).starts_with(&small(prefix))),
+        Some(prefix) if !pattern.contains('{') => {
+            let below = |path: &str| small(path).starts_with(&small(prefix));
+            (path.starts_with(prefix), below(path) || prefix.ends_with('/') && below(&format!("{path}/")))
+        }
         _ if !pattern.contains('{') => (pattern == path, bare(pattern) == bare(path)),
-        Some(_) => (naive_template(pattern, path), naive_template(&small(pattern), &small(path))),
+        Some(_) => {
+            let below = |path: &str| naive_template(&small(pattern), &small(path));
+            (naive_template(pattern, path), below(path) || below(&format!("{path}/")))
+        }
         None => (naive_template(pattern, path), naive_template(&bare(pattern), &bare(path))),
     };
     if exact { Some(true) } else { (!near).then_some(false) }

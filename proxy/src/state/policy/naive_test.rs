@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::policy_test::{policy, request, rule};
 use super::*;
-use evaluator::{PATHS, naive};
+use evaluator::{HOSTS, PATHS, naive};
 
 #[path = "naive_evaluator_test.rs"]
 mod evaluator;
@@ -56,13 +56,13 @@ fn identity_pattern() -> impl Strategy<Value = IdentityPattern> {
 fn path_pattern() -> impl Strategy<Value = PathPattern> {
     parsed(&[
         "/", "/*", "/a", "/A", "/a/", "/a/b", "/a/b/*", "/a*", "/a/*", "/ab", "/{x}", "/a/{x}", "/{x}/b", "/a/{x}/*",
-        "/{x}/*", "*",
+        "/{x}/*", "*", "/a/x@y",
     ])
 }
 
 fn headers() -> impl Strategy<Value = Vec<HeaderMatch>> {
-    let any_of = parsed_texts(&[&[], &["1"], &["1", "2"], &["2"]]);
-    let one = (prop::sample::select(vec!["x-a", "x-b"]), any_of);
+    let any_of = parsed_texts(&[&[], &["1"], &["1", "2"], &["2"], &["V"], &["v", "2"]]);
+    let one = (prop::sample::select(vec!["x-a", "x-b", "x_b"]), any_of);
     vec(one.prop_map(|(name, any_of)| HeaderMatch { name: name.into(), any_of }), 0..2)
 }
 
@@ -83,7 +83,7 @@ prop_compose! {
             few(prop::sample::select(vec![8080u16, 9090])),
             few(path_pattern()),
             few(prop::sample::select(vec!["GET".to_owned(), "POST".to_owned()])),
-            few(parsed::<HostPattern>(&["a.shop", "*.shop", "b.shop", "*.a.shop"])),
+            few(parsed::<HostPattern>(&["a.shop", "*.shop", "b.shop", "*.a.shop", "[fd00::1]", "10.0.0.1"])),
             few(parsed::<GrpcPattern>(&["shop.Orders", "shop.Orders/Get", "shop.Order"])),
         ),
         headers in headers(),
@@ -147,6 +147,19 @@ struct Traffic {
     http: Option<HttpTraffic>,
 }
 
+const HEADERS: [(&str, &str); 10] = [
+    ("x-a", "1"),
+    ("x-b", "2"),
+    ("x-a", "1, 2"),
+    ("x-a", "V"),
+    ("x-b", "v"),
+    ("x-b", "2;q=1"),
+    ("x-a", "\"v\", 3"),
+    ("x_b", "2"),
+    ("x_a", "3"),
+    ("content-type", "application/grpc"),
+];
+
 /// Method, path, host and headers.
 type HttpTraffic = (&'static str, &'static str, Option<&'static str>, Vec<(&'static str, &'static str)>);
 
@@ -160,8 +173,8 @@ prop_compose! {
         http in option::weighted(0.8, (
             prop::sample::select(vec!["GET", "POST", "get", "PUT"]),
             path(),
-            option::of(prop::sample::select(vec!["A.shop", "b.shop", "x.a.shop"])),
-            vec(prop::sample::select(vec![("x-a", "1"), ("x-b", "2"), ("x-a", "1, 2"), ("content-type", "application/grpc")]), 0..3),
+            option::of(prop::sample::select(HOSTS.map(|(raw, _)| raw).to_vec())),
+            vec(prop::sample::select(HEADERS.to_vec()), 0..3),
         )),
     ) -> Traffic {
         Traffic { peer, ip: ip.parse().unwrap(), site, behind, port, http }

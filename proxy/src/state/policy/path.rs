@@ -6,9 +6,10 @@
 //!   encodings of unreserved characters are decoded, the others written in upper case, `//` is one `/`, `.` and `..`
 //!   are resolved;
 //! - what has no such form is *unknown*, so that no allow and every deny on paths is satisfied: `%2f` `%5c` `%00`
-//!   `%25` `%23` `%3f`, `\`, `#`, NUL and other control bytes, `%` without two hex digits, `..` above the root, and
-//!   what does not start with `/`;
-//! - of what is left (`%40`, `;params`) a rule is tried on each reading, and where they disagree the path is unknown;
+//!   `%25` `%23` `%3f`, `\`, `#`, NUL and other control bytes, `%` without two hex digits, what decodes to no UTF-8
+//!   (`%c0%ae` was a `.` to old readers), `..` above the root, and what does not start with `/`;
+//! - what is left encoded (`%40`) is compared decoded, as rules are written; a rule is tried on `;params` and without
+//!   them, and where these disagree the path is unknown;
 //! - so it is where only the case of letters or a `/` at the end differs: some apps take the two for one.
 
 use std::borrow::Cow;
@@ -25,7 +26,11 @@ pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/') || path.bytes().any(|b| matches!(b, b'\\' | b'#' | b'?') || b.is_ascii_control()) {
         return None;
     }
-    let decoded = if path.contains('%') { decode_unreserved(path)?.into() } else { Cow::Borrowed(path) };
+    let decoded = match path.contains('%') {
+        true if std::str::from_utf8(&decode(path.as_bytes())?).is_err() => return None,
+        true => decode_unreserved(path)?.into(),
+        false => Cow::Borrowed(path),
+    };
     let steps = |path: &str| path.contains("//") || path.split('/').any(|segment| matches!(segment, "." | ".."));
     if steps(&decoded) { resolve(&decoded).map(Cow::Owned) } else { Some(decoded) }
 }
@@ -84,12 +89,13 @@ fn resolve(path: &str) -> Option<String> {
     Some(out)
 }
 
-/// The ways in which an app may read one normal path.
+/// The ways in which an app may read one normal path. What is encoded is none of them: no rule has a `%`, so that what
+/// holds of the encoded form holds of the decoded one.
 pub(super) enum PathReadings<'a> {
     Ambiguous,
     Clear(Cow<'a, str>),
-    /// As it is; decoded; decoded and without parameters.
-    Several(Box<[Vec<u8>; 3]>),
+    /// Decoded; decoded and without parameters.
+    Several(Box<[Vec<u8>; 2]>),
 }
 
 impl<'a> PathReadings<'a> {
@@ -100,12 +106,15 @@ impl<'a> PathReadings<'a> {
         if !path.bytes().any(|b| matches!(b, b'%' | b';')) {
             return Self::Clear(path);
         }
-        let Some(decoded) = decode(path.as_bytes()) else { return Self::Ambiguous };
-        let stripped = without_parameters(&decoded);
+        let Some(decoded) = decoded(&path) else { return Self::Ambiguous };
+        if !decoded.contains(';') {
+            return Self::Clear(decoded.into());
+        }
+        let stripped = without_parameters(decoded.as_bytes());
         if has_ambiguous_segment(&stripped) {
             return Self::Ambiguous;
         }
-        Self::Several(Box::new([path.into_owned().into_bytes(), decoded, stripped]))
+        Self::Several(Box::new([decoded.into_bytes(), stripped]))
     }
 
     pub(super) fn hold(&self, patterns: &[PathPattern]) -> Holds {
@@ -113,8 +122,8 @@ impl<'a> PathReadings<'a> {
             Self::Ambiguous => Holds::Unknown,
             Self::Clear(path) => one_holds(patterns, path.as_bytes()),
             Self::Several(readings) => {
-                let each = readings.each_ref().map(|reading| one_holds(patterns, reading));
-                if each.iter().all(|holds| *holds == each[0]) { each[0] } else { Holds::Unknown }
+                let [whole, stripped] = readings.each_ref().map(|reading| one_holds(patterns, reading));
+                if whole == stripped { whole } else { Holds::Unknown }
             }
         }
     }
@@ -138,14 +147,17 @@ fn matches(pattern: &PathPattern, path: &[u8]) -> bool {
     }
 }
 
-/// But for the case of letters and a `/` at the end.
+/// But for the case of letters and a `/` at the end: `/orders` is nearly of `/orders/*`.
 fn nearly_matches(pattern: &PathPattern, path: &[u8]) -> bool {
     match pattern {
         PathPattern::Exact(exact) => bare(exact.as_bytes()).eq_ignore_ascii_case(bare(path)),
         PathPattern::Prefix(prefix) => {
             path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+                || bare(prefix.as_bytes()).eq_ignore_ascii_case(path)
         }
-        PathPattern::Template(template) if template.is_open() => template.matches(path, <[u8]>::eq_ignore_ascii_case),
+        PathPattern::Template(template) if template.is_open() => {
+            template.begins(path, <[u8]>::eq_ignore_ascii_case).is_some()
+        }
         PathPattern::Template(template) => template.matches(bare(path), <[u8]>::eq_ignore_ascii_case),
     }
 }
@@ -198,7 +210,12 @@ fn has_ambiguous_segment(path: &[u8]) -> bool {
     steps || path.windows(2).any(|pair| pair == b"//")
 }
 
-/// Every encoding of a normal path.
+/// A path without its encodings, as rules are written.
+pub(super) fn decoded(path: &str) -> Option<String> {
+    String::from_utf8(decode(path.as_bytes())?).ok()
+}
+
+/// Every encoding of a path.
 fn decode(path: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use http::HeaderName;
-use isthmus_proto::model::{GrpcPattern, HostPattern, PathPattern};
+use isthmus_proto::model::{GrpcPattern, HeaderMatch, HostPattern, PathPattern};
 
 use super::compile::CompiledConditions;
 use super::keys::{Key, Keys};
-use super::matching::{Known, Side};
+use super::matching::{Known, Side, folded, header_items};
 
 /// So many rules are tried one by one: splitting them costs as much.
 const FEW: usize = 6;
@@ -188,7 +188,7 @@ impl Builder<'_> {
                 let ids = asked.identities.as_ref()?;
                 let exact = ids.exact.iter().map(|id| exact(id.as_str()));
                 let prefixes = ids.prefixes.iter().map(|prefix| Some(Key::Prefix(prefix.as_bytes().into())));
-                all(&mut exact.chain(prefixes).chain(ids.wildcards.iter().map(|t| Key::template(t, false))))
+                all(&mut exact.chain(prefixes).chain(ids.wildcards.iter().map(|t| Key::template(t, false, false))))
             }
             Attribute::Namespace => all(&mut asked.namespaces.as_ref()?.iter().map(|name| exact(name))),
             Attribute::TrustDomain => all(&mut asked.trust_domains.as_ref()?.iter().map(|name| exact(name))),
@@ -203,13 +203,25 @@ impl Builder<'_> {
             }
             Attribute::Host => all(&mut asked.hosts.as_ref()?.iter().map(|pattern| Some(host_key(pattern)))),
             Attribute::Grpc => all(&mut asked.grpc.as_ref()?.iter().map(|pattern| Some(grpc_key(pattern)))),
-            Attribute::Path => all(&mut asked.paths.as_ref()?.iter().map(|pattern| self.path_key(pattern))),
-            Attribute::Header => {
-                let header = asked.headers.iter().find(|header| !header.any_of.is_empty())?;
-                let name = HeaderName::try_from(header.name.as_str()).ok()?;
-                Some(header.any_of.iter().filter_map(|v| Some((Some(name.clone()), exact(v)?))).collect())
+            Attribute::Path => {
+                let near =
+                    |pattern: &PathPattern| [Some(self.path_key(pattern)), self.near_path_key(pattern).map(Some)];
+                all(&mut asked.paths.as_ref()?.iter().flat_map(near).flatten())
             }
+            Attribute::Header => self.header_keys(conditions),
         }
+    }
+
+    /// By the first that has values. A deny is also found by a value that differs in case.
+    fn header_keys(&self, conditions: &CompiledConditions) -> Option<Vec<Place>> {
+        let can_be_looked_up = |header: &&HeaderMatch| !header.any_of.is_empty() && !header.name.contains('_');
+        let header = conditions.asked.headers.iter().find(can_be_looked_up)?;
+        let name = HeaderName::try_from(header.name.as_str()).ok()?;
+        let fold = |value: &String| match self.side {
+            Side::Deny => value.to_ascii_lowercase().into_bytes(),
+            Side::Allow => value.clone().into_bytes(),
+        };
+        Some(header.any_of.iter().map(|value| (Some(name.clone()), Key::Exact(fold(value).into()))).collect())
     }
 
     /// A deny is also found by a path that differs in case, or in a `/` at the end.
@@ -220,8 +232,20 @@ impl Builder<'_> {
             PathPattern::Exact(path) if fold => Key::Exact(super::path::bare(&folded(path)).into()),
             PathPattern::Exact(path) => Key::Exact(folded(path).into()),
             PathPattern::Prefix(prefix) => Key::Prefix(folded(prefix).into()),
-            PathPattern::Template(template) => return Key::template(template, fold),
+            PathPattern::Template(template) => return Key::template(template, template.is_open(), fold),
         })
+    }
+
+    /// `/orders` may be meant where `/orders/*` is denied.
+    fn near_path_key(&self, pattern: &PathPattern) -> Option<Key> {
+        match pattern {
+            _ if self.side == Side::Allow => None,
+            PathPattern::Prefix(prefix) if prefix.len() > 1 && prefix.ends_with('/') => {
+                Some(Key::Exact(super::path::bare(prefix.to_ascii_lowercase().as_bytes()).into()))
+            }
+            PathPattern::Template(template) if template.is_open() => Key::template(template, false, true),
+            _ => None,
+        }
     }
 }
 
@@ -328,14 +352,27 @@ impl<F: FnMut(u32) -> bool> Search<'_, '_, F> {
         })
     }
 
-    /// A header that holds a list may match by one item.
+    /// A deny may match by one item of a header that holds a list, and by a header whose name is spelled otherwise.
     fn headers(&mut self, names: &HashMap<HeaderName, Keys<Node>, RandomState>) -> bool {
-        let Some(headers) = self.known.headers() else { return false };
-        let mut under = |keys: &Keys<Node>, value: &[u8]| {
-            keys.of_text(value, false, |node| self.node(node));
-            if value.contains(&b',') {
-                value.split(|b| *b == b',').for_each(|item| keys.of_text(item.trim_ascii(), false, |n| self.node(n)));
+        let (known, deny) = (self.known, self.side == Side::Deny);
+        let Some(headers) = known.headers() else { return false };
+        if deny && known.has_underscored() {
+            let mut odd = headers.keys().filter(|name| name.as_str().contains('_'));
+            let dashed = |name: &HeaderName| HeaderName::try_from(name.as_str().replace('_', "-")).ok();
+            if odd.any(|name| dashed(name).is_some_and(|name| names.contains_key(&name))) {
+                return false;
             }
+        }
+        let mut under = |keys: &Keys<Node>, value: &[u8]| {
+            if !deny {
+                return keys.of_text(value, false, |node| self.node(node));
+            }
+            folded(value, |value| {
+                keys.of_text(value, false, |node| self.node(node));
+                if value.iter().any(|b| matches!(b, b',' | b';' | b'"')) {
+                    header_items(value).for_each(|item| keys.of_text(item, false, |node| self.node(node)));
+                }
+            });
         };
         if names.len() <= headers.len() {
             for (name, keys) in names {

@@ -65,6 +65,19 @@ def status():
     assert trailers["x-why"] == "because", trailers
 
 
+def breaks():
+    assert list(method("unary_stream", "ServerStream")(b"2", timeout=TIME)) == [b"0", b"1"]
+    got = []
+
+    def call():
+        for message in method("unary_stream", "Breaks")(b"", timeout=TIME):
+            got.append(message)
+
+    error = failure(call)
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "it broke"), error
+    assert got == [b"one", b"two"], got
+
+
 def deadline():
     error = failure(lambda: method("unary_unary", "Slow")(b"deadline", timeout=0.5))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error

@@ -33,6 +33,12 @@ def status(request, context):
     context.abort(grpc.StatusCode.NOT_FOUND, "no such thing: 100 % sure, naïvely")
 
 
+def breaks(request, context):
+    yield b"one"
+    yield b"two"
+    context.abort(grpc.StatusCode.INTERNAL, "it broke")
+
+
 def slow(request, context):
     ended = threading.Event()
     context.add_callback(ended.set)
@@ -60,6 +66,7 @@ methods = {
     "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
     "BidiStream": grpc.stream_stream_rpc_method_handler(bidi_stream),
     "Status": unary_method(status),
+    "Breaks": stream_out(breaks),
     "Slow": unary_method(slow),
     "Echo": unary_method(echo),
     "Peer": unary_method(peer),

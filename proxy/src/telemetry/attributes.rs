@@ -1,0 +1,398 @@
+//! What a span says beside its name, as OTLP's bytes from the first attribute on: each is the field of `Span` that it will
+//! be in the message (a `KeyValue`), so that nothing is written twice, and recording a span is one copy of these bytes.
+//!
+//! The buffer comes from a few that the thread keeps and goes back to them: a span that is recorded allocates nothing.
+//! What is the same on many spans is written once and copied as a whole ([`Attributes::set_all`]).
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::wire::{nested, read_varint, varint, varint_length};
+
+/// Attributes beyond this are dropped: a span in the queue has a known size.
+const MOST: u8 = 40;
+/// A text is cut to this many bytes, for the same reason.
+const MAX_TEXT: usize = 256;
+/// More than what most spans have.
+const USUAL: usize = 1024;
+/// Buffers that a thread keeps, and how large one may be to be kept: 128 KiB in all.
+const SPARE: usize = 32;
+const MOST_SPARE: usize = 4 * USUAL;
+
+/// Tags of protobuf: `Span.attributes`, `KeyValue.key` and `.value`, and in `AnyValue` a text, a bool, a number.
+const ATTRIBUTE: u8 = 9 << 3 | 2;
+const KEY: u8 = 1 << 3 | 2;
+const VALUE: u8 = 2 << 3 | 2;
+const TEXT: u8 = 1 << 3 | 2;
+const BOOL: u8 = 2 << 3;
+const INT: u8 = 3 << 3;
+
+/// The value of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    Text(&'a str),
+    Int(i64),
+    Bool(bool),
+}
+
+impl<'a> Value<'a> {
+    /// As text, for those who read it.
+    pub fn to_text(self) -> Cow<'a, str> {
+        match self {
+            Value::Text(text) => Cow::Borrowed(text),
+            Value::Int(number) => Cow::Owned(number.to_string()),
+            Value::Bool(flag) => Cow::Owned(flag.to_string()),
+        }
+    }
+}
+
+/// Names and values, in the order in which they were set.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Attributes {
+    bytes: Vec<u8>,
+    count: u8,
+}
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Default for Attributes {
+    fn default() -> Attributes {
+        let spare = SPARES.try_with(|spares| spares.borrow_mut().pop()).ok().flatten();
+        Attributes { bytes: spare.unwrap_or_else(|| Vec::with_capacity(USUAL)), count: 0 }
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if (USUAL..=MOST_SPARE).contains(&bytes.capacity()) {
+            // No place is left for it on a thread that ends.
+            let _ = SPARES.try_with(|spares| {
+                let mut spares = spares.borrow_mut();
+                if spares.len() < SPARE {
+                    bytes.clear();
+                    spares.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+impl Attributes {
+    /// Adds one; beyond 40 they are left out, text beyond 256 bytes is cut.
+    pub fn set(&mut self, name: &'static str, value: impl Attribute) {
+        value.write(name, self);
+    }
+
+    /// The same, where there is a value.
+    pub fn set_some(&mut self, name: &'static str, value: Option<impl Attribute>) {
+        if let Some(value) = value {
+            self.set(name, value);
+        }
+    }
+
+    /// All of `others`, in their order.
+    pub fn set_all(&mut self, others: &Attributes) {
+        if self.count + others.count <= MOST {
+            self.bytes.extend_from_slice(&others.bytes);
+            self.count += others.count;
+        } else {
+            others.fields().for_each(|field| self.add_field(field.whole));
+        }
+    }
+
+    /// As many bytes as it takes, for what is kept; the buffer is there for the next one.
+    pub(super) fn shrunk(&self) -> Attributes {
+        Attributes { bytes: self.bytes.as_slice().into(), count: self.count }
+    }
+
+    /// Those of `others` whose names begin so.
+    pub(super) fn set_all_of(&mut self, others: &Attributes, prefix: &str) {
+        let chosen = others.fields().filter(|field| field.name.starts_with(prefix.as_bytes()));
+        chosen.for_each(|field| self.add_field(field.whole));
+    }
+
+    /// In the place of what `name` said before, if it did.
+    pub(super) fn replace(&mut self, name: &'static str, value: impl Attribute) {
+        let mut before = 0;
+        let place = self.fields().find_map(|field| {
+            let range = before..before + field.whole.len();
+            before = range.end;
+            (field.name == name.as_bytes()).then_some(range)
+        });
+        let Some(place) = place else { return self.set(name, value) };
+        let mut one = Attributes::default();
+        one.set(name, value);
+        self.bytes.splice(place, one.bytes.iter().copied());
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
+        // Nothing but what was written here is read here.
+        self.fields().filter_map(|field| Some((std::str::from_utf8(field.name).ok()?, value(field.value)?)))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.fields().any(|field| field.name == name.as_bytes())
+    }
+
+    /// Fields of OTLP's `Span`, one after the other.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What `as_bytes` gave elsewhere.
+    #[cfg(test)]
+    pub(super) fn add_bytes(&mut self, bytes: &[u8]) {
+        Fields(bytes).for_each(|field| self.add_field(field.whole));
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        Fields(&self.bytes)
+    }
+
+    fn add_field(&mut self, whole: &[u8]) {
+        if self.count < MOST {
+            self.bytes.extend_from_slice(whole);
+            self.count += 1;
+        }
+    }
+
+    fn text(&mut self, name: &'static str, text: &str) {
+        // Text of outside origin is cut, at a character, so that no request makes a large span.
+        let text = if text.len() > MAX_TEXT { &text[..text.floor_char_boundary(MAX_TEXT)] } else { text };
+        let pair = name.len() + text.len() + 6;
+        if self.count >= MOST {
+            return;
+        }
+        self.count += 1;
+        if pair < 0x80 {
+            let (name_length, length) = (name.len() as u8, text.len() as u8);
+            self.bytes.reserve(pair + 2);
+            self.bytes.extend_from_slice(&[ATTRIBUTE, pair as u8, KEY, name_length]);
+            self.bytes.extend_from_slice(name.as_bytes());
+            self.bytes.extend_from_slice(&[VALUE, length + 2, TEXT, length]);
+        } else {
+            let value = 1 + varint_length(text.len()) + text.len();
+            self.begin(name, value);
+            self.bytes.push(TEXT);
+            varint(&mut self.bytes, text.len() as u64);
+        }
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn int(&mut self, name: &'static str, number: i64) {
+        if self.count >= MOST {
+            return;
+        }
+        self.count += 1;
+        // An `int64` of protobuf: below zero it is ten bytes.
+        let number = number.cast_unsigned();
+        let (mut varint, mut length) = ([INT; 11], 1);
+        let mut left = number;
+        while left >= 0x80 {
+            varint[length] = left as u8 | 0x80;
+            (left, length) = (left >> 7, length + 1);
+        }
+        varint[length] = left as u8;
+        length += 1;
+        self.begin(name, length);
+        self.bytes.extend_from_slice(&varint[..length]);
+    }
+
+    fn bool(&mut self, name: &'static str, flag: bool) {
+        if self.count < MOST {
+            self.count += 1;
+            self.begin(name, 2);
+            self.bytes.extend_from_slice(&[BOOL, u8::from(flag)]);
+        }
+    }
+
+    /// Up to a value of so many bytes.
+    fn begin(&mut self, name: &'static str, value: usize) {
+        let pair = 1 + varint_length(name.len()) + name.len() + 1 + varint_length(value) + value;
+        self.bytes.reserve(pair + 3);
+        if pair < 0x80 {
+            self.bytes.extend_from_slice(&[ATTRIBUTE, pair as u8, KEY, name.len() as u8]);
+            self.bytes.extend_from_slice(name.as_bytes());
+            return self.bytes.extend_from_slice(&[VALUE, value as u8]);
+        }
+        self.bytes.push(ATTRIBUTE);
+        varint(&mut self.bytes, pair as u64);
+        self.bytes.push(KEY);
+        varint(&mut self.bytes, name.len() as u64);
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(VALUE);
+        varint(&mut self.bytes, value as u64);
+    }
+}
+
+impl fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// One attribute as it lies in the bytes.
+struct Field<'a> {
+    whole: &'a [u8],
+    name: &'a [u8],
+    /// An `AnyValue`.
+    value: &'a [u8],
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Field<'a>;
+
+    fn next(&mut self) -> Option<Field<'a>> {
+        let whole = self.0;
+        let mut pair = nested(&mut self.0, ATTRIBUTE)?;
+        let name = nested(&mut pair, KEY)?;
+        let value = nested(&mut pair, VALUE)?;
+        Some(Field { whole: &whole[..whole.len() - self.0.len()], name, value })
+    }
+}
+
+fn value(mut of: &[u8]) -> Option<Value<'_>> {
+    match *of.first()? {
+        TEXT => Some(Value::Text(std::str::from_utf8(nested(&mut of, TEXT)?).ok()?)),
+        BOOL => Some(Value::Bool(of.get(1) == Some(&1))),
+        _ => Some(Value::Int(read_varint(&mut &of[1..])?.cast_signed())),
+    }
+}
+
+/// What an attribute may be set to.
+pub trait Attribute {
+    fn write(self, name: &'static str, to: &mut Attributes);
+}
+
+/// A value as it shows itself, without a `String` between. Addresses and texts are faster by themselves.
+#[derive(Debug)]
+pub struct Shown<T>(pub T);
+
+/// What is put together, as far as it is taken.
+struct Cut {
+    text: [u8; MAX_TEXT],
+    length: usize,
+}
+
+impl Cut {
+    const EMPTY: Cut = Cut { text: [0; MAX_TEXT], length: 0 };
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        let end = piece.floor_char_boundary(MAX_TEXT - self.length);
+        self.text[self.length..self.length + end].copy_from_slice(&piece.as_bytes()[..end]);
+        self.length += end;
+        if end < piece.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+impl<T: fmt::Display> Attribute for Shown<T> {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        format_args!("{}", self.0).write(name, to);
+    }
+}
+impl Attribute for fmt::Arguments<'_> {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        let mut cut = Cut::EMPTY;
+        // Its only error is the cut.
+        let _ = cut.write_fmt(self);
+        to.text(name, cut.as_str());
+    }
+}
+impl Attribute for &str {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.text(name, self);
+    }
+}
+/// A name and a port: `name:port`.
+impl Attribute for (&str, u16) {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        let (mut digits, mut first, mut left) = ([b'0'; 5], 5, self.1);
+        while left > 0 || first == 5 {
+            first -= 1;
+            digits[first] += (left % 10) as u8;
+            left /= 10;
+        }
+        [self.0, ":", std::str::from_utf8(&digits[first..]).unwrap_or_default()].write(name, to);
+    }
+}
+/// Pieces of one text.
+impl<const N: usize> Attribute for [&str; N] {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        let mut cut = Cut::EMPTY;
+        // Its only error is the cut.
+        let _ = self.into_iter().try_for_each(|piece| cut.write_str(piece));
+        to.text(name, cut.as_str());
+    }
+}
+impl Attribute for IpAddr {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        match self {
+            IpAddr::V4(address) => to.text(name, dotted(address, &mut [0; 15])),
+            IpAddr::V6(address) => Shown(address).write(name, to),
+        }
+    }
+}
+impl Attribute for i64 {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.int(name, self);
+    }
+}
+impl Attribute for u16 {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.int(name, self.into());
+    }
+}
+impl Attribute for u32 {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.int(name, self.into());
+    }
+}
+impl Attribute for u64 {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.int(name, i64::try_from(self).unwrap_or(i64::MAX));
+    }
+}
+impl Attribute for bool {
+    fn write(self, name: &'static str, to: &mut Attributes) {
+        to.bool(name, self);
+    }
+}
+
+/// As `Display` has it, in a tenth of its time.
+fn dotted(address: Ipv4Addr, text: &mut [u8; 15]) -> &str {
+    let mut length = 0;
+    let mut put = |byte: u8| {
+        text[length.min(14)] = byte;
+        length += 1;
+    };
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            put(b'.');
+        }
+        if octet >= 100 {
+            put(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
+    }
+    std::str::from_utf8(&text[..length]).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "attributes_test.rs"]
+mod attributes_test;
