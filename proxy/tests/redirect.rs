@@ -1,8 +1,10 @@
 //! What capture takes and what it leaves, proved with real packets in network namespaces of the test's own.
 //!
-//! `main` makes the user namespace while the process has one thread, as the kernel asks; each test then works in new
-//! network namespaces, so that tests share nothing and no port is taken.
+//! Each test is a process of its own. `main` makes the user namespace while the process has one thread, as the kernel
+//! asks; the test then works in new network namespaces, so that tests share nothing and no port is taken.
 
+#[path = "host/alone.rs"]
+mod alone;
 mod host;
 #[path = "host/iptables.rs"]
 mod iptables;
@@ -25,7 +27,7 @@ use isthmus_proxy::redirect::{
     Applied, Capture, CaptureError, Exemption, InboundPorts, Plan, Protection, Scope, Standing,
 };
 use isthmus_proxy::tcp::{DialOptions, dial};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Failed};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -43,13 +45,12 @@ fn main() -> Outcome {
         return rivals::hold();
     }
     let arguments = Arguments::from_args();
-    // `--list` must work where namespaces do not.
-    if !arguments.list {
+    if alone::is_alone() {
         host::become_root_of_a_user_namespace();
     }
     macro_rules! trials {
         ($($name:ident),* $(,)?) => {
-            vec![$(Trial::test(stringify!($name), || Pair::new()?.this.run($name))),*]
+            vec![$(alone::trial(stringify!($name), || Pair::new()?.this.run($name))),*]
         };
     }
     use iptables::*;
@@ -77,7 +78,7 @@ fn main() -> Outcome {
         rules_go_with_a_proxy_that_is_stopped_by_hand,
     ];
     macro_rules! with_both_hosts {
-        ($($name:ident),* $(,)?) => { [$(Trial::test(stringify!($name), $name)),*] };
+        ($($name:ident),* $(,)?) => { [$(alone::trial(stringify!($name), $name)),*] };
     }
     trials.extend(with_both_hosts![
         no_plaintext_during_flushes_and_after_a_kill,
@@ -86,10 +87,10 @@ fn main() -> Outcome {
         known_ports_are_closed_before_the_first_sync,
         at_the_first_start_every_port_but_the_excluded_is_closed,
     ]);
-    trials.push(Trial::test("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
-    trials.push(Trial::test("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));
-    trials.push(Trial::test("inbound_is_captured_but_not_the_proxys_own_ports", inbound_all));
-    trials.push(Trial::test("only_the_services_ports_are_captured_where_asked_for", inbound_services));
+    trials.push(alone::trial("marked_sockets_are_exempt", || exempt(Exemption::Mark(MARK), Some(MARK))));
+    trials.push(alone::trial("the_proxys_user_is_exempt", || exempt(Exemption::Uid(0), None)));
+    trials.push(alone::trial("inbound_is_captured_but_not_the_proxys_own_ports", inbound_all));
+    trials.push(alone::trial("only_the_services_ports_are_captured_where_asked_for", inbound_services));
     libtest_mimic::run(&arguments, trials).exit();
 }
 

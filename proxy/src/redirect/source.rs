@@ -3,9 +3,9 @@
 //! The proxy dials the app from the caller's address (IP_TRANSPARENT), so the app answers to an address that is not on
 //! this host. Its packets must come back to the proxy's socket and not leave by the wire. The proxy's socket carries a
 //! mark, conntrack keeps it for the connection (one rule), packets in the reply direction get it back (another), and a
-//! routing rule sends what bears it to a table in which every address is local. All of it goes with the process: the
-//! table of rules by its owner's socket, the routing rules when this value is dropped; a mark that no socket uses any
-//! more matches nothing.
+//! routing rule sends what bears it to a table in which every address is local. All of it goes when this value is
+//! dropped. Where the process is killed, the kernel takes the rules away with the socket that owns them; the routing
+//! rules stay, and a mark that no socket uses any more matches nothing.
 
 use std::io;
 
@@ -31,7 +31,7 @@ const LOOPBACK_INDEX: u32 = 1;
 pub struct SourceRouting {
     routes: Socket,
     /// Owns the rules.
-    _rules: Socket,
+    rules: Socket,
     families: Vec<u8>,
 }
 
@@ -53,14 +53,16 @@ impl SourceRouting {
                 Err(error) => return Err(error),
             }
         }
-        Ok(SourceRouting { routes, _rules: rules, families })
+        Ok(SourceRouting { routes, rules, families })
     }
 }
 
 impl Drop for SourceRouting {
     fn drop(&mut self) {
+        // Best effort: the kernel takes the rules away as well, once no child of a fork has the socket any more, and what
+        // stays of the routes leads packets with our mark only.
+        let _ = self.rules.transaction(&unmarking());
         for family in &self.families {
-            // Best effort: what stays leads packets with our mark only.
             let _ = self.routes.change(rule(DELETE_RULE, CHANGE, *family));
             let _ = self.routes.change(route(DELETE_ROUTE, CHANGE, *family));
         }
@@ -102,18 +104,31 @@ fn rule(kind: u16, change: u16, family: u8) -> Vec<u8> {
 const NF_TABLES: u16 = 10;
 const REGISTER: u32 = 1;
 
+/// nfgenmsg: family (NFPROTO_INET), version, resource.
+const INET: [u8; 4] = [1, 0, 0, 0];
+
+fn nf(kind: u16, more: u16, attributes: &Attributes) -> Vec<u8> {
+    message(NF_TABLES << 8 | kind, flags::REQUEST | more, &INET, attributes)
+}
+
+/// NFNL_MSG_BATCH_BEGIN or _END.
+fn batch(kind: u16) -> Vec<u8> {
+    message(kind, flags::REQUEST, &[0, 0, 0, 10], &Attributes::new())
+}
+
+/// One transaction: the table, and with it all that is in it.
+fn unmarking() -> Vec<Vec<u8>> {
+    const DELETE_TABLE: u16 = 2;
+    vec![batch(0x10), nf(DELETE_TABLE, flags::ACK, &Attributes::new().text(1, TABLE)), batch(0x11)]
+}
+
 /// One transaction: the table (again, from nothing), its chain, two rules.
 fn marking() -> Vec<Vec<u8>> {
     const OWNER: u32 = 2;
-    const INET: [u8; 4] = [1, 0, 0, 0];
     const LOCAL_OUT: u32 = 3;
     // After conntrack (-200), where `mangle` sits; a mark that changes here makes the kernel look the route up again.
     const MANGLE: i32 = -150;
     const ACCEPT: u32 = 1;
-    let nf = |kind: u16, more: u16, attributes: &Attributes| {
-        message(NF_TABLES << 8 | kind, flags::REQUEST | more, &INET, attributes)
-    };
-    let batch = |kind: u16| message(kind, flags::REQUEST, &[0, 0, 0, 10], &Attributes::new());
     let hook = Attributes::new().number_be(1, LOCAL_OUT).number_be(2, MANGLE.cast_unsigned());
     let table = Attributes::new().text(1, TABLE).number_be(2, OWNER);
     let chain = Attributes::new().text(1, TABLE).text(3, "replies").nest(4, &hook);
