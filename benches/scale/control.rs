@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use isthmus_world::Port;
 use rustix::param::clock_ticks_per_second;
 
 const START: Duration = Duration::from_secs(120);
@@ -18,13 +19,16 @@ pub(crate) struct Control {
     dir: tempfile::TempDir,
     pub(crate) proxies: SocketAddr,
     metrics: SocketAddr,
+    /// It comes back where it was.
+    _ports: [Port; 3],
 }
 
 impl Control {
     pub(crate) fn start() -> Result<Self, String> {
         let program = isthmus_world::find::isthmus()?;
         let dir = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
-        let [proxies, operators, metrics] = free_ports()?;
+        let ports = reserved()?;
+        let [proxies, operators, metrics] = ports.each_ref().map(Port::address);
         let config = format!(
             "trustDomain: bench.example\nstateDir: {}\nadvertise: \"{proxies}\"\n\
              listen: {{ proxies: \"{proxies}\", operators: \"{operators}\", metrics: \"{metrics}\" }}\n\
@@ -33,7 +37,7 @@ impl Control {
         );
         fs::write(dir.path().join("control.yaml"), config).map_err(|error| format!("configuration: {error}"))?;
         let child = spawn(&program, dir.path())?;
-        Ok(Self { program, child, dir, proxies, metrics })
+        Ok(Self { program, child, dir, proxies, metrics, _ports: ports })
     }
 
     /// Kills it, as a crash would, and starts it again on what it has written.
@@ -115,10 +119,7 @@ fn spawn(program: &Path, dir: &Path) -> Result<Child, String> {
     command.spawn().map_err(|error| format!("{}: {error}", program.display()))
 }
 
-/// Ports that were free a moment ago; the control plane's are written into its configuration.
-fn free_ports() -> Result<[SocketAddr; 3], String> {
-    let bind = |_| TcpListener::bind(("127.0.0.1", 0)).map_err(|error| format!("a free port: {error}"));
-    let listeners: Vec<TcpListener> = (0..3).map(bind).collect::<Result<_, _>>()?;
-    let address = |n: usize| listeners[n].local_addr().map_err(|error| error.to_string());
-    Ok([address(0)?, address(1)?, address(2)?])
+fn reserved() -> Result<[Port; 3], String> {
+    let port = || Port::reserve().map_err(|error| format!("a free port: {error}"));
+    Ok([port()?, port()?, port()?])
 }

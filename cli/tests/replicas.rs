@@ -6,11 +6,12 @@
 mod single;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use isthmus_world::Port;
 use isthmus_world::apps::{Etcd, Relay};
 use serde_json::Value;
 
@@ -57,10 +58,6 @@ fn spawn(arguments: &[&str], log: &Path) -> Running {
     Running(binary().args(arguments).stdin(Stdio::null()).stdout(out).stderr(log).spawn().unwrap())
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + SOON;
     loop {
@@ -75,22 +72,25 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// One control plane: its configuration, its state, and its process while it runs.
 struct Control {
     dir: PathBuf,
-    proxies: u16,
+    proxies: SocketAddr,
+    /// It is stopped and started where it was: nobody else may listen there, or dial from there, meanwhile.
+    _ports: [Port; 3],
     running: Option<Running>,
 }
 
 impl Control {
     fn new(dir: &Path, store: &str) -> Control {
         fs::create_dir_all(dir).unwrap();
-        let (proxies, operators, metrics) = (free_port(), free_port(), free_port());
+        let ports = [(); 3].map(|()| Port::reserve().unwrap());
+        let [proxies, operators, metrics] = ports.each_ref().map(Port::address);
         let text = format!(
-            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"127.0.0.1:{proxies}\"\n\
-             listen: {{ proxies: \"127.0.0.1:{proxies}\", operators: \"127.0.0.1:{operators}\", metrics: \"127.0.0.1:{metrics}\" }}\n\
+            "trustDomain: shop.example\nstateDir: {}\nadvertise: \"{proxies}\"\n\
+             listen: {{ proxies: \"{proxies}\", operators: \"{operators}\", metrics: \"{metrics}\" }}\n\
              leases: {{ grace: 15s, afterStart: 60s }}\n{store}",
             dir.join("state").display()
         );
         fs::write(dir.join("control.yaml"), text).unwrap();
-        Control { dir: dir.to_path_buf(), proxies, running: None }
+        Control { dir: dir.to_path_buf(), proxies, _ports: ports, running: None }
     }
 
     fn config(&self) -> String {
@@ -204,7 +204,7 @@ fn sidecar(dir: &Path, n: usize, controls: &[Control]) -> Running {
     let token = dir.join(format!("w{n}.token"));
     let created = controls[0].operator(&["token", "create", &format!("shop/w{n}"), "--out", token.to_str().unwrap()]);
     good(&created);
-    let addresses: Vec<String> = controls.iter().map(|control| format!("127.0.0.1:{}", control.proxies)).collect();
+    let addresses: Vec<String> = controls.iter().map(|control| control.proxies.to_string()).collect();
     let config = dir.join(format!("w{n}.yaml"));
     let text = format!(
         "controlPlane: {{ address: \"{}\" }}\njoinTokenFile: {}\nstateDir: {}\nlastGood: {{ seal: none }}\nworkers: 1\n\

@@ -1,25 +1,23 @@
 //! A control plane whose state is put back from a backup: its store alone, then all of it.
 
-use super::*;
+use isthmus_world::Port;
 
-/// A number that nobody listens on now. Where a control plane comes back, its proxies look for it at the same place.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use super::*;
 
 /// A control plane at a port of its own choosing, that is stopped and started on a directory.
 struct Kept {
     dir: tempfile::TempDir,
-    port: u16,
+    /// Where a control plane comes back, its proxies look for it at the same place.
+    port: Port,
 }
 
 impl Kept {
     fn start(&self) -> Control {
         let at = self.dir.path().display();
         let text = format!(
-            "trustDomain: shop.example\nstateDir: {at}/state\nadvertise: 127.0.0.1:{port}\nresources: {at}/resources\n\
-             listen: {{ proxies: '127.0.0.1:{port}', operators: '127.0.0.1:0', metrics: '127.0.0.1:0' }}\n",
-            port = self.port
+            "trustDomain: shop.example\nstateDir: {at}/state\nadvertise: {port}\nresources: {at}/resources\n\
+             listen: {{ proxies: '{port}', operators: '127.0.0.1:0', metrics: '127.0.0.1:0' }}\n",
+            port = self.port.address()
         );
         let config = self.dir.path().join("control.yaml");
         fs::write(&config, text).unwrap();
@@ -58,7 +56,7 @@ impl Kept {
 
 #[test]
 fn a_control_plane_that_is_put_back_revives_neither_who_was_revoked_nor_a_token_that_was_used() {
-    let kept = Kept { dir: tempfile::tempdir().unwrap(), port: free_port() };
+    let kept = Kept { dir: tempfile::tempdir().unwrap(), port: Port::reserve().unwrap() };
     fs::create_dir_all(kept.dir.path().join("resources")).unwrap();
     fs::write(kept.dir.path().join("resources/mesh.yaml"), MESH).unwrap();
     let control = kept.start();

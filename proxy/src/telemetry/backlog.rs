@@ -1,11 +1,11 @@
 //! The way of spans from the workers to the exporter: in chunks of deflate. Each worker writes its spans into a chunk of its
-//! own, one after the other, compresses a few at a time while they are in the core's cache, and hands the chunk over when
-//! it is full; what waits in chunks that are not full the exporter takes away with them, so that no span waits for others,
-//! also where its worker has nothing to do any more. So what goes from core to core is an eighth of what was written, and
-//! what was written stays with the worker, who writes the next chunk over it.
+//! own, one after the other, compresses it when it is full, while it is in the core's cache, and hands it over; what waits in
+//! chunks that are not full the exporter takes away with them, so that no span waits for others, also where its worker has
+//! nothing to do any more. So what goes from core to core is an eighth of what was written, and what was written stays with
+//! the worker, who writes the next chunk over it.
 //!
 //! A worker's chunk is behind a lock that is its own: nobody else takes it but the exporter, once for each of its batches,
-//! for as long as it takes to put an empty chunk in its place.
+//! for as long as it takes to take the chunk away.
 //!
 //! A span wakes nobody: to wake another thread costs as much as the request that the span tells of. The exporter wakes when
 //! a first span is there, and again when there is enough for a batch or its time is over.
@@ -16,18 +16,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::gzip::{Deflate, Id, Piece};
+use super::gzip::{Id, Piece};
 use super::otlp_encode::{ids, write_span};
 use super::span::{Span, TraceId};
 
-/// Spans of one batch, which is a message, and the bytes after which it has enough: well under gRPC's 4 MiB.
-pub(super) const BATCH: usize = 512;
-const BATCH_BYTES: usize = 1024 * 1024;
+/// Spans of one batch, which is a message, and the bytes after which it has enough: well under gRPC's 4 MiB. A message costs
+/// the exporter, the kernel and the collector as much as some hundred spans do, most of it to wake each other.
+pub(super) const BATCH: usize = 2048;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// A chunk that has so many of either is full. No span is larger than some 16 KiB, most have less than 1.
-const CHUNK: usize = BATCH / 4;
-const CHUNK_BYTES: usize = 48 * 1024;
-/// Spans that are compressed at a time: while they are in the cache, and so few that no request waits for it.
-const AT_A_TIME: usize = 16;
+const CHUNK: usize = BATCH / 16;
+const CHUNK_BYTES: usize = 96 * 1024;
 /// Bytes of spans that wait, whatever their number is; as they were before they were compressed.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
@@ -42,9 +41,7 @@ pub(super) struct Chunk {
 #[derive(Debug, Default)]
 struct Begun {
     bytes: Vec<u8>,
-    deflate: Deflate,
     spans: usize,
-    /// Of those that are not compressed yet.
     ids: Vec<Id>,
     /// The trace of the last one, and where that is.
     last: Option<(TraceId, usize)>,
@@ -138,17 +135,14 @@ impl Begun {
         let before = self.last.replace((span.trace_id, at)).filter(|(trace, _)| *trace == span.trace_id);
         self.ids.extend(ids(span, at, before.map(|(_, at)| at)));
         self.spans += 1;
-        if self.spans.is_multiple_of(AT_A_TIME) {
-            self.deflate.add(&self.bytes, self.ids.drain(..));
-        }
     }
 
     /// The next chunk begins where this one did.
     fn end(&mut self) -> Chunk {
-        self.deflate.add(&self.bytes, self.ids.drain(..));
+        let piece = Piece::of(&self.bytes, self.ids.drain(..));
         self.bytes.clear();
         self.last = None;
-        Chunk { piece: self.deflate.end(), spans: std::mem::take(&mut self.spans) }
+        Chunk { piece, spans: std::mem::take(&mut self.spans) }
     }
 }
 
@@ -170,10 +164,9 @@ impl Backlog {
     fn collect(&self) {
         let mut begun = lock(&self.begun);
         for own in begun.iter() {
-            let mut own = lock(own);
-            match &mut *own {
-                Some(begun) if begun.spans > 0 => self.hand_over(begun.end()),
-                _ => *own = None,
+            let taken = lock(own).take();
+            if let Some(mut taken) = taken.filter(|taken| taken.spans > 0) {
+                self.hand_over(taken.end());
             }
         }
         // The others' workers have ended.

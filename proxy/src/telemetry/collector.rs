@@ -233,7 +233,7 @@ impl From<Delivery> for Answered {
 }
 
 impl Message {
-    pub(super) fn of<'p>(pieces: impl Iterator<Item = &'p Piece>) -> Message {
+    pub(super) fn of<'p>(pieces: impl Iterator<Item = &'p Piece> + Clone) -> Message {
         Message(gzip(pieces))
     }
 

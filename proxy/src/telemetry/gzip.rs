@@ -6,8 +6,8 @@
 //! looks for them. Elsewhere a match is looked for at the distance of the last one first, because after a number the same text
 //! goes on; else where the same four bytes began a piece before. The result is some tenth larger than theirs.
 //!
-//! A stream is made of pieces, each by whoever has its data in the cache, as the data comes ([`Deflate`]); and put together by
-//! whoever sends it ([`gzip`]).
+//! A stream is made of pieces, each by whoever has its data in the cache ([`Piece`]); and put together by whoever sends it
+//! ([`gzip`]).
 
 use std::ops::Range;
 
@@ -44,10 +44,20 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    pub(super) fn of(data: &[u8]) -> Piece {
-        let mut deflate = Deflate::default();
-        deflate.add(data, []);
-        deflate.end()
+    /// `ids`, in order, are places in `data` that are not looked for.
+    pub(super) fn of(data: &[u8], ids: impl IntoIterator<Item = Id>) -> Piece {
+        let mut deflate = Deflate::of(data);
+        let mut at = 0;
+        for Id { place, before } in ids {
+            deflate.part(at..place.start);
+            match before.map(|before| place.start - before).filter(|distance| (1..=FARTHEST).contains(distance)) {
+                Some(distance) => deflate.bits.matched(place.len(), &Distance::of(distance)),
+                None => deflate.bits.literals(&data[place.clone()]),
+            }
+            at = place.end;
+        }
+        deflate.part(at..data.len());
+        Piece { bytes: deflate.end(), crc: checksum(data), length: data.len() }
     }
 
     /// Before it was compressed.
@@ -57,8 +67,9 @@ impl Piece {
 }
 
 /// All that was compressed into the pieces, as one.
-pub(super) fn gzip<'p>(pieces: impl Iterator<Item = &'p Piece>) -> Vec<u8> {
+pub(super) fn gzip<'p>(pieces: impl Iterator<Item = &'p Piece> + Clone) -> Vec<u8> {
     let (mut out, mut crc, mut length) = (HEADER.to_vec(), Hasher::new(), 0);
+    out.reserve(pieces.clone().map(|piece| piece.bytes.len()).sum::<usize>() + 16);
     for piece in pieces {
         out.extend_from_slice(&piece.bytes);
         crc.combine(&piece.crc);
@@ -71,59 +82,43 @@ pub(super) fn gzip<'p>(pieces: impl Iterator<Item = &'p Piece>) -> Vec<u8> {
     out
 }
 
-/// A piece that is being made, while its data grows.
-#[derive(Debug)]
-pub(super) struct Deflate {
+fn checksum(data: &[u8]) -> Hasher {
+    let mut crc = Hasher::new();
+    crc.update(data);
+    crc
+}
+
+/// A piece that is being made.
+struct Deflate<'d> {
+    data: &'d [u8],
     bits: Bits,
     /// Where four bytes were last; the beginning where they were not.
-    places: Box<[u32; 1 << PLACES]>,
+    places: [u32; 1 << PLACES],
     back: Distance,
-    crc: Hasher,
-    /// So much of the data is compressed.
-    done: usize,
 }
 
-impl Default for Deflate {
-    fn default() -> Self {
-        let mut bits = Bits { out: Vec::new(), held: 0, count: 0 };
+impl Deflate<'_> {
+    fn of(data: &[u8]) -> Deflate<'_> {
+        let mut bits = Bits { out: Vec::with_capacity(data.len() / 8), held: 0, count: 0 };
         // A block that is not the last one, with the fixed codes.
         bits.put(0b010, 3);
-        Deflate { bits, places: Box::new([0; 1 << PLACES]), back: Distance::of(1), crc: Hasher::new(), done: 0 }
-    }
-}
-
-impl Deflate {
-    /// `data` is all from the beginning on; what is new in it is compressed. `ids`, in order, are not looked for.
-    pub(super) fn add(&mut self, data: &[u8], ids: impl IntoIterator<Item = Id>) {
-        self.crc.update(&data[self.done..]);
-        let mut at = self.done;
-        for Id { place, before } in ids {
-            self.part(data, at..place.start);
-            match before.map(|before| place.start - before).filter(|distance| (1..=FARTHEST).contains(distance)) {
-                Some(distance) => self.bits.matched(place.len(), &Distance::of(distance)),
-                None => self.bits.literals(&data[place.clone()]),
-            }
-            at = place.end;
-        }
-        self.part(data, at..data.len());
-        self.done = data.len();
+        Deflate { data, bits, places: [0; 1 << PLACES], back: Distance::of(1) }
     }
 
-    /// What there is, as a piece; the next one begins.
-    pub(super) fn end(&mut self) -> Piece {
-        let Deflate { mut bits, crc, done: length, .. } = std::mem::take(self);
+    fn end(self) -> Vec<u8> {
+        let mut bits = self.bits;
         // The block's end is code 256: seven zeros. A block that is stored begins at a byte.
         bits.put(0, 7 + 3);
         bits.finish();
         bits.out.extend_from_slice(&NOTHING_STORED);
-        Piece { bytes: bits.out, crc, length }
+        bits.out
     }
 
-    fn part(&mut self, data: &[u8], part: Range<usize>) {
-        let mut at = part.start;
+    fn part(&mut self, part: Range<usize>) {
+        let (data, mut at) = (self.data, part.start);
         while at + SHORTEST <= part.end {
             let next = eight(data, at);
-            if let Some(same) = self.same(data, next, at) {
+            if let Some(same) = self.same(next, at) {
                 let length = lengthen(data, at..part.end, self.back.distance, same);
                 self.bits.matched(length, &self.back);
                 at += length;
@@ -137,7 +132,8 @@ impl Deflate {
 
     /// How many of the `next` eight bytes were there before, at the distance of the last match or at another, which is the
     /// last one then.
-    fn same(&mut self, data: &[u8], next: u64, at: usize) -> Option<usize> {
+    fn same(&mut self, next: u64, at: usize) -> Option<usize> {
+        let data = self.data;
         if let Some(from) = at.checked_sub(self.back.distance) {
             let same = equal(next, eight(data, from));
             if same >= SHORTEST {

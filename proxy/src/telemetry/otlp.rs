@@ -158,7 +158,7 @@ pub fn one_message(queue: &mut SpanQueue) -> Vec<u8> {
 
 fn message(target: &ExportTarget, batch: &[Chunk]) -> Message {
     let spans = batch.iter().map(|chunk| chunk.piece.length()).sum();
-    let head = Piece::of(&head(&target.resource, spans));
+    let head = Piece::of(&head(&target.resource, spans), []);
     Message::of(iter::once(&head).chain(batch.iter().map(|chunk| &chunk.piece)))
 }
 

@@ -51,7 +51,7 @@ pub async fn run_metrics_push(tracer: Tracer, options: DialOptions, stop: Cancel
             let mut collector = kept.unwrap_or_else(|| Collector::new(to.endpoint.clone(), Signal::Metrics, options));
             let message = request(&tracer.metrics().page(), &to.resource, began_ns, tracer.now_ns());
             let within = if stopping { LAST } else { ATTEMPT };
-            let message = Message::of([Piece::of(&message.encode_to_vec())].iter());
+            let message = Message::of([Piece::of(&message.encode_to_vec(), [])].iter());
             let pushed = timeout(within, collector.deliver(&message)).await;
             let why = match pushed {
                 Ok(Delivery::Taken(_)) => {

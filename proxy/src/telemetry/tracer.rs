@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::access_line::Entry as AccessEntry;
 use super::access_log::AccessLog;
-use super::backlog::{Put, Take, backlog};
+use super::backlog::{BATCH, Put, Take, backlog};
 use super::collector::Endpoint;
 use super::exemplar::Exemplar;
 use super::keep::{Fate, Keep, Rules};
@@ -20,9 +20,8 @@ use super::metrics::Metrics;
 use super::span::{Span, SpanId, TraceId};
 use super::trace_context::{Came, TraceContext};
 
-/// Spans that wait for the exporter: at less than 1 KiB each some 4 MiB, and twice that at most, is what a dead collector
-/// can cost.
-const QUEUE: usize = 4096;
+/// Spans that wait for the exporter: compressed, some 64 bytes each, they are half a MiB of what a dead collector can cost.
+const QUEUE: usize = 4 * BATCH;
 /// The part of a trace id that is random in any case (level 2's flag), and that decides.
 const RANDOM_PART: u64 = (1 << 56) - 1;
 

@@ -2,10 +2,12 @@
 //! be killed, and started again with what it had. Dropping it kills all of them.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::Port;
 
 /// A loaded machine takes seconds to elect a leader.
 const READY: Duration = Duration::from_secs(60);
@@ -29,9 +31,9 @@ pub struct Etcd {
 
 #[derive(Debug)]
 struct Member {
-    client: SocketAddr,
-    peer: SocketAddr,
-    health: SocketAddr,
+    client: Port,
+    peer: Port,
+    health: Port,
     child: Option<Child>,
 }
 
@@ -49,44 +51,26 @@ impl Etcd {
     /// # Errors
     /// In words, with what etcd said.
     pub fn start_with(members: usize, tls: Option<EtcdTls>) -> Result<Etcd, String> {
-        // A port may be taken between our look and etcd's start.
-        let mut last = String::new();
-        for _ in 0..3 {
-            match Self::try_start(members, tls.clone()) {
-                Ok(etcd) => return Ok(etcd),
-                Err(why) => last = why,
-            }
-        }
-        Err(last)
-    }
-
-    fn try_start(count: usize, tls: Option<EtcdTls>) -> Result<Etcd, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut held = Vec::new();
-        let mut free = || -> Result<SocketAddr, String> {
-            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
-            let address = socket.local_addr().map_err(|e| e.to_string())?;
-            held.push(socket);
-            Ok(address)
-        };
-        let mut members = Vec::new();
-        for _ in 0..count {
-            members.push(Member { client: free()?, peer: free()?, health: free()?, child: None });
-        }
-        drop(held);
-        let mut etcd = Etcd { members, dir, tls };
-        for at in 0..count {
-            etcd.launch(at)?;
-        }
-        (0..count).try_for_each(|at| etcd.wait(at))?;
+        let port = || Port::reserve().map_err(|e| e.to_string());
+        let member = |_| Ok(Member { client: port()?, peer: port()?, health: port()?, child: None });
+        let all = (0..members).map(member).collect::<Result<_, String>>()?;
+        let mut etcd = Etcd { members: all, dir, tls };
+        (0..members).try_for_each(|at| etcd.launch(at))?;
+        (0..members).try_for_each(|at| etcd.wait(at))?;
         Ok(etcd)
     }
 
     fn launch(&mut self, at: usize) -> Result<(), String> {
-        let cluster: Vec<String> =
-            self.members.iter().enumerate().map(|(n, member)| format!("m{n}=http://{}", member.peer)).collect();
+        let cluster: Vec<String> = self
+            .members
+            .iter()
+            .enumerate()
+            .map(|(n, member)| format!("m{n}=http://{}", member.peer.address()))
+            .collect();
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let Member { client, peer, health, .. } = &self.members[at];
+        let (client, peer, health) = (client.address(), peer.address(), health.address());
         let mut command = Command::new("etcd");
         command
             .args(["--name", &format!("m{at}"), "--data-dir"])
@@ -118,7 +102,7 @@ impl Etcd {
         loop {
             let member = &mut self.members[at];
             let ended = member.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            let healthy = is_healthy(member.health);
+            let healthy = is_healthy(member.health.address());
             if healthy {
                 return Ok(());
             }
@@ -132,13 +116,13 @@ impl Etcd {
 
     /// Where clients reach the members.
     pub fn clients(&self) -> Vec<SocketAddr> {
-        self.members.iter().map(|member| member.client).collect()
+        self.members.iter().map(|member| member.client.address()).collect()
     }
 
     /// `http://host:port` of each member.
     pub fn endpoints(&self) -> Vec<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        self.members.iter().map(|member| format!("{scheme}://{}", member.client)).collect()
+        self.members.iter().map(|member| format!("{scheme}://{}", member.client.address())).collect()
     }
 
     /// Ends a member with SIGKILL.
