@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use isthmus_http2::grpc_timeout;
 use slab::Slab;
 
@@ -21,9 +21,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// A gRPC client ends its call at its deadline by itself; ours is for those that do not.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// The time that a request's answer has. `configured`: by the service's policy, which a caller can only shorten.
 pub fn limit(configured: Option<Duration>, headers: &HeaderMap) -> Duration {
-    let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
+    let asked = headers.get(GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.as_bytes()));
     let asked = asked.map(|timeout| timeout.saturating_add(GRPC_GRACE).min(MOST));
     match (configured, asked) {
         (Some(configured), Some(asked)) => configured.min(asked),

@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use h2::ext::Protocol;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 
 use super::Answer;
 use super::body::{Body, BodyError, Seen, Watch};
@@ -13,6 +13,8 @@ use super::followed::{End, Followed, Remembered};
 use crate::reason::Reason;
 use crate::tcp::Copied;
 use crate::telemetry::{ConnectionSpan, Fate, Kind, Shown, Span, TraceContext, Tracer, answered, grpc_answered};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Whether the head of an answer says that it failed, beside its status: a reset, or a gRPC code.
 pub fn failed(answer: &Answer, grpc: bool) -> bool {
@@ -27,7 +29,7 @@ pub fn is_open(answer: &Answer, grpc: bool) -> bool {
 
 /// From a head that is all there is, or from trailers.
 fn grpc_code(headers: &HeaderMap, grpc: bool) -> Option<&HeaderValue> {
-    headers.get("grpc-status").filter(|_| grpc)
+    if grpc { headers.get(GRPC_STATUS) } else { None }
 }
 
 /// A request's span has the head of its answer. It comes back where the answer's body ends it; `changed`: what follows is no

@@ -120,9 +120,11 @@ pub(super) fn begun(inbound: &Inbound, about: &About<'_>, fate: Fate) -> Option<
     let mut span = trace.span(Kind::Server, name, tracer.at_ns(between.came))?;
     span.set("isthmus.hop", "inbound");
     span.set_some("isthmus.kept", kept);
-    match whole {
-        Some(whole) => whole.describe(&mut span),
-        None => brief.into_iter().for_each(|brief| brief.describe(&mut span)),
+    let to = between.app.ip();
+    match (whole, brief) {
+        (Some(whole), _) => whole.describe(&mut span, to),
+        (None, Some(brief)) => brief.describe(&mut span, to),
+        (None, None) => span.set("server.address", to),
     }
     describe(inbound, between, &mut span);
     if let Some((total, app)) = outcome.times {
@@ -176,9 +178,6 @@ pub(super) fn note(span: &mut Span, noted: Option<&Refusal>) {
 pub(super) type Blocks = Prepared<Mark, (IpAddr, SocketAddr, Option<SpiffeId>, Arrived)>;
 
 fn describe(inbound: &Inbound, between: &Between<'_>, span: &mut Span) {
-    if !span.has("server.address") {
-        span.set("server.address", between.app.ip());
-    }
     let mesh = inbound.needs.state.snapshot();
     inbound.blocks.say(
         span,
@@ -232,7 +231,9 @@ pub(super) fn carried(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, pr
         span.set("isthmus.hop", "inbound");
         span.set("network.transport", "tcp");
         span.set("network.protocol.name", protocol.as_str());
-        describe(inbound, &hop.between(), span);
+        let between = hop.between();
+        span.set("server.address", between.app.ip());
+        describe(inbound, &between, span);
     });
     span
 }

@@ -97,9 +97,11 @@ pub(super) fn begun(outbound: &Outbound, hop: &Hop<'_>, asked: &Asked, ended: &E
     let mut span = trace.span(Kind::Client, name, tracer.at_ns(asked.started))?;
     span.set("isthmus.hop", "outbound");
     span.set_some("isthmus.kept", kept);
-    match whole {
-        Some(whole) => whole.describe(&mut span),
-        None => brief.into_iter().for_each(|brief| brief.describe(&mut span)),
+    let to = hop.destination.ip();
+    match (whole, brief) {
+        (Some(whole), _) => whole.describe(&mut span, to),
+        (None, Some(brief)) => brief.describe(&mut span, to),
+        (None, None) => span.set("server.address", to),
     }
     describe(outbound, hop, &mut span);
     times(hop, ended.total, &mut span);
@@ -160,9 +162,6 @@ fn link(outbound: &Outbound, trace: &TraceContext, tried: &Try, ended: Instant) 
 
 fn describe(outbound: &Outbound, hop: &Hop<'_>, span: &mut Span) {
     span.set("server.port", hop.destination.port());
-    if !span.has("server.address") {
-        span.set("server.address", hop.destination.ip());
-    }
     if let Some(callee) = &hop.callee {
         span.set("isthmus.route", (callee.name.as_str(), hop.destination.port()));
     }
@@ -264,7 +263,10 @@ pub(super) fn carried(outbound: &Outbound, hop: &Hop<'_>, protocol: &Protocol) -
 
 /// It is one: to whom, is known now.
 pub(super) fn agreed(outbound: &Outbound, hop: &Hop<'_>, carried: &ConnectionSpan) {
-    carried.with(|span| describe(outbound, hop, span));
+    carried.with(|span| {
+        span.set("server.address", hop.destination.ip());
+        describe(outbound, hop, span);
+    });
 }
 
 /// What was refused before it was a request.

@@ -6,15 +6,15 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
 
+use super::attribute::Attribute;
 use super::wire::{nested, read_varint, varint, varint_length};
 
 /// Attributes beyond this are dropped: a span in the queue has a known size.
 const MOST: u8 = 40;
 /// A text is cut to this many bytes, for the same reason.
-const MAX_TEXT: usize = 256;
+pub(super) const MAX_TEXT: usize = 256;
 /// More than what most spans have.
 const USUAL: usize = 1024;
 /// Buffers that a thread keeps, and how large one may be to be kept: 128 KiB in all.
@@ -84,11 +84,13 @@ impl Drop for Attributes {
 
 impl Attributes {
     /// Adds one; beyond 40 they are left out, text beyond 256 bytes is cut.
+    #[inline(always)]
     pub fn set(&mut self, name: &'static str, value: impl Attribute) {
         value.write(name, self);
     }
 
     /// The same, where there is a value.
+    #[inline(always)]
     pub fn set_some(&mut self, name: &'static str, value: Option<impl Attribute>) {
         if let Some(value) = value {
             self.set(name, value);
@@ -161,38 +163,55 @@ impl Attributes {
         }
     }
 
-    fn text(&mut self, name: &'static str, text: &str) {
-        // Text of outside origin is cut, at a character, so that no request makes a large span.
-        let text = if text.len() > MAX_TEXT { &text[..text.floor_char_boundary(MAX_TEXT)] } else { text };
-        let pair = name.len() + text.len() + 6;
+    #[inline(always)]
+    pub(super) fn text(&mut self, name: &'static str, text: &str) {
         if self.count >= MOST {
             return;
         }
         self.count += 1;
-        if pair < 0x80 {
-            let (name_length, length) = (name.len() as u8, text.len() as u8);
-            self.bytes.reserve(pair + 2);
-            self.bytes.extend_from_slice(&[ATTRIBUTE, pair as u8, KEY, name_length]);
-            self.bytes.extend_from_slice(name.as_bytes());
-            self.bytes.extend_from_slice(&[VALUE, length + 2, TEXT, length]);
+        if name.len() + text.len() + 6 < 0x80 {
+            self.begin(name, text.len() + 2);
+            self.bytes.extend_from_slice(&[TEXT, text.len() as u8]);
+            self.bytes.extend_from_slice(text.as_bytes());
         } else {
-            let value = 1 + varint_length(text.len()) + text.len();
-            self.begin(name, value);
-            self.bytes.push(TEXT);
-            varint(&mut self.bytes, text.len() as u64);
+            self.long_text(name, text);
         }
+    }
+
+    /// One short text; `false`: together they are long.
+    #[inline(always)]
+    pub(super) fn pieces(&mut self, name: &'static str, pieces: &[&str]) -> bool {
+        let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if name.len() + length + 6 >= 0x80 {
+            return false;
+        }
+        if self.count < MOST {
+            self.count += 1;
+            self.begin(name, length + 2);
+            self.bytes.extend_from_slice(&[TEXT, length as u8]);
+            pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece.as_bytes()));
+        }
+        true
+    }
+
+    /// Text of outside origin is cut, at a character, so that no request makes a large span.
+    fn long_text(&mut self, name: &'static str, text: &str) {
+        let text = &text[..text.floor_char_boundary(MAX_TEXT)];
+        self.begin_long(name, 1 + varint_length(text.len()) + text.len());
+        self.bytes.push(TEXT);
+        varint(&mut self.bytes, text.len() as u64);
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
-    fn int(&mut self, name: &'static str, number: i64) {
+    #[inline(always)]
+    pub(super) fn int(&mut self, name: &'static str, number: i64) {
         if self.count >= MOST {
             return;
         }
         self.count += 1;
         // An `int64` of protobuf: below zero it is ten bytes.
-        let number = number.cast_unsigned();
         let (mut varint, mut length) = ([INT; 11], 1);
-        let mut left = number;
+        let mut left = number.cast_unsigned();
         while left >= 0x80 {
             varint[length] = left as u8 | 0x80;
             (left, length) = (left >> 7, length + 1);
@@ -200,10 +219,14 @@ impl Attributes {
         varint[length] = left as u8;
         length += 1;
         self.begin(name, length);
-        self.bytes.extend_from_slice(&varint[..length]);
+        // All of them are a move or two; so many as there are would be a call.
+        let end = self.bytes.len() + length;
+        self.bytes.extend_from_slice(&varint);
+        self.bytes.truncate(end);
     }
 
-    fn bool(&mut self, name: &'static str, flag: bool) {
+    #[inline(always)]
+    pub(super) fn bool(&mut self, name: &'static str, flag: bool) {
         if self.count < MOST {
             self.count += 1;
             self.begin(name, 2);
@@ -211,15 +234,22 @@ impl Attributes {
         }
     }
 
-    /// Up to a value of so many bytes.
+    /// Up to a value of so many bytes. Compiled into whoever knows the name, whose copy is a few moves then.
+    #[inline(always)]
     fn begin(&mut self, name: &'static str, value: usize) {
-        let pair = 1 + varint_length(name.len()) + name.len() + 1 + varint_length(value) + value;
-        self.bytes.reserve(pair + 3);
+        let pair = name.len() + value + 4;
         if pair < 0x80 {
             self.bytes.extend_from_slice(&[ATTRIBUTE, pair as u8, KEY, name.len() as u8]);
             self.bytes.extend_from_slice(name.as_bytes());
-            return self.bytes.extend_from_slice(&[VALUE, value as u8]);
+            self.bytes.extend_from_slice(&[VALUE, value as u8]);
+        } else {
+            self.begin_long(name, value);
         }
+    }
+
+    fn begin_long(&mut self, name: &'static str, value: usize) {
+        let pair = 1 + varint_length(name.len()) + name.len() + 1 + varint_length(value) + value;
+        self.bytes.reserve(pair + 3);
         self.bytes.push(ATTRIBUTE);
         varint(&mut self.bytes, pair as u64);
         self.bytes.push(KEY);
@@ -264,133 +294,6 @@ fn value(mut of: &[u8]) -> Option<Value<'_>> {
         BOOL => Some(Value::Bool(of.get(1) == Some(&1))),
         _ => Some(Value::Int(read_varint(&mut &of[1..])?.cast_signed())),
     }
-}
-
-/// What an attribute may be set to.
-pub trait Attribute {
-    fn write(self, name: &'static str, to: &mut Attributes);
-}
-
-/// A value as it shows itself, without a `String` between. Addresses and texts are faster by themselves.
-#[derive(Debug)]
-pub struct Shown<T>(pub T);
-
-/// What is put together, as far as it is taken.
-struct Cut {
-    text: [u8; MAX_TEXT],
-    length: usize,
-}
-
-impl Cut {
-    const EMPTY: Cut = Cut { text: [0; MAX_TEXT], length: 0 };
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for Cut {
-    fn write_str(&mut self, piece: &str) -> fmt::Result {
-        let end = piece.floor_char_boundary(MAX_TEXT - self.length);
-        self.text[self.length..self.length + end].copy_from_slice(&piece.as_bytes()[..end]);
-        self.length += end;
-        if end < piece.len() { Err(fmt::Error) } else { Ok(()) }
-    }
-}
-
-impl<T: fmt::Display> Attribute for Shown<T> {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        format_args!("{}", self.0).write(name, to);
-    }
-}
-impl Attribute for fmt::Arguments<'_> {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        let mut cut = Cut::EMPTY;
-        // Its only error is the cut.
-        let _ = cut.write_fmt(self);
-        to.text(name, cut.as_str());
-    }
-}
-impl Attribute for &str {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.text(name, self);
-    }
-}
-/// A name and a port: `name:port`.
-impl Attribute for (&str, u16) {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        let (mut digits, mut first, mut left) = ([b'0'; 5], 5, self.1);
-        while left > 0 || first == 5 {
-            first -= 1;
-            digits[first] += (left % 10) as u8;
-            left /= 10;
-        }
-        [self.0, ":", std::str::from_utf8(&digits[first..]).unwrap_or_default()].write(name, to);
-    }
-}
-/// Pieces of one text.
-impl<const N: usize> Attribute for [&str; N] {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        let mut cut = Cut::EMPTY;
-        // Its only error is the cut.
-        let _ = self.into_iter().try_for_each(|piece| cut.write_str(piece));
-        to.text(name, cut.as_str());
-    }
-}
-impl Attribute for IpAddr {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        match self {
-            IpAddr::V4(address) => to.text(name, dotted(address, &mut [0; 15])),
-            IpAddr::V6(address) => Shown(address).write(name, to),
-        }
-    }
-}
-impl Attribute for i64 {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.int(name, self);
-    }
-}
-impl Attribute for u16 {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.int(name, self.into());
-    }
-}
-impl Attribute for u32 {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.int(name, self.into());
-    }
-}
-impl Attribute for u64 {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.int(name, i64::try_from(self).unwrap_or(i64::MAX));
-    }
-}
-impl Attribute for bool {
-    fn write(self, name: &'static str, to: &mut Attributes) {
-        to.bool(name, self);
-    }
-}
-
-/// As `Display` has it, in a tenth of its time.
-fn dotted(address: Ipv4Addr, text: &mut [u8; 15]) -> &str {
-    let mut length = 0;
-    let mut put = |byte: u8| {
-        text[length.min(14)] = byte;
-        length += 1;
-    };
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            put(b'.');
-        }
-        if octet >= 100 {
-            put(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            put(b'0' + octet / 10 % 10);
-        }
-        put(b'0' + octet % 10);
-    }
-    std::str::from_utf8(&text[..length]).unwrap_or_default()
 }
 
 #[cfg(test)]

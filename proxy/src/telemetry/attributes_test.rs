@@ -1,5 +1,8 @@
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
+use super::super::attribute::Shown;
 use super::*;
 
 fn said(of: &Attributes) -> Vec<(&str, String)> {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::gzip::{Id, Piece};
-use super::otlp_encode::{ids, write_span};
+use super::otlp_encode::{Places, ids, write_span};
 use super::span::{Span, TraceId};
 
 /// Spans of one batch, which is a message, and the bytes after which it has enough: well under gRPC's 4 MiB. A message costs
@@ -44,7 +44,7 @@ struct Begun {
     spans: usize,
     ids: Vec<Id>,
     /// The trace of the last one, and where that is.
-    last: Option<(TraceId, usize)>,
+    last: Option<(TraceId, Places)>,
 }
 
 #[derive(Debug)]

@@ -117,39 +117,61 @@ impl Deflate<'_> {
     fn part(&mut self, part: Range<usize>) {
         let (data, mut at) = (self.data, part.start);
         while at + SHORTEST <= part.end {
-            let next = eight(data, at);
-            if let Some(same) = self.same(next, at) {
-                let length = lengthen(data, at..part.end, self.back.distance, same);
-                self.bits.matched(length, &self.back);
-                at += length;
-            } else {
-                self.bits.literal(data[at]);
-                at += 1;
+            match self.next(at) {
+                Next::Same(same) => {
+                    let length = lengthen(data, at..part.end, self.back.distance, same);
+                    self.bits.matched(length, &self.back);
+                    at += length;
+                }
+                Next::Others(others) => {
+                    let end = part.end.min(at + others);
+                    self.bits.literals(&data[at..end]);
+                    at = end;
+                }
             }
         }
         self.bits.literals(&data[at..part.end]);
     }
 
-    /// How many of the `next` eight bytes were there before, at the distance of the last match or at another, which is the
-    /// last one then.
-    fn same(&mut self, next: u64, at: usize) -> Option<usize> {
-        let data = self.data;
+    /// Looks at the distance of the last match, or at another, which is the last one then.
+    fn next(&mut self, at: usize) -> Next {
+        let (data, next) = (self.data, eight(self.data, at));
         if let Some(from) = at.checked_sub(self.back.distance) {
-            let same = equal(next, eight(data, from));
+            let unlike = next ^ eight(data, from);
+            let same = zeros(unlike);
             if same >= SHORTEST {
-                return Some(same);
+                return Next::Same(same);
+            }
+            // A number is another one, and behind it all goes on as before.
+            for others in 1..=SHORTEST - 1 {
+                if (unlike >> (8 * others)) as u32 == 0 {
+                    *self.place(next >> (8 * others)) = (at + others) as u32;
+                    return Next::Others(others);
+                }
             }
         }
-        // Multiplied by a large odd number, the upper bits are of all four.
-        let place = &mut self.places[((next as u32).wrapping_mul(0x9e37_79b1) >> (32 - PLACES)) as usize];
-        let distance = at - std::mem::replace(place, at as u32) as usize;
-        let same = equal(next, eight(data, at - distance));
+        let distance = at - std::mem::replace(self.place(next), at as u32) as usize;
+        let same = zeros(next ^ eight(data, at - distance));
         if same < SHORTEST || !(1..=FARTHEST).contains(&distance) {
-            return None;
+            return Next::Others(1);
         }
         self.back = Distance::of(distance);
-        Some(same)
+        Next::Same(same)
     }
+
+    /// Where the first four of these bytes were.
+    fn place(&mut self, bytes: u64) -> &mut u32 {
+        // Multiplied by a large odd number, the upper bits are of all four.
+        &mut self.places[((bytes as u32).wrapping_mul(0x9e37_79b1) >> (32 - PLACES)) as usize]
+    }
+}
+
+/// What comes next.
+enum Next {
+    /// So many bytes, of eight, that were there before.
+    Same(usize),
+    /// So many that were not.
+    Others(usize),
 }
 
 /// Zeros behind the end: whoever compares them knows how many there are.
@@ -159,9 +181,9 @@ fn eight(data: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(whole.unwrap_or_else(|| std::array::from_fn(|n| rest.get(n).copied().unwrap_or(0))))
 }
 
-/// How many of the first bytes are the same.
-fn equal(one: u64, other: u64) -> usize {
-    ((one ^ other).trailing_zeros() / 8) as usize
+/// How many of the first bytes are zero.
+fn zeros(bytes: u64) -> usize {
+    (bytes.trailing_zeros() / 8) as usize
 }
 
 /// How far it goes, inside of `part`; `same` bytes are known to be, all eight or the next one is not.
@@ -174,7 +196,7 @@ fn lengthen(data: &[u8], part: Range<usize>, distance: usize, same: usize) -> us
     let (next, before) = (&data[from..end], &data[from - distance..end - distance]);
     let mut length = 8;
     for (next, before) in next.as_chunks().0.iter().zip(before.as_chunks().0) {
-        let more = equal(u64::from_le_bytes(*next), u64::from_le_bytes(*before));
+        let more = zeros(u64::from_le_bytes(*next) ^ u64::from_le_bytes(*before));
         length += more;
         if more < 8 {
             return length;
@@ -207,11 +229,18 @@ impl Bits {
     }
 
     fn literal(&mut self, byte: u8) {
-        self.put(u32::from(LITERALS[usize::from(byte)]), 8 + u32::from(byte >= 144));
+        let (code, count) = code_of(byte);
+        self.put(code, count);
     }
 
     fn literals(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.literal(*byte));
+        let (threes, rest) = bytes.as_chunks::<3>();
+        for three in threes {
+            let [(one, first), (two, second), (three, third)] = three.map(code_of);
+            // 27 bits at most.
+            self.put(one | two << first | three << (first + second), first + second + third);
+        }
+        rest.iter().for_each(|byte| self.literal(*byte));
     }
 
     fn matched(&mut self, length: usize, back: &Distance) {
@@ -225,6 +254,11 @@ impl Bits {
         let bytes = self.count.div_ceil(8) as usize;
         self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
     }
+}
+
+/// A literal's, and its bits.
+fn code_of(byte: u8) -> (u32, u32) {
+    (u32::from(LITERALS[usize::from(byte)]), 8 + u32::from(byte >= 144))
 }
 
 /// How far back, with its code.

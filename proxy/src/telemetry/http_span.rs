@@ -5,6 +5,7 @@
 //! are never written, as in the access log.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use http::{Method, StatusCode, Uri};
 
@@ -57,8 +58,8 @@ impl AskedFor<'_> {
         path.split_once('/').is_some_and(|(service, method)| !service.is_empty() && !method.is_empty()).then_some(path)
     }
 
-    /// All that the conventions ask for of the request.
-    pub fn describe(&self, span: &mut Span) {
+    /// All that the conventions ask for of the request. `to`: who is asked where the request names nobody.
+    pub fn describe(&self, span: &mut Span, to: IpAddr) {
         match known_method(self.method) {
             Some(method) => span.set("http.request.method", method),
             None => {
@@ -89,8 +90,9 @@ impl AskedFor<'_> {
             let (mark, query) = query.as_deref().map_or(("", ""), |query| ("?", query));
             span.set("url.full", [scheme, "://", host, path, mark, query]);
         }
-        if let Some(host) = self.uri.host() {
-            span.set("server.address", host.trim_start_matches('[').trim_end_matches(']'));
+        match self.uri.host() {
+            Some(host) => span.set("server.address", host.trim_start_matches('[').trim_end_matches(']')),
+            None => span.set("server.address", to),
         }
     }
 }
@@ -128,7 +130,7 @@ impl Brief {
         }
     }
 
-    pub fn describe(&self, span: &mut Span) {
+    pub fn describe(&self, span: &mut Span, to: IpAddr) {
         span.set("http.request.method", self.method);
         if self.grpc {
             span.set("rpc.system.name", "grpc");
@@ -137,6 +139,7 @@ impl Brief {
         span.set("network.protocol.version", if self.http2 { "2" } else { "1.1" });
         span.set("network.transport", "tcp");
         span.set("url.path", &*self.path());
+        span.set("server.address", to);
     }
 }
 

@@ -1,6 +1,8 @@
 use super::super::trace_context::TraceContext;
 use super::*;
 
+const TO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 20, 0, 5));
+
 fn span(kind: Kind) -> Span {
     TraceContext::root(true).span(kind, "x", 1).unwrap()
 }
@@ -14,7 +16,7 @@ fn a_request_is_described_as_the_conventions_say() {
     let uri: Uri = "http://u:p@orders.shop:81/a%20b?token=t&x=1&%74oken=u".parse().unwrap();
     let asked = AskedFor { method: &Method::GET, uri: &uri, http2: false, grpc: false };
     let mut server = span(Kind::Server);
-    asked.describe(&mut server);
+    asked.describe(&mut server, TO);
     assert_eq!(asked.name(), "GET");
     assert_eq!(
         text(&server),
@@ -30,7 +32,7 @@ fn a_request_is_described_as_the_conventions_say() {
         ]
     );
     let mut client = span(Kind::Client);
-    asked.describe(&mut client);
+    asked.describe(&mut client, TO);
     assert!(text(&client).contains(&"url.full=http://orders.shop:81/a%20b?token=-&x=1&%74oken=-".to_owned()));
 }
 
@@ -39,9 +41,11 @@ fn a_method_of_ones_own_names_no_span() {
     let method = Method::from_bytes(b"PURGE").unwrap();
     let asked = AskedFor { method: &method, uri: &Uri::from_static("/"), http2: true, grpc: false };
     let mut span = span(Kind::Server);
-    asked.describe(&mut span);
+    asked.describe(&mut span, TO);
     assert_eq!(asked.name(), "HTTP");
-    assert_eq!(text(&span)[..2], ["http.request.method=_OTHER", "http.request.method_original=PURGE"]);
+    let told = text(&span);
+    assert_eq!(told[..2], ["http.request.method=_OTHER", "http.request.method_original=PURGE"]);
+    assert_eq!(told.last().unwrap(), "server.address=10.20.0.5", "the request names nobody");
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn a_grpc_call_is_named_by_its_method() {
     let uri = Uri::from_static("http://orders/shop.Orders/Get");
     let asked = AskedFor { method: &Method::POST, uri: &uri, http2: true, grpc: true };
     let mut span = span(Kind::Client);
-    asked.describe(&mut span);
+    asked.describe(&mut span, TO);
     assert_eq!(asked.name(), "shop.Orders/Get");
     let told = text(&span);
     assert!(

@@ -8,6 +8,7 @@
 mod accept;
 mod access_line;
 mod access_log;
+mod attribute;
 mod attributes;
 mod b3;
 mod backlog;
@@ -49,7 +50,8 @@ mod wire;
 pub use accept::Form as PageForm;
 pub use access_line::{Entry as AccessEntry, LineFormat};
 pub use access_log::{AccessLog, AccessMode, AccessSettings};
-pub use attributes::{Attributes, Shown, Value};
+pub use attribute::Shown;
+pub use attributes::{Attributes, Value};
 pub use collector::{Endpoint as OtlpEndpoint, EndpointError as OtlpEndpointError};
 pub use connection_span::ConnectionSpan;
 pub use edges::{EdgeOf, Edges, KnownEdge};

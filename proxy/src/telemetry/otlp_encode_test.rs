@@ -149,13 +149,15 @@ proptest! {
         for span in &spans {
             let at = write_span(&mut written, span);
             all_ids.extend(ids(span, at, before.filter(|_| of_one_trace)));
-            let [trace, others] = ids(span, at, before.replace(at));
+            let [trace, others, times] = ids(span, at, before.replace(at));
             prop_assert_eq!(&written[trace.place], &span.trace_id.0);
             let mut own = [&[SPAN_ID, 8], &span.span_id.0[..]].concat();
             if let Some(parent) = span.parent.filter(|_| span.tracestate.is_none()) {
                 own.extend([&[PARENT, 8], &parent.0[..]].concat());
             }
             prop_assert_eq!(&own[..], &written[others.place]);
+            let both = [&span.start_ns.to_le_bytes()[..], &[END], &span.end_ns.to_le_bytes()].concat();
+            prop_assert_eq!(&both[..14], &written[times.place]);
         }
         let zipped = gzip([Piece::of(&written, all_ids)].iter());
         let mut plain = Vec::new();

@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use rand::RngExt as _;
 
-use super::attributes::{Attribute, Attributes};
+use super::attribute::Attribute;
+use super::attributes::Attributes;
 use super::trace_context::{TraceContext, write_hex};
 
 /// 16 bytes, not all zero.
@@ -126,11 +127,13 @@ impl Span {
     }
 
     /// Adds an attribute; beyond 40 they are left out, text beyond 256 bytes is cut.
+    #[inline(always)]
     pub fn set(&mut self, name: &'static str, value: impl Attribute) {
         self.attributes.set(name, value);
     }
 
     /// The same, where there is a value.
+    #[inline(always)]
     pub fn set_some(&mut self, name: &'static str, value: Option<impl Attribute>) {
         if let Some(value) = value {
             self.set(name, value);
