@@ -2,7 +2,7 @@
 //! peer takes it. A call ends when its answer has, and at once when the peer resets it or the connection ends.
 
 use super::Peer;
-use isthmus_http2::{RecvStream, SendResponse, SendStream, StreamError, grpc_timeout};
+use isthmus_http2::{GRPC_TIMEOUT, RecvStream, SendResponse, SendStream, StreamError, grpc_timeout};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -36,7 +36,7 @@ async fn ask(
 ) -> Option<Response<Body>> {
     let mut request = request.map(Incoming);
     request.extensions_mut().insert(peer);
-    let limit = request.headers().get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
+    let limit = request.headers().get(GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.as_bytes()));
     let call = routes.call(request);
     let within = async {
         match limit {

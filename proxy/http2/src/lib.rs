@@ -17,6 +17,7 @@ pub mod connection;
 mod control;
 pub mod error;
 pub mod frame;
+pub mod grpc;
 pub mod handle;
 pub mod head;
 pub mod hpack;
@@ -27,15 +28,14 @@ mod send;
 mod settings;
 mod state;
 mod stream;
-mod timeout;
 
 pub use connection::{Connection, Traffic, accept, connect};
 pub use error::StreamError;
+pub use grpc::{GRPC_MESSAGE, GRPC_STATUS, GRPC_TIMEOUT, grpc_timeout};
 pub use h2::Reason;
 pub use handle::{Answering, Pings, RecvStream, SendRequest, SendResponse, SendStream};
 pub use message::MAX_INTERIM;
 pub use settings::{Http2Settings, MAX_HEADER_BYTES};
-pub use timeout::grpc_timeout;
 
 #[cfg(test)]
 #[path = "flood_test.rs"]

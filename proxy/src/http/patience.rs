@@ -7,8 +7,8 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
-use isthmus_http2::grpc_timeout;
+use http::HeaderMap;
+use isthmus_http2::{GRPC_TIMEOUT, grpc_timeout};
 use slab::Slab;
 
 /// For an app that nobody has said anything about. Long polls and quiet gRPC streams send no head for minutes; what is
@@ -20,8 +20,6 @@ const MOST: Duration = Duration::from_secs(24 * 3600);
 const TICK: Duration = Duration::from_secs(1);
 /// A gRPC client ends its call at its deadline by itself; ours is for those that do not.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The time that a request's answer has. `configured`: by the service's policy, which a caller can only shorten.
 pub fn limit(configured: Option<Duration>, headers: &HeaderMap) -> Duration {

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
+use isthmus_http2::{GRPC_MESSAGE, GRPC_STATUS};
 use prost::Message as _;
 
 use super::body::Body;
@@ -52,8 +53,8 @@ fn grpc_refusal(reason: Reason, decision: Option<&str>) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(grpc_status(reason)));
-    headers.insert("grpc-message", HeaderValue::from_static(reason.word()));
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(reason)));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.word()));
     if let Ok(details) = HeaderValue::from_str(&status_details(reason, decision)) {
         headers.insert("grpc-status-details-bin", details);
     }

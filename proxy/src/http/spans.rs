@@ -5,7 +5,8 @@ use std::io;
 use std::rc::Rc;
 
 use h2::ext::Protocol;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use isthmus_http2::GRPC_STATUS;
 
 use super::Answer;
 use super::body::{Body, BodyError, Seen, Watch};
@@ -13,8 +14,6 @@ use super::followed::{End, Followed, Remembered};
 use crate::reason::Reason;
 use crate::tcp::Copied;
 use crate::telemetry::{ConnectionSpan, Fate, Kind, Shown, Span, TraceContext, Tracer, answered, grpc_answered};
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Whether the head of an answer says that it failed, beside its status: a reset, or a gRPC code.
 pub fn failed(answer: &Answer, grpc: bool) -> bool {

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_http2::{GRPC_MESSAGE, GRPC_STATUS};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
 
@@ -25,8 +26,6 @@ use crate::tcp::{DialOptions, dial};
 const MAX_ANSWER: usize = 64 * 1024;
 /// What a collector may ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Where a collector listens, and what it speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -117,61 +117,38 @@ impl Deflate<'_> {
     fn part(&mut self, part: Range<usize>) {
         let (data, mut at) = (self.data, part.start);
         while at + SHORTEST <= part.end {
-            match self.next(at) {
-                Next::Same(same) => {
-                    let length = lengthen(data, at..part.end, self.back.distance, same);
-                    self.bits.matched(length, &self.back);
-                    at += length;
-                }
-                Next::Others(others) => {
-                    let end = part.end.min(at + others);
-                    self.bits.literals(&data[at..end]);
-                    at = end;
-                }
+            if let Some(same) = self.same(at) {
+                let length = lengthen(data, at..part.end, self.back.distance, same);
+                self.bits.matched(length, &self.back);
+                at += length;
+            } else {
+                self.bits.literal(data[at]);
+                at += 1;
             }
         }
         self.bits.literals(&data[at..part.end]);
     }
 
-    /// Looks at the distance of the last match, or at another, which is the last one then.
-    fn next(&mut self, at: usize) -> Next {
+    /// How many of the next eight bytes were there before, at the distance of the last match or at another, which is the
+    /// last one then.
+    fn same(&mut self, at: usize) -> Option<usize> {
         let (data, next) = (self.data, eight(self.data, at));
         if let Some(from) = at.checked_sub(self.back.distance) {
-            let unlike = next ^ eight(data, from);
-            let same = zeros(unlike);
+            let same = equal(next, eight(data, from));
             if same >= SHORTEST {
-                return Next::Same(same);
-            }
-            // A number is another one, and behind it all goes on as before.
-            for others in 1..=SHORTEST - 1 {
-                if (unlike >> (8 * others)) as u32 == 0 {
-                    *self.place(next >> (8 * others)) = (at + others) as u32;
-                    return Next::Others(others);
-                }
+                return Some(same);
             }
         }
-        let distance = at - std::mem::replace(self.place(next), at as u32) as usize;
-        let same = zeros(next ^ eight(data, at - distance));
+        // Multiplied by a large odd number, the upper bits are of all four.
+        let place = &mut self.places[((next as u32).wrapping_mul(0x9e37_79b1) >> (32 - PLACES)) as usize];
+        let distance = at - std::mem::replace(place, at as u32) as usize;
+        let same = equal(next, eight(data, at - distance));
         if same < SHORTEST || !(1..=FARTHEST).contains(&distance) {
-            return Next::Others(1);
+            return None;
         }
         self.back = Distance::of(distance);
-        Next::Same(same)
+        Some(same)
     }
-
-    /// Where the first four of these bytes were.
-    fn place(&mut self, bytes: u64) -> &mut u32 {
-        // Multiplied by a large odd number, the upper bits are of all four.
-        &mut self.places[((bytes as u32).wrapping_mul(0x9e37_79b1) >> (32 - PLACES)) as usize]
-    }
-}
-
-/// What comes next.
-enum Next {
-    /// So many bytes, of eight, that were there before.
-    Same(usize),
-    /// So many that were not.
-    Others(usize),
 }
 
 /// Zeros behind the end: whoever compares them knows how many there are.
@@ -181,9 +158,9 @@ fn eight(data: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(whole.unwrap_or_else(|| std::array::from_fn(|n| rest.get(n).copied().unwrap_or(0))))
 }
 
-/// How many of the first bytes are zero.
-fn zeros(bytes: u64) -> usize {
-    (bytes.trailing_zeros() / 8) as usize
+/// How many of the first bytes are the same.
+fn equal(one: u64, other: u64) -> usize {
+    ((one ^ other).trailing_zeros() / 8) as usize
 }
 
 /// How far it goes, inside of `part`; `same` bytes are known to be, all eight or the next one is not.
@@ -196,7 +173,7 @@ fn lengthen(data: &[u8], part: Range<usize>, distance: usize, same: usize) -> us
     let (next, before) = (&data[from..end], &data[from - distance..end - distance]);
     let mut length = 8;
     for (next, before) in next.as_chunks().0.iter().zip(before.as_chunks().0) {
-        let more = zeros(u64::from_le_bytes(*next) ^ u64::from_le_bytes(*before));
+        let more = equal(u64::from_le_bytes(*next), u64::from_le_bytes(*before));
         length += more;
         if more < 8 {
             return length;
@@ -229,18 +206,11 @@ impl Bits {
     }
 
     fn literal(&mut self, byte: u8) {
-        let (code, count) = code_of(byte);
-        self.put(code, count);
+        self.put(u32::from(LITERALS[usize::from(byte)]), 8 + u32::from(byte >= 144));
     }
 
     fn literals(&mut self, bytes: &[u8]) {
-        let (threes, rest) = bytes.as_chunks::<3>();
-        for three in threes {
-            let [(one, first), (two, second), (three, third)] = three.map(code_of);
-            // 27 bits at most.
-            self.put(one | two << first | three << (first + second), first + second + third);
-        }
-        rest.iter().for_each(|byte| self.literal(*byte));
+        bytes.iter().for_each(|byte| self.literal(*byte));
     }
 
     fn matched(&mut self, length: usize, back: &Distance) {
@@ -254,11 +224,6 @@ impl Bits {
         let bytes = self.count.div_ceil(8) as usize;
         self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
     }
-}
-
-/// A literal's, and its bits.
-fn code_of(byte: u8) -> (u32, u32) {
-    (u32::from(LITERALS[usize::from(byte)]), 8 + u32::from(byte >= 144))
 }
 
 /// How far back, with its code.

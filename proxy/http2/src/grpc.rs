@@ -1,6 +1,13 @@
-//! What gRPC callers say of how long they wait: both who passes a call on and who answers it read that in one way.
+//! gRPC's own headers, and what callers say in one of them of how long they wait: who passes a call on and who answers it
+//! read that in one way.
 
 use std::time::Duration;
+
+use http::HeaderName;
+
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: at most eight digits and a unit. What is none sets
 /// no deadline; whoever is called will say what it thinks of it.
@@ -22,5 +29,5 @@ pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
 }
 
 #[cfg(test)]
-#[path = "timeout_test.rs"]
-mod timeout_test;
+#[path = "grpc_test.rs"]
+mod grpc_test;
