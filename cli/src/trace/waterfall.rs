@@ -111,14 +111,8 @@ impl<'a> Waterfall<'a> {
     /// What the sidecars told apart by their own clocks, and what is not to be seen.
     fn notes(&self, hidden: u32) -> String {
         let mut notes = String::new();
-        let part =
-            |row: &Row<'_>, name: &str| row.span.attributes.iter().find(|of| of.name == name)?.value.parse().ok();
-        let told = self.rows.iter().find(|row| part(row, "isthmus.time.link_us").is_some_and(|_: u64| true));
-        let parts =
-            [("app", "isthmus.time.app_us"), ("link", "isthmus.time.link_us"), ("sidecars", "isthmus.time.proxy_us")];
-        if let Some(row) = told {
-            let parts = parts.iter().filter_map(|(word, name)| Some(format!("{word} {}", time(part(row, name)?))));
-            notes += &format!("\nwhere the time went: {}\n", parts.collect::<Vec<_>>().join(", "));
+        if let Some(parts) = self.rows.iter().find_map(|row| parts(row.span)) {
+            notes += &format!("\nwhere the time went: {parts}\n");
         }
         if self.rows.iter().any(|row| row.moved_us != 0) {
             notes +=
@@ -202,6 +196,18 @@ fn row(of: Placed<'_>, start: i128) -> Row<'_> {
 
 fn us(ns: i128) -> u64 {
     u64::try_from(ns / 1_000).unwrap_or(0)
+}
+
+/// What the caller's sidecar tells apart: nothing, where the callee's told it nothing.
+fn parts(span: &Span) -> Option<String> {
+    let us = |part: &str| {
+        let of = span.attributes.iter().find(|of| of.name == format!("isthmus.time.{part}_us"))?;
+        of.value.parse::<u64>().ok()
+    };
+    let (app, link, sidecars) = (us("app")?, us("link")?, us("outbound")?.saturating_add(us("inbound")?));
+    let connection = us("connect")?;
+    let [app, link, sidecars, connection] = [app, link, sidecars, connection].map(time);
+    Some(format!("app {app}, link {link}, sidecars {sidecars}, connection {connection}"))
 }
 
 fn name(row: &Row<'_>) -> String {

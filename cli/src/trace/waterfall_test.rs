@@ -34,9 +34,12 @@ fn a_request_is_shown_hop_by_hop() {
         span("shop/web", 1, 9, "outbound", 1_000, 1_010),
         span("shop/web", 2, 1, "link", 1_001, 1_009),
     ];
-    told(&mut spans[1], "isthmus.time.app_us", "1500");
-    told(&mut spans[1], "isthmus.time.link_us", "6000");
-    told(&mut spans[1], "isthmus.time.proxy_us", "2500");
+    // The link's span tells the same of its try alone.
+    told(&mut spans[2], "isthmus.time.link_us", "6000");
+    for (part, us) in [("app", "1500"), ("link", "6000"), ("inbound", "500"), ("outbound", "1900"), ("connect", "100")]
+    {
+        told(&mut spans[1], &format!("isthmus.time.{part}_us"), us);
+    }
     told(&mut spans[1], "http.request.method", "GET");
     told(&mut spans[1], "url.path", "/orders/7");
     told(&mut spans[1], "http.response.status_code", "200");
@@ -48,7 +51,7 @@ fn a_request_is_shown_hop_by_hop() {
     assert_eq!(lines[0], format!("trace {}  3 spans, 2 proxies, 10.0 ms", "ab".repeat(16)));
     assert!(lines[2].starts_with("GET /orders/7 200  shop/web (azure)"), "{text}");
     assert!(lines[4].contains("inbound") && lines[4].contains("shop/orders (dc1)"), "{text}");
-    assert_eq!(lines[6], "where the time went: app 1.5 ms, link 6.0 ms, sidecars 2.5 ms");
+    assert_eq!(lines[6], "where the time went: app 1.5 ms, link 6.0 ms, sidecars 2.4 ms, connection 100 µs");
     let bar = |line: &str| line.chars().filter(|c| *c == '█').count();
     assert!(bar(lines[2]) > bar(lines[3]) && bar(lines[3]) > bar(lines[4]) && bar(lines[4]) > 0, "{text}");
     assert!(!text.contains("note:"), "{text}");
@@ -63,10 +66,10 @@ fn clocks_that_differ_change_nothing_but_a_note() {
             span("shop/web", 1, 0, "outbound", at(0), at(10)),
             span("shop/web", 2, 1, "link", at(1), at(9)),
             span("shop/orders", 3, 2, "inbound", at(off + 4), at(off + 6)),
-            span("shop/orders", 4, 3, "app", at(off + 5), at(off + 6)),
+            span("shop/orders", 4, 3, "outbound", at(off + 5), at(off + 6)),
         ];
         let waterfall = Waterfall::of(&spans);
-        let expected = [(0, "outbound", 0, 10), (1, "link", 1, 8), (2, "inbound", 4, 2), (3, "app", 5, 1)];
+        let expected = [(0, "outbound", 0, 10), (1, "link", 1, 8), (2, "inbound", 4, 2), (3, "outbound", 5, 1)];
         assert_eq!(names(&waterfall), expected);
         assert_eq!(waterfall.rows[2].moved_us, -off * 1_000);
         assert_eq!(waterfall.length_us, 10_000);

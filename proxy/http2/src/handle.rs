@@ -23,13 +23,13 @@ struct Handle {
     key: Key,
     /// The one that reads: after it nobody does.
     reads: bool,
-    /// All that is to be read had come when it began to.
-    whole: bool,
+    /// All that is to be read had come when it began to: so many bytes.
+    whole: Option<usize>,
 }
 
 impl Handle {
     fn new(shared: &Arc<Shared>, key: Key, reads: bool) -> Handle {
-        Handle { shared: Arc::clone(shared), key, reads, whole: false }
+        Handle { shared: Arc::clone(shared), key, reads, whole: None }
     }
 
     /// Works on the state, and has the task write what came of it.
@@ -141,7 +141,7 @@ impl Answering {
         let Some(stream) = state.streams.get_mut(handle.key) else { return Poll::Ready(Err(StreamError::ended())) };
         match (stream.head.take(), &stream.failed) {
             (Some(head), _) => {
-                let whole = stream.remote_ended;
+                let whole = stream.remote_ended.then(|| stream.data.length());
                 drop(state);
                 let Some(mut handle) = self.handle.take() else { return Poll::Ready(Err(StreamError::ended())) };
                 handle.whole = whole;
@@ -278,8 +278,8 @@ impl RecvStream {
         state.streams.get(self.handle.key).is_none_or(ended)
     }
 
-    /// All that is to come of an answer was here with its head.
-    pub fn is_here(&self) -> bool {
+    /// How long the body of an answer is, where all of it was here with the head.
+    pub fn here(&self) -> Option<usize> {
         self.handle.whole
     }
 

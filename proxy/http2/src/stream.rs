@@ -203,6 +203,10 @@ impl Pieces {
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none() && self.tail.is_empty()
     }
+
+    pub(super) fn length(&self) -> usize {
+        self.first.iter().chain(&self.more).map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
 }
 
 impl Stream {

@@ -181,13 +181,14 @@ impl Body {
         }
     }
 
-    /// All that is to come is here: nothing can break it off any more. False, where that is not known.
-    pub fn is_here(&self) -> bool {
+    /// How many bytes are to come, where all of them are here and nothing can break them off any more.
+    pub fn here(&self) -> Option<u64> {
         match self {
-            Body::Empty | Body::Word(_) => true,
-            Body::Http1(incoming) => incoming.is_here(),
-            Body::Mesh(stream) => stream.is_here(),
-            Body::Http2 { .. } | Body::Again(_) | Body::Until(_) | Body::Watched(_) | Body::Followed(_) => false,
+            Body::Empty => Some(0),
+            Body::Word(word) => Some(word.len() as u64),
+            Body::Http1(incoming) => incoming.here(),
+            Body::Mesh(stream) => stream.here().map(|bytes| bytes as u64),
+            Body::Http2 { .. } | Body::Again(_) | Body::Until(_) | Body::Watched(_) | Body::Followed(_) => None,
         }
     }
 

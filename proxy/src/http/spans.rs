@@ -15,6 +15,8 @@ use crate::reason::Reason;
 use crate::tcp::Copied;
 use crate::telemetry::{ConnectionSpan, Fate, Kind, Shown, Span, TraceContext, Tracer, answered, grpc_answered};
 
+const BODY_SIZE: &str = "http.response.body.size";
+
 /// Whether the head of an answer says that it failed, beside its status: a reset, or a gRPC code.
 pub fn failed(answer: &Answer, grpc: bool) -> bool {
     answer.reset.is_some() || grpc_code(answer.response.headers(), grpc).is_some_and(|code| code != "0")
@@ -22,8 +24,12 @@ pub fn failed(answer: &Answer, grpc: bool) -> bool {
 
 /// Whether it can still fail after its head.
 pub fn is_open(answer: &Answer, grpc: bool) -> bool {
-    let body = answer.response.body();
-    answer.reset.is_none() && !body.is_empty() && (grpc || !body.is_here())
+    answer.reset.is_none() && rest(answer.response.body(), grpc).is_none()
+}
+
+/// How many bytes follow a head, where it is known already how they end. What a gRPC call came to is told behind them.
+fn rest(body: &Body, grpc: bool) -> Option<u64> {
+    if grpc && !body.is_empty() { None } else { body.here() }
 }
 
 /// From a head that is all there is, or from trailers.
@@ -31,8 +37,8 @@ fn grpc_code(headers: &HeaderMap, grpc: bool) -> Option<&HeaderValue> {
     if grpc { headers.get(GRPC_STATUS) } else { None }
 }
 
-/// A request's span has the head of its answer. It comes back where the answer's body ends it; `changed`: what follows is no
-/// body but a connection of its own. `reason`: of a refusal.
+/// A request's span, which ends with the head of its answer, has that. It comes back where it ends later, with the answer's
+/// body; `changed`: what follows is no body but a connection of its own. `reason`: of a refusal.
 pub fn with_head(
     tracer: &Tracer,
     mut span: Span,
@@ -48,9 +54,9 @@ pub fn with_head(
         span.fail("reset");
     }
     if answer.reset.is_none() && !changed {
-        return Some(span);
+        let Some(bytes) = rest(answer.response.body(), grpc) else { return Some(span) };
+        span.set(BODY_SIZE, bytes);
     }
-    span.end_ns = tracer.now_ns();
     tracer.record(span);
     None
 }
@@ -95,7 +101,7 @@ pub fn fate_of(end: End<'_>, status: u16, grpc: bool) -> Fate {
 
 /// A request's span ends with its answer's body, of so many bytes. `grpc`: its trailers say how the call went.
 pub fn ended(tracer: &Tracer, mut span: Span, end: End<'_>, (grpc, bytes): (bool, u64)) {
-    span.set("http.response.body.size", bytes);
+    span.set(BODY_SIZE, bytes);
     match end {
         End::Whole(trailers) => {
             if let Some(code) = trailers.and_then(|trailers| grpc_code(trailers, grpc)) {
@@ -136,11 +142,10 @@ fn broke(span: &mut Span, error: &BodyError) {
 }
 
 /// A request's span, where whoever asked left before there was an answer.
-pub fn left(tracer: &Tracer, mut span: Span) {
+pub fn unanswered(tracer: &Tracer, mut span: Span) {
     let word = Reason::CallerGone.word();
     span.set("isthmus.reason", word);
     span.fail(word);
-    span.end_ns = tracer.now_ns();
     tracer.record(span);
 }
 

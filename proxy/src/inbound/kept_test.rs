@@ -51,12 +51,12 @@ async fn a_rare_failure_is_kept_whole_and_nothing_else_is() {
             let answer = get(web, path, "").await.unwrap();
             assert!(!answer.to_ascii_lowercase().contains("isthmus-kept"), "{answer}");
         }
-        let spans = world.spans(4).await;
+        let spans = world.spans(3).await;
         let text = tree(&spans);
-        assert_eq!(spans.len(), 4, "{text}");
+        assert_eq!(spans.len(), 3, "{text}");
         assert_eq!(
             heads(&text),
-            ["GET client error()", "  link internal error()", "    GET server error()", "      app client error()"]
+            ["GET client error()", "  link internal error()", "    GET server error()"]
                 .map(|head| if head.contains("link") { "  link internal" } else { head }),
             "{text}"
         );
@@ -102,8 +102,8 @@ async fn tries_that_came_to_nothing_are_kept_with_the_one_that_failed() {
         let mut seen = Vec::new();
         for _ in 0..2 {
             assert!(get(web, "/fail", "").await.unwrap().starts_with("HTTP/1.1 500"));
-            let mut spans = world.spans(4).await;
-            if spans.iter().filter(|span| span.name == "link").count() == 2 && spans.len() == 4 {
+            let mut spans = world.spans(3).await;
+            if spans.iter().filter(|span| span.name == "link").count() == 2 && spans.len() == 3 {
                 spans.extend(world.spans(1).await);
             }
             seen.push(tree(&spans));
@@ -127,8 +127,8 @@ async fn what_is_slow_is_kept_by_both() {
         let world = world(Spec { traced: Some((0.0, keep)), ..Spec::http(port) }).await;
         let (web, _) = world.capture(VIP).await;
         get(web, "/", "").await.unwrap();
-        let text = tree(&world.spans(4).await);
-        assert_eq!(heads(&text), ["GET client", "  link internal", "    GET server", "      app client"], "{text}");
+        let text = tree(&world.spans(3).await);
+        assert_eq!(heads(&text), ["GET client", "  link internal", "    GET server"], "{text}");
         assert_eq!(text.matches("isthmus.kept=slow").count(), 2, "{text}");
     }))
     .await;
@@ -164,8 +164,8 @@ async fn a_service_has_a_ratio_of_its_own() {
         let world = world(none(Spec { options, ..Spec::http(port) })).await;
         let (web, _) = world.capture(VIP).await;
         get(web, "/", "").await.unwrap();
-        let text = tree(&world.spans(4).await);
-        assert_eq!(heads(&text), ["GET client", "  link internal", "    GET server", "      app client"], "{text}");
+        let text = tree(&world.spans(3).await);
+        assert_eq!(heads(&text), ["GET client", "  link internal", "    GET server"], "{text}");
         assert!(!text.contains("isthmus.kept"), "{text}");
     }))
     .await;

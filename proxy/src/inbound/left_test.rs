@@ -43,12 +43,8 @@ async fn ask_and_leave(world: &World, asked: &Notify) {
     crate::tcp::reset(stream);
 }
 
-const LEFT: [&str; 4] = [
-    "GET client error(caller-gone)",
-    "  link internal error(caller-gone)",
-    "    GET server error(caller-gone)",
-    "      app client error(caller-gone)",
-];
+const LEFT: [&str; 3] =
+    ["GET client error(caller-gone)", "  link internal error(caller-gone)", "    GET server error(caller-gone)"];
 
 #[tokio::test]
 async fn a_recorded_request_is_told_of_whole() {
@@ -57,7 +53,7 @@ async fn a_recorded_request_is_told_of_whole() {
         let port = silent(Rc::clone(&asked)).await;
         let world = world(all(Spec::http(port))).await;
         ask_and_leave(&world, &asked).await;
-        let text = tree(&world.spans(4).await);
+        let text = tree(&world.spans(3).await);
         assert_eq!(heads(&text), LEFT, "{text}");
         assert!(!text.contains("http.response.status_code"), "there was none: {text}");
         for (metrics, direction) in [(&world.web_metrics, "outbound"), (&world.orders.metrics, "inbound")] {
@@ -81,7 +77,7 @@ async fn one_that_nobody_recorded_is_kept_by_both_in_one_trace() {
         let world = world(Spec { traced: Some((0.0, keep)), ..Spec::http(port) }).await;
         ask_and_leave(&world, &asked).await;
         // Nobody was there to be told by the other: both knew the same trace without a word.
-        let text = tree(&world.spans(4).await);
+        let text = tree(&world.spans(3).await);
         assert_eq!(heads(&text), LEFT, "{text}");
         assert_eq!(text.matches(" isthmus.kept=error ").count(), 2, "{text}");
     }))
@@ -116,9 +112,9 @@ async fn a_stream_of_http2_that_its_caller_resets() {
         asked.notified().await;
         stream.send_reset(h2::Reason::CANCEL);
         drop(answer);
-        let text = tree(&world.spans(4).await);
+        let text = tree(&world.spans(3).await);
         assert_eq!(heads(&text)[0], LEFT[0], "{text}");
-        assert_eq!(heads(&text).len(), 4, "{text}");
+        assert_eq!(heads(&text).len(), 3, "{text}");
     }))
     .await;
 }

@@ -65,7 +65,7 @@ pub(super) async fn from_mesh(
             )
         }
     };
-    let (arrived, reset, sent, way) = (Arrived::Mesh, Cell::new(None), Cell::new(None), Cell::new(None));
+    let (arrived, reset, sent) = (Arrived::Mesh, Cell::new(None), Cell::new(None));
     let hop = Hop {
         peer: peer_id,
         forwarded,
@@ -79,7 +79,6 @@ pub(super) async fn from_mesh(
         names,
         came,
         sent,
-        way,
         caller,
         reset,
         watched,
@@ -104,7 +103,7 @@ pub(super) async fn from_plain(
     }
     let own = pin.get().cloned();
     let (came, arrived) = (Instant::now(), Arrived::Plain);
-    let (reset, sent, way) = (Cell::new(None), Cell::new(None), Cell::new(None));
+    let (reset, sent) = (Cell::new(None), Cell::new(None));
     let absolute = !http2 && request.uri().authority().is_some();
     let hop = Hop {
         peer: None,
@@ -119,7 +118,6 @@ pub(super) async fn from_plain(
         names: raw.map(|raw| Names::of(&raw)).unwrap_or_default(),
         came,
         sent,
-        way,
         caller,
         reset,
         watched: &watched,
@@ -151,9 +149,8 @@ pub(super) struct Hop<'a> {
     /// How the caller's app spelled its header names.
     names: Names,
     pub(super) came: Instant,
-    /// When the app was asked, and where the span of that stands, where it is recorded.
-    pub(super) sent: Cell<Option<Instant>>,
-    pub(super) way: Cell<Option<Box<TraceContext>>>,
+    /// When the app was asked, if it was.
+    sent: Cell<Option<Instant>>,
     caller: Asker<'a>,
     /// What the app reset its stream with.
     reset: Cell<Option<h2::Reason>>,
@@ -165,6 +162,11 @@ impl Hop<'_> {
     pub(super) fn between(&self) -> Between<'_> {
         let Hop { peer, source, app, arrived, http2, came, .. } = *self;
         Between { peer, source, app, arrived, http2, came }
+    }
+
+    /// What the app has taken of the `total` until now, if it was asked.
+    pub(super) fn app_time(&self, total: Duration) -> Option<Duration> {
+        self.sent.get().map(|sent| (self.came + total).saturating_duration_since(sent))
     }
 
     /// Where the caller's sidecar puts what it keeps of this.
@@ -244,19 +246,19 @@ async fn forward(
             sanitize(answer.response.headers_mut());
             let status = answer.response.status();
             let changed = asks_to_change && agrees_to_change(status, hop.http2);
-            (answer, Outcome { changed, ..Outcome::answered(status.as_u16(), total, app_time) })
+            (answer, Outcome { changed, ..Outcome::answered(status.as_u16(), app_time) })
         }
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
             let response = https.into_iter().fold(response, respond::sent_to);
-            let outcome = Outcome::refused(reason, decision, response.status().as_u16());
+            let outcome = Outcome::refused(reason, decision, response.status().as_u16(), hop.app_time(total));
             let mut answer = Answer::from(response);
             answer.reset = hop.reset.get();
             (answer, outcome)
         }
     };
-    let outcome = Outcome { sent: hop.sent.get(), noted, ..outcome };
-    let (refused, app_time) = (outcome.refused.is_some(), outcome.times.map_or(Duration::ZERO, |(_, app)| app));
+    let outcome = Outcome { noted, ..outcome };
+    let (refused, app_time) = (outcome.refused.is_some(), outcome.app.unwrap_or_default());
     let wanted = waiting.answered(total, outcome, &mut answer);
     let (hop, trace) = (&waiting.hop, &waiting.trace);
     // Looked at anew and last: what span and line have cost is ours, and not the link's.
@@ -353,7 +355,8 @@ async fn send(
     if let Some(identity) = hop.forwarded {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
     }
-    write_trace(hop, trace, options, request.headers_mut());
+    // Spans of the app are below ours.
+    trace.next(options.b3).write(request.headers_mut());
     if !hop.http2 {
         target::into_http1(&mut request, hop.absolute)
             .map_err(|reason| inbound.refuse(reason, hop.source, "no valid host"))?;
@@ -379,14 +382,5 @@ async fn send(
             hop.reset.set(error.reset());
             Err(inbound.refuse(error.reason(), hop.source, &error.to_string()))
         }
-    }
-}
-
-/// Where the app's own spans go, and ours of the app, which ends with its answer.
-fn write_trace(hop: &Hop<'_>, trace: &TraceContext, options: TrafficOptions, headers: &mut HeaderMap) {
-    let next = trace.next(options.b3);
-    next.write(headers);
-    if trace.sampled {
-        hop.way.set(Some(Box::new(next.into_owned())));
     }
 }

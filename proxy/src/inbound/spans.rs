@@ -1,5 +1,5 @@
-//! The spans of a request to the app: the whole of it, to the end of its answer's body, and what the app took. Where nobody
-//! had decided to record it, the same is told at its end if that is worth it, and the caller's sidecar learns that it was.
+//! The span of a request to the app, to the end of its answer's body; what the app took of it is told there. Where nobody had
+//! decided to record it, the same is told at its end if that is worth it, and the caller's sidecar learns that it was.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::state::policy::Arrived;
 use crate::state::{Mark, Mesh, TlsVersion};
 use crate::telemetry::{
     AskedFor, Attributes, Brief, ConnectionSpan, Direction, Fate, KeptTrace, Kind, Prepared, Remembered, Span,
-    TraceContext, answered, micros,
+    TraceContext, micros,
 };
 
 /// What is remembered of a request for its spans.
@@ -92,7 +92,7 @@ pub(super) fn request(
 pub(super) fn left(inbound: &Inbound, hop: &Hop<'_>, trace: &TraceContext, asked: &Asked, outcome: &Outcome) {
     let about = About { between: hop.between(), trace, asked, outcome, shared: &|| hop.shared() };
     if let Some(span) = begun(inbound, &about, Fate { failed: true, ..fate_of(outcome, asked) }) {
-        of_http::left(&inbound.needs.tracer, span);
+        of_http::unanswered(&inbound.needs.tracer, span);
     }
 }
 
@@ -105,19 +105,17 @@ fn reason_of(outcome: &Outcome) -> Option<&'static str> {
     outcome.refused.as_ref().map(|(reason, _)| reason.word())
 }
 
-/// The request's span up to its answer, where there is one; of what is kept, the app's span as well.
+/// The request's span up to its answer, where there is one.
 pub(super) fn begun(inbound: &Inbound, about: &About<'_>, fate: Fate) -> Option<Span> {
     let tracer = &inbound.needs.tracer;
     let About { between, trace, asked, outcome, .. } = about;
     let kept = if trace.sampled { None } else { Some(tracer.keeps(fate)?) };
     let trace = if kept.is_some() { keep(about) } else { (*trace).clone() };
-    if let (Some(_), Some(sent)) = (kept, outcome.sent) {
-        app(inbound, &trace.child(), sent, outcome);
-    }
     let (http2, grpc, brief) = (between.http2, asked.grpc, asked.known.brief());
     let whole = asked.known.whole().map(|(method, uri)| AskedFor { method, uri, http2, grpc });
     let name = whole.map(|whole| whole.name()).or_else(|| brief.map(Brief::name)).unwrap_or("HTTP".into());
     let mut span = trace.span(Kind::Server, name, tracer.at_ns(between.came))?;
+    span.end_ns = tracer.at_ns(between.came + asked.total);
     span.set("isthmus.hop", "inbound");
     span.set_some("isthmus.kept", kept);
     let to = between.app.ip();
@@ -127,10 +125,9 @@ pub(super) fn begun(inbound: &Inbound, about: &About<'_>, fate: Fate) -> Option<
         (None, None) => span.set("server.address", to),
     }
     describe(inbound, between, &mut span);
-    if let Some((total, app)) = outcome.times {
+    if let Some(app) = outcome.app {
         span.set("isthmus.time.app_us", micros(app));
-        span.set("isthmus.time.inbound_us", micros(total.saturating_sub(app)));
-        span.set("isthmus.time.proxy_us", micros(total.saturating_sub(app)));
+        span.set("isthmus.time.inbound_us", micros(asked.total.saturating_sub(app)));
     }
     span.set("isthmus.decision", reason_of(outcome).unwrap_or("allowed"));
     span.set_some("isthmus.decision.id", outcome.refused.as_ref().and_then(|(_, decision)| decision.as_deref()));
@@ -144,24 +141,6 @@ fn keep(about: &About<'_>) -> TraceContext {
     let mut kept = about.trace.kept_in(shared.trace_id);
     kept.parent = Some(shared.span_id);
     kept
-}
-
-/// From the request leaving for the app to the head of its answer.
-pub(super) fn app(inbound: &Inbound, trace: &TraceContext, sent: Instant, outcome: &Outcome) {
-    let tracer = &inbound.needs.tracer;
-    let Some(mut span) = trace.span(Kind::Client, "app", tracer.at_ns(sent)) else { return };
-    let took = outcome.times.map(|(_, app)| app);
-    span.end_ns = took.map_or_else(|| tracer.now_ns(), |took| tracer.at_ns(sent + took));
-    span.set("isthmus.hop", "app");
-    span.set_some("isthmus.time.app_us", took.map(micros));
-    match &outcome.refused {
-        Some((reason, _)) => span.fail(reason.word()),
-        None => {
-            let status = http::StatusCode::from_u16(outcome.status).unwrap_or_default();
-            answered(&mut span, status, None);
-        }
-    }
-    tracer.record(span);
 }
 
 /// What passed, and would have been refused.

@@ -116,7 +116,7 @@ async fn a_websocket_is_a_connection_below_its_request() {
         stream.read_exact(&mut back).await.unwrap();
         stream.shutdown().await.unwrap();
         stream.read_to_end(&mut Vec::new()).await.unwrap();
-        let got = collected(&world, 6).await;
+        let got = collected(&world, 5).await;
         let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
         assert_eq!(heads.iter().filter(|head| head.trim() == "WebSocket client").count(), 1, "{got}");
         assert_eq!(heads.iter().filter(|head| head.trim() == "WebSocket server").count(), 1, "{got}");
@@ -154,17 +154,12 @@ async fn a_websocket_of_an_http2_app_is_one_too() {
         }
         send.send_data(Bytes::new(), true).unwrap();
         while received.data().await.is_some() {}
-        let got = collected(&world, 6).await;
+        let got = collected(&world, 5).await;
         let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
         // Begun before the request left, so that its beginning is no order among siblings.
-        for head in [
-            "CONNECT client",
-            "  link internal",
-            "    CONNECT server",
-            "      app client",
-            "  WebSocket client",
-            "      WebSocket server",
-        ] {
+        for head in
+            ["CONNECT client", "  link internal", "    CONNECT server", "  WebSocket client", "      WebSocket server"]
+        {
             assert_eq!(heads.iter().filter(|have| **have == head).count(), 1, "{head} in {got}");
         }
         assert_eq!(heads[0], "CONNECT client", "{got}");
@@ -174,7 +169,7 @@ async fn a_websocket_of_an_http2_app_is_one_too() {
         // What the app does not agree to leaves a request and no connection.
         let (response, _send) = sender.send_request(request("/no"), false).unwrap();
         assert_eq!(response.await.unwrap().status(), 404);
-        let got = collected(&world, 4).await;
+        let got = collected(&world, 3).await;
         assert!(!got.contains("WebSocket"), "{got}");
     }))
     .await;

@@ -77,12 +77,11 @@ pub(super) async fn collected(world: &World, count: usize) -> String {
 
 const OUT: &str = "isthmus.route=shop/orders:80 network.peer.address=127.0.0.2 network.peer.port=* isthmus.site.source=dc1 \
      isthmus.site.destination=dc1 isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/orders isthmus.time.app_us=* \
-     isthmus.time.link_us=* isthmus.time.inbound_us=* isthmus.time.outbound_us=* isthmus.time.connect_us=* \
-     isthmus.time.proxy_us=*";
+     isthmus.time.link_us=* isthmus.time.inbound_us=* isthmus.time.outbound_us=* isthmus.time.connect_us=*";
 const IN: &str = "client.address=127.0.0.1 network.peer.address=127.0.0.1";
 const IN_MESH: &str = "server.port=* isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/web isthmus.arrived=mesh \
      isthmus.site.destination=dc1";
-const TIMES: &str = "isthmus.time.app_us=* isthmus.time.inbound_us=* isthmus.time.proxy_us=*";
+const TIMES: &str = "isthmus.time.app_us=* isthmus.time.inbound_us=*";
 
 #[tokio::test]
 async fn a_request_of_http1() {
@@ -93,7 +92,7 @@ async fn a_request_of_http1() {
         let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
         let answer = get(web, "/a?token=secret&x=1", parent).await.unwrap();
         assert!(answer.contains("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{answer}");
-        let spans = world.spans(4).await;
+        let spans = world.spans(3).await;
         assert!(spans.iter().all(|span| span.trace_id.to_string() == "4bf92f3577b34da6a3ce929d0e0e4736"));
         let client = spans.iter().find(|span| span.name == "GET" && span.kind == Kind::Client).unwrap();
         assert_eq!(client.parent.unwrap().to_string(), "00f067aa0ba902b7", "the app's own span");
@@ -114,7 +113,6 @@ async fn a_request_of_http1() {
                      server.address=orders.shop {IN} {IN_MESH} {TIMES} isthmus.decision=allowed \
                      http.response.status_code=200 http.response.body.size={length}"
                 ),
-                "      app client: isthmus.hop=app isthmus.time.app_us=* http.response.status_code=200",
             ],
         );
     }))
@@ -181,7 +179,7 @@ async fn a_grpc_stream_ends_with_its_trailers() {
                         network.protocol.name=http network.protocol.version=2 network.transport=tcp";
             let failed = |status: &str| if status.is_empty() { String::new() } else { format!(" error.type={name}") };
             same(
-                &collected(&world, 4).await,
+                &collected(&world, 3).await,
                 &[
                     &format!(
                         "shop.Orders/Watch client{client_status}: isthmus.hop=outbound {http} \
@@ -198,7 +196,6 @@ async fn a_grpc_stream_ends_with_its_trailers() {
                          rpc.response.status_code={name}{}",
                         failed(server_status)
                     ),
-                    "      app client: isthmus.hop=app isthmus.time.app_us=* http.response.status_code=200",
                 ],
             );
         }))
@@ -213,16 +210,11 @@ async fn a_stream_that_the_app_resets() {
         let world = world(http2(port)).await;
         let request = Request::get("http://orders.shop/").body(()).unwrap();
         client(&world).await.send_request(request, true).unwrap().0.await.unwrap_err();
-        let got = collected(&world, 4).await;
+        let got = collected(&world, 3).await;
         let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
         assert_eq!(
             heads,
-            [
-                "GET client error(reset)",
-                "  link internal error(reset)",
-                "    GET server error(reset)",
-                "      app client error(app-unreachable)"
-            ],
+            ["GET client error(reset)", "  link internal error(reset)", "    GET server error(reset)"],
             "{got}"
         );
         assert_eq!(got.matches("isthmus.reset=ENHANCE_YOUR_CALM").count(), 3, "{got}");
@@ -272,7 +264,7 @@ async fn a_request_that_would_be_denied() {
             let world = world(all(spec)).await;
             let (web, _) = world.capture(VIP).await;
             assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
-            let got = collected(&world, 4).await;
+            let got = collected(&world, 3).await;
             let server = got.lines().find(|line| line.trim_start().starts_with("GET server")).unwrap_or(&got);
             let would = format!("isthmus.decision=allowed isthmus.would_refuse={word} isthmus.decision.id=* ");
             assert!(server.contains(&would) && !server.contains("error"), "{got}");
@@ -302,9 +294,9 @@ async fn each_try_is_a_span_of_its_own() {
         for _ in 0..2 {
             // Whose turn it is decides whether the first try fails.
             assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 200"));
-            let mut spans = world.spans(4).await;
+            let mut spans = world.spans(3).await;
             tokio::task::yield_now().await;
-            if spans.iter().filter(|span| span.name == "link").count() == 2 && spans.len() == 4 {
+            if spans.iter().filter(|span| span.name == "link").count() == 2 && spans.len() == 3 {
                 spans.extend(world.spans(1).await);
             }
             let text = tree(&spans);
@@ -320,7 +312,7 @@ async fn each_try_is_a_span_of_its_own() {
             lines[2].starts_with("  link internal: ")
                 && lines[2].contains(" http.request.resend_count=1 isthmus.retry=1 ")
         );
-        assert!(lines[3].starts_with("    GET server: ") && lines[4].starts_with("      app client: "), "{retried}");
+        assert!(lines[3].starts_with("    GET server: "), "{retried}");
     }))
     .await;
 }
@@ -337,14 +329,9 @@ async fn a_request_that_nobody_answers_in_time() {
         let world = world(all(Spec { options, ..Spec::http(port) })).await;
         let (web, _) = world.capture(VIP).await;
         assert!(get(web, "/", "").await.unwrap().starts_with("HTTP/1.1 504"));
-        let got = collected(&world, 4).await;
+        let got = collected(&world, 3).await;
         let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
-        let expected = [
-            "GET client error(timeout)",
-            "  link internal",
-            "    GET server error(timeout)",
-            "      app client error(timeout)",
-        ];
+        let expected = ["GET client error(timeout)", "  link internal", "    GET server error(timeout)"];
         assert_eq!(heads, expected, "{got}");
     }))
     .await;
@@ -359,19 +346,18 @@ async fn plain_callers_and_b3_for_those_who_ask() {
         let world = world(all(spec)).await;
         let direct = world.capture_inbound((OWN, port).into()).await;
         let answer = get(direct, "/", "").await.unwrap();
-        let spans = world.spans(2).await;
-        let root = spans.iter().find(|span| span.kind == Kind::Server).unwrap();
-        let below = spans.iter().find(|span| span.kind == Kind::Client).unwrap();
-        assert_eq!((root.parent, below.parent), (None, Some(root.span_id)));
+        let spans = world.spans(1).await;
+        let root = &spans[0];
+        assert_eq!((root.kind, root.parent), (Kind::Server, None));
         for line in [
             format!("x-b3-traceid: {}", root.trace_id),
-            format!("x-b3-spanid: {}", below.span_id),
-            format!("x-b3-parentspanid: {}", root.span_id),
+            format!("x-b3-spanid: {}", root.span_id),
             "x-b3-sampled: 1".to_owned(),
-            format!("traceparent: 00-{}-{}-03", root.trace_id, below.span_id),
+            format!("traceparent: 00-{}-{}-03", root.trace_id, root.span_id),
         ] {
             assert!(answer.contains(&line), "{line} in {answer}");
         }
+        assert!(!answer.contains("x-b3-parentspanid"), "{answer}");
         assert!(tree(&spans).contains(" isthmus.arrived=plaintext "), "{}", tree(&spans));
     }))
     .await;

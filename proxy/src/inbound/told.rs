@@ -23,21 +23,19 @@ pub(super) struct Outcome {
     pub(super) refused: Option<(Reason, Option<String>)>,
     /// It passed, and would not have where policy is enforced.
     pub(super) noted: Option<Refusal>,
-    /// The whole and the app's part of it, up to the head of its answer.
-    pub(super) times: Option<(Duration, Duration)>,
-    /// When the app was asked, if it was.
-    pub(super) sent: Option<Instant>,
+    /// The app's part of the time, up to the head of its answer or until nobody waited for that any more, if it was asked.
+    pub(super) app: Option<Duration>,
     /// What follows is another protocol than HTTP.
     pub(super) changed: bool,
 }
 
 impl Outcome {
-    pub(super) fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
-        Outcome { status, refused: Some((reason, decision)), noted: None, times: None, sent: None, changed: false }
+    pub(super) fn refused(reason: Reason, decision: Option<String>, status: u16, app: Option<Duration>) -> Self {
+        Outcome { status, refused: Some((reason, decision)), noted: None, app, changed: false }
     }
 
-    pub(super) fn answered(status: u16, total: Duration, app: Duration) -> Self {
-        Outcome { status, refused: None, noted: None, times: Some((total, app)), sent: None, changed: false }
+    pub(super) fn answered(status: u16, app: Duration) -> Self {
+        Outcome { status, refused: None, noted: None, app: Some(app), changed: false }
     }
 }
 
@@ -95,7 +93,7 @@ fn log(
         peer: hop.peer.map(ToString::to_string),
         destination: hop.app,
         total,
-        app: outcome.times.map(|(_, app)| app),
+        app: outcome.app,
         link: None,
     });
 }
@@ -122,7 +120,7 @@ fn show(
         path: cut(uri.path()),
         status: outcome.status.into(),
         duration_us: micros(total),
-        app_us: outcome.times.map_or(0, |(_, app)| micros(app)),
+        app_us: outcome.app.map_or(0, micros),
         reason: refused.map_or("", |(reason, _)| reason.word()).to_owned(),
         decision: refused.and_then(|(_, decision)| decision.clone()).unwrap_or_default(),
         trace_id: trace.id_in_words(),

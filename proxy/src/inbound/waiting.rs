@@ -42,9 +42,6 @@ impl<'a> Waiting<'a> {
         let Waiting { inbound, hop, trace, asked, .. } = self;
         asked.total = total;
         told::tell(inbound, hop, trace, asked.known.whole(), total, &outcome);
-        if let (Some(context), Some(sent)) = (hop.way.take(), outcome.sent) {
-            spans::app(inbound, &context, sent, &outcome);
-        }
         match answer {
             Some(answer) => spans::request(inbound, hop, trace, asked, outcome, answer),
             None => spans::left(inbound, hop, trace, asked, &outcome),
@@ -59,7 +56,7 @@ impl Drop for Waiting<'_> {
             let total = self.hop.came.elapsed();
             let traced = self.inbound.needs.tracer.exemplar(&self.trace, self.hop.came + total);
             self.inbound.needs.metrics.request(Direction::Inbound, 0, total, traced);
-            let outcome = Outcome { sent: self.hop.sent.get(), ..Outcome::refused(Reason::CallerGone, None, 0) };
+            let outcome = Outcome::refused(Reason::CallerGone, None, 0, self.hop.app_time(total));
             self.end(total, outcome, None);
         }
     }

@@ -31,7 +31,7 @@ use crate::http::spans::{agrees_to_change, counted};
 use crate::http::stream::{Awaited, SendHalf};
 use crate::reason::Reason;
 use crate::state::{Endpoint, MeshPeer};
-use crate::telemetry::{ConnectionSpan, KeptTrace, MeshSide};
+use crate::telemetry::{ConnectionSpan, KeptTrace, MeshSide, SpanId};
 
 /// The callee's sidecar knows better what it waited for, and says so first.
 const CALLEE_FIRST: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub(super) async fn exchange(
     hop.kept = false;
     hop.tried = Some(Try::begin(hop.tries, to.endpoint));
     hop.tries = hop.tries.saturating_add(1);
-    hop.way = hop.trace.sampled.then(|| Box::new(hop.trace.child()));
+    hop.way = hop.trace.sampled.then(SpanId::random);
     let mut carried = ConnectionSpan::default();
     let result = send(outbound, hop, route, to, unsent, &mut carried).await;
     let (fate, reset) = (fate(&result), hop.reset);
@@ -117,7 +117,10 @@ async fn send(
     let limit = patience::limit(route.request_timeout(), &head.headers).saturating_add(CALLEE_FIRST);
     let mut wait = outbound.plain.wait(limit);
     add_mesh_headers(&mut head, hop, to.port);
-    hop.way.as_deref().unwrap_or(&hop.trace).write(&mut head.headers);
+    match hop.way {
+        Some(way) => hop.trace.child_at(way).write(&mut head.headers),
+        None => hop.trace.write(&mut head.headers),
+    }
     if let Line::Tied(tie) = &line {
         head.headers.insert(PIN, tie.id.clone());
     }
@@ -148,12 +151,13 @@ async fn send(
             return Err(missed(why, hop, unsent, rest));
         }
     };
-    hop.note(|tried| tried.tcp = slot.tcp());
+    let back = slot.last_read();
+    hop.note(|tried| (tried.back, tried.tcp) = (Some(back), slot.tcp()));
     if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole(ends)) {
         unsent.body = later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
-    note_link(outbound, hop, (to.endpoint, sent, slot.last_read()), &mut response);
+    note_link(outbound, hop, (to.endpoint, sent, back), &mut response);
     let agreed = for_the_app(&mut response, route);
     if let Some((body, stream)) = later {
         carried_on(outbound, hop, agreed, carried);

@@ -13,7 +13,7 @@ use super::tries::Try;
 use crate::http::Caller;
 use crate::http::internal::Elapsed;
 use crate::state::{Endpoint, Service};
-use crate::telemetry::{B3Headers, KnownEdge, TraceContext};
+use crate::telemetry::{B3Headers, KnownEdge, SpanId, TraceContext};
 
 /// What is known of a request on its way.
 pub(super) struct Hop<'a> {
@@ -39,8 +39,8 @@ pub(super) struct Hop<'a> {
     pub(super) tries: u8,
     /// The one that is made, or was the last.
     pub(super) tried: Option<Try>,
-    /// Where the span of the one that is made stands, where it is recorded.
-    pub(super) way: Option<Box<TraceContext>>,
+    /// The span of the one that is made, where it is recorded.
+    pub(super) way: Option<SpanId>,
     /// The callee's sidecar has kept its spans of it.
     pub(super) kept: bool,
     /// What followed the answer was another protocol than HTTP.

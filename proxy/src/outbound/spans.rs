@@ -60,7 +60,7 @@ pub(super) fn request(
 /// The same of one whose app left before it was answered.
 pub(super) fn left(outbound: &Outbound, hop: &Hop<'_>, asked: &Asked, ended: &Ended) {
     if let Some(span) = begun(outbound, hop, asked, ended, Fate { failed: true, ..fate_of(ended) }) {
-        of_http::left(&outbound.needs.tracer, span);
+        of_http::unanswered(&outbound.needs.tracer, span);
     }
 }
 
@@ -88,13 +88,14 @@ pub(super) fn begun(outbound: &Outbound, hop: &Hop<'_>, asked: &Asked, ended: &E
             let mut context = trace.child();
             // What the callee's sidecar keeps has this one as its parent.
             context.span_id = shared.map_or(context.span_id, |shared| shared.span_id);
-            link(outbound, &context, tried, asked.started + ended.total);
+            link(outbound, &context, tried, tried.back.unwrap_or(asked.started + ended.total));
         }
     }
     let (http2, grpc, brief) = (hop.http2, asked.grpc, asked.known.brief());
     let whole = asked.known.whole().map(|(method, uri)| AskedFor { method, uri, http2, grpc });
     let name = whole.map(|whole| whole.name()).or_else(|| brief.map(Brief::name)).unwrap_or("HTTP".into());
     let mut span = trace.span(Kind::Client, name, tracer.at_ns(asked.started))?;
+    span.end_ns = tracer.at_ns(asked.started + ended.total);
     span.set("isthmus.hop", "outbound");
     span.set_some("isthmus.kept", kept);
     let to = hop.destination.ip();
@@ -123,8 +124,8 @@ pub(super) fn not_the_last(outbound: &Outbound, hop: &mut Hop<'_>) {
 
 /// The try that has ended, where it is recorded.
 pub(super) fn way(outbound: &Outbound, hop: &mut Hop<'_>) {
-    if let (Some(context), Some(tried)) = (hop.way.take(), &hop.tried) {
-        link(outbound, &context, tried, Instant::now());
+    if let (Some(way), Some(tried)) = (hop.way.take(), &hop.tried) {
+        link(outbound, &hop.trace.child_at(way), tried, tried.back.unwrap_or_else(Instant::now));
     }
 }
 
@@ -243,7 +244,6 @@ fn times(hop: &Hop<'_>, total: Duration, span: &mut Span) {
     span.set("isthmus.time.inbound_us", callee.saturating_sub(app));
     span.set("isthmus.time.outbound_us", own);
     span.set("isthmus.time.connect_us", connect);
-    span.set("isthmus.time.proxy_us", total.saturating_sub(between).saturating_sub(app));
 }
 
 /// What the app changes to: the span of a connection, below the request's, until both directions have ended.

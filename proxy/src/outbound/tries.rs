@@ -27,6 +27,8 @@ pub(super) struct Try {
     /// When a connection was asked for, and when the request left on it.
     pub(super) began: Instant,
     pub(super) sent: Option<Instant>,
+    /// When its answer was read.
+    pub(super) back: Option<Instant>,
     pub(super) link: Option<Link>,
     pub(super) tcp: Option<(u32, u32, u64)>,
     pub(super) tls: Option<Negotiated>,
@@ -44,6 +46,7 @@ impl Try {
             endpoint: Arc::clone(endpoint),
             began: Instant::now(),
             sent: None,
+            back: None,
             link: None,
             tcp: None,
             tls: None,

@@ -209,20 +209,22 @@ impl Attributes {
             return;
         }
         self.count += 1;
-        // An `int64` of protobuf: below zero it is ten bytes.
-        let (mut varint, mut length) = ([INT; 11], 1);
-        let mut left = number.cast_unsigned();
-        while left >= 0x80 {
-            varint[length] = left as u8 | 0x80;
-            (left, length) = (left >> 7, length + 1);
+        let left = number.cast_unsigned();
+        if left >> 21 == 0 {
+            // Always three bytes, with zeros above: where times differ, spans are as long as each other all the same, and
+            // whoever compresses them finds the next name where it was in the last one.
+            self.begin(name, 4);
+            self.bytes.extend_from_slice(&[INT, left as u8 | 0x80, (left >> 7) as u8 | 0x80, (left >> 14) as u8]);
+        } else {
+            self.large_int(name, left);
         }
-        varint[length] = left as u8;
-        length += 1;
-        self.begin(name, length);
-        // All of them are a move or two; so many as there are would be a call.
-        let end = self.bytes.len() + length;
-        self.bytes.extend_from_slice(&varint);
-        self.bytes.truncate(end);
+    }
+
+    fn large_int(&mut self, name: &'static str, number: u64) {
+        let mut value = vec![INT];
+        varint(&mut value, number);
+        self.begin(name, value.len());
+        self.bytes.extend_from_slice(&value);
     }
 
     #[inline(always)]

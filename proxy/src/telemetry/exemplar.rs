@@ -29,6 +29,10 @@ struct Place {
 impl Exemplars {
     pub(super) fn note(&self, bucket: usize, exemplar: Exemplar, us: u64) {
         let place = &self.0[bucket];
+        // One of a millisecond is as good as another.
+        if place.at_ms.load(Ordering::Relaxed) == exemplar.at_ms {
+            return;
+        }
         let version = place.version.load(Ordering::Relaxed);
         // Handles that share a cell could write at once: then one of them is as good as the other.
         let begun = version.is_multiple_of(2)

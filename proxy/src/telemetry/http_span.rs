@@ -81,17 +81,17 @@ impl AskedFor<'_> {
         });
         let scheme = self.uri.scheme_str().filter(|scheme| *scheme == "https").map_or("http", |_| "https");
         let path = self.uri.path();
+        let authority = self.uri.authority().map(|authority| without_credentials(authority.as_str()));
         if span.kind == Kind::Server {
             span.set("url.scheme", scheme);
             span.set("url.path", path);
             span.set_some("url.query", query.as_deref());
         } else {
-            let host = self.uri.authority().map_or("", |host| without_credentials(host.as_str()));
             let (mark, query) = query.as_deref().map_or(("", ""), |query| ("?", query));
-            span.set("url.full", [scheme, "://", host, path, mark, query]);
+            span.set("url.full", [scheme, "://", authority.unwrap_or_default(), path, mark, query]);
         }
-        match self.uri.host() {
-            Some(host) => span.set("server.address", host.trim_start_matches('[').trim_end_matches(']')),
+        match authority {
+            Some(authority) => span.set("server.address", without_port(authority)),
             None => span.set("server.address", to),
         }
     }
@@ -173,6 +173,12 @@ impl Remembered {
 /// `user:password@` is nobody's business.
 fn without_credentials(authority: &str) -> &str {
     memchr::memrchr(b'@', authority.as_bytes()).map_or(authority, |at| &authority[at + 1..])
+}
+
+/// The host of what was parsed as an authority; of an address of IPv6 without its brackets.
+fn without_port(authority: &str) -> &str {
+    let (host, end) = authority.strip_prefix('[').map_or((authority, b':'), |address| (address, b']'));
+    memchr::memchr(end, host.as_bytes()).map_or(host, |at| &host[..at])
 }
 
 /// The answer's status; `reason`: of a refusal by either sidecar. 4xx is the caller's fault, and so an error of the one who

@@ -37,6 +37,22 @@ fn a_request_is_described_as_the_conventions_say() {
 }
 
 #[test]
+fn who_is_asked_is_named_without_port_and_brackets() {
+    for (authority, address) in [
+        ("orders.shop", "orders.shop"),
+        ("orders.shop:81", "orders.shop"),
+        ("u:p@10.0.0.1:81", "10.0.0.1"),
+        ("[fd00::1]", "fd00::1"),
+        ("u:p@[fd00::1]:81", "fd00::1"),
+    ] {
+        let uri: Uri = format!("http://{authority}/").parse().unwrap();
+        let mut span = span(Kind::Client);
+        AskedFor { method: &Method::GET, uri: &uri, http2: false, grpc: false }.describe(&mut span, TO);
+        assert_eq!(text(&span).last().unwrap(), &format!("server.address={address}"));
+    }
+}
+
+#[test]
 fn a_method_of_ones_own_names_no_span() {
     let method = Method::from_bytes(b"PURGE").unwrap();
     let asked = AskedFor { method: &method, uri: &Uri::from_static("/"), http2: true, grpc: false };

@@ -34,7 +34,7 @@ impl TraceId {
 }
 
 impl SpanId {
-    pub(super) fn random() -> SpanId {
+    pub fn random() -> SpanId {
         let mut bytes: [u8; 8] = rand::rng().random();
         bytes[0] |= u8::from(bytes == [0; 8]);
         SpanId(bytes)

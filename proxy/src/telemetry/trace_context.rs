@@ -196,14 +196,19 @@ impl TraceContext {
         if !self.sampled {
             return self.clone();
         }
-        TraceContext { span_id: SpanId::random(), parent: Some(self.span_id), ..self.clone() }
+        self.child_at(SpanId::random())
     }
 
-    /// What the next hop gets, in the form that its service asks for: a child, or this one where neither changes anything.
+    /// The same with a span id that was drawn before.
+    pub fn child_at(&self, span_id: SpanId) -> TraceContext {
+        TraceContext { span_id, parent: Some(self.span_id), ..self.clone() }
+    }
+
+    /// What the next hop gets, in the form that its service asks for.
     pub fn next(&self, b3: Option<B3Headers>) -> Cow<'_, TraceContext> {
-        match (self.sampled, b3) {
-            (false, None) => Cow::Borrowed(self),
-            _ => Cow::Owned(self.child().with_b3(b3)),
+        match b3 {
+            None => Cow::Borrowed(self),
+            Some(_) => Cow::Owned(self.clone().with_b3(b3)),
         }
     }
 

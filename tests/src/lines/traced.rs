@@ -15,7 +15,7 @@ use crate::otlp::Span;
 pub const SAMPLES: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The hops of a request in the order in which they begin.
-const HOPS: [&str; 4] = ["outbound", "link", "inbound", "app"];
+const HOPS: [&str; 3] = ["outbound", "link", "inbound"];
 
 /// Whatever else runs on the machine only adds to the time: of several series the closest one disturbs the least.
 const SERIES: usize = 5;
@@ -30,8 +30,8 @@ pub(super) fn show(mesh: &mut Mesh) -> Result<Shown, String> {
     require(median >= &(*emulator / 2), || format!("a link time of {median:?} over a link of {emulator:?}"))?;
     tree(last)?;
     let outbound = hop(last, "outbound")?;
-    let [app, proxy, link] = ["app", "proxy", "link"].map(|part| time(outbound, part));
-    let (app, proxy, link) = (app?, proxy?, link?);
+    let (app, link) = (time(outbound, "app")?, time(outbound, "link")?);
+    let proxy = time(outbound, "outbound")? + time(outbound, "inbound")?;
     let (median, emulator) = (micros(*median), micros(*emulator));
     Ok(Shown {
         summary: format!(
@@ -138,7 +138,7 @@ fn time(span: &Span, part: &str) -> Result<u64, String> {
     value.ok_or_else(|| format!("the {} span has no {name}", span.name))
 }
 
-/// app's caller → outbound → link → inbound → app.
+/// app's caller → outbound → link → inbound.
 fn tree(spans: &[Span]) -> Result<(), String> {
     let mut parent = APP_SPAN.to_owned();
     for name in HOPS {
@@ -151,32 +151,29 @@ fn tree(spans: &[Span]) -> Result<(), String> {
     Ok(())
 }
 
-/// Bars on the callers' clock: the link's own time is put half before and half after what the callee told.
+/// Bars on the caller's clock, in microseconds: the link's own time is put half before and half after what the callee told,
+/// and the app's at the end of its sidecar's.
 fn waterfall(spans: &[Span]) -> Result<Vec<String>, String> {
     const WIDTH: u64 = 48;
-    let outbound = hop(spans, "outbound")?;
-    let link = hop(spans, "link")?;
+    let [outbound, link, inbound] = HOPS.map(|name| hop(spans, name));
+    let (outbound, link, inbound) = (outbound?, link?, inbound?);
+    let left = link.start_ns.saturating_sub(outbound.start_ns) / 1000;
+    let arrived = left + time(link, "link")? / 2;
     let whole = micros(outbound.duration()).max(1);
-    let link_us = time(link, "link")?;
-    let mut lines = vec![format!("trace {}, {whole} µs:", outbound.trace_id)];
-    for name in HOPS {
-        let span = hop(spans, name)?;
-        let length = micros(span.duration());
-        let start = match name {
-            "outbound" => 0,
-            "link" => link.start_ns.saturating_sub(outbound.start_ns) / 1000,
-            _ => {
-                let inbound = hop(spans, "inbound")?;
-                let arrived = link.start_ns.saturating_sub(outbound.start_ns) / 1000 + link_us / 2;
-                arrived + span.start_ns.saturating_sub(inbound.start_ns) / 1000
-            }
-        };
-        let column = |us: u64| usize::try_from((us.min(whole) * WIDTH) / whole).unwrap_or_default();
+    let rows = [
+        ("outbound", 0, whole),
+        ("link", left, micros(link.duration())),
+        ("inbound", arrived, micros(inbound.duration())),
+        ("app", arrived + time(inbound, "inbound")?, time(inbound, "app")?),
+    ];
+    let column = |us: u64| usize::try_from((us.min(whole) * WIDTH) / whole).unwrap_or_default();
+    let line = |(name, start, length): (&str, u64, u64)| {
         let (from, to) = (column(start), column(start + length).max(column(start) + 1));
         let bar = format!("{}{}", " ".repeat(from), "█".repeat(to - from));
-        lines.push(format!("{name:<9} {bar:<50} {length:>6} µs"));
-    }
-    Ok(lines)
+        format!("{name:<9} {bar:<50} {length:>6} µs")
+    };
+    let title = format!("trace {}, {whole} µs:", outbound.trace_id);
+    Ok(std::iter::once(title).chain(rows.map(line)).collect())
 }
 
 fn micros(time: Duration) -> u64 {

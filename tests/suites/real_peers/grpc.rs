@@ -75,14 +75,14 @@ fn breaks(shop: &Shop) -> Result<(), String> {
         let both = |spans: &[Span]| spans.iter().filter(|span| span.name == CALL).count() == 2;
         let spans = collector.wait("the call's spans of both sidecars", DEADLINE, both).map_err(|e| e.to_string())?;
         let trace = &spans.iter().find(|span| span.name == CALL).ok_or("no span of the call")?.trace_id;
-        let spans = collector.wait_for_trace(trace, DEADLINE, |spans| spans.len() == 4).map_err(|e| e.to_string())?;
+        let spans = collector.wait_for_trace(trace, DEADLINE, |spans| spans.len() == 3).map_err(|e| e.to_string())?;
         let hop = |name: &str| {
             let found = spans.iter().find(|span| span.attribute("isthmus.hop") == Some(name));
             found.ok_or_else(|| format!("no {name} in {spans:?}"))
         };
-        let (outbound, link, inbound, app) = (hop("outbound")?, hop("link")?, hop("inbound")?, hop("app")?);
-        let parents = [&link.parent_id, &inbound.parent_id, &app.parent_id];
-        require(parents == [&outbound.span_id, &link.span_id, &inbound.span_id], || format!("no tree: {spans:?}"))?;
+        let (outbound, link, inbound) = (hop("outbound")?, hop("link")?, hop("inbound")?);
+        let parents = [&link.parent_id, &inbound.parent_id];
+        require(parents == [&outbound.span_id, &link.span_id], || format!("no tree: {spans:?}"))?;
         for span in [outbound, inbound] {
             let said = ["isthmus.kept", "rpc.response.status_code", "error.type"].map(|name| span.attribute(name));
             require(said == [Some("error"), Some("INTERNAL"), Some("INTERNAL")], || format!("{said:?}: {span:?}"))?;

@@ -44,12 +44,12 @@ impl Incoming {
         matches!(self.left, Left::Ended)
     }
 
-    /// Nothing more is to be read for it.
-    pub fn is_here(&self) -> bool {
+    /// How much of it is left, where nothing more is to be read for that.
+    pub fn here(&self) -> Option<u64> {
         match self.left {
-            Left::Length(length) => self.connection.with_input(|input| input.len() as u64 >= length),
-            Left::Chunks(_) | Left::UntilClose => false,
-            Left::Ended => true,
+            Left::Length(left) => self.connection.with_input(|input| input.len() as u64 >= left).then_some(left),
+            Left::Chunks(_) | Left::UntilClose => None,
+            Left::Ended => Some(0),
         }
     }
 
