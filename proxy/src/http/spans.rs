@@ -199,8 +199,6 @@ pub fn unread(tracer: &Tracer, root: &TraceContext, kind: Kind, reason: Reason, 
     span.set("isthmus.hop", if kind == Kind::Server { "inbound" } else { "outbound" });
     span.set_some("isthmus.kept", kept);
     span.set("http.request.method", "_OTHER");
-    span.set("network.protocol.name", "http");
-    span.set("network.transport", "tcp");
     describe(&mut span);
     span.set("isthmus.decision", reason.word());
     answered(&mut span, StatusCode::from_u16(reason.status()).unwrap_or_default(), Some(reason.word()));

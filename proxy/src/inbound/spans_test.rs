@@ -9,7 +9,9 @@ use http::{HeaderMap, Request, Response};
 use isthmus_proto::model::{self, B3Headers, TrafficOptions};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::world_test::{OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, world};
+use super::world_test::{
+    OWN, Spec, VIP, World, app, get, id, mirror, on_worker, publish_endpoints, publish_outbound, world,
+};
 use crate::state::{AppProtocol, Enforcement, Transport};
 use crate::telemetry::{Keep, Kind, Span, Status};
 
@@ -57,7 +59,7 @@ fn branch(spans: &[Span], span: &Span, depth: usize, text: &mut String) {
 /// What the link span of a try says that was answered with `status`.
 fn link(status: u16) -> String {
     format!(
-        "link internal: isthmus.hop=link network.peer.address=127.0.0.2 network.peer.port=* network.transport=tcp \
+        "link internal: isthmus.hop=link network.peer.address=127.0.0.2 network.peer.port=* \
          isthmus.site.source=dc1 isthmus.site.destination=dc1 isthmus.peer.identity=spiffe://shop.example/ns/shop/sa/orders \
          tls.protocol.name=tls tls.protocol.version=1.3 tls.cipher=* tls.curve=* tls.established=true \
          isthmus.time.connect_us=* isthmus.time.link_us=* http.response.status_code={status}"
@@ -94,11 +96,12 @@ async fn a_request_of_http1() {
         assert!(answer.contains("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{answer}");
         let spans = world.spans(3).await;
         assert!(spans.iter().all(|span| span.trace_id.to_string() == "4bf92f3577b34da6a3ce929d0e0e4736"));
+        let server = spans.iter().find(|span| span.kind == Kind::Server).unwrap();
+        assert!(answer.contains(&format!("-{}-01\n", server.span_id)), "the app's spans are below: {answer}");
         let client = spans.iter().find(|span| span.name == "GET" && span.kind == Kind::Client).unwrap();
         assert_eq!(client.parent.unwrap().to_string(), "00f067aa0ba902b7", "the app's own span");
         let length = answer.split_once("\r\n\r\n").unwrap().1.len();
-        let http =
-            "http.request.method=GET network.protocol.name=http network.protocol.version=1.1 network.transport=tcp";
+        let http = "http.request.method=GET network.protocol.version=1.1";
         same(
             &tree(&spans),
             &[
@@ -176,7 +179,7 @@ async fn a_grpc_stream_ends_with_its_trailers() {
             while body.data().await.is_some() {}
             assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], code);
             let http = "http.request.method=POST rpc.system.name=grpc rpc.method=shop.Orders/Watch \
-                        network.protocol.name=http network.protocol.version=2 network.transport=tcp";
+                        network.protocol.version=2";
             let failed = |status: &str| if status.is_empty() { String::new() } else { format!(" error.type={name}") };
             same(
                 &collected(&world, 3).await,
@@ -333,6 +336,25 @@ async fn a_request_that_nobody_answers_in_time() {
         let heads: Vec<&str> = got.lines().map(|line| line.split(':').next().unwrap()).collect();
         let expected = ["GET client error(timeout)", "  link internal", "    GET server error(timeout)"];
         assert_eq!(heads, expected, "{got}");
+        let server = got.lines().nth(2).unwrap();
+        assert!(server.contains(" isthmus.time.app_us=* "), "who was waited for: {got}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_without_sidecar_is_told_of_the_span_above_it() {
+    on_worker(Box::pin(async {
+        let (port, _) = app(mirror).await;
+        let world = world(all(Spec { transport: Transport::Permissive, ..Spec::http(port) })).await;
+        publish_outbound(&world.web_state, None, &id("orders"), &world.spec);
+        let (web, _) = world.capture(VIP).await;
+        let answer = get(web, "/", "").await.unwrap();
+        let spans = world.spans(1).await;
+        let client = &spans[0];
+        assert_eq!((client.kind, client.parent), (Kind::Client, None));
+        let parent = format!("traceparent: 00-{}-{}-03", client.trace_id, client.span_id);
+        assert!(answer.contains(&parent), "{parent} in {answer}");
     }))
     .await;
 }

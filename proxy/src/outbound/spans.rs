@@ -204,11 +204,9 @@ pub(super) enum Way {
 fn peer(outbound: &Outbound, endpoint: &Arc<Endpoint>, way: Way, span: &mut Span) {
     let mesh = outbound.needs.state.snapshot();
     let tls = if let Way::Link(tls) = &way { *tls } else { None };
-    let transport = (way != Way::Request).then_some("tcp");
     outbound.blocks.say(span, mesh.mark(), (Place(Arc::clone(endpoint)), way), |block| {
         block.set("network.peer.address", endpoint.ip);
         block.set_some("network.peer.port", endpoint.mesh.as_ref().map(|peer| peer.port));
-        block.set_some("network.transport", transport);
         where_to(&mesh, endpoint, block);
         if let Some(tls) = tls {
             block.set("tls.protocol.name", "tls");

@@ -169,9 +169,13 @@ fn lengthen(data: &[u8], part: Range<usize>, distance: usize, same: usize) -> us
     if same < 8 || most <= 8 {
         return same.min(most);
     }
-    let (from, end) = (part.start + 8, part.start + most);
-    let (next, before) = (&data[from..end], &data[from - distance..end - distance]);
-    let mut length = 8;
+    let end = part.start + most;
+    let rest = |from: usize| (&data[part.start + from..end], &data[part.start + from - distance..end - distance]);
+    let (next, before) = rest(8);
+    // The machine compares 32 at a time as fast as eight.
+    let wide = next.as_chunks::<32>().0.iter().zip(before.as_chunks::<32>().0);
+    let mut length = 8 + 32 * wide.take_while(|(next, before)| next == before).count();
+    let (next, before) = rest(length);
     for (next, before) in next.as_chunks().0.iter().zip(before.as_chunks().0) {
         let more = equal(u64::from_le_bytes(*next), u64::from_le_bytes(*before));
         length += more;
@@ -180,7 +184,7 @@ fn lengthen(data: &[u8], part: Range<usize>, distance: usize, same: usize) -> us
         }
     }
     // What is left is less than eight bytes.
-    let (next, before) = (&next[length - 8..], &before[length - 8..]);
+    let (next, before) = rest(length);
     length + next.iter().zip(before).take_while(|(next, before)| next == before).count()
 }
 

@@ -71,9 +71,7 @@ impl AskedFor<'_> {
             span.set("rpc.system.name", "grpc");
             span.set_some("rpc.method", self.rpc_method());
         }
-        span.set("network.protocol.name", "http");
         span.set("network.protocol.version", if self.http2 { "2" } else { "1.1" });
-        span.set("network.transport", "tcp");
         let query = self.uri.query().map(|query| {
             let mut text = String::with_capacity(query.len());
             push_query(&mut text, query, &[]);
@@ -135,9 +133,7 @@ impl Brief {
         if self.grpc {
             span.set("rpc.system.name", "grpc");
         }
-        span.set("network.protocol.name", "http");
         span.set("network.protocol.version", if self.http2 { "2" } else { "1.1" });
-        span.set("network.transport", "tcp");
         span.set("url.path", &*self.path());
         span.set("server.address", to);
     }

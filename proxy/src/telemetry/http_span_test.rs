@@ -22,9 +22,7 @@ fn a_request_is_described_as_the_conventions_say() {
         text(&server),
         [
             "http.request.method=GET",
-            "network.protocol.name=http",
             "network.protocol.version=1.1",
-            "network.transport=tcp",
             "url.scheme=http",
             "url.path=/a%20b",
             "url.query=token=-&x=1&%74oken=-",
