@@ -170,7 +170,8 @@ impl Aside {
             tokio::spawn(probe::keep(probe_of(readiness), dial, told, ends))
         });
         let (tell, probed) = watch::channel(Arc::default());
-        let outside = tokio::spawn(outside::keep(parts.state.clone(), dial, tell, stop.child_token()));
+        let outside =
+            tokio::spawn(outside::keep(parts.state.clone(), parts.metrics.clone(), dial, tell, stop.child_token()));
         (Aside { exporter, asking, outside }, control::Told { health, probed })
     }
 

@@ -1,7 +1,7 @@
 //! From the snapshot to whom this proxy asks how he is, and from the answers to who gets no traffic, and to what the control
 //! plane is told: endpoints without sidecar of services that have a health check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::probe::{How, Probe};
 use crate::state::failing::Fails;
 use crate::state::{Asking, HealthCheck, Mesh, ServiceName, State};
 use crate::tcp::DialOptions;
+use crate::telemetry::Metrics;
 
 /// A port of an endpoint, of one service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,7 @@ impl fmt::Display for Place {
 /// Runs until `stop`.
 pub(super) async fn keep(
     state: Arc<State>,
+    metrics: Metrics,
     options: DialOptions,
     tell: watch::Sender<Arc<[Probed]>>,
     stop: CancellationToken,
@@ -48,8 +50,12 @@ pub(super) async fn keep(
             });
         }
     };
+    let mut ejected = BTreeSet::new();
     let told = |found: &BTreeMap<Place, Found>| {
-        state.failing().replace(by_service(found));
+        let failing = failing(found);
+        metrics.endpoints_ejected(failing.len(), failing.difference(&ejected).count());
+        state.failing().replace(by_service(&failing));
+        ejected = failing;
         tell.send_replace(found.iter().map(probed).collect());
     };
     tokio::select! {
@@ -86,9 +92,13 @@ fn probed((place, found): (&Place, &Found)) -> Probed {
     Probed { service: place.service.clone(), at: place.at, health: found.health.clone(), since: found.since }
 }
 
-fn by_service(found: &BTreeMap<Place, Found>) -> Fails {
+fn failing(found: &BTreeMap<Place, Found>) -> BTreeSet<Place> {
+    found.iter().filter(|(_, found)| !found.health.ready).map(|(place, _)| place.clone()).collect()
+}
+
+fn by_service(failing: &BTreeSet<Place>) -> Fails {
     let mut all = Fails::default();
-    for (place, _) in found.iter().filter(|(_, found)| !found.health.ready) {
+    for place in failing {
         all.entry(place.service.clone()).or_default().insert(place.at);
     }
     all

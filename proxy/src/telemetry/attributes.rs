@@ -220,6 +220,7 @@ impl Attributes {
         }
     }
 
+    /// An `int64` of protobuf: below zero it is ten bytes.
     fn large_int(&mut self, name: &'static str, number: u64) {
         let mut value = vec![INT];
         varint(&mut value, number);

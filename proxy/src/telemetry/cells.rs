@@ -205,6 +205,8 @@ pub(super) struct Process {
     pub(super) renewal_failing: AtomicU64,
     pub(super) last_good: AtomicI64,
     pub(super) ready: AtomicI64,
+    pub(super) ejected: AtomicU64,
+    pub(super) ejections: AtomicU64,
     pub(super) capture_restored: AtomicU64,
     pub(super) capture_exposed_micros: AtomicU64,
     pub(super) capture_udp_dropped: AtomicU64,

@@ -180,6 +180,8 @@ impl Metrics {
         page.single(names::CAPTURE_UDP_DROPPED, process.capture_udp_dropped.load(Relaxed));
         page.single(names::SOURCE_PRESERVED, process.source_preserved.load(Relaxed));
         page.single(names::READY, process.ready.load(Relaxed));
+        page.single(names::EJECTED, process.ejected.load(Relaxed));
+        page.single(names::EJECTIONS, process.ejections.load(Relaxed));
         page.single(names::CLOCK_SKEW, process.clock_skew_ms.load(Relaxed) as f64 / 1_000.0);
         process_page::render(page);
         self.render_target(page);

@@ -306,6 +306,12 @@ impl Metrics {
         self.process.clock_skew_ms.store(milliseconds, Relaxed);
     }
 
+    /// So many endpoints outside fail their health check, some of them since now.
+    pub fn endpoints_ejected(&self, in_all: usize, since_now: usize) {
+        self.process.ejected.store(in_all as u64, Relaxed);
+        self.process.ejections.fetch_add(since_now as u64, Relaxed);
+    }
+
     /// So many decisions found no place in the flow records, in all.
     pub fn flows_dropped(&self, in_all: u64) {
         self.process.flows_dropped.store(in_all, Relaxed);

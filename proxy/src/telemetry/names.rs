@@ -67,6 +67,14 @@ pub(super) const MESH_EVENTS: Family = counter(
     "isthmus_mesh_events_total",
     "What happened to mesh connections, by event: warmed, borrowed, idle-closed, dial-failed, failed-fast, peer-silent, kept, handed, handed-back.",
 );
+pub(super) const EJECTED: Family = gauge(
+    "isthmus_endpoints_ejected",
+    "Endpoints outside without a turn now, since they fail this proxy's health checks; where all of a service fail, all have one.",
+);
+pub(super) const EJECTIONS: Family = counter(
+    "isthmus_endpoint_ejections_total",
+    "Times that an endpoint outside lost its turn, since it began to fail this proxy's health checks.",
+);
 pub(super) const STREAMS_OPENED: Family =
     counter("isthmus_streams_opened_total", "Requests and tunnels begun on mesh connections, by side.");
 pub(super) const STREAMS_ACTIVE: Family =

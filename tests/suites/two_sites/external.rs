@@ -188,6 +188,7 @@ fn by_health(mesh: &mut Mesh) -> Result<(), String> {
     mesh.apply(check)?;
     until(mesh, "the one that is gone has no turn", |mesh| Ok(of_ten(mesh)? == 10))?;
     require(of_ten(mesh)? == 10, || "it has its turn again".to_owned())?;
+    require(ejected(mesh)? == (1.0, 1.0), || format!("{:?} are ejected", ejected(mesh)))?;
     until(mesh, "the control plane tells who finds it down", |mesh| {
         let [right, wrong] = [RIGHT, WRONG].map(|ip| told(mesh, &ip.to_string()));
         let (right, wrong) = (right?, wrong?);
@@ -205,7 +206,15 @@ fn by_health(mesh: &mut Mesh) -> Result<(), String> {
         Ok(back.requests() > 0)
     })?;
     until(mesh, "and that it is up", |mesh| Ok(told(mesh, &WRONG.to_string())?["up"] == 1))?;
-    require(of_ten(mesh)? == 10 && wrong.is_none(), || "both serve again".to_owned())
+    require(of_ten(mesh)? == 10 && wrong.is_none(), || "both serve again".to_owned())?;
+    require(ejected(mesh)? == (0.0, 1.0), || format!("{:?} are ejected", ejected(mesh)))
+}
+
+/// How many endpoints outside the caller has ejected, now and in all.
+fn ejected(mesh: &Mesh) -> Result<(f64, f64), String> {
+    let [now, in_all] =
+        ["isthmus_endpoints_ejected", "isthmus_endpoint_ejections_total"].map(|name| mesh.metric("web", name, &[]));
+    Ok((now?, in_all?))
 }
 
 /// How the control plane tells the only port of an endpoint of payments.
