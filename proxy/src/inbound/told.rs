@@ -90,7 +90,7 @@ fn log(
         decision: refused.and_then(|(_, decision)| decision.as_deref()),
         trace: trace.sampled.then_some(trace.trace_id),
         caller: Some(hop.source),
-        peer: hop.peer.map(ToString::to_string),
+        peer: hop.peer.map(SpiffeId::as_str),
         destination: hop.app,
         total,
         app: outcome.app,

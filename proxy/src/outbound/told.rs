@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Response, Uri};
+use isthmus_certs::SpiffeId;
 use isthmus_proto::model::{ServiceName, SiteName};
 
 use super::Outbound;
@@ -100,8 +101,8 @@ fn log(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended
     });
 }
 
-fn identity(endpoint: &Endpoint) -> Option<String> {
-    endpoint.mesh.as_ref()?.identities.first().map(ToString::to_string)
+fn identity(endpoint: &Endpoint) -> Option<&str> {
+    endpoint.mesh.as_ref()?.identities.first().map(SpiffeId::as_str)
 }
 
 fn show(outbound: &Outbound, hop: &Hop<'_>, (method, uri): (&Method, &Uri), ended: &Ended) {

@@ -54,7 +54,7 @@ pub struct Entry<'a> {
     /// The transport peer; for what the own app sends, nobody.
     pub caller: Option<IpAddr>,
     /// The caller's or the callee's proven identity.
-    pub peer: Option<String>,
+    pub peer: Option<&'a str>,
     pub destination: SocketAddr,
     /// Until the answer's head was there; the parts where they are known.
     pub total: Duration,
@@ -187,7 +187,7 @@ fn value(field: Field, entry: &Entry<'_>, at_ms: u64, hidden: &[String]) -> Valu
         Field::Decision => text(entry.decision.map(str::to_owned)),
         Field::Trace => text(entry.trace.map(|trace| trace.to_string())),
         Field::Caller => text(entry.caller.map(|ip| ip.to_string())),
-        Field::Peer => text(entry.peer.clone()),
+        Field::Peer => text(entry.peer.map(str::to_owned)),
         Field::Destination => text(Some(entry.destination.to_string())),
         Field::TotalUs => micros(Some(entry.total)),
         Field::AppUs => micros(entry.app),

@@ -11,7 +11,7 @@ fn entry<'a>(method: &'a Method, uri: &'a Uri) -> Entry<'a> {
         decision: Some("0123456789abcdef"),
         trace: Some(TraceId([0xab; 16])),
         caller: Some("10.10.1.11".parse().unwrap()),
-        peer: Some("spiffe://shop.example/ns/shop/sa/batch".to_owned()),
+        peer: Some("spiffe://shop.example/ns/shop/sa/batch"),
         destination: "10.20.1.10:8080".parse().unwrap(),
         total: Duration::from_micros(1_500),
         app: Some(Duration::from_micros(1_000)),
@@ -77,7 +77,7 @@ fn secrets_in_queries_are_hidden_also_where_their_names_are_disguised() {
 #[test]
 fn nothing_that_a_caller_sends_makes_a_second_field_or_line() {
     let (method, uri) = (Method::GET, "/".parse().unwrap());
-    let forged = || Entry { peer: Some("a\" b\nc\\d\u{e9}\u{7f}".to_owned()), ..entry(&method, &uri) };
+    let forged = || Entry { peer: Some("a\" b\nc\\d\u{e9}\u{7f}"), ..entry(&method, &uri) };
     let text = LineFormat::parse("\"{peer}\" {status}").unwrap().write(&forged(), AT_MS, &[]);
     assert_eq!(text, "\"a\\x22\\x20b\\x0ac\\x5cd\\xc3\\xa9\\x7f\" 403\n");
     let json = LineFormat::Json.write(&forged(), AT_MS, &[]);
@@ -112,7 +112,7 @@ mod any_request {
             let Ok(uri) = format!("{}?token={secret}", path.replace(['?', '#'], "_")).parse::<Uri>() else { return Ok(()) };
             let method = Method::POST;
             for format in [LineFormat::Json, LineFormat::parse("{path} {peer} {status}").unwrap()] {
-                let line = format.write(&Entry { peer: Some(peer.clone()), ..entry(&method, &uri) }, AT_MS, &[]);
+                let line = format.write(&Entry { peer: Some(&peer), ..entry(&method, &uri) }, AT_MS, &[]);
                 prop_assert!(line.ends_with('\n') && line.matches('\n').count() == 1, "{line:?}");
                 prop_assert!(!line.contains(&secret) || path.contains(&secret) || peer.contains(&secret));
                 match format {

@@ -326,11 +326,20 @@ const VALUES: [u8; 256] = {
     values
 };
 
-pub(super) fn write_hex(bytes: &[u8], text: &mut [u8]) {
+/// Of each byte its two digits.
+const PAIRS: [[u8; 2]; 256] = {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
+
+pub(super) fn write_hex(bytes: &[u8], text: &mut [u8]) {
+    for (byte, pair) in bytes.iter().zip(text.as_chunks_mut().0) {
+        *pair = PAIRS[usize::from(*byte)];
     }
 }
 
