@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, request};
 use isthmus_http2::{Answering, SendStream, StreamError};
 use isthmus_proto::model::SiteName;
@@ -117,10 +117,7 @@ async fn send(
     let limit = patience::limit(route.request_timeout(), &head.headers).saturating_add(CALLEE_FIRST);
     let mut wait = outbound.plain.wait(limit);
     add_mesh_headers(&mut head, hop, to.port);
-    match hop.way {
-        Some(way) => hop.trace.child_at(way).write(&mut head.headers),
-        None => hop.trace.write(&mut head.headers),
-    }
+    write_trace(hop, &mut head.headers);
     if let Line::Tied(tie) = &line {
         head.headers.insert(PIN, tie.id.clone());
     }
@@ -151,13 +148,12 @@ async fn send(
             return Err(missed(why, hop, unsent, rest));
         }
     };
-    let back = slot.last_read();
-    hop.note(|tried| (tried.back, tried.tcp) = (Some(back), slot.tcp()));
+    hop.note(|tried| (tried.back, tried.tcp) = (Some(slot.last_read()), slot.tcp()));
     if let Some(reason) = turned_away(&response).filter(|_| later.is_some() || upload.is_whole(ends)) {
         unsent.body = later.map_or_else(|| upload.rewind(ends), |(body, _)| Some(body));
         return Err(Missed::Unreachable(reason, "the callee's sidecar takes nothing now".to_owned()));
     }
-    note_link(outbound, hop, (to.endpoint, sent, back), &mut response);
+    note_link(outbound, hop, (to.endpoint, sent, slot.last_read()), &mut response);
     let agreed = for_the_app(&mut response, route);
     if let Some((body, stream)) = later {
         carried_on(outbound, hop, agreed, carried);
@@ -297,6 +293,13 @@ fn add_mesh_headers(head: &mut request::Parts, hop: &Hop<'_>, port: u16) {
             head.headers.insert(METHOD, method);
         }
         head.extensions.insert(protocol.clone());
+    }
+}
+
+fn write_trace(hop: &Hop<'_>, headers: &mut HeaderMap) {
+    match hop.way {
+        Some(way) => hop.trace.child_at(way).write(headers),
+        None => hop.trace.write(headers),
     }
 }
 
