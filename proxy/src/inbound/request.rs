@@ -242,22 +242,22 @@ async fn forward(
     };
     let total = hop.came.elapsed();
     let (mut answer, outcome) = match answered {
-        Ok((mut answer, app_time)) => {
+        Ok(mut answer) => {
             sanitize(answer.response.headers_mut());
             let status = answer.response.status();
             let changed = asks_to_change && agrees_to_change(status, hop.http2);
-            (answer, Outcome { changed, ..Outcome::answered(status.as_u16(), app_time) })
+            (answer, Outcome { changed, ..Outcome::answered(status.as_u16()) })
         }
         Err(Refusal { reason, decision }) => {
             let response = respond::refusal(reason, decision.as_deref(), grpc);
             let response = https.into_iter().fold(response, respond::sent_to);
-            let outcome = Outcome::refused(reason, decision, response.status().as_u16(), hop.app_time(total));
+            let outcome = Outcome::refused(reason, decision, response.status().as_u16());
             let mut answer = Answer::from(response);
             answer.reset = hop.reset.get();
             (answer, outcome)
         }
     };
-    let outcome = Outcome { noted, ..outcome };
+    let outcome = Outcome { noted, app: hop.app_time(total), ..outcome };
     let (refused, app_time) = (outcome.refused.is_some(), outcome.app.unwrap_or_default());
     let wanted = waiting.answered(total, outcome, &mut answer);
     let (hop, trace) = (&waiting.hop, &waiting.trace);
@@ -350,7 +350,7 @@ async fn send(
     mut request: Request<Body>,
     trace: &TraceContext,
     options: TrafficOptions,
-) -> Result<(Answer, Duration), Refusal> {
+) -> Result<Answer, Refusal> {
     let limit = patience::limit(options.request_timeout, request.headers());
     if let Some(identity) = hop.forwarded {
         request.headers_mut().insert(FORWARDED_CLIENT_CERT, identity.clone());
@@ -364,18 +364,16 @@ async fn send(
     let protocol = asked_to_change(hop.upgrade.as_ref(), &request);
     let carried = protocol.map(|protocol| spans::carried(inbound, hop, trace, protocol)).unwrap_or_default();
     let request = request.map(|body| counted(body, &carried, false));
-    let sent = Instant::now();
-    hop.sent.set(Some(sent));
+    hop.sent.set(Some(Instant::now()));
     let to = To { address: hop.app, http2: hop.http2, own: hop.own.as_ref(), limit };
     let result = inbound.app.send(to, request, hop.upgrade.as_ref(), hop.caller).await;
-    let app_time = sent.elapsed();
     match result {
         Ok(mut answer) => {
             match agrees_to_change(answer.response.status(), hop.http2) {
                 true => answer.response = answer.response.map(|body| counted(body, &carried, true)),
                 false => carried.discard(),
             }
-            Ok((answer, app_time))
+            Ok(answer)
         }
         Err(error) => {
             carried.discard();

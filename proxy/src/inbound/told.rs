@@ -30,12 +30,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn refused(reason: Reason, decision: Option<String>, status: u16, app: Option<Duration>) -> Self {
-        Outcome { status, refused: Some((reason, decision)), noted: None, app, changed: false }
+    pub(super) fn refused(reason: Reason, decision: Option<String>, status: u16) -> Self {
+        Outcome { status, refused: Some((reason, decision)), noted: None, app: None, changed: false }
     }
 
-    pub(super) fn answered(status: u16, app: Duration) -> Self {
-        Outcome { status, refused: None, noted: None, app: Some(app), changed: false }
+    pub(super) fn answered(status: u16) -> Self {
+        Outcome { status, refused: None, noted: None, app: None, changed: false }
     }
 }
 

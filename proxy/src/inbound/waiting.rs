@@ -56,7 +56,8 @@ impl Drop for Waiting<'_> {
             let total = self.hop.came.elapsed();
             let traced = self.inbound.needs.tracer.exemplar(&self.trace, self.hop.came + total);
             self.inbound.needs.metrics.request(Direction::Inbound, 0, total, traced);
-            let outcome = Outcome::refused(Reason::CallerGone, None, 0, self.hop.app_time(total));
+            let app = self.hop.app_time(total);
+            let outcome = Outcome { app, ..Outcome::refused(Reason::CallerGone, None, 0) };
             self.end(total, outcome, None);
         }
     }

@@ -222,10 +222,10 @@ impl Attributes {
 
     /// An `int64` of protobuf: below zero it is ten bytes.
     fn large_int(&mut self, name: &'static str, number: u64) {
-        let mut value = vec![INT];
-        varint(&mut value, number);
-        self.begin(name, value.len());
-        self.bytes.extend_from_slice(&value);
+        let length = (u64::BITS - number.leading_zeros()).div_ceil(7) as usize;
+        self.begin(name, 1 + length);
+        self.bytes.push(INT);
+        varint(&mut self.bytes, number);
     }
 
     #[inline(always)]
